@@ -1,0 +1,127 @@
+//! What a log asks of a disk and what it is told in return. No I/O happens here.
+//!
+//! A log is a plain state machine: it emits [`Op`]s and is told [`Done`]s, in any order. Whoever drives it owns
+//! the disk: a ring of its own ([`uring`]), plain calls on the calling thread ([`direct`]), a seeded fault
+//! injector ([`sim`]), or somebody else's ring.
+//!
+//! Invariant: a buffer named by an `Op` belongs to the disk until the `Op` is done; `Arc` makes it so.
+
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::id::{SegmentNumber, Ticket};
+
+#[cfg(feature = "direct")]
+pub mod direct;
+#[cfg(feature = "sim")]
+pub mod sim;
+#[cfg(feature = "uring")]
+pub mod uring;
+
+/// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Write into prepared space of a segment, durable when done.
+    Write {
+        /// Names this write in its `Done`.
+        ticket: Ticket,
+        /// The segment file.
+        segment: SegmentNumber,
+        /// Byte offset in the file.
+        offset: u64,
+        /// The bytes: a frame, its batch and zeros up to the block.
+        data: Arc<Buffer>,
+    },
+    /// Read from a segment.
+    Read {
+        /// Names this read in its `Done`.
+        ticket: Ticket,
+        /// The segment file.
+        segment: SegmentNumber,
+        /// Byte offset in the file.
+        offset: u64,
+        /// Bytes to read.
+        length: u32,
+    },
+    /// Make a segment of `size` bytes: header block, then zeros, all durable, then visible under its name.
+    /// May fail and be asked for again.
+    Prepare {
+        /// The new segment.
+        segment: SegmentNumber,
+        /// File size in bytes, header block included.
+        size: u64,
+        /// The header block.
+        header: Arc<Buffer>,
+    },
+    /// Delete a segment, or keep its space for the next `Prepare`.
+    Retire {
+        /// The segment that is no longer needed.
+        segment: SegmentNumber,
+    },
+    /// Write both copies of one pair of hard-state slots, durable when done.
+    HardState {
+        /// Names this write in its `Done`.
+        ticket: Ticket,
+        /// Which pair, 0 or 1.
+        pair: u8,
+        /// Two equal blocks.
+        data: Arc<Buffer>,
+    },
+}
+
+/// The end of an [`Op`].
+#[derive(Debug)]
+pub enum Done {
+    /// Of [`Op::Write`]: the bytes are durable, or the log must be poisoned.
+    Write {
+        /// The write it answers.
+        ticket: Ticket,
+        /// What happened.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Read`].
+    Read {
+        /// The read it answers.
+        ticket: Ticket,
+        /// The bytes.
+        result: Result<Buffer, DiskError>,
+    },
+    /// Of [`Op::Prepare`]: the segment can be written to.
+    Prepared {
+        /// The segment.
+        segment: SegmentNumber,
+        /// What happened; a failure may be retried.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Retire`].
+    Retired {
+        /// The segment.
+        segment: SegmentNumber,
+        /// What happened; a failure leaves a file that the next opening removes.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::HardState`]: durable, or the log must be poisoned.
+    HardState {
+        /// The write it answers.
+        ticket: Ticket,
+        /// What happened.
+        result: Result<(), DiskError>,
+    },
+}
+
+/// An error of the operating system, by number: small, comparable and the same in simulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", std::io::Error::from_raw_os_error(*errno))]
+pub struct DiskError {
+    /// `errno` of the failed call; 5 (EIO) for a short transfer.
+    pub errno: i32,
+}
+
+/// Where an [`Op`] goes. Implementations never block in `submit`.
+pub trait Disk {
+    /// Starts `op`. Its `Done` comes out of a later `poll`.
+    fn submit(&mut self, op: Op);
+
+    /// Appends what has finished to `done`; waits for at least one if `wait` and something is under way.
+    fn poll(&mut self, wait: bool, done: &mut Vec<Done>);
+}

@@ -1,0 +1,8 @@
+//! margay: a thread-per-core replicated log on io_uring, and distributed resources on top of it.
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod machine;
+pub mod raft;
+pub mod resource;
+pub mod wire;

@@ -1,0 +1,252 @@
+//! The vocabulary of the core: what a node is told, what it must do, and what nodes say to each other.
+//!
+//! All of it speaks of positions. Bytes are the replica's business; how a message looks on the wire is
+//! `wire::peer`'s.
+
+use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
+
+/// Number of a confirming round of one leader: rises with every round it starts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Round(pub u64);
+
+/// A linearizable read (or anything else that needs the leader confirmed) under way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct ReadId(pub u64);
+
+/// From node to node. `term` is the sender's, except in a pre-vote, where it is the term it would stand for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The sender's term.
+    pub term: Term,
+    /// What is said.
+    pub body: Body,
+}
+
+/// See Figure 2 of the Raft paper; pre-vote is thesis §9.6.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Would you vote for me?
+    PreVote {
+        /// The end of the candidate's log.
+        last: EntryId,
+    },
+    /// Answer to `PreVote`. A granted one carries the asked-for term, a refused one the sender's own.
+    PreVoteReply {
+        /// Whether the vote would be granted.
+        granted: bool,
+    },
+    /// Vote for me.
+    Vote {
+        /// The end of the candidate's log.
+        last: EntryId,
+    },
+    /// Answer to `Vote`.
+    VoteReply {
+        /// Whether the vote is granted.
+        granted: bool,
+    },
+    /// Append at most one batch behind `prev`; without a batch a heartbeat or probe.
+    Append {
+        /// What the log must hold before the batch.
+        prev: EntryId,
+        /// The end of the batch that travels with this message, if one does. Its term and length are those of
+        /// one sealed batch; it begins at `prev.index + 1`.
+        batch: Option<EntryId>,
+        /// The leader's commit index.
+        commit: Index,
+        /// The latest round the leader has begun.
+        round: Round,
+    },
+    /// The log equals the leader's up to `matched`, and that part is durable here.
+    AppendAck {
+        /// End of the matching durable prefix.
+        matched: Index,
+        /// The highest round seen.
+        round: Round,
+    },
+    /// The log does not hold `prev`.
+    AppendReject {
+        /// `prev.index` of the refused append.
+        prev: Index,
+        /// Where the leader should try next: the follower's own last entry at or before `prev`
+        /// whose term is not above `prev.term`. A hint, never a match.
+        hint: EntryId,
+        /// The highest round seen.
+        round: Round,
+    },
+    /// Stand for election at once (thesis §3.10).
+    TimeoutNow,
+}
+
+/// What a node is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Time has passed; nothing else happened. Due at [`super::Raft::deadline`].
+    Tick,
+    /// A message from a member. The replica has checked who sent it.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// What it said.
+        message: Message,
+    },
+    /// The leader has sealed a batch of `entries` behind its last entry. Only a leader of the current term
+    /// may be told so.
+    Appended {
+        /// Number of entries, at least 1.
+        entries: u32,
+    },
+    /// The own log is durable up to `index`: contiguous, as the log stands now.
+    Durable {
+        /// End of the durable prefix.
+        index: Index,
+    },
+    /// An [`Output::Persist`] is durable.
+    Persisted {
+        /// The one that is.
+        ticket: Ticket,
+    },
+    /// Answer to [`Output::Replicate`]: batches up to `last` (`bytes` in all) were handed to the network.
+    /// `last == after` where the data is not in memory: the replica is fetching it and will say `Readable`.
+    Sent {
+        /// The follower.
+        to: NodeId,
+        /// End of the last batch sent.
+        last: Index,
+        /// Size of what was sent.
+        bytes: u64,
+    },
+    /// What `to` lacks is now in memory.
+    Readable {
+        /// The follower.
+        to: NodeId,
+    },
+    /// The connection to `peer` broke: what was in flight may be lost.
+    Unreachable {
+        /// The follower.
+        peer: NodeId,
+    },
+    /// Confirm that this node is still leader, and tell the commit index that a read must see.
+    Read {
+        /// Names the read in its answer.
+        id: ReadId,
+    },
+}
+
+/// What a node must do, in order. `Send` and `Replicate` may be lost; nothing else may.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Make term and vote durable, then say `Persisted`. No message of a term leaves before its term is durable:
+    /// the core holds them back itself.
+    Persist {
+        /// Names it in `Persisted`.
+        ticket: Ticket,
+        /// The current term.
+        term: Term,
+        /// Whom this node voted for in it.
+        vote: Option<NodeId>,
+    },
+    /// Send a message.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// Send batches that follow `after`, one `Append` each, at most `budget` bytes beyond the first, and
+    /// answer `Sent` in the same step.
+    Replicate {
+        /// The follower.
+        to: NodeId,
+        /// The entry before the first batch to send.
+        after: EntryId,
+        /// Window left, in bytes. At least one batch may always be sent.
+        budget: u64,
+        /// The leader's term.
+        term: Term,
+        /// The leader's commit index.
+        commit: Index,
+        /// The latest round.
+        round: Round,
+    },
+    /// Take the batch that came with the message into the log, truncating what conflicts.
+    Accept {
+        /// The entry before it.
+        prev: EntryId,
+        /// Its end.
+        last: EntryId,
+    },
+    /// Everything up to `index` is committed.
+    Commit {
+        /// The commit index.
+        index: Index,
+    },
+    /// The read may be served once `index` is applied.
+    ReadReady {
+        /// The read.
+        id: ReadId,
+        /// What it must see.
+        index: Index,
+    },
+    /// This node is not (or no longer known to be) leader: the read must be asked elsewhere.
+    ReadRefused {
+        /// The read.
+        id: ReadId,
+    },
+    /// Role, term or known leader changed. A new leader must append a batch with a no-op.
+    RoleChanged {
+        /// The new role.
+        role: RoleKind,
+        /// The term.
+        term: Term,
+        /// The leader of the term, where known.
+        leader: Option<NodeId>,
+    },
+}
+
+/// What a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoleKind {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it would be elected, without raising its term.
+    PreCandidate,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// How a node begins: what it found on its disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// Durable term.
+    pub term: Term,
+    /// Durable vote of that term.
+    pub vote: Option<NodeId>,
+    /// (term, its first index) for each term in the log, rising.
+    pub terms: Vec<(Term, Index)>,
+    /// The last entry of the log; all of it is durable.
+    pub last: EntryId,
+    /// The snapshot the log begins behind; zero without one. Everything up to it is committed.
+    pub snapshot: EntryId,
+    /// The voters.
+    pub voters: Vec<NodeId>,
+}
+
+/// Timing and bounds. Times on the caller's monotonic clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// A leader with nothing to send says so this often. Default 100 ms.
+    pub heartbeat: Micros,
+    /// Shortest time without a leader before an election. Default 400 ms; at least 3 heartbeats.
+    pub election_min: Micros,
+    /// Longest. Default 800 ms; at least `election_min` + 1 ms.
+    pub election_max: Micros,
+    /// Seeds the election time-outs.
+    pub seed: u64,
+    /// Bytes sent to a follower and not yet acknowledged, at most. Default 8 MiB.
+    pub window_bytes: u64,
+}

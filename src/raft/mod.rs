@@ -1,0 +1,2 @@
+//! The Raft core: positions only.
+pub mod message;

@@ -1,0 +1,2 @@
+//! Style and arrow check.
+fn main() {}
