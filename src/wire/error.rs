@@ -99,7 +99,7 @@ impl Foreign {
         match self {
             Foreign::Http => {
                 b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
-                Content-Length: 47\r\n\r\nthis is a margay port; HTTP is not spoken here\r\n"
+                Content-Length: 48\r\n\r\nthis is a margay port; HTTP is not spoken here\r\n"
             }
             // A fatal alert: protocol_version.
             Foreign::Tls => &[0x15, 3, 1, 0, 2, 2, 70],
