@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use margay_log::id::{Index, Micros};
 
 use super::{ConnId, Fatal, Host};
+use crate::machine::session::Sessions;
 use crate::machine::{
-    Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sessions, Sink,
+    Code, Ended, Event, Filter, Notice, ResourceId, Sequence, SessionId, Sink,
 };
 use crate::wire::client::{RefusedOf, Response};
 
@@ -46,7 +47,7 @@ struct Conn {
 struct Subscriber {
     conn: ConnId,
     id: u64,
-    filter: Vec<u8>,
+    filter: Filter,
 }
 
 /// See the module's text.
@@ -60,6 +61,8 @@ pub(super) struct Front {
     subscribers: BTreeMap<ResourceId, Vec<Subscriber>>,
     /// Time, in all, in which this leader could not have heard anyone.
     deaf: Micros,
+    /// The event being delivered, as it travels.
+    encoded: Vec<u8>,
     /// What stops the replica at the end of the turn.
     pub fatal: Option<Fatal>,
 }
@@ -141,10 +144,16 @@ impl Front {
         self.conns.get(&conn).map_or(0, |conn| conn.subscriptions.len())
     }
 
-    pub(super) fn subscribe(&mut self, conn: ConnId, id: u64, resource: ResourceId, filter: &[u8]) {
+    pub(super) fn subscribe(
+        &mut self,
+        conn: ConnId,
+        id: u64,
+        resource: ResourceId,
+        filter: Filter,
+    ) {
         self.unsubscribe(conn, id);
         self.conns.entry(conn).or_default().subscriptions.push((id, resource));
-        let subscriber = Subscriber { conn, id, filter: filter.to_vec() };
+        let subscriber = Subscriber { conn, id, filter };
         self.subscribers.entry(resource).or_default().push(subscriber);
     }
 
@@ -260,6 +269,18 @@ pub(super) fn refuse(
     }
 }
 
+/// Writes an event, encoded before, into an out-buffer.
+pub(super) fn send_event(
+    out: &mut Vec<u8>,
+    subscription: u64,
+    index: Index,
+    event: &Event,
+    payload: &[u8],
+) {
+    let (ordinal, kind) = (event.ordinal, event.kind);
+    Response::Event { subscription, index, ordinal, kind, payload }.encode(out);
+}
+
 /// Takes what the machine says while applying straight to the out-buffers.
 pub(super) struct Delivery<'a> {
     front: &'a mut Front,
@@ -290,15 +311,16 @@ impl Sink for Delivery<'_> {
 
     fn event(&mut self, index: Index, event: &Event) {
         let Some(subscribers) = self.front.subscribers.get(&event.resource) else { return };
+        self.front.encoded.clear();
         for subscriber in subscribers {
-            if !event.passes(&subscriber.filter) {
+            if !subscriber.filter.matches(event) {
                 continue;
             }
+            if self.front.encoded.is_empty() {
+                event.encode(&mut self.front.encoded);
+            }
             let Some(out) = self.host.client(subscriber.conn) else { continue };
-            let Event { ordinal, kind, .. } = *event;
-            let subscription = subscriber.id;
-            Response::Event { subscription, index, ordinal, kind, payload: event.payload() }
-                .encode(out);
+            send_event(out, subscriber.id, index, event, &self.front.encoded);
         }
     }
 
@@ -308,27 +330,27 @@ impl Sink for Delivery<'_> {
         }
     }
 
-    fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros) {
-        self.front.registering.remove(key);
+    fn registered(&mut self, index: Index, session: SessionId, key: [u8; 16], timeout: Micros) {
+        self.front.registering.remove(&key);
         let Some(led) = self.front.sessions.get_mut(&session) else { return };
         let Some(correlation) = led.correlation.take() else { return };
         let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
         Response::Registered { correlation, session, timeout, index }.encode(out);
     }
 
-    fn ended(&mut self, _index: Index, session: SessionId, reason: EndReason) {
+    fn ended(&mut self, _index: Index, session: SessionId, reason: Ended) {
         let Some(led) = self.front.sessions.remove(&session) else { return };
         let Some(conn) = led.conn else { return };
         if let Some(known) = self.front.conns.get_mut(&conn) {
             known.session = None;
         }
         match reason {
-            EndReason::Closed => {
+            Ended::Closed => {
                 if let Some(out) = self.host.client(conn) {
                     Response::Closed { session }.encode(out);
                 }
             }
-            EndReason::Expired => {
+            Ended::Expired => {
                 let of = RefusedOf::Session(session);
                 refuse(self.host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
             }
