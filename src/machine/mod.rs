@@ -5,11 +5,16 @@
 //! time is the log time of the batch being applied. What resources there are is not known here.
 
 pub mod bytes;
+pub mod clock;
 pub mod code;
 pub mod event;
+mod group;
+pub mod session;
 
 pub use code::{Code, Outcome};
 pub use event::{Event, EventPayload, Events, Filter, Notice, NoticeState, Pair};
+pub use group::{FrozenMachine, Machine, RestoringMachine};
+pub use session::{Session, Sessions};
 
 use margay_log::id::{Index, Micros};
 use std::fmt;
