@@ -4,7 +4,6 @@
 //! `replica::ReplicaConfig`, `margay_log::Options`, `wire::FRAME_MAX`, `machine::session`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
 use margay_log::id::Micros;
 

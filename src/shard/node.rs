@@ -106,6 +106,11 @@ impl Node {
         }
     }
 
+    /// The numbers of all members.
+    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> {
+        (1..=self.members.len() as u32).map(NodeId)
+    }
+
     pub(crate) fn member(&self, id: NodeId) -> Option<&Founder> {
         self.members.get((id.0 as usize).checked_sub(1)?)
     }

@@ -22,7 +22,10 @@ pub(crate) struct Reader {
 impl Reader {
     /// The next whole frame at the front of `piece`, which is shortened by what was taken. `None`: `piece` is
     /// used up.
-    pub(crate) fn next<'a>(&'a mut self, piece: &mut &'a [u8]) -> Result<Option<&'a [u8]>, wire::Error> {
+    pub(crate) fn next<'a, 'p: 'a>(
+        &'a mut self,
+        piece: &mut &'p [u8],
+    ) -> Result<Option<&'a [u8]>, wire::Error> {
         if self.length > 0 && self.have == self.length {
             self.have = 0;
             self.length = 0;
@@ -49,9 +52,9 @@ impl Reader {
         self.have > 0 && self.have != self.length
     }
 
-    fn put_together<'a>(
+    fn put_together<'a, 'p: 'a>(
         &'a mut self,
-        piece: &mut &'a [u8],
+        piece: &mut &'p [u8],
     ) -> Result<Option<&'a [u8]>, wire::Error> {
         if self.length == 0 {
             let part = split(piece, HEADER - self.have);

@@ -352,3 +352,10 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], millis: c_int) {
     // SAFETY: an array of valid pollfds of the length given. Errors (EINTR) are an early return.
     unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, millis) };
 }
+
+/// A descriptor as glommio's executor reads it.
+pub(crate) fn glommio_file(fd: OwnedFd) -> glommio::io::BufferedFile {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is open and handed over.
+    unsafe { glommio::io::BufferedFile::from_raw_fd(fd.into_raw_fd()) }
+}

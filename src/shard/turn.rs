@@ -33,9 +33,8 @@ impl Shard {
             match self.turn() {
                 Ok(true) => glommio::yield_if_needed().await,
                 Ok(false) => self.sleep(wake).await,
-                Err(halt) => {
-                    self.node.fail(Error::fatal(self.index, halt));
-                }
+                Err(Halt::Group(fatal)) => self.node.fail(Error::fatal(&fatal)),
+                Err(Halt::Ring(error)) => self.node.fail(Error::ring(self.index, &error)),
             }
         }
         self.finish();

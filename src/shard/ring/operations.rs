@@ -130,7 +130,7 @@ impl Ring {
     }
 
     /// Pushes what a log's driver wants started: entries made by it, with its tag, naming its own memory.
-    pub(super) fn drive(&mut self, entries: &mut Vec<squeue::Entry>) {
+    pub(crate) fn drive(&mut self, entries: &mut Vec<squeue::Entry>) {
         for entry in entries.drain(..) {
             let tag = entry.get_user_data() >> 48;
             assert!(tag >= u64::from(TAG_DRIVER), "a driver's entries carry its tag");
