@@ -31,7 +31,7 @@ use margay_log::{Log, Opened};
 use crate::machine::{LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
-use crate::wire::client::GroupStatus;
+use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Frame};
 use front::Front;
@@ -280,7 +280,7 @@ impl<S: StateMachine> Replica<S> {
         self.arriving = None;
         if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
             let Some(buffer) = batch else {
-                return Err(Fault::Wire(wire::Error::BadBody("an append without its batch")));
+                return Err(Fault::Batch("an append without its batch".into()));
             };
             let length = peer.batch_length as usize;
             let received =
