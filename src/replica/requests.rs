@@ -224,9 +224,8 @@ impl<S: StateMachine> Replica<S> {
         }
         match level {
             Level::Sequential => self.pending.when_applied(seen, waiting),
-            // The lease level is not built yet; a confirming round gives at least as much.
-            Level::Linearizable | Level::Lease if self.leads() => self.pending.gather(waiting),
-            Level::Linearizable | Level::Lease => {
+            Level::Linearizable if self.leads() => self.pending.gather(waiting),
+            Level::Linearizable => {
                 self.refuse(host, conn, waiting.of(), Code::NOT_LEADER, Micros(0));
             }
         }
