@@ -1,17 +1,19 @@
-//! A batch in its three stages: open in its leader, sealed and shared, or received and not yet believed.
+//! A batch in its three stages: open in its leader, sealed and shared, or received and not yet
+//! believed.
 //!
-//! Bytes are placed once: the open batch is built where the sealed one will lie, behind room for the frame,
-//! and goes to disk and to peers from there. Whether a batch belongs to the log is [`crate::log`]'s to say.
+//! Bytes are placed once: the open batch is built where the sealed one will lie, behind room for
+//! the frame, and goes to disk and to peers from there. Whether a batch belongs to the log is
+//! [`crate::log`]'s to say.
 //!
-//! Invariants: a `Batch` is well-formed, checksums included; its buffer is frame, header, entries, zeros up
-//! to the block, and never changes.
+//! Invariants: a `Batch` is well-formed, checksums included; its buffer is frame, header, entries,
+//! zeros up to the block, and never changes.
 
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::error::{FormatError, Full};
 use crate::format::{
-    ALIGN, BATCH_HEADER, BATCH_MAX, BatchHeader, BLOCK, ENTRY_HEADER, EntryHeader, FRAME,
+    ALIGN, BATCH_HEADER, BATCH_MAX, BLOCK, BatchHeader, ENTRY_HEADER, EntryHeader, FRAME,
     LENGTH_MAX, PAYLOAD_MAX, aligned, in_blocks,
 };
 use crate::id::{ClusterId, GroupId, Index};
@@ -126,7 +128,8 @@ fn split_entry(body: &[u8]) -> Result<Option<Split<'_>>, FormatError> {
     Ok(Some((header, payload, rest)))
 }
 
-/// Checks the body that `header` announces, which is at the front of `body`: checksum, then every entry.
+/// Checks the body that `header` announces, which is at the front of `body`: checksum, then every
+/// entry.
 pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), FormatError> {
     let length = header.length as usize - BATCH_HEADER;
     let Some(mut rest) = body.get(..length) else { return Err(FormatError::Short) };
@@ -149,8 +152,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// Checks the `length` bytes at [`BATCH_OFFSET`] of `buffer`: header, identity, length, body checksum,
-    /// entries.
+    /// Checks the `length` bytes at [`BATCH_OFFSET`] of `buffer`: header, identity, length, body
+    /// checksum, entries.
     ///
     /// # Errors
     /// What is wrong with them.

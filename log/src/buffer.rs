@@ -1,9 +1,11 @@
-//! Memory the kernel may write from and read into directly: aligned to a block, zeroed, never moved.
+//! Memory the kernel may write from and read into directly: aligned to a block, zeroed, never
+//! moved.
 //!
 //! The only unsafe code outside the disk drivers. What the bytes mean is not decided here.
 //!
-//! Invariants: the address and the capacity are multiples of [`BLOCK`]; all bytes up to the capacity are
-//! initialised; the visible length is a multiple of [`BLOCK`] and not above the capacity.
+//! Invariants: the address and the capacity are multiples of [`BLOCK`]; all bytes up to the
+//! capacity are initialised; the visible length is a multiple of [`BLOCK`] and not above the
+//! capacity.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -41,8 +43,8 @@ impl Buffer {
         self.capacity
     }
 
-    /// Sets the visible length to `bytes`, rounded up to whole blocks. Bytes that come into view again keep
-    /// what they held.
+    /// Sets the visible length to `bytes`, rounded up to whole blocks. Bytes that come into view
+    /// again keep what they held.
     ///
     /// # Panics
     /// If that is more than the capacity.
@@ -63,7 +65,8 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `length <= capacity` bytes from `start` are allocated, initialised and owned by `self`.
+        // SAFETY: `length <= capacity` bytes from `start` are allocated, initialised and owned by
+        // `self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -132,7 +135,8 @@ mod tests {
     fn crosses_threads() {
         let buffer = std::sync::Arc::new(Buffer::zeroed(BLOCK));
         let other = std::sync::Arc::clone(&buffer);
-        let sum = std::thread::spawn(move || other.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+        let sum =
+            std::thread::spawn(move || other.iter().map(|&byte| u64::from(byte)).sum::<u64>());
         assert_eq!(sum.join().expect("the thread ends"), 0);
         assert_eq!(buffer.len(), BLOCK);
     }

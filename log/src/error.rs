@@ -1,5 +1,5 @@
-//! What can go wrong, one enum per audience: whoever holds bytes ([`FormatError`]), whoever pushes an
-//! entry ([`Full`]), a follower ([`Refused`]), and whoever runs the log ([`Error`]).
+//! What can go wrong, one enum per audience: whoever holds bytes ([`FormatError`]), whoever pushes
+//! an entry ([`Full`]), a follower ([`Refused`]), and whoever runs the log ([`Error`]).
 //!
 //! Each message says what, where and the remedy, in one line.
 
@@ -192,10 +192,14 @@ pub enum Error {
         rule: &'static str,
     },
     /// Segments without a hard state: the file was deleted, or not everything was copied.
-    #[error("{HARD_STATE_FILE} is missing but segments are there; restore it, or wipe the directory")]
+    #[error(
+        "{HARD_STATE_FILE} is missing but segments are there; restore it, or wipe the directory"
+    )]
     HardStateMissing,
     /// All four copies of the hard state are unreadable.
-    #[error("{HARD_STATE_FILE}: none of four copies is readable; restore it, or wipe the directory")]
+    #[error(
+        "{HARD_STATE_FILE}: none of four copies is readable; restore it, or wipe the directory"
+    )]
     HardStateUnreadable,
     /// The newest hard state known to be durable is not there.
     #[error(

@@ -1,11 +1,12 @@
-//! Headers to bytes and back, by hand, little-endian. Every byte of the format is decided in this file and
-//! in [`crate::hard_state`].
+//! Headers to bytes and back, by hand, little-endian. Every byte of the format is decided in this
+//! file and in [`crate::hard_state`].
 //!
-//! *Batch and entry headers* are shared: the same bytes on the wire, in memory and on every node's disk.
-//! *Frame and segment headers* are a node's own and never sent. Nothing here reads or writes anything.
+//! *Batch and entry headers* are shared: the same bytes on the wire, in memory and on every node's
+//! disk. *Frame and segment headers* are a node's own and never sent. Nothing here reads or writes
+//! anything.
 //!
-//! Invariants: what `encode` writes `decode` accepts; `decode` never panics and checks magic, version,
-//! checksum, then content, in this order.
+//! Invariants: what `encode` writes `decode` accepts; `decode` never panics and checks magic,
+//! version, checksum, then content, in this order.
 
 use crate::error::FormatError;
 use crate::id::{
@@ -208,7 +209,8 @@ impl EntryHeader {
     }
 }
 
-/// A node's own label in front of a batch on disk: where it lies and what was known when it was written.
+/// A node's own label in front of a batch on disk: where it lies and what was known when it was
+/// written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame {
     /// The life of the data directory.
@@ -290,8 +292,8 @@ pub struct SegmentHeader {
     pub segment: SegmentNumber,
     /// File size in bytes, this block included.
     pub size: u64,
-    /// Begins the checksum of every frame. Random, made with the log and never sent: whoever chooses a
-    /// payload cannot make it look like a frame.
+    /// Begins the checksum of every frame. Random, made with the log and never sent: whoever
+    /// chooses a payload cannot make it look like a frame.
     pub salt: u32,
 }
 

@@ -1,19 +1,21 @@
-//! The little that must survive besides the batches: the owner's opaque bytes (term and vote), how far the
-//! log is durable, and where it begins. Four slots in one file: two pairs of two equal copies.
+//! The little that must survive besides the batches: the owner's opaque bytes (term and vote), how
+//! far the log is durable, and where it begins. Four slots in one file: two pairs of two equal
+//! copies.
 //!
-//! An update goes to the pair that is not current, so a torn one leaves the other pair; a rotten copy leaves
-//! its twin. The newest readable slot counts. Who decides to write is [`crate::log`]; here are the bytes and
-//! the turn-taking.
+//! An update goes to the pair that is not current, so a torn one leaves the other pair; a rotten
+//! copy leaves its twin. The newest readable slot counts. Who decides to write is [`crate::log`];
+//! here are the bytes and the turn-taking.
 //!
-//! A hard state is a statement about one moment: `position` is where the next frame was to go, and what it
-//! says about durability and about the log's end replaces everything that frames before `position` say.
+//! A hard state is a statement about one moment: `position` is where the next frame was to go, and
+//! what it says about durability and about the log's end replaces everything that frames before
+//! `position` say.
 
 use crate::buffer::Buffer;
 use crate::error::{Error, FormatError, HARD_STATE_FILE};
 use crate::format::{BLOCK, VERSION, close_block, head, put, recognise_block, u32_at, u64_at};
 use crate::id::{
-    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Position, SegmentNumber, Term,
-    Ticket,
+    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Position, SegmentNumber,
+    Term, Ticket,
 };
 
 /// Longest opaque part, in bytes.
@@ -75,6 +77,11 @@ impl HardState {
         let length = u32_at(bytes, 108);
         if length as usize > META_MAX {
             return Err(FormatError::Length { length });
+        }
+        // Numbers no log comes to; beyond them, arithmetic would need care everywhere.
+        let is_far = |at| u64_at(bytes, at) > u64::MAX / 2;
+        if [32, 64, 72, 96, 112, 120].into_iter().any(is_far) {
+            return Err(FormatError::Reserved);
         }
         Ok(HardState {
             incarnation: Incarnation(u64_at(bytes, 8)),

@@ -1,11 +1,12 @@
-//! The log: batches in order, from whoever leads. It does no I/O: it emits [`Op`]s and is told `Done`s.
+//! The log: batches in order, from whoever leads. It does no I/O: it emits [`Op`]s and is told
+//! `Done`s.
 //!
-//! Here is what the owner says to the log. What the disk says is in [`crate::progress`], reading back in
-//! [`crate::read`], opening in [`crate::recover`].
+//! Here is what the owner says to the log. What the disk says is in [`crate::progress`], reading
+//! back in [`crate::read`], opening in [`crate::recover`].
 //!
-//! Invariants: the log is a chain of whole batches; only a suffix of batches is ever dropped, or a prefix of
-//! segments; a frame's place is decided when its batch enters the log and is never used twice; what a frame
-//! says about durability was true when it was made.
+//! Invariants: the log is a chain of whole batches; only a suffix of batches is ever dropped, or a
+//! prefix of segments; a frame's place is decided when its batch enters the log and is never used
+//! twice; what a frame says about durability was true when it was made.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::error::{Error, Full, Refused};
 use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
 use crate::hard_state::{META_MAX, Updates};
 use crate::id::{
-    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, Position, Term, Ticket,
+    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, Position, Term,
+    Ticket,
 };
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
@@ -33,18 +35,19 @@ pub struct Options {
     pub group: GroupId,
     /// The life of the data directory. Zero: whatever is on disk, and a random one for a new log.
     pub incarnation: Incarnation,
-    /// Size of the first segment and of the first after a restart, in bytes. Default 4 MiB; a multiple of
-    /// 4096, at least 16 KiB.
+    /// Size of the first segment and of the first after a restart, in bytes. Default 4 MiB; a
+    /// multiple of 4096, at least 16 KiB.
     pub segment_first: u64,
-    /// Each segment is twice as large as the one before, up to this many bytes. Default 64 MiB; at least
-    /// `segment_first`. A batch that is larger gets a segment of its own.
+    /// Each segment is twice as large as the one before, up to this many bytes. Default 64 MiB; at
+    /// least `segment_first`. A batch that is larger gets a segment of its own.
     pub segment_max: u64,
-    /// Memory for the newest batches, in bytes. Default 64 MiB. What is not yet durable stays in any case.
+    /// Memory for the newest batches, in bytes. Default 64 MiB. What is not yet durable stays in
+    /// any case.
     pub tail_bytes: u64,
     /// Writes given to the disk and not done, at most. Default 16, at least 1.
     pub writes_in_flight: u32,
-    /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One batch may
-    /// always wait.
+    /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
+    /// batch may always wait.
     pub queue_bytes: u64,
     /// A log at rest for this long records how far it is durable. Default 100 ms.
     pub idle_mark: Micros,
@@ -145,8 +148,8 @@ impl Log {
         self.segments.start()
     }
 
-    /// The end of the durable part: contiguous, and as the log stands now. Zero after [`Log::reset`] until
-    /// that is durable.
+    /// The end of the durable part: contiguous, and as the log stands now. Zero after
+    /// [`Log::reset`] until that is durable.
     #[must_use]
     pub fn durable(&self) -> Index {
         self.writer.durable_index()
@@ -176,8 +179,8 @@ impl Log {
         self.segments.end_up_to(index)
     }
 
-    /// The log was found damaged and is whole again once it is durable up to here: until then it may lack
-    /// entries that it once acknowledged. Survives restarts.
+    /// The log was found damaged and is whole again once it is durable up to here: until then it
+    /// may lack entries that it once acknowledged. Survives restarts.
     #[must_use]
     pub fn repair(&self) -> Option<Index> {
         (self.repair > Index::ZERO).then_some(self.repair)
@@ -240,11 +243,12 @@ impl Log {
         }
     }
 
-    /// Ends the open batch and appends it to the log: its write is emitted now or when there is space.
+    /// Ends the open batch and appends it to the log: its write is emitted now or when there is
+    /// space.
     ///
     /// # Errors
-    /// [`Error::Poisoned`], [`Error::NoSpace`], [`Error::Empty`] or [`Error::TermBackwards`]; the open batch
-    /// is then as before.
+    /// [`Error::Poisoned`], [`Error::NoSpace`], [`Error::Empty`] or [`Error::TermBackwards`]; the
+    /// open batch is then as before.
     pub fn seal(&mut self, term: Term, log_time: u64) -> Result<Arc<Batch>, Error> {
         self.check_poison()?;
         let Some(open) = self.open.take_if(|open| open.count() > 0) else {
@@ -281,8 +285,8 @@ impl Log {
         Ok(batch)
     }
 
-    /// Takes a batch from elsewhere. A suffix that conflicts with it is dropped first; one that is held
-    /// already changes nothing. The open batch must have been discarded.
+    /// Takes a batch from elsewhere. A suffix that conflicts with it is dropped first; one that is
+    /// held already changes nothing. The open batch must have been discarded.
     ///
     /// # Errors
     /// [`Refused`], and then the log is as before.
@@ -328,8 +332,8 @@ impl Log {
         Ok(batch)
     }
 
-    /// Drops all entries behind `after`. On disk they remain until the next batch supersedes them or the
-    /// next hard state is durable: a crash before that brings them back.
+    /// Drops all entries behind `after`. On disk they remain until the next batch supersedes them
+    /// or the next hard state is durable: a crash before that brings them back.
     ///
     /// # Errors
     /// [`Error::NotABatchEnd`] or [`Error::Poisoned`].
@@ -347,8 +351,8 @@ impl Log {
         Ok(())
     }
 
-    /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that came to.
-    /// Nothing that is not durable is dropped.
+    /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that
+    /// came to. Nothing that is not durable is dropped.
     ///
     /// # Errors
     /// [`Error::Poisoned`].
@@ -370,8 +374,8 @@ impl Log {
         Ok(())
     }
 
-    /// Replaces the whole log by an empty one that begins behind `start`, as when a snapshot takes its
-    /// place. [`Log::durable`] is zero until that is durable, then at least `start`.
+    /// Replaces the whole log by an empty one that begins behind `start`, as when a snapshot takes
+    /// its place. [`Log::durable`] is zero until that is durable, then at least `start`.
     ///
     /// # Errors
     /// [`Error::Poisoned`].
@@ -399,8 +403,8 @@ impl Log {
         &self.meta
     }
 
-    /// Replaces the owner's bytes in the hard state. They are durable when a [`crate::Progress`] names this
-    /// ticket or a later one; on a stopped log, never.
+    /// Replaces the owner's bytes in the hard state. They are durable when a [`crate::Progress`]
+    /// names this ticket or a later one; on a stopped log, never.
     ///
     /// # Panics
     /// If there are more than [`META_MAX`] bytes.
@@ -463,8 +467,8 @@ impl Log {
         batch
     }
 
-    /// Sets aside `bytes` in the active segment or the next one that has room, and sees to it that the one
-    /// after is asked for in time.
+    /// Sets aside `bytes` in the active segment or the next one that has room, and sees to it that
+    /// the one after is asked for in time.
     fn place(&mut self, bytes: u64) -> Position {
         while self.segments.active().room() < bytes {
             if self.segments.spares().next().is_none() {
@@ -489,8 +493,8 @@ impl Log {
         self.segments.add(Segment::new(number, size, false));
     }
 
-    /// Space that must be left in the active segment for it to count as ready: the largest batch, or a
-    /// quarter of a small segment.
+    /// Space that must be left in the active segment for it to count as ready: the largest batch,
+    /// or a quarter of a small segment.
     pub(crate) fn reserve(&self) -> u64 {
         let largest = in_blocks(FRAME as u64 + u64::from(LENGTH_MAX));
         largest.min(self.options.segment_first / 4)

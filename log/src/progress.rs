@@ -1,8 +1,9 @@
-//! What the disk tells the log, and what the passing of time does: writes that become durable, space that
-//! is prepared, hard states that follow each other, and the mark an idle log leaves.
+//! What the disk tells the log, and what the passing of time does: writes that become durable,
+//! space that is prepared, hard states that follow each other, and the mark an idle log leaves.
 //!
-//! Invariants: at most one `Prepare` and one `HardState` are under way; a segment is retired only after the
-//! hard state that no longer needs it is durable; after a failed write nothing is emitted but reads.
+//! Invariants: at most one `Prepare` and one `HardState` are under way; a segment is retired only
+//! after the hard state that no longer needs it is durable; after a failed write nothing is emitted
+//! but reads.
 
 use std::sync::Arc;
 
@@ -86,13 +87,16 @@ impl Log {
     /// Tells the log that an [`Op`] has ended. Unknown tickets are ignored.
     ///
     /// # Errors
-    /// [`Error::Write`] when a write or a hard state failed: the log has stopped, see [`Log::poisoned`].
+    /// [`Error::Write`] when a write or a hard state failed: the log has stopped, see
+    /// [`Log::poisoned`].
     pub fn on_done(&mut self, done: Done) -> Result<Progress, Error> {
         let space = self.space();
         let mut progress = Progress::default();
         match done {
             Done::Write { ticket, result } => self.on_write(ticket, result, &mut progress)?,
-            Done::HardState { ticket, result } => self.on_hard_state(ticket, result, &mut progress)?,
+            Done::HardState { ticket, result } => {
+                self.on_hard_state(ticket, result, &mut progress)?
+            }
             Done::Prepared { segment, result } => self.on_prepared(segment, result),
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.
@@ -106,7 +110,8 @@ impl Log {
         Ok(progress)
     }
 
-    /// Does what is due at `now`: records how far an idle log is durable, retries a failed `Prepare`.
+    /// Does what is due at `now`: records how far an idle log is durable, retries a failed
+    /// `Prepare`.
     pub fn on_tick(&mut self, now: Micros) {
         self.idle.now = self.idle.now.max(now);
         if self.poisoned.is_some() {
@@ -200,7 +205,8 @@ impl Log {
         self.idle.seen = self.idle.recorded;
     }
 
-    /// The hard state as of now. While the log's new beginning is not durable, this is what makes it so.
+    /// The hard state as of now. While the log's new beginning is not durable, this is what makes
+    /// it so.
     pub(crate) fn hard_state(&self, update: u64) -> HardState {
         let moment = self.moment();
         let start = self.segments.start();

@@ -1,7 +1,7 @@
 //! Reading batches back: from memory where they are there, else from disk, verified again.
 //!
-//! Invariants: a batch read from disk is handed out only if it is the one the log holds, byte for byte as
-//! its checksums and its chain say; one that is not is reported as damaged, never skipped.
+//! Invariants: a batch read from disk is handed out only if it is the one the log holds, byte for
+//! byte as its checksums and its chain say; one that is not is reported as damaged, never skipped.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +58,8 @@ impl Reads {
 }
 
 impl Log {
-    /// Appends to `out` the batches behind `after`, at most `budget` bytes of them beyond the first.
+    /// Appends to `out` the batches behind `after`, at most `budget` bytes of them beyond the
+    /// first.
     pub fn read(&mut self, after: Index, budget: u64, out: &mut Vec<Arc<Batch>>) -> Read {
         if after < self.segments.start().id.index {
             return Read::Gone;
@@ -83,7 +84,8 @@ impl Log {
         self.fetch(next)
     }
 
-    /// Begins to read the batch that holds `index` and what lies behind it, unless that is under way.
+    /// Begins to read the batch that holds `index` and what lies behind it, unless that is under
+    /// way.
     fn fetch(&mut self, index: Index) -> Read {
         let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
         let first = segment.batches()[at];

@@ -1,11 +1,13 @@
-//! Opening a log: what is on disk becomes a [`Log`] and a [`Report`], or an error that says why not.
+//! Opening a log: what is on disk becomes a [`Log`] and a [`Report`], or an error that says why
+//! not.
 //!
-//! Straight-line and blocking, over a [`Storage`]. What the frames mean is [`crate::walk`]'s; here are the
-//! files: whose they are, whether one is missing, where to go on.
+//! Straight-line and blocking, over a [`Storage`]. What the frames mean is [`crate::walk`]'s; here
+//! are the files: whose they are, whether one is missing, where to go on.
 //!
-//! Invariants: nothing on disk is changed but leftovers below the log's beginning, the hard state, and a
-//! fresh segment; no block that may have been written is written again; a log that lacks what it once knew
-//! to be durable is never opened without saying so, now and after every later restart, until it is repaired.
+//! Invariants: nothing on disk is changed but leftovers below the log's beginning, the hard state,
+//! and a fresh segment; no block that may have been written is written again; a log that lacks what
+//! it once knew to be durable is never opened without saying so, now and after every later restart,
+//! until it is repaired.
 
 use std::collections::VecDeque;
 
@@ -20,11 +22,11 @@ use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
 use crate::tail::Tail;
-use crate::walk::{Walk, Walked};
+use crate::walk::Walk;
 use crate::writer::Writer;
 
-/// The files of one log, while it is being opened. Everything blocks and is durable on return. Offsets and
-/// lengths are multiples of [`BLOCK`]. Whoever makes one holds the locks.
+/// The files of one log, while it is being opened. Everything blocks and is durable on return.
+/// Offsets and lengths are multiples of [`BLOCK`]. Whoever makes one holds the locks.
 pub trait Storage {
     /// The segments that are there with their sizes in bytes, rising. Leftovers of a crash are not.
     ///
@@ -174,9 +176,6 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
             .segment(storage, number, size)
             .map_err(|cause| failed("read", &segment_file(number), cause))?;
         match header {
-            Some(FormatError::Magic) if walked == Walked::default() => {
-                return Err(Error::Foreign { file: segment_file(number) });
-            }
             Some(FormatError::Magic) if !walked.frames => {
                 return Err(Error::Foreign { file: segment_file(number) });
             }
@@ -198,7 +197,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
             None
         }
         None => {
-            let number = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
+            let number =
+                listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
             walk.segments.add(Segment::new(number, options.segment_first, false));
             walk.segments.advance_to_newest();
             Some(number)
@@ -280,22 +280,21 @@ fn remove_leftovers(
     listed.sort_unstable();
     let needed = listed.partition_point(|&(number, _)| number < hard.from.segment);
     for (number, _) in listed.drain(..needed) {
-        storage
-            .remove(number)
-            .map_err(|cause| failed("remove", &segment_file(number), cause))?;
+        storage.remove(number).map_err(|cause| failed("remove", &segment_file(number), cause))?;
     }
     Ok(listed)
 }
 
-/// Segments are numbered without gap from where the log begins. That the newest are there is for the
-/// frames to say.
+/// Segments are numbered without gap from where the log begins. That the newest are there is for
+/// the frames to say.
 fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<(), Error> {
     let mut expected = hard.from.segment;
     for &(number, _) in listed {
         if number != expected {
             return Err(Error::SegmentMissing { segment: expected });
         }
-        expected = SegmentNumber(expected.0.saturating_add(1));
+        let next = expected.0.checked_add(1);
+        expected = SegmentNumber(next.ok_or(Error::SegmentMissing { segment: expected })?);
     }
     let nothing_written = hard.durable.id.index <= hard.start.id.index;
     if listed.is_empty() && !nothing_written {
@@ -304,8 +303,8 @@ fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<()
     Ok(())
 }
 
-/// Whether the segment is what its name says. A header that cannot be read is returned, not an error: its
-/// frames may be there all the same.
+/// Whether the segment is what its name says. A header that cannot be read is returned, not an
+/// error: its frames may be there all the same.
 fn check_segment(
     storage: &mut dyn Storage,
     hard: &HardState,
@@ -341,8 +340,8 @@ fn check_segment(
     Ok(None)
 }
 
-/// Compares what was kept with what is claimed. A log that lacks something is cut to end before it, so that
-/// it can only grow there again from somebody who has it.
+/// Compares what was kept with what is claimed. A log that lacks something is cut to end before it,
+/// so that it can only grow there again from somebody who has it.
 fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
     let place = |walk: &Walk<'_>| {
         let at = |torn: &&Torn| {
@@ -362,8 +361,7 @@ fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
         let end = walk.segments.end_up_to(lacking.prev());
         walk.batches -= walk.segments.truncate_suffix(end);
     }
-    let (segment, offset) =
-        place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
+    let (segment, offset) = place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
     let index = walk.segments.last().id.index.next();
     Some(Damage { segment, offset, index, until, cause })
 }
@@ -400,7 +398,8 @@ fn recovered(
     log
 }
 
-/// Brings the hard state up to date, unless it says just this, and prepares the segment to go on in.
+/// Brings the hard state up to date, unless it says just this, and prepares the segment to go on
+/// in.
 fn go_on(
     storage: &mut dyn Storage,
     log: &mut Log,

@@ -12,7 +12,7 @@ impl Rng {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Rng {
     /// If `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0);
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// True `times` times out of `of`.
@@ -37,7 +37,7 @@ impl Rng {
     /// A source of its own, which goes on independently.
     #[must_use]
     pub fn fork(&mut self) -> Rng {
-        Rng(self.next())
+        Rng(self.next_u64())
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
     fn gives_what_the_reference_gives() {
         let mut rng = Rng::new(1_234_567);
         let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973];
-        assert_eq!([rng.next(), rng.next()], expected);
+        assert_eq!([rng.next_u64(), rng.next_u64()], expected);
         assert!((0..1_000).all(|_| rng.below(7) < 7));
     }
 }

@@ -1,11 +1,12 @@
-//! Where each batch of the log lies: the segments, and in each the batches that are part of the log.
+//! Where each batch of the log lies: the segments, and in each the batches that are part of the
+//! log.
 //!
-//! A segment also holds frames that are no longer, or never were, part of the log; they are not listed.
-//! Positions rise with indexes, because a batch is always written after the one it stands on: so one list in
-//! physical order is also in log order. No bytes and no I/O here.
+//! A segment also holds frames that are no longer, or never were, part of the log; they are not
+//! listed. Positions rise with indexes, because a batch is always written after the one it stands
+//! on: so one list in physical order is also in log order. No bytes and no I/O here.
 //!
-//! Invariants: the listed batches follow each other without gap from `start` to `last`, and chain; segment
-//! numbers rise by one; nothing is listed behind the active segment.
+//! Invariants: the listed batches follow each other without gap from `start` to `last`, and chain;
+//! segment numbers rise by one; nothing is listed behind the active segment.
 
 use std::collections::VecDeque;
 
@@ -60,7 +61,64 @@ pub(crate) struct Segment {
     pub(crate) cursor: u64,
     /// Its space is prepared.
     pub(crate) ready: bool,
-    /// The log's last index when it went on in the next segment, or now; beyond all while it is a spare.
+    /// The log's last index when it went on in the next segment, or now; beyond all while it is a
+    /// spare.
+    end: Index,
+    batches: Vec<BatchRef>,
+}
+
+impl Segment {
+    pub(crate) fn new(number: SegmentNumber, size: u64, ready: bool) -> Segment {
+        assert!(size > BLOCK as u64 && size.is_multiple_of(BLOCK as u64));
+        let batches = Vec::new();
+        Segment { number, size, cursor: BLOCK as u64, ready, end: Index::ZERO, batches }
+    }
+
+    pub(crate) fn room(&self) -> u64 {
+        self.size - self.cursor
+    }
+
+    pub(crate) fn batches(&self) -> &[BatchRef] {
+        &self.batches
+    }
+}
+
+/// All segments, and the shape of the log.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    list: VecDeque<Segment>,
+    /// Which of `list` takes the next batch.
+    active: usize,
+    start: BatchEnd,
+    last: BatchEnd,
+    /// Each term of the log with its first index, rising in both.
+    terms: Vec<(Term, Index)>,
+}
+
+impl Segments {
+    /// An empty log behind `start`, without segments.
+    pub(crate) fn new(start: BatchEnd) -> Segments {
+        Segments { list: VecDeque::new(), active: 0, start, last: start, terms: Vec::new() }
+    }
+
+    pub(crate) fn start(&self) -> BatchEnd {
+        self.start
+    }
+
+    pub(crate) fn last(&self) -> BatchEnd {
+        self.last
+    }
+
+    pub(crate) fn terms(&self) -> &[(Term, Index)] {
+        &self.terms
+    }
+
+    /// Where the next frame would go.
+    pub(crate) cursor: u64,
+    /// Its space is prepared.
+    pub(crate) ready: bool,
+    /// The log's last index when it went on in the next segment, or now; beyond all while it is a
+    /// spare.
     end: Index,
     batches: Vec<BatchRef>,
 }
@@ -256,7 +314,8 @@ impl Segments {
         }
     }
 
-    /// Drops everything behind `end`, which is a batch end of the log. Returns how many batches that were.
+    /// Drops everything behind `end`, which is a batch end of the log. Returns how many batches
+    /// that were.
     pub(crate) fn truncate_suffix(&mut self, end: BatchEnd) -> u64 {
         let after = end.id.index;
         assert!(self.start.id.index <= after && after <= self.last.id.index);
@@ -281,8 +340,8 @@ impl Segments {
         dropped
     }
 
-    /// Drops the oldest segments whose batches all end at or before `through`; never the active one.
-    /// Returns their numbers.
+    /// Drops the oldest segments whose batches all end at or before `through`; never the active
+    /// one. Returns their numbers.
     pub(crate) fn truncate_prefix(&mut self, through: Index) -> Vec<SegmentNumber> {
         let mut dropped = Vec::new();
         while self.active > 0 && self.list[0].end <= through {
@@ -305,7 +364,8 @@ impl Segments {
         dropped
     }
 
-    /// Forgets all batches: the log is empty behind `start`. Segments before the active one are dropped.
+    /// Forgets all batches: the log is empty behind `start`. Segments before the active one are
+    /// dropped.
     pub(crate) fn reset(&mut self, start: BatchEnd) -> Vec<SegmentNumber> {
         let dropped = self.list.drain(..self.active).map(|segment| segment.number).collect();
         self.active = 0;

@@ -1,8 +1,8 @@
-//! Batches in memory: the end of the log as it was written, batches read back from disk, and buffers to
-//! build the next ones in.
+//! Batches in memory: the end of the log as it was written, batches read back from disk, and
+//! buffers to build the next ones in.
 //!
-//! Invariants: `batches` is contiguous and ends where the log ends; a batch that is not yet durable stays;
-//! everything is bounded, and counted by what it occupies, not by what it holds.
+//! Invariants: `batches` is contiguous and ends where the log ends; a batch that is not yet durable
+//! stays; everything is bounded, and counted by what it occupies, not by what it holds.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::id::Index;
 
-/// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a block.
+/// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a
+/// block.
 const BUFFER_MIN: usize = 64 << 10;
 /// Free buffers kept, at most.
 const POOL_MAX: usize = 16;
@@ -70,7 +71,10 @@ impl Tail {
 
     /// Adds the log's new last batch, then forgets the oldest durable ones beyond the bound.
     pub(crate) fn push(&mut self, batch: &Arc<Batch>, durable: Index) {
-        let contiguous = self.batches.back().is_none_or(|last| last.header().last().index == batch.header().prev());
+        let contiguous = self
+            .batches
+            .back()
+            .is_none_or(|last| last.header().last().index == batch.header().prev());
         assert!(contiguous, "the tail ends where the log ends");
         self.expected = (batch.buffer().capacity()).clamp(BUFFER_MIN, POOL_BUFFER_MAX);
         self.bytes += cost(batch);

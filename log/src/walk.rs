@@ -1,19 +1,22 @@
-//! The walk over the frames of a log in the order in which they were made, which decides what the log is.
+//! The walk over the frames of a log in the order in which they were made, which decides what the
+//! log is.
 //!
-//! What links is kept: a batch whose predecessor is a batch end of the kept log with the chain it was sealed
-//! on, truncating what it supersedes. Everything else is torn, superseded, or behind a hole.
+//! What links is kept: a batch whose predecessor is a batch end of the kept log with the chain it
+//! was sealed on, truncating what it supersedes. Everything else is torn, superseded, or behind a
+//! hole.
 //!
-//! Every frame, linked or not, says how far the log was durable when the frame was made; so does the hard
-//! state, for the moment when the next frame was to go to its `position`. A later statement replaces an
-//! earlier one, and a linked batch lowers it to the entry before it. What the last statement claims and the
-//! kept log lacks is damage.
+//! Every frame, linked or not, says how far the log was durable when the frame was made; so does
+//! the hard state, for the moment when the next frame was to go to its `position`. A later
+//! statement replaces an earlier one, and a linked batch lowers it to the entry before it. What the
+//! last statement claims and the kept log lacks is damage.
 //!
-//! Why that is right: let D be the durable part of the log as the node knew it, after each frame. By
-//! induction the kept log begins with D: a frame on disk that follows D's end, or an entry in it, links; one
-//! that is missing, or does not link, leaves D no longer than it was. A statement is never more than D.
+//! Why that is right: let D be the durable part of the log as the node knew it, after each frame.
+//! By induction the kept log begins with D: a frame on disk that follows D's end, or an entry in
+//! it, links; one that is missing, or does not link, leaves D no longer than it was. A statement is
+//! never more than D.
 //!
-//! No damage is decided from what a frame *contains* beyond its checksums: a write that was under way when
-//! the power went leaves any subset of its sectors.
+//! No damage is decided from what a frame *contains* beyond its checksums: a write that was under
+//! way when the power went leaves any subset of its sectors.
 
 use crate::batch::check_body;
 use crate::buffer::Buffer;
@@ -130,11 +133,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A frame that is right in itself. Returns the bytes it covers.
-    fn on_frame(
-        &mut self,
-        storage: &mut dyn Storage,
-        frame: &Frame,
-    ) -> Result<u64, DiskError> {
+    fn on_frame(&mut self, storage: &mut dyn Storage, frame: &Frame) -> Result<u64, DiskError> {
         let length = in_blocks(u64::from(frame.length));
         let bytes = self.window.view(storage, frame.position.offset, length)?;
         let batch = checked_batch(self.hard, frame, bytes);
@@ -154,9 +153,9 @@ impl<'a> Walk<'a> {
 
     fn on_batch(&mut self, header: &BatchHeader, position: Position) {
         let previous = self.segments.end_at(header.prev());
-        let Some(previous) = previous.filter(|end| {
-            header.follows(end.chain) && end.id.term <= header.term
-        }) else {
+        let Some(previous) =
+            previous.filter(|end| header.follows(end.chain) && end.id.term <= header.term)
+        else {
             self.superseded += 1;
             return;
         };
@@ -259,8 +258,8 @@ impl Window {
         let length = (self.end - self.start) as usize;
         let bytes = &mut self.buffer[..length];
         let Err(error) = storage.read(self.segment, self.start, bytes) else { return Ok(()) };
-        // Some sector cannot be read. Block by block, the unreadable ones count as broken: not zero and
-        // not a frame. If none can be read it is the disk, not a sector.
+        // Some sector cannot be read. Block by block, the unreadable ones count as broken: not zero
+        // and not a frame. If none can be read it is the disk, not a sector.
         let mut readable = 0;
         for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
             let offset = self.start + (at * BLOCK) as u64;

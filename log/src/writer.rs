@@ -1,10 +1,11 @@
-//! The writes of a log, in order: waiting for their turn, under way, or done behind one that is not.
+//! The writes of a log, in order: waiting for their turn, under way, or done behind one that is
+//! not.
 //!
-//! Where a write goes was decided when it was queued. What counts as durable is decided here: the contiguous
-//! prefix, and only what is still part of the log.
+//! Where a write goes was decided when it was queued. What counts as durable is decided here: the
+//! contiguous prefix, and only what is still part of the log.
 //!
-//! Invariants: `queue` is in log order, which is also the order of tickets and of positions; the first
-//! `issued` of it have been given to the disk.
+//! Invariants: `queue` is in log order, which is also the order of tickets and of positions; the
+//! first `issued` of it have been given to the disk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ pub(crate) struct Writer {
     /// Bytes queued and not given to the disk.
     waiting: u64,
     durable: BatchEnd,
-    /// Set while the log's new beginning is not yet durable: under which ticket it will be, and what it is.
+    /// Set while the log's new beginning is not yet durable: under which ticket it will be, and
+    /// what it is.
     beginning: Option<(Ticket, BatchEnd)>,
 }
 
@@ -143,7 +145,8 @@ impl Writer {
         self.beginning = Some((ticket, start));
     }
 
-    /// The hard state of `ticket`, and with it all before, is durable: does that make the log durable?
+    /// The hard state of `ticket`, and with it all before, is durable: does that make the log
+    /// durable?
     pub(crate) fn hard_state_done(&mut self, ticket: Ticket) -> bool {
         match self.beginning {
             Some((wanted, start)) if wanted <= ticket => {
