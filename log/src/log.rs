@@ -420,6 +420,18 @@ impl Log {
         ticket
     }
 
+    /// The latest log time of any batch this log has held, dropped ones included.
+    #[must_use]
+    pub fn log_time(&self) -> u64 {
+        self.segments.log_time()
+    }
+
+    /// Whether [`Log::accept`] would find room for a batch now.
+    #[must_use]
+    pub fn has_room_for(&self, header: &BatchHeader) -> bool {
+        self.has_room(disk_length(header))
+    }
+
     /// Whether a batch of `bytes` on disk could be queued.
     fn has_room(&self, bytes: u64) -> bool {
         let waiting = self.writer.waiting();
@@ -460,6 +472,7 @@ impl Log {
         let batch = Arc::new(Batch::new(header, buffer));
         let listed = BatchRef::new(&header, position.offset);
         self.segments.push(listed);
+        self.segments.note_time(header.log_time);
         let ticket = self.next_ticket();
         let data = Arc::clone(batch.buffer());
         self.writer.push(Write { ticket, position, end: listed.end(), data });

@@ -93,12 +93,24 @@ pub(crate) struct Segments {
     last: BatchEnd,
     /// Each term of the log with its first index, rising in both.
     terms: Vec<(Term, Index)>,
+    /// The latest log time of any batch there has been.
+    log_time: u64,
 }
 
 impl Segments {
     /// An empty log behind `start`, without segments.
     pub(crate) fn new(start: BatchEnd) -> Segments {
-        Segments { list: VecDeque::new(), active: 0, start, last: start, terms: Vec::new() }
+        let (list, terms) = (VecDeque::new(), Vec::new());
+        Segments { list, active: 0, start, last: start, terms, log_time: 0 }
+    }
+
+    pub(crate) fn log_time(&self) -> u64 {
+        self.log_time
+    }
+
+    /// A batch of this log time has entered the log.
+    pub(crate) fn note_time(&mut self, log_time: u64) {
+        self.log_time = self.log_time.max(log_time);
     }
 
     pub(crate) fn start(&self) -> BatchEnd {

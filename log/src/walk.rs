@@ -165,6 +165,7 @@ impl<'a> Walk<'a> {
             self.claimed = (previous.id.index, previous.chain);
         }
         self.segments.push(BatchRef::new(header, position.offset));
+        self.segments.note_time(header.log_time);
         self.batches += 1;
         let length = FRAME as u64 + u64::from(header.length);
         self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
