@@ -67,7 +67,7 @@ mod tests {
         for seed in 0..5_000_u64 {
             let count = seed % 7 + 1;
             let values: Vec<u64> =
-                (0..count).map(|i| (seed * 2_654_435_761 >> (i * 5)) % 6).collect();
+                (0..count).map(|i| ((seed * 2_654_435_761) >> (i * 5)) % 6).collect();
             let voters: Vec<NodeId> = (1..=count as u32).map(NodeId).collect();
             let mut sorted = values.clone();
             sorted.sort_unstable();

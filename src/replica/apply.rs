@@ -5,9 +5,24 @@
 
 use margay_log::id::{Index, Micros};
 use margay_log::Read;
+use margay_log::batch::Batch;
 
 use super::{Fatal, Host, Replica};
-use crate::machine::{LogTime, SessionId, StateMachine, kind};
+use crate::machine::{Entry, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind};
+
+/// A batch's entries as the machine takes them.
+fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
+    batch.entries().map(|entry| Entry {
+        index: entry.index,
+        kind: entry.header.kind,
+        schema: entry.header.schema,
+        resource: ResourceId(entry.header.resource),
+        session: SessionId(entry.header.session),
+        sequence: Sequence(entry.header.sequence),
+        acked: Sequence(entry.header.acked),
+        payload: entry.payload,
+    })
+}
 
 impl<S: StateMachine> Replica<S> {
     /// Applies committed batches in order and answers for them.
@@ -39,7 +54,7 @@ impl<S: StateMachine> Replica<S> {
                 }
                 let time = LogTime(batch.header().log_time);
                 let mut delivery = self.front.delivery(host);
-                self.machine.apply(batch.header().first, time, batch.entries(), &mut delivery);
+                self.machine.apply(batch.header().first, time, entries(batch), &mut delivery);
                 budget = budget.saturating_sub(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;

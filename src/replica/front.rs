@@ -13,7 +13,7 @@ use margay_log::id::{Index, Micros};
 use super::{ConnId, Fatal, Host};
 use crate::machine::session::Sessions;
 use crate::machine::{
-    Code, Ended, Event, Filter, Notice, ResourceId, Sequence, SessionId, Sink,
+    Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink,
 };
 use crate::wire::client::{RefusedOf, Response};
 
@@ -47,7 +47,7 @@ struct Conn {
 struct Subscriber {
     conn: ConnId,
     id: u64,
-    filter: Filter,
+    filter: Vec<u8>,
 }
 
 /// See the module's text.
@@ -61,8 +61,6 @@ pub(super) struct Front {
     subscribers: BTreeMap<ResourceId, Vec<Subscriber>>,
     /// Time, in all, in which this leader could not have heard anyone.
     deaf: Micros,
-    /// The event being delivered, as it travels.
-    encoded: Vec<u8>,
     /// What stops the replica at the end of the turn.
     pub fatal: Option<Fatal>,
 }
@@ -144,16 +142,10 @@ impl Front {
         self.conns.get(&conn).map_or(0, |conn| conn.subscriptions.len())
     }
 
-    pub(super) fn subscribe(
-        &mut self,
-        conn: ConnId,
-        id: u64,
-        resource: ResourceId,
-        filter: Filter,
-    ) {
+    pub(super) fn subscribe(&mut self, conn: ConnId, id: u64, resource: ResourceId, filter: &[u8]) {
         self.unsubscribe(conn, id);
         self.conns.entry(conn).or_default().subscriptions.push((id, resource));
-        let subscriber = Subscriber { conn, id, filter };
+        let subscriber = Subscriber { conn, id, filter: filter.to_vec() };
         self.subscribers.entry(resource).or_default().push(subscriber);
     }
 
@@ -203,6 +195,7 @@ impl Front {
                 known.session = None;
             }
             refuse(host, conn, RefusedOf::Connection, Code::NOT_LEADER, Micros(0), leader);
+            host.close(conn);
         }
         self.sessions.clear();
         self.registering.clear();
@@ -269,16 +262,10 @@ pub(super) fn refuse(
     }
 }
 
-/// Writes an event, encoded before, into an out-buffer.
-pub(super) fn send_event(
-    out: &mut Vec<u8>,
-    subscription: u64,
-    index: Index,
-    event: &Event,
-    payload: &[u8],
-) {
-    let (ordinal, kind) = (event.ordinal, event.kind);
-    Response::Event { subscription, index, ordinal, kind, payload }.encode(out);
+/// Writes an event into an out-buffer.
+pub(super) fn send_event(out: &mut Vec<u8>, subscription: u64, index: Index, event: &Event) {
+    let Event { ordinal, kind, .. } = *event;
+    Response::Event { subscription, index, ordinal, kind, payload: &event.payload() }.encode(out);
 }
 
 /// Takes what the machine says while applying straight to the out-buffers.
@@ -311,16 +298,12 @@ impl Sink for Delivery<'_> {
 
     fn event(&mut self, index: Index, event: &Event) {
         let Some(subscribers) = self.front.subscribers.get(&event.resource) else { return };
-        self.front.encoded.clear();
         for subscriber in subscribers {
-            if !subscriber.filter.matches(event) {
+            if !event.passes(&subscriber.filter) {
                 continue;
             }
-            if self.front.encoded.is_empty() {
-                event.encode(&mut self.front.encoded);
-            }
             let Some(out) = self.host.client(subscriber.conn) else { continue };
-            send_event(out, subscriber.id, index, event, &self.front.encoded);
+            send_event(out, subscriber.id, index, event);
         }
     }
 
@@ -330,27 +313,27 @@ impl Sink for Delivery<'_> {
         }
     }
 
-    fn registered(&mut self, index: Index, session: SessionId, key: [u8; 16], timeout: Micros) {
-        self.front.registering.remove(&key);
+    fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros) {
+        self.front.registering.remove(key);
         let Some(led) = self.front.sessions.get_mut(&session) else { return };
         let Some(correlation) = led.correlation.take() else { return };
         let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
         Response::Registered { correlation, session, timeout, index }.encode(out);
     }
 
-    fn ended(&mut self, _index: Index, session: SessionId, reason: Ended) {
+    fn ended(&mut self, _index: Index, session: SessionId, reason: EndReason) {
         let Some(led) = self.front.sessions.remove(&session) else { return };
         let Some(conn) = led.conn else { return };
         if let Some(known) = self.front.conns.get_mut(&conn) {
             known.session = None;
         }
         match reason {
-            Ended::Closed => {
+            EndReason::Closed => {
                 if let Some(out) = self.host.client(conn) {
                     Response::Closed { session }.encode(out);
                 }
             }
-            Ended::Expired => {
+            EndReason::Expired => {
                 let of = RefusedOf::Session(session);
                 refuse(self.host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
             }

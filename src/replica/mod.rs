@@ -31,7 +31,7 @@ use margay_log::{Log, Opened};
 use crate::machine::{LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
-use crate::wire::client::GroupStatus;
+use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Frame};
 use front::Front;
@@ -124,6 +124,9 @@ pub enum Fault {
     /// A batch that does not check.
     #[error("batch refused: {0}")]
     Batch(#[from] margay_log::FormatError),
+    /// An append that contradicts itself.
+    #[error("{0}")]
+    Append(&'static str),
     /// A message from a node that is not a member.
     #[error("node {0} is not a member of this group")]
     Stranger(NodeId),
@@ -280,14 +283,18 @@ impl<S: StateMachine> Replica<S> {
         self.arriving = None;
         if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
             let Some(buffer) = batch else {
-                return Err(Fault::Wire(wire::Error::BadBody("an append without its batch")));
+                return Err(Fault::Append("an append came without its batch"));
             };
             let length = peer.batch_length as usize;
             let received =
                 Received::check(buffer, length, self.config.cluster, self.config.group)?;
             let header = received.header();
             if header.last() != last || header.first != prev.index.next() {
-                return Err(Fault::Wire(wire::Error::BadBody("a batch other than announced")));
+                return Err(Fault::Append("a batch other than the announced one came"));
+            }
+            if !self.log.has_room_for(received.header()) {
+                // The leader sends it again; nothing was promised yet.
+                return Ok(());
             }
             self.arriving = Some(received);
         }
@@ -420,7 +427,10 @@ impl<S: StateMachine> Replica<S> {
             }
             let time = self.log_time(now);
             let entries = self.log.open_entries();
-            let batch = self.log.seal(self.raft.term(), time.0)?;
+            let batch = match self.log.seal(self.raft.term(), time.0) {
+                Err(margay_log::Error::NoSpace) => return Ok(()),
+                sealed => sealed?,
+            };
             assert_eq!(batch.header().first, self.raft.last().index.next());
             self.uncommitted.push_back((batch.header().last().index, batch.size()));
             self.uncommitted_bytes += batch.size();
@@ -476,8 +486,13 @@ impl<S: StateMachine> Replica<S> {
             node: name(self.config.raft.id).unwrap_or_default(),
             leader: self.raft.leader().and_then(name),
             term: self.raft.term(),
+            first: self.log.first(),
+            last: self.log.last(),
+            chain: self.log.chain_at(self.log.last().index).unwrap_or_default(),
+            durable: self.log.durable(),
             commit: self.commit,
             applied: self.machine.applied(),
+            sessions: self.machine.sessions().len() as u32,
             voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
         }
     }

@@ -9,7 +9,7 @@ use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
 use margay_log::Read;
 
 use super::{Fatal, Host, Replica};
-use crate::machine::{StateMachine, kind};
+use crate::machine::{LogTime, StateMachine, kind};
 use crate::raft::message::{Body, Input, Message, Output, RoleKind, Round};
 use crate::wire::peer::PeerMessage;
 
@@ -84,6 +84,7 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let chain = match message.body {
             Body::AppendAck { matched, .. } => self.log.chain_at(matched).unwrap_or_default(),
+            Body::Append { prev, .. } => self.log.chain_at(prev.index).unwrap_or_default(),
             _ => Chain::default(),
         };
         let batch_length = batch.map_or(0, |batch| batch.bytes().len() as u32);
@@ -173,7 +174,7 @@ impl<S: StateMachine> Replica<S> {
         }
         if leads {
             // Log time goes on from the last batch, whoever sealed it.
-            self.clock = Some((self.last_log_time(), now));
+            self.clock = Some((LogTime(self.log.log_time()).max(self.machine.time()), now));
             self.ready_at = self.push_system(kind::NOOP, 0, &[]);
         }
     }

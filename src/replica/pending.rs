@@ -31,7 +31,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    fn of(&self) -> RefusedOf {
+    pub(super) fn of(&self) -> RefusedOf {
         match self.want {
             Want::Query { id, .. } => RefusedOf::Query(id),
             Want::Register { correlation, .. } => RefusedOf::Register(correlation),

@@ -11,7 +11,8 @@ use super::front::{refuse, send_event};
 use super::pending::{Waiting, Want};
 use super::{ConnId, Fault, Host, Replica};
 use crate::machine::{
-    Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind, session,
+    Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
+    session,
 };
 use crate::wire::client::{RefusedOf, Request, Response};
 use crate::wire::Frame;
@@ -20,8 +21,6 @@ use crate::wire::Frame;
 const SUBSCRIPTIONS_MAX: usize = 4_096;
 /// Queries and confirmations that wait in one group, at most.
 const WAITING_MAX: usize = 65_536;
-/// Missed events read from a resource's ring at a time.
-const MISSED_AT_ONCE: usize = 256;
 /// How long a client refused for load should wait before it tries again.
 const RETRY: Micros = Micros::from_millis(5);
 
@@ -88,7 +87,7 @@ impl<S: StateMachine> Replica<S> {
         if !self.leads() {
             Some((Code::NOT_LEADER, Micros(0)))
         } else if !self.speaks() {
-            Some((Code::NO_LEADER, RETRY))
+            Some((Code::NOT_READY, RETRY))
         } else {
             None
         }
@@ -135,7 +134,7 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         if arrived.sequence.0 != proposed.0 + 1 {
-            return Err((Code::SEQUENCE, Micros(0)));
+            return Err((Code::SEQUENCE_GAP, Micros(0)));
         }
         if proposed.0 - applied.0 >= self.config.session_in_flight
             || self.in_flight() >= self.config.group_in_flight
@@ -161,7 +160,7 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Option<Index> {
         let checked = if arrived.kind < kind::REGISTRY {
-            Err(Code::UNKNOWN_KIND)
+            Err(Code::BAD_KIND)
         } else {
             S::check(arrived.kind, arrived.schema, arrived.payload)
         };
@@ -197,14 +196,14 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let Some(out) = host.client(conn) else { return };
         match self.machine.admit(session, sequence) {
-            Admit::Cached(code, payload, index) => {
+            Admit::Cached { index, code, payload } => {
                 Response::Reply { sequence, index, code, payload }.encode(out);
             }
             Admit::Gone => {
                 let (index, code) = (self.machine.applied(), Code::REPLY_GONE);
                 Response::Reply { sequence, index, code, payload: &[] }.encode(out);
             }
-            Admit::Next | Admit::Unknown => {}
+            Admit::Next | Admit::Ahead | Admit::Unknown => {}
         }
     }
 
@@ -225,9 +224,8 @@ impl<S: StateMachine> Replica<S> {
         }
         match level {
             Level::Sequential => self.pending.when_applied(seen, waiting),
-            // The lease level is not built yet; a confirming round gives at least as much.
-            Level::Linearizable | Level::Lease if self.leads() => self.pending.gather(waiting),
-            Level::Linearizable | Level::Lease => {
+            Level::Linearizable if self.leads() => self.pending.gather(waiting),
+            Level::Linearizable => {
                 self.refuse(host, conn, waiting.of(), Code::NOT_LEADER, Micros(0));
             }
         }
@@ -244,7 +242,7 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let refused = match self.not_speaking() {
             Some(refused) => Some(refused),
-            None if !session::TIMEOUTS.contains(&timeout) => Some((Code::SESSION_TIMEOUT, Micros(0))),
+            None if !session::TIMEOUTS.contains(&timeout) => Some((Code::BAD_TIMEOUT, Micros(0))),
             None if self.front.len() >= self.config.sessions_max => {
                 Some((Code::TOO_MANY_SESSIONS, Micros::from_millis(1_000)))
             }
@@ -362,54 +360,35 @@ impl<S: StateMachine> Replica<S> {
             let (of, code) = (RefusedOf::Subscription(id), Code::TOO_MANY_SUBSCRIPTIONS);
             return self.refuse(host, conn, of, code, Micros(0));
         }
-        let filter = match Filter::decode(filter) {
-            Ok(filter) => filter,
-            Err(code) => {
-                let of = RefusedOf::Subscription(id);
-                return self.refuse(host, conn, of, code, Micros(0));
-            }
-        };
+        if let Err(code) = Filter::decode(filter) {
+            return self.refuse(host, conn, RefusedOf::Subscription(id), code, Micros(0));
+        }
         let Some(out) = host.client(conn) else { return };
         let index = self.machine.applied();
         Response::Subscribed { id, index }.encode(out);
         if let Some(after) = after {
-            self.send_missed(out, id, resource, after, &filter);
+            self.send_missed(out, id, resource, after, filter);
         }
         self.front.subscribe(conn, id, resource, filter);
     }
 
-    /// Sends the kept events after a position, or says that some are not kept any more.
+    /// Sends the kept events after a position; says so first where some are not kept any more.
     fn send_missed(
         &self,
         out: &mut Vec<u8>,
         id: u64,
         resource: ResourceId,
-        mut after: (Index, u32),
-        filter: &Filter,
+        after: (Index, u32),
+        filter: &[u8],
     ) {
-        let (mut missed, mut payload) = (Vec::new(), Vec::new());
-        loop {
-            missed.clear();
-            let state = self.machine.state();
-            let events = state.events(resource, after, filter, MISSED_AT_ONCE, &mut missed);
-            for (index, event) in &missed {
-                payload.clear();
-                event.encode(&mut payload);
-                send_event(out, id, *index, event, &payload);
-                after = (*index, event.ordinal);
-            }
-            match events {
-                Events::Read { more: true } if !missed.is_empty() => {}
-                Events::Read { .. } | Events::NoSuchResource => return,
-                Events::Lagged { oldest } => {
-                    Response::Lagged { subscription: id, oldest }.encode(out);
-                    // What is still kept follows; the receiver knows from where on.
-                    let from = (oldest.prev(), u32::MAX);
-                    if from <= after {
-                        return;
-                    }
-                    after = from;
-                }
+        let mut kept = self.machine.events(resource, after, filter);
+        if let Events::Lagged { oldest } = kept {
+            Response::Lagged { subscription: id, oldest }.encode(out);
+            kept = self.machine.events(resource, (oldest.prev(), u32::MAX), filter);
+        }
+        if let Events::Some(missed) = kept {
+            for (index, event) in missed {
+                send_event(out, id, index, &event);
             }
         }
     }

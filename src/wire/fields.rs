@@ -125,7 +125,8 @@ impl<const N: usize> Block<N> {
     }
 }
 
-/// Appends text behind its length in 16 bits, cut at a character boundary where it is longer than that.
+/// Appends text behind its length in 16 bits, cut at a character boundary where it is longer than
+/// that.
 pub(super) fn put_short_text(out: &mut Vec<u8>, text: &str) {
     let text = cut(text, usize::from(u16::MAX));
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());

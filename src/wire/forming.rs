@@ -1,7 +1,8 @@
-//! What the founders of a cluster say to each other, on connections of their own, until it is founded.
+//! What the founders of a cluster say to each other, on connections of their own, until it is
+//! founded.
 //!
-//! All founders exchange offers; when every list and group count is equal, each makes the same founding record
-//! durable and says so. What the record holds is not known here.
+//! All founders exchange offers; when every list and group count is equal, each makes the same
+//! founding record durable and says so. What the record holds is not known here.
 
 use super::fields::{Fields, put_short_text};
 use super::{Error, Frame, Kind, encode};

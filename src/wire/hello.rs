@@ -9,15 +9,16 @@ use crate::machine::Code;
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 64;
 
-/// No text protocol begins with the first byte, and a transfer that mends line ends spoils the last.
+/// No text protocol begins with the first byte, and a transfer that mends line ends spoils the
+/// last.
 const MAGIC: [u8; 8] = *b"\x89MARGAY\n";
 
 /// Who connects to what; the answer says who answered. The side that connects speaks first.
 ///
 /// ```text
-///  0 magic 8    10 kind u8     16 cluster u64   28 groups u32        40 code u16
-///  8 version u16  11 flags u8 (0)  24 node u32   32 incarnation u64   42 zeros
-///               12 group u32                                        60 crc u32 (bytes 0 .. 60)
+///  0 magic 8         12 group u32     28 groups u32        42 zeros
+///  8 version u16     16 cluster u64   32 incarnation u64   60 crc u32 (bytes 0 .. 60)
+/// 10 kind u8 · 11 0  24 node u32      40 code u16
 /// ```
 /// Magic and version stay where they are in all versions to come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +27,8 @@ pub struct Hello {
     pub kind: HelloKind,
     /// The group the connection belongs to.
     pub group: GroupId,
-    /// The cluster; 0 from a client stands for any, and from a node that has not been founded for none.
+    /// The cluster; 0 from a client stands for any, and from a node that has not been founded for
+    /// none.
     pub cluster: ClusterId,
     /// Who speaks; 0 from clients.
     pub node: NodeId,
@@ -94,9 +96,9 @@ impl Hello {
         bytes
     }
 
-    /// Whether a whole hello is there; `None` while it may still become one. A stranger's first bytes are told
-    /// from a hello's as soon as they differ, so that a client of another protocol that waits for an answer
-    /// after a few bytes gets one.
+    /// Whether a whole hello is there; `None` while it may still become one. A stranger's first
+    /// bytes are told from a hello's as soon as they differ, so that a client of another protocol
+    /// that waits for an answer after a few bytes gets one.
     ///
     /// # Errors
     /// When the bytes cannot begin a hello of this version.
@@ -129,7 +131,8 @@ impl Hello {
         if crc32c(&hello[..60]) != u32_at(hello, 60) {
             return Err(Error::Checksum(Part::Hello));
         }
-        // Undamaged, of our version, and yet not something this version can say: another version after all.
+        // Undamaged, of our version, and yet not something this version can say: another version
+        // after all.
         let reserved = hello[11] != 0 || hello[42..60].iter().any(|byte| *byte != 0);
         let kind = HelloKind::from_number(hello[10]).filter(|_| !reserved);
         let kind = kind.ok_or(Error::Kind(hello[10]))?;
@@ -145,7 +148,8 @@ impl Hello {
     }
 }
 
-/// Whose protocol these first bytes belong to, if not ours; `None` while that is open: too few bytes, or ours.
+/// Whose protocol these first bytes belong to, if not ours; `None` while that is open: too few
+/// bytes, or ours.
 #[must_use]
 pub fn sniff(bytes: &[u8]) -> Option<Foreign> {
     const STARTS: [(&[u8], Foreign); 15] = [

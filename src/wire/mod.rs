@@ -1,23 +1,28 @@
 //! What travels between nodes and clients: a hello in each direction, then frames.
 //!
-//! No sockets here, and no allocation on the hot path: commands, replies and queries borrow from the bytes they
-//! were received in and are encoded straight into an out-buffer. Headers are written by hand, little-endian,
-//! with fixed layouts. What a payload means is not known here.
+//! No sockets here, and no allocation on the hot path: commands, replies and queries borrow from
+//! the bytes they were received in and are encoded straight into an out-buffer. Headers are written
+//! by hand, little-endian, with fixed layouts. What a payload means is not known here.
 //!
 //! Invariants:
-//! - Every length is checked against a bound and against the bytes at hand before anything is allocated or read.
+//! - Every length is checked against a bound and against the bytes at hand before anything is
+//!   allocated or read.
 //! - No input makes this module panic; bytes whose checksum is wrong are never accepted.
-//! - Whatever is accepted encodes to the same bytes again: unused flags, reserved fields and padding are zero.
+//! - Whatever is accepted encodes to the same bytes again: unused flags, reserved fields and
+//!   padding are zero.
 //!
 //! ```text
-//! frame   0 length u32 (whole frame, a multiple of 16, 32 ..= 2 MiB)   16 b u64
-//!         4 kind u8 · 5 version u8 · 6 pad u8 · 7 flags u8             24 body crc u32 (bytes 32 .. length)
-//!         8 a u64                                                      28 head crc u32 (bytes 0 .. 28)
-//!        32 body, then `pad` zeros
+//!  0 length u32: the whole frame, a multiple of 16, 32 ..= 2 MiB
+//!  4 kind u8 · 5 version u8 · 6 pad u8 · 7 flags u8
+//!  8 a u64
+//! 16 b u64
+//! 24 body crc u32 (bytes 32 .. length) · 28 head crc u32 (bytes 0 .. 28)
+//! 32 body, then `pad` zeros
 //! ```
 //!
-//! `a` and `b` are the two numbers a message is about: a sequence and an index, say. A payload begins at a
-//! multiple of 16 in its frame, so that an archived payload can be checked where it was received.
+//! `a` and `b` are the two numbers a message is about: a sequence and an index, say. A payload
+//! begins at a multiple of 16 in its frame, so that an archived payload can be checked where it was
+//! received.
 
 use crc32c::crc32c;
 
@@ -27,6 +32,7 @@ mod fields;
 pub mod forming;
 mod hello;
 pub mod peer;
+mod response;
 mod status;
 
 pub use error::{Error, Foreign, Part};
@@ -158,7 +164,8 @@ pub struct Frame<'a> {
 
 /// How long the frame is that begins with `bytes`; `None` while its header is incomplete.
 ///
-/// A frame that will be refused is refused as early as its bytes show it: a length of 4 GiB by the fourth.
+/// A frame that will be refused is refused as early as its bytes show it: a length of 4 GiB by the
+/// fourth.
 ///
 /// # Errors
 /// When the header is wrong. Framing is lost then, and the connection with it.
@@ -187,8 +194,8 @@ pub fn peek(bytes: &[u8]) -> Result<Option<usize>, Error> {
 /// Reads one whole frame.
 ///
 /// # Errors
-/// When `bytes` are not exactly one right frame. After [`Error::Kind`] the next frame can still be read; see
-/// [`Error::is_fatal`].
+/// When `bytes` are not exactly one right frame. After [`Error::Kind`] the next frame can still be
+/// read; see [`Error::is_fatal`].
 pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, Error> {
     let Some(header) = bytes.first_chunk::<HEADER>() else {
         return Err(Error::Length { length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) });
@@ -207,7 +214,8 @@ pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, Error> {
     Ok(Frame { kind, flags: header[7], a: u64_at(header, 8), b: u64_at(header, 16), body })
 }
 
-/// Appends one frame to `out`: one copy of the parts, one pass of checksumming over them where they lie.
+/// Appends one frame to `out`: one copy of the parts, one pass of checksumming over them where they
+/// lie.
 ///
 /// # Panics
 /// When the parts do not fit into a frame: the caller bounds what it sends by [`PAYLOAD_MAX`].
@@ -237,7 +245,8 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, flags: u8, a: u64, b: u64, body_par
     header[28..].copy_from_slice(&head_crc.to_le_bytes());
 }
 
-/// Bytes that are no frame, if it is known whose they are: an answer from the wrong kind of server, say.
+/// Bytes that are no frame, if it is known whose they are: an answer from the wrong kind of server,
+/// say.
 fn foreign(bytes: &[u8]) -> Option<Error> {
     sniff(bytes).filter(|foreign| *foreign != Foreign::Unknown).map(Error::Foreign)
 }

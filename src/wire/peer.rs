@@ -1,7 +1,7 @@
 //! What nodes say to each other about one group: the core's messages, in one frame each.
 //!
-//! A batch that travels with an append is not part of the frame: its sealed bytes follow the frame verbatim, so
-//! that they are received straight into their aligned place. They check themselves.
+//! A batch that travels with an append is not part of the frame: its sealed bytes follow the frame
+//! verbatim, so that they are received straight into their aligned place. They check themselves.
 
 use margay_log::id::{Chain, EntryId, Index, Term};
 
@@ -23,7 +23,8 @@ const FLAG: u8 = 1;
 pub struct PeerMessage {
     /// What is said.
     pub message: Message,
-    /// In `Append`, the sender's chain at `prev`; in `AppendAck`, the one at `matched`. Not sent with others.
+    /// In `Append`, the sender's chain at `prev`; in `AppendAck`, the one at `matched`. Not sent
+    /// with others.
     pub chain: Chain,
     /// Bytes of the sealed batch that follow the frame; 0 without one.
     pub batch_length: u32,
@@ -114,7 +115,8 @@ impl PeerMessage {
     }
 }
 
-/// The three places that speak of a batch must agree, before a buffer of that length is taken for it.
+/// The three places that speak of a batch must agree, before a buffer of that length is taken for
+/// it.
 fn check_batch(
     fields: &Fields<'_>,
     prev: EntryId,

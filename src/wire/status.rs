@@ -89,7 +89,8 @@ impl GroupStatus {
         })
     }
 
-    /// Reads `count` descriptions. The count is checked against the bytes before anything is allocated for it.
+    /// Reads `count` descriptions. The count is checked against the bytes before anything is
+    /// allocated for it.
     pub(super) fn take_all(count: u64, fields: &mut Fields<'_>) -> Result<Vec<GroupStatus>, Error> {
         if count > (fields.left() / FIXED_BYTES) as u64 {
             return Err(fields.error("more groups than bytes"));

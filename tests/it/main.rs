@@ -1,4 +1,6 @@
-//! Integration tests of the library, one binary.
+//! Tests of the library from outside, in one binary.
 
 mod client;
+mod raft;
+mod script;
 mod wire;

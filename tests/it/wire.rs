@@ -1,7 +1,7 @@
 //! The bytes on the wire: golden for every kind, and robust against all others.
 //!
-//! A golden file that differs is a change of the protocol: it needs a new version, not a new file. To write
-//! the files of new kinds, remove nothing and run with `MARGAY_GOLDEN=write`.
+//! A golden file that differs is a change of the protocol: it needs a new version, not a new file.
+//! To write the files of new kinds, remove nothing and run with `MARGAY_GOLDEN=write`.
 
 use std::path::Path;
 
@@ -439,9 +439,14 @@ fn seal(bytes: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        cases: 2_000,
+        ..Default::default()
+    })]
 
-    /// Bytes of any kind: refused or, with right checksums, understood in exactly one way. Never a panic.
+    /// Bytes of any kind: refused or, with right checksums, understood in exactly one way. Never a
+    /// panic.
     #[test]
     fn random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = wire::peek(&bytes);
@@ -450,7 +455,8 @@ proptest! {
         prop_assert!(Hello::decode(&bytes).is_err());
     }
 
-    /// Hostile frames: right checksums around changed fields. What is accepted encodes to the same bytes.
+    /// Hostile frames: right checksums around changed fields. What is accepted encodes to the same
+    /// bytes.
     #[test]
     fn sealed_mutations_are_refused_or_understood_exactly(
         which in any::<prop::sample::Index>(),
