@@ -18,7 +18,7 @@ mod mesh;
 mod net;
 mod node;
 mod outbox;
-pub(crate) mod preflight;
+pub mod preflight;
 mod reader;
 mod ring;
 mod start;
@@ -39,10 +39,10 @@ use crate::wire::Frame;
 use disk::GroupDisk;
 use greet::Door;
 use net::Net;
-pub(crate) use node::Node;
 use node::Hush;
+pub(crate) use node::{Counters, Node};
 use ring::{Completion, Ring};
-pub(crate) use start::{Plan, start};
+pub(crate) use start::{Plan, Running, driver_tag, join, start};
 
 /// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica is one.
 pub trait Group {

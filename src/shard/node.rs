@@ -119,6 +119,11 @@ impl Node {
         self.addresses.lock().expect("nobody panics while holding the addresses").get(&id).copied()
     }
 
+    pub(crate) fn set_address(&self, id: NodeId, address: SocketAddr) {
+        let mut addresses = self.addresses.lock().expect("nobody panics while holding them");
+        addresses.insert(id, address);
+    }
+
     pub(crate) fn counters(&self, shard: usize) -> &Counters {
         &self.counters[shard]
     }

@@ -293,64 +293,76 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// SIGINT and SIGTERM as a descriptor to read from, blocked for the calling thread and all that it starts.
-pub(crate) struct Signals {
-    fd: OwnedFd,
-    before: libc::sigset_t,
+/// SIGINT and SIGTERM as a descriptor to read from.
+pub(crate) struct Signals(OwnedFd);
+
+/// The mask a thread had before [`block_signals`]; dropping it restores that.
+pub(crate) struct SignalMask(libc::sigset_t);
+
+/// Blocks SIGINT and SIGTERM for the calling thread and all that it starts.
+pub(crate) fn block_signals() -> io::Result<(SignalMask, Signals)> {
+    // SAFETY: all zeros is a valid sigset_t; the calls write inside the sets.
+    let (set, before, result) = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        let result = libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
+        (set, before, result)
+    };
+    if result != 0 {
+        return Err(io::Error::from_raw_os_error(result));
+    }
+    let mask = SignalMask(before);
+    // SAFETY: `set` is initialised; the descriptor is new and ours alone.
+    let signals = unsafe {
+        let fd = check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Signals(OwnedFd::from_raw_fd(fd))
+    };
+    Ok((mask, signals))
 }
 
 impl Signals {
-    pub(crate) fn block() -> io::Result<Signals> {
-        // SAFETY: all zeros is a valid sigset_t; sigemptyset and sigaddset write inside it.
-        let (set, before, fd) = unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGINT);
-            libc::sigaddset(&mut set, libc::SIGTERM);
-            let result = libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
-            if result != 0 {
-                return Err(io::Error::from_raw_os_error(result));
-            }
-            (set, before, libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
-        };
-        let _ = set;
-        // SAFETY: the descriptor is new and ours alone.
-        Ok(Signals { fd: unsafe { OwnedFd::from_raw_fd(check(fd)?) }, before })
-    }
-
-    /// The next signal that has arrived, without waiting.
-    pub(crate) fn take(&self) -> Option<i32> {
+    /// Takes the next signal, without waiting. `false`: there is none.
+    pub(crate) fn take(&self) -> bool {
         // SAFETY: all zeros is a valid signalfd_siginfo for the read to fill.
         let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: `info` is writable for `size` bytes.
-        let got = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), size) };
-        (got == size as isize).then_some(info.ssi_signo as i32)
+        let got = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
+        got == size as isize
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }
 
-impl Drop for Signals {
+impl Drop for SignalMask {
     fn drop(&mut self) {
-        // SAFETY: `before` is the mask that this thread had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+        // SAFETY: `0` is the mask that this thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }
 
-/// Waits until one of the descriptors can be read or `millis` have passed.
-pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], millis: c_int) {
+/// Ends the process without running anything else.
+pub(crate) fn exit_now(code: c_int) -> ! {
+    // SAFETY: a plain call that does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Waits until one of the descriptors can be read or `millis` have passed (negative: for ever). Says which can.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], millis: c_int) -> Vec<bool> {
     let mut polls: Vec<libc::pollfd> = fds
         .iter()
         .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
     // SAFETY: an array of valid pollfds of the length given. Errors (EINTR) are an early return.
     unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, millis) };
+    polls.iter().map(|poll| poll.revents != 0).collect()
 }
 
 /// A descriptor as glommio's executor reads it.
