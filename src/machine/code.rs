@@ -73,7 +73,7 @@ codes! {
     /// A checksum does not match.
     CORRUPT = 105, NotApplied, "checksum mismatch; the bytes were damaged on their way";
     /// No such kind or schema of operation in this version.
-    UNKNOWN_KIND = 106, NotApplied, "unknown operation; the server is older than the client";
+    BAD_KIND = 106, NotApplied, "unknown operation; the server is older than the client";
     /// The payload is not what its kind and schema say.
     BAD_PAYLOAD = 107, NotApplied, "the operation's bytes are not valid";
 
@@ -117,18 +117,21 @@ codes! {
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
 
-    /// The session is not known: expired, closed, or never registered.
-    SESSION_EXPIRED = 401, NotApplied, "the session has expired; what it held is released";
+    /// The session is not known: expired, closed, or never registered. What it sent before may have been
+    /// applied.
+    SESSION_EXPIRED = 401, Unknown, "the session has expired; what it held is released";
     /// The command was applied, its reply is no longer kept or was too large to keep.
     REPLY_GONE = 402, Applied, "applied, but its reply is no longer kept";
     /// A command's sequence is not the next one.
-    SEQUENCE = 403, NotApplied, "a command before this one is missing";
+    SEQUENCE_GAP = 403, NotApplied, "a command before this one is missing";
     /// Another connection has attached to the session.
     SESSION_MOVED = 404, Unknown, "the session was attached from another connection";
     /// The key of an attach is not the session's.
     SESSION_KEY = 405, NotApplied, "wrong key for this session";
     /// A session time-out out of range.
-    SESSION_TIMEOUT = 406, NotApplied, "session time-outs are 1 to 300 seconds";
+    BAD_TIMEOUT = 406, NotApplied, "session time-outs are 1 to 300 seconds";
+    /// The connection has not registered or attached a session.
+    NO_SESSION = 407, NotApplied, "register or attach a session first";
 
     /// No more connections.
     TOO_MANY_CONNECTIONS = 501, NotApplied, "too many connections; close some or raise the limit";
@@ -157,6 +160,8 @@ codes! {
     TIMEOUT = 708, Unknown, "no answer in time";
     /// The client was closed with the operation under way.
     CLIENT_CLOSED = 709, Unknown, "the client was closed while the operation was under way";
+    /// A new leader that has not applied its first entry yet.
+    NOT_READY = 710, NotApplied, "the leader is new and not ready yet; try again";
 
     /// No space for the log.
     DISK_FULL = 801, NotApplied, "disk full; reads go on, writes resume when there is space";

@@ -84,6 +84,26 @@ impl Event {
             + self.old.as_ref().map_or(0, Pair::size)
     }
 
+    /// Whether it passes a subscription's filter, in the form [`Filter::encode`] gives it. One that is not
+    /// well formed passes nothing; refuse it with [`Filter::decode`] before.
+    #[must_use]
+    pub fn passes(&self, filter: &[u8]) -> bool {
+        match (filter, self.key()) {
+            ([], _) | ([1 | 2, ..], None) => true,
+            ([1, wanted @ ..], Some(key)) => wanted == key,
+            ([2, prefix @ ..], Some(key)) => key.starts_with(prefix),
+            _ => false,
+        }
+    }
+
+    /// The payload as it travels; see [`Event::encode`].
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size());
+        self.encode(&mut out);
+        out
+    }
+
     /// Appends the payload as it travels: key, new value, old value, each after a length.
     pub fn encode(&self, out: &mut Vec<u8>) {
         bytes::put_optional(out, self.key());
@@ -134,16 +154,6 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Whether the event passes.
-    #[must_use]
-    pub fn matches(&self, event: &Event) -> bool {
-        match (self, event.key()) {
-            (Filter::All, _) | (_, None) => true,
-            (Filter::Key(wanted), Some(key)) => wanted == key,
-            (Filter::Prefix(prefix), Some(key)) => key.starts_with(prefix),
-        }
-    }
-
     /// Appends the form that travels: nothing for all, else one byte and the key.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (tag, key) = match self {
@@ -170,21 +180,16 @@ impl Filter {
     }
 }
 
-/// How a read of a resource's ring went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What is kept of a resource's events after a position.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Events {
-    /// The events after the given position were appended; `more` says whether the limit cut them short.
-    Read {
-        /// Ask again after the last one.
-        more: bool,
-    },
-    /// Events between the given position and `oldest` are no longer kept.
+    /// All of them that pass the filter, in order.
+    Some(Vec<(Index, Event)>),
+    /// Some between the position and `oldest` are no longer kept.
     Lagged {
-        /// Index of the oldest event still kept, or of the next to come.
+        /// Index of the oldest event still kept, or of the last one there was.
         oldest: Index,
     },
-    /// There is no such resource.
-    NoSuchResource,
 }
 
 /// A change of what a session holds or waits for. The sum of a session's notices is what

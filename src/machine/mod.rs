@@ -5,11 +5,16 @@
 //! time is the log time of the batch being applied. What resources there are is not known here.
 
 pub mod bytes;
+pub mod clock;
 pub mod code;
 pub mod event;
+mod group;
+pub mod session;
 
 pub use code::{Code, Outcome};
 pub use event::{Event, EventPayload, Events, Filter, Notice, NoticeState, Pair};
+pub use group::{FrozenMachine, Machine, RestoringMachine};
+pub use session::{Session, Sessions};
 
 use margay_log::id::{Index, Micros};
 use std::fmt;
@@ -120,8 +125,6 @@ pub enum Level {
     /// It sees everything that was acknowledged to anybody before it was asked.
     #[default]
     Linearizable,
-    /// The same while clocks drift less than the configured bound; one message cheaper.
-    Lease,
     /// From any replica; never older than what the session has seen.
     Sequential,
 }
@@ -280,21 +283,15 @@ pub trait StateMachine: Sized {
     /// Appends everything the session holds or waits for at `now`.
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>);
 
-    /// Appends kept events of a resource after a position, at most `limit`, that pass the filter.
-    fn events(
-        &self,
-        resource: ResourceId,
-        after: (Index, u32),
-        filter: &Filter,
-        limit: usize,
-        out: &mut Vec<(Index, Event)>,
-    ) -> Events;
+    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]). A resource
+    /// that does not exist has none.
+    fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events;
 
     /// A view of the state as it is now. Copies pointers, not data.
     fn freeze(&self) -> Self::Frozen;
 
-    /// Begins to rebuild a state from what its frozen view wrote.
-    fn restore() -> Self::Restoring;
+    /// Begins to rebuild a state from what its frozen view wrote as of the entry `applied`.
+    fn restore(applied: Index) -> Self::Restoring;
 }
 
 /// A state as it was at one index, written out slice by slice. Equal states write equal bytes.
@@ -344,7 +341,7 @@ pub enum RestoreError {
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub enum EndReason {
     /// At its own wish.
     Closed,
     /// It was silent for longer than its time-out.
@@ -372,20 +369,28 @@ pub trait Sink {
     fn notice(&mut self, notice: &Notice);
 
     /// A session is registered; again with the same key, the same session.
-    fn registered(&mut self, index: Index, session: SessionId, key: [u8; 16], timeout: Micros);
+    fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros);
 
     /// A session is over.
-    fn ended(&mut self, index: Index, session: SessionId, reason: Ended);
+    fn ended(&mut self, index: Index, session: SessionId, reason: EndReason);
 }
 
 /// What is known of a command before it is proposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admit<'a> {
-    /// Above what has been applied. Whether it is the next one only the replica knows, who also knows what
-    /// is proposed but not applied.
+    /// The one after the last applied.
     Next,
-    /// Applied: its code, its reply, and the index where it took effect.
-    Cached(Code, &'a [u8], Index),
+    /// Further on. Whether what is between is proposed only the replica knows.
+    Ahead,
+    /// Applied, and its reply is kept.
+    Cached {
+        /// Where it took effect.
+        index: Index,
+        /// How it ended.
+        code: Code,
+        /// Its reply.
+        payload: &'a [u8],
+    },
     /// Applied, but the reply is no longer kept.
     Gone,
     /// No such session.

@@ -134,12 +134,6 @@ impl<T> Reply<T> {
         Reply { source: Source::Ready(Some(result)) }
     }
 
-    /// A reply that takes several steps. What must be sent at once is sent before this is called: nothing in
-    /// `steps` runs before somebody awaits or waits.
-    pub fn steps(steps: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Reply<T> {
-        Reply { source: Source::Steps(Box::pin(steps)) }
-    }
-
     /// Blocks the thread until the result is there. Not for use inside an executor.
     ///
     /// # Errors
@@ -150,12 +144,28 @@ impl<T> Reply<T> {
 }
 
 impl<T: Send + 'static> Reply<T> {
-    /// Reads the result once it is there.
+    /// Reads a good result once it is there.
     pub fn and_then<U: Send + 'static>(
         self,
         read: impl FnOnce(T) -> Result<U, Failure> + Send + 'static,
     ) -> Reply<U> {
-        Reply::steps(async move { read(self.await?) })
+        self.map(|result| result.and_then(read))
+    }
+
+    /// Reads the result, good or bad, once it is there.
+    pub fn map<U: Send + 'static>(
+        self,
+        read: impl FnOnce(Result<T, Failure>) -> Result<U, Failure> + Send + 'static,
+    ) -> Reply<U> {
+        Reply { source: Source::Steps(Box::pin(async move { read(self.await) })) }
+    }
+
+    /// Goes on with another reply once the result is there. `next` runs when somebody awaits or waits.
+    pub fn then<U: Send + 'static>(
+        self,
+        next: impl FnOnce(Result<T, Failure>) -> Reply<U> + Send + 'static,
+    ) -> Reply<U> {
+        Reply { source: Source::Steps(Box::pin(async move { next(self.await).await })) }
     }
 }
 
@@ -260,11 +270,48 @@ pub enum Delivery {
 }
 
 /// Events as they come. Dropping it ends the subscription.
+#[derive(Debug)]
 pub struct Subscription {
     queue: Arc<Queue>,
 }
 
+/// Events of one type of resource as they come. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Watch<E> {
+    subscription: Subscription,
+    read: fn(Delivery) -> Result<E, Failure>,
+}
+
+impl<E> Watch<E> {
+    /// Reads what a subscription delivers.
+    pub fn new(subscription: Subscription, read: fn(Delivery) -> Result<E, Failure>) -> Watch<E> {
+        Watch { subscription, read }
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// The reason why there will be none.
+    pub async fn next(&mut self) -> Result<E, Failure> {
+        self.subscription.next().await.and_then(self.read)
+    }
+
+    /// Blocks the thread until the next event.
+    ///
+    /// # Errors
+    /// The reason why there will be none.
+    pub fn wait_next(&mut self) -> Result<E, Failure> {
+        self.subscription.wait_next().and_then(self.read)
+    }
+
+    /// An event that is there already.
+    pub fn try_next(&mut self) -> Option<Result<E, Failure>> {
+        self.subscription.try_next().map(self.read)
+    }
+}
+
 /// Fills a [`Subscription`]. Dropped, it ends the stream with [`Code::CLIENT_CLOSED`].
+#[derive(Debug)]
 pub struct Feed {
     queue: Arc<Queue>,
 }
@@ -272,11 +319,12 @@ pub struct Feed {
 /// Deliveries kept for a reader that is slow, at most; beyond it the reader has lagged.
 pub const FEED_MAX: usize = 4_096;
 
+#[derive(Debug)]
 struct Queue {
     state: Mutex<QueueState>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct QueueState {
     waiting: std::collections::VecDeque<Delivery>,
     end: Option<Failure>,
