@@ -125,10 +125,6 @@ impl Segments {
         &self.terms
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.list.len()
-    }
-
     /// Where the next frame would go if it fits.
     pub(crate) fn cursor(&self) -> Position {
         let active = self.active();
