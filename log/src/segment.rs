@@ -125,66 +125,6 @@ impl Segments {
         &self.terms
     }
 
-    /// Where the next frame would go.
-    pub(crate) cursor: u64,
-    /// Its space is prepared.
-    pub(crate) ready: bool,
-    /// The log's last index when it went on in the next segment, or now; beyond all while it is a
-    /// spare.
-    end: Index,
-    batches: Vec<BatchRef>,
-}
-
-impl Segment {
-    pub(crate) fn new(number: SegmentNumber, size: u64, ready: bool) -> Segment {
-        assert!(size > BLOCK as u64 && size.is_multiple_of(BLOCK as u64));
-        let batches = Vec::new();
-        Segment { number, size, cursor: BLOCK as u64, ready, end: Index::ZERO, batches }
-    }
-
-    pub(crate) fn room(&self) -> u64 {
-        self.size - self.cursor
-    }
-
-    pub(crate) fn batches(&self) -> &[BatchRef] {
-        &self.batches
-    }
-}
-
-/// All segments, and the shape of the log.
-#[derive(Debug)]
-pub(crate) struct Segments {
-    list: VecDeque<Segment>,
-    /// Which of `list` takes the next batch.
-    active: usize,
-    start: BatchEnd,
-    last: BatchEnd,
-    /// Each term of the log with its first index, rising in both.
-    terms: Vec<(Term, Index)>,
-}
-
-impl Segments {
-    /// An empty log behind `start`, without segments.
-    pub(crate) fn new(start: BatchEnd) -> Segments {
-        Segments { list: VecDeque::new(), active: 0, start, last: start, terms: Vec::new() }
-    }
-
-    pub(crate) fn start(&self) -> BatchEnd {
-        self.start
-    }
-
-    pub(crate) fn last(&self) -> BatchEnd {
-        self.last
-    }
-
-    pub(crate) fn terms(&self) -> &[(Term, Index)] {
-        &self.terms
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.list.len()
-    }
-
     /// Where the next frame would go if it fits.
     pub(crate) fn cursor(&self) -> Position {
         let active = self.active();

@@ -117,8 +117,9 @@ codes! {
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
 
-    /// The session is not known: expired, closed, or never registered.
-    SESSION_EXPIRED = 401, NotApplied, "the session has expired; what it held is released";
+    /// The session is not known: expired, closed, or never registered. What it sent before may have been
+    /// applied.
+    SESSION_EXPIRED = 401, Unknown, "the session has expired; what it held is released";
     /// The command was applied, its reply is no longer kept or was too large to keep.
     REPLY_GONE = 402, Applied, "applied, but its reply is no longer kept";
     /// A command's sequence is not the next one.

@@ -201,7 +201,7 @@ impl<S: StateMachine> Machine<S> {
             applied: Index::ZERO,
             time: LogTime::default(),
             sessions: Sessions::default(),
-            state: S::restore(),
+            state: None,
             stage: Stage::Head,
             chunks: 0,
         }
@@ -316,7 +316,8 @@ pub struct RestoringMachine<S: StateMachine> {
     applied: Index,
     time: LogTime,
     sessions: Sessions,
-    state: S::Restoring,
+    /// From the head on.
+    state: Option<S::Restoring>,
     stage: Stage,
     chunks: u64,
 }
@@ -337,7 +338,7 @@ impl<S: StateMachine> Restoring for RestoringMachine<S> {
                 self.stage
             }
             (Stage::Sessions(_) | Stage::State, STATE) => {
-                self.state.feed(body)?;
+                self.state.as_mut().ok_or(out_of_order)?.feed(body)?;
                 Stage::State
             }
             (Stage::State, END) if body == self.chunks.to_le_bytes() => Stage::Done,
@@ -348,9 +349,9 @@ impl<S: StateMachine> Restoring for RestoringMachine<S> {
     }
 
     fn finish(self) -> Result<Machine<S>, RestoreError> {
-        if self.stage != Stage::Done {
+        let (Stage::Done, Some(state)) = (self.stage, self.state) else {
             return Err(RestoreError::Incomplete);
-        }
+        };
         let newest = self.sessions.iter().last().map_or(0, |(newest, _)| newest.0);
         if newest > self.applied.0 {
             return Err(RestoreError::Damaged { what: "a session" });
@@ -359,7 +360,7 @@ impl<S: StateMachine> Restoring for RestoringMachine<S> {
             applied: self.applied,
             clock: Clock::at(self.time),
             sessions: self.sessions,
-            state: self.state.finish()?,
+            state: state.finish()?,
             effects: Effects::new(),
         })
     }
@@ -376,6 +377,7 @@ impl<S: StateMachine> RestoringMachine<S> {
         self.applied = Index(reader.u64().map_err(damaged)?);
         self.time = LogTime(reader.u64().map_err(damaged)?);
         reader.end().map_err(damaged)?;
+        self.state = Some(S::restore(self.applied));
         Ok(Stage::Sessions(SessionId(0)))
     }
 }

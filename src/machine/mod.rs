@@ -290,8 +290,8 @@ pub trait StateMachine: Sized {
     /// A view of the state as it is now. Copies pointers, not data.
     fn freeze(&self) -> Self::Frozen;
 
-    /// Begins to rebuild a state from what its frozen view wrote.
-    fn restore() -> Self::Restoring;
+    /// Begins to rebuild a state from what its frozen view wrote as of the entry `applied`.
+    fn restore(applied: Index) -> Self::Restoring;
 }
 
 /// A state as it was at one index, written out slice by slice. Equal states write equal bytes.

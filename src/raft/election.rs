@@ -41,8 +41,10 @@ impl Raft {
     /// Check-quorum: when a leader gives up, unless a quorum answers. It waits for the longest
     /// time-out: its followers must not find it gone before they would have missed it.
     pub(super) fn quorum_deadline(&self, leader: &Leader) -> Option<Micros> {
-        let heard = self.agreed(leader, Micros(u64::MAX), |peer| peer.heard)?;
-        Some(heard.after(self.config.election_max))
+        let always = Micros(u64::MAX);
+        let heard = self.agreed(leader, always, |peer| peer.heard)?;
+        // The only voter hears a quorum as long as it lives.
+        (heard < always).then(|| heard.after(self.config.election_max))
     }
 
     /// What a quorum has reached, where this node itself is at `own`.

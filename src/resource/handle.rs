@@ -3,7 +3,7 @@
 use super::codec::Encode;
 use super::{Answer, Directory, Failure, Reply, Submit, Subscription};
 use crate::machine::bytes::{self, Reader};
-use crate::machine::{Filter, Level, ResourceId};
+use crate::machine::{Code, Filter, Level, ResourceId};
 use margay_log::id::Index;
 
 /// A resource and the way to it.
@@ -96,6 +96,12 @@ pub enum Swap<T> {
     Done(Index),
     /// It did not; what is there.
     Conflict(T),
+}
+
+/// A version in a snapshot: not 0, and not above what was applied.
+pub(super) fn thaw_version(reader: &mut Reader<'_>, applied: Index) -> Result<Index, Code> {
+    let version = Index(reader.u64()?);
+    if Index::ZERO < version && version <= applied { Ok(version) } else { Err(Code::BAD_PAYLOAD) }
 }
 
 /// Appends a version, 0 for none, and the value to the end.

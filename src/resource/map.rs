@@ -9,7 +9,7 @@ pub use handle::{Map, MapEntry, MapEvent, MapPage, MapRange};
 
 use super::Resource;
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
-use super::handle::{put_swap, put_versioned};
+use super::handle::{put_swap, put_versioned, thaw_version};
 use super::snapshot::Items;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Commit, Effects, Pair, Query, kind};
@@ -241,9 +241,9 @@ impl Resource for MapState {
         None
     }
 
-    fn thaw(&mut self, item: &[u8]) -> Result<(), Code> {
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
         let mut reader = Reader::new(item);
-        let version = Index(reader.u64()?);
+        let version = thaw_version(&mut reader, applied)?;
         let pair = Pair::new(reader.bytes()?, reader.bytes()?);
         reader.end()?;
         let held = Held { pair, version };

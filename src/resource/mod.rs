@@ -5,19 +5,26 @@
 //! in the same process and the simulator carry operations alike.
 
 pub mod codec;
+pub mod counter;
 pub mod directory;
 pub mod handle;
+pub mod lock;
 pub mod map;
 pub mod registry;
 pub mod reply;
 mod ring;
 pub mod snapshot;
+pub mod value;
+pub mod waiters;
 
+pub use counter::Counter;
 pub use directory::Directory;
 pub use handle::{Handle, Swap, Versioned};
+pub use lock::{Lock, LockGuard};
 pub use map::Map;
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
+pub use value::Value;
 
 use crate::machine::clock::Due;
 use crate::machine::{
@@ -128,11 +135,11 @@ pub trait Resource: Send + Sync + fmt::Debug {
     /// which to go on, else `None`.
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>>;
 
-    /// Takes back an item that [`Resource::freeze`] wrote, in the same order.
+    /// Takes back an item that [`Resource::freeze`] wrote as of the entry `applied`, in the same order.
     ///
     /// # Errors
     /// Where it is anything else.
-    fn thaw(&mut self, item: &[u8]) -> Result<(), Code>;
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code>;
 
     /// A copy that shares its structure.
     fn boxed_clone(&self) -> Box<dyn Resource>;
@@ -168,12 +175,32 @@ struct Type {
 }
 
 /// All types there are, by kind.
-static TYPES: &[Type] = &[Type {
-    kind: kind::MAP,
-    name: "map",
-    check: map::check,
-    create: without_options::<map::MapState>,
-}];
+static TYPES: &[Type] = &[
+    Type {
+        kind: kind::VALUE,
+        name: "value",
+        check: value::check,
+        create: without_options::<value::ValueState>,
+    },
+    Type {
+        kind: kind::COUNTER,
+        name: "counter",
+        check: counter::check,
+        create: without_options::<counter::CounterState>,
+    },
+    Type {
+        kind: kind::MAP,
+        name: "map",
+        check: map::check,
+        create: without_options::<map::MapState>,
+    },
+    Type {
+        kind: kind::LOCK,
+        name: "lock",
+        check: lock::check,
+        create: without_options::<lock::LockState>,
+    },
+];
 
 fn type_of(kind: u8) -> Option<&'static Type> {
     TYPES.iter().find(|known| known.kind == kind)

@@ -42,9 +42,9 @@ impl Weather {
     /// Some weather, from fair to foul.
     pub(super) fn draw(rng: &mut Rng) -> Weather {
         Weather {
-            lost: if rng.chance(500) { rng.below(150) } else { 0 },
-            doubled: if rng.chance(500) { rng.below(100) } else { 0 },
-            dawdles: if rng.chance(500) { rng.below(100) } else { 0 },
+            lost: if rng.chance(1, 2) { rng.below(150) } else { 0 },
+            doubled: if rng.chance(1, 2) { rng.below(100) } else { 0 },
+            dawdles: if rng.chance(1, 2) { rng.below(100) } else { 0 },
             dawdle: Micros::from_millis(1 + rng.below(300)),
             usual_min: Micros(20 + rng.below(200)),
             usual_max: Micros(300 + rng.below(5_000)),
@@ -81,18 +81,18 @@ impl Network {
 
     /// When the copies of a frame arrive after it was sent: none if it is lost, two if it is doubled.
     pub(super) fn delays(&self, rng: &mut Rng, from: End, to: End) -> [Option<Micros>; 2] {
-        if !self.reaches(from, to) || rng.chance(self.weather.lost) {
+        if !self.reaches(from, to) || rng.chance(self.weather.lost, 1_000) {
             return [None, None];
         }
         let first = self.delay(rng);
-        let second = rng.chance(self.weather.doubled).then(|| self.delay(rng));
+        let second = rng.chance(self.weather.doubled, 1_000).then(|| self.delay(rng));
         [Some(first), second]
     }
 
     /// How long one frame takes.
     pub(super) fn delay(&self, rng: &mut Rng) -> Micros {
         let Weather { dawdles, dawdle, usual_min, usual_max, .. } = self.weather;
-        if rng.chance(dawdles) {
+        if rng.chance(dawdles, 1_000) {
             Micros(usual_max.0 + rng.below(dawdle.0.max(1)))
         } else {
             Micros(usual_min.0 + rng.below(usual_max.since(usual_min).0.max(1)))

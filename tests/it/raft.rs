@@ -121,7 +121,8 @@ impl Play {
         if command.name == "drop" {
             for lost in &taken {
                 let text = draw::message(&lost.message);
-                self.cluster.note(false, format!("n{} ⇥ n{} {text} lost", lost.from, lost.to));
+                let (from, to) = (lost.from, lost.to);
+                self.cluster.note(false, format_args!("n{from} ⇥ n{to} {text} lost"));
             }
             return;
         }

@@ -2,6 +2,7 @@
 //! as it runs. Batches have no bytes here, only a number and a digest of everything before them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 use margay::raft::Raft;
 use margay::raft::message::{Body, Config, Input, Message, Output, ReadId, Restored, RoleKind};
@@ -57,6 +58,8 @@ pub(crate) struct Cluster {
     pub(crate) cut: BTreeSet<(u32, u32)>,
     /// What happened: (worth telling, as text).
     pub(crate) trace: Vec<(bool, String)>,
+    /// Nobody reads it.
+    pub(crate) untold: bool,
     window_bytes: u64,
     seed: u64,
     contents: u64,
@@ -106,8 +109,11 @@ impl Cluster {
         leaders.max_by_key(|(_, raft)| raft.term()).map(|(id, _)| *id)
     }
 
-    pub(crate) fn note(&mut self, news: bool, text: String) {
-        self.trace.push((news, text));
+    /// Writes down what happened, if anybody reads it.
+    pub(crate) fn note(&mut self, news: bool, text: fmt::Arguments<'_>) {
+        if !self.untold {
+            self.trace.push((news, text.to_string()));
+        }
     }
 
     /// Loses all that is not durable, after the first `lands` log writes under way have landed.
@@ -122,7 +128,7 @@ impl Cluster {
         node.no_op_due = false;
         node.log = node.disk.clone();
         self.reads.retain(|_, (asked, _)| *asked != id);
-        self.note(false, format!("n{id} crashes"));
+        self.note(false, format_args!("n{id} crashes"));
     }
 
     pub(crate) fn restart(&mut self, id: u32) {
@@ -178,7 +184,7 @@ impl Cluster {
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let Envelope { from, to, message, batch } = envelope;
         if self.cut.contains(&(from, to)) || self.raft(to).is_none() {
-            self.note(false, format!("n{from} ⇥ n{to} {} lost", draw::message(&message)));
+            self.note(false, format_args!("n{from} ⇥ n{to} {} lost", draw::message(&message)));
             return;
         }
         self.step(to, Input::Message { from: NodeId(from), message }, batch);
@@ -229,12 +235,14 @@ impl Cluster {
 
     /// Does what the core says, as the replica would; returns what it says to that.
     fn carry_out(&mut self, id: u32, output: Output, batch: Option<Batch>) -> Vec<Output> {
-        if let Some(text) = draw::output(&output) {
+        if !self.untold
+            && let Some(text) = draw::output(&output)
+        {
             let news = !matches!(
                 output,
                 Output::Send { .. } | Output::Accept { .. } | Output::Persist { .. }
             );
-            self.note(news, format!("n{id} {text}"));
+            self.note(news, format_args!("n{id} {text}"));
         }
         match output {
             Output::Persist { ticket, term, vote } => {
@@ -300,7 +308,7 @@ impl Cluster {
             sends.push((Message { term: head.term, body }, *batch));
         }
         for (message, batch) in sends {
-            self.note(false, format!("n{id} → n{} {}", to.0, draw::message(&message)));
+            self.note(false, format_args!("n{id} → n{} {}", to.0, draw::message(&message)));
             self.check_message(id, to, &message);
             self.net.push(Envelope { from: id, to: to.0, message, batch: Some(batch) });
         }
