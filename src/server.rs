@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use margay_log::Opened;
-use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
+use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 
 use crate::config;
 use crate::error::Error;
@@ -513,4 +513,16 @@ fn plan(
         plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));
     }
     Ok(plans)
+}
+
+fn open_log(
+    node: &Node,
+    group: GroupId,
+    _path: &std::path::Path,
+    _slot: usize,
+) -> Result<(Opened, margay_log::disk::uring::Driver), Error> {
+    let mut storage = margay_log::disk::direct::Memory::default();
+    let options = margay_log::Options { cluster: node.cluster, group, incarnation: node.incarnation, ..Default::default() };
+    let opened = margay_log::open(&mut storage, options).map_err(|e| Error::Log { group: group.0, cause: e.to_string() })?;
+    Ok((opened, margay_log::disk::uring::Driver))
 }
