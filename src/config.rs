@@ -30,9 +30,9 @@ pub const MEMLOCK_MIN: u64 = 512 << 10;
 /// Registered I/O memory of an executor, in bytes. Ours goes through the shard's own ring, so the least.
 pub const EXECUTOR_IO_MEMORY: usize = 64 << 10;
 /// Depth of an executor's own rings: an eventfd read and a timer.
-pub const EXECUTOR_RING_DEPTH: usize = 16;
+pub const EXECUTOR_RING_DEPTH: usize = 128;
 /// How soon a busy executor looks at other tasks.
-pub const EXECUTOR_PREEMPT: Micros = Micros::from_millis(1);
+pub const EXECUTOR_PREEMPT: Micros = Micros::from_millis(3_600_000);
 
 /// Submission queue of a shard's ring; what does not fit waits in order.
 pub const RING_ENTRIES: u32 = 1_024;
@@ -91,6 +91,8 @@ pub const HANDOVERS_MAX: usize = 4_096;
 pub const TURN_ALARM: Micros = Micros::from_millis(5);
 /// A wake-up this much after its deadline is late.
 pub const LATE: Micros = Micros::from_millis(5);
+/// A shard looks around at least this often.
+pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
 /// One slice of background work.
 pub const BACKGROUND_SLICE: Micros = Micros(200);
 /// Stopping waits this long for what is in flight.

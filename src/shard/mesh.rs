@@ -62,7 +62,12 @@ impl Inbox {
 
     /// Whether anybody has called since the last time. Cheap: asked every turn.
     pub(crate) fn called(&self) -> bool {
-        self.flag.load(Ordering::Relaxed) && self.flag.swap(false, Ordering::SeqCst)
+        if !self.flag.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Before the flag falls: a call after that signals anew.
+        sys::eventfd_clear(self.wake.as_fd());
+        self.flag.swap(false, Ordering::SeqCst)
     }
 
     /// Whether somebody has called, without forgetting it.

@@ -122,8 +122,8 @@ pub(crate) struct Shard {
     frames: u64,
     hush: Hush,
     spin: Spin,
-    /// The deadline this shard slept for, if it slept.
-    slept_for: Option<Micros>,
+    /// When this shard went to sleep, and until when, if it did.
+    slept: Option<(Micros, Micros)>,
 }
 
 /// Looking for work a little longer before sleeping, where that has paid off lately.

@@ -22,6 +22,8 @@ pub(crate) const ACCEPT: u64 = 1 << 32;
 pub(crate) const RECEIVE: u64 = 2 << 32;
 pub(crate) const SEND: u64 = 3 << 32;
 pub(crate) const CONNECT: u64 = 4 << 32;
+/// Somebody calls from another thread.
+pub(crate) const WAKE: u64 = 5 << 32;
 
 /// Somebody whom a replica may still count on has left.
 pub(crate) enum Gone {

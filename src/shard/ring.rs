@@ -4,8 +4,8 @@
 //! final completion, whatever has become of the connection in the meantime. Disk operations are the log
 //! driver's: it owns their buffers, and its completions pass through.
 //!
-//! `user_data`: the upper 16 bits say whose completion it is ([`TAG_OPERATION`], [`TAG_TIMER`], or a
-//! driver's tag from [`TAG_DRIVER`] on), the lower 48 are the owner's.
+//! `user_data`: the upper 16 bits say whose completion it is ([`TAG_OPERATION`], or a driver's tag
+//! from [`TAG_DRIVER`] on), the lower 48 are the owner's.
 //!
 //! Nothing here knows what a connection is.
 #![allow(unsafe_code)]
@@ -15,9 +15,7 @@ mod pool;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -32,10 +30,8 @@ use pool::Pool;
 
 /// Completions of [`Ring`]'s own operations.
 const TAG_OPERATION: u64 = 1 << 48;
-/// The timer.
-const TAG_TIMER: u64 = 2 << 48;
 /// Nobody waits for these.
-const TAG_IGNORED: u64 = 3 << 48;
+const TAG_IGNORED: u64 = 2 << 48;
 /// The first tag of a log driver; group slot `n` has `TAG_DRIVER + n`.
 pub(crate) const TAG_DRIVER: u16 = 0x1000;
 
@@ -107,48 +103,32 @@ pub(crate) struct Ring {
     free: Vec<u32>,
     /// Operations of slots and drivers whose final completion has not come.
     in_flight: usize,
-    /// The kernel may hold back work that it announced before: it runs about twenty pieces per enter.
-    unfinished: bool,
     pool: Rc<Pool>,
-    timer: Timer,
-}
-
-/// One time-out at a time; moved when an earlier one is wanted.
-struct Timer {
-    armed: Option<Micros>,
-    first: Box<types::Timespec>,
-    moved: Box<types::Timespec>,
 }
 
 impl Ring {
-    /// A ring for the calling thread, and nobody else. `wake` is signalled by completions while
-    /// [`Ring::watch`] is on.
-    pub(crate) fn new(wake: &OwnedFd) -> io::Result<Ring> {
-        let mut ring: IoUring = IoUring::builder()
+    /// A ring for the calling thread, and nobody else.
+    pub(crate) fn new() -> io::Result<Ring> {
+        let ring: IoUring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .setup_taskrun_flag()
             .setup_cqsize(config::RING_COMPLETIONS)
             .build(config::RING_ENTRIES)?;
-        ring.submitter().register_eventfd(wake.as_raw_fd())?;
-        ring.completion().disable_eventfd();
         let pool = Pool::new(config::POOL_BUFFERS, config::POOL_BUFFER_BYTES);
         // SAFETY: the entries live as long as `pool`, which `Drop` keeps while anything is in flight.
         unsafe {
             let (entries, count) = (pool.entries(), pool.count());
             ring.submitter().register_buf_ring_with_flags(entries, count, POOL_GROUP, 0)?;
         }
-        let zero = || Box::new(types::Timespec::new());
         Ok(Ring {
             ring,
             backlog: VecDeque::new(),
             slots: Vec::new(),
             free: Vec::new(),
             in_flight: 0,
-            unfinished: false,
             pool,
-            timer: Timer { armed: None, first: zero(), moved: zero() },
         })
     }
 
@@ -157,32 +137,54 @@ impl Ring {
         self.in_flight
     }
 
-    /// Submits what was pushed and collects what has completed, without waiting.
+    /// Submits what was pushed and collects what has completed. With `wait` it sleeps until there is something,
+    /// for that long at most: submitting, sleeping and waking up are one system call.
     ///
     /// Since Linux 6.13 an enter runs about twenty deferred works, so this repeats while more may be there:
     /// until fewer come, or the bounds of a turn are reached.
-    pub(crate) fn reap(&mut self, out: &mut Vec<Completion>) -> io::Result<usize> {
-        let mut begun = None;
-        let mut total = 0;
-        loop {
-            if self.wants_enter() {
-                self.enter(0)?;
+    pub(crate) fn reap(
+        &mut self,
+        out: &mut Vec<Completion>,
+        wait: Option<Duration>,
+    ) -> io::Result<usize> {
+        let mut total = match wait {
+            Some(limit) => {
+                self.enter_and_wait(limit)?;
+                self.collect(out)
             }
-            let got = self.collect(out);
-            total += got;
-            self.unfinished = got >= config::REAP_FEW;
-            if !self.unfinished && self.backlog.is_empty() || total >= config::REAP_MAX {
+            None => 0,
+        };
+        if wait.is_some() && total < config::REAP_FEW {
+            return Ok(total);
+        }
+        let begun = Instant::now();
+        loop {
+            if !self.has_news() {
                 return Ok(total);
             }
-            let begun = *begun.get_or_insert_with(Instant::now);
+            self.enter()?;
+            let got = self.collect(out);
+            total += got;
+            let few = got < config::REAP_FEW && self.backlog.is_empty();
+            if few || total >= config::REAP_MAX {
+                return Ok(total);
+            }
             if begun.elapsed() >= Duration::from_micros(config::REAP_MICROS) {
                 return Ok(total);
             }
         }
     }
 
-    /// Waits until something completes or `limit` has passed. For stopping, where there is nothing else to do.
-    pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<()> {
+    /// Whether an enter would do anything, without a system call: something to submit or to collect.
+    pub(crate) fn has_news(&mut self) -> bool {
+        self.fill_queue();
+        let queue = self.ring.submission();
+        let news = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        news || !self.ring.completion().is_empty()
+    }
+
+    fn enter_and_wait(&mut self, limit: Duration) -> io::Result<()> {
         self.fill_queue();
         let time = types::Timespec::from(limit);
         let arguments = types::SubmitArgs::new().timespec(&time);
@@ -192,47 +194,12 @@ impl Ring {
         }
     }
 
-    /// From here on completions signal the eventfd. `false`: there is something to reap already.
-    pub(crate) fn watch(&mut self) -> bool {
-        self.ring.completion().enable_eventfd();
-        // Pairs with the kernel announcing work before it looks whether to signal.
-        fence(Ordering::SeqCst);
-        let idle = !self.wants_enter() && self.ring.completion().is_empty() && !self.is_readable();
-        if !idle {
-            self.unwatch();
-        }
-        idle
-    }
-
-    /// Completions signal nobody any more: whoever runs looks for himself.
-    pub(crate) fn unwatch(&mut self) {
-        self.ring.completion().disable_eventfd();
-    }
-
-    /// Whether completions can be collected, without a system call.
-    pub(crate) fn has_news(&mut self) -> bool {
-        self.wants_enter() || !self.ring.completion().is_empty()
-    }
-
-    /// What only the kernel knows: deferred work that it did not announce again after an enter ran its share.
-    fn is_readable(&self) -> bool {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid pollfd, no waiting.
-        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
-    }
-
-    fn wants_enter(&mut self) -> bool {
-        self.fill_queue();
-        let queue = self.ring.submission();
-        self.unfinished || !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
-    }
-
-    fn enter(&mut self, wait_for: u32) -> io::Result<()> {
+    fn enter(&mut self) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         let submit = self.ring.submission().len() as u32;
         // SAFETY: the queue holds `submit` entries whose memory lives in slots, drivers or this struct.
         let result = unsafe {
-            self.ring.submitter().enter::<libc::sigset_t>(submit, wait_for, GETEVENTS, None)
+            self.ring.submitter().enter::<libc::sigset_t>(submit, 0, GETEVENTS, None)
         };
         match result {
             Err(e) if !is_transient(&e) => Err(e),
@@ -242,7 +209,6 @@ impl Ring {
 
     fn collect(&mut self, out: &mut Vec<Completion>) -> usize {
         let before = out.len();
-        let mut timer_fired = false;
         for entry in self.ring.completion() {
             let (token, result, flags) = (entry.user_data(), entry.result(), entry.flags());
             let more = cqueue::more(flags);
@@ -267,16 +233,12 @@ impl Ring {
                     };
                     out.push(Completion { token: slot.token, result, more, memory });
                 }
-                TAG_TIMER => timer_fired = true,
                 TAG_IGNORED => {}
                 _ => {
                     self.in_flight -= usize::from(!more);
                     out.push(Completion { token, result, more, memory: Memory::None });
                 }
             }
-        }
-        if timer_fired {
-            self.timer.armed = None;
         }
         out.len() - before
     }
@@ -339,7 +301,7 @@ impl Drop for Ring {
                 unsafe { self.push(any.user_data(TAG_IGNORED)) };
             }
             left -= 1;
-            if self.wait(Duration::from_millis(10)).is_err() {
+            if self.enter_and_wait(Duration::from_millis(10)).is_err() {
                 break;
             }
             self.collect(&mut ended);

@@ -88,26 +88,20 @@ async fn run(node: Arc<Node>, plan: Plan, ready: Sender<Result<(), Error>>) {
     // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is quick.
     glommio::timer::sleep(Duration::from_millis(1)).await;
 
-    let index = plan.index;
-    let wake = match node.inboxes[index].eventfd().try_clone() {
-        Ok(fd) => sys::glommio_file(fd),
-        Err(e) => return drop(ready.send(Err(Error::ring(index, &e)))),
-    };
     match Shard::new(node, plan) {
         Ok(shard) => {
             let _ = ready.send(Ok(()));
             drop(ready);
-            shard.run(&wake).await;
+            shard.run();
         }
         Err(error) => drop(ready.send(Err(error))),
     }
-    let _ = wake.close().await;
 }
 
 impl Shard {
     fn new(node: Arc<Node>, plan: Plan) -> Result<Shard, Error> {
         let index = plan.index;
-        let ring = Ring::new(node.inboxes[index].eventfd()).map_err(|e| Error::ring(index, &e))?;
+        let ring = Ring::new().map_err(|e| Error::ring(index, &e))?;
         let now = sys::now();
         let mut net = Net::new(now);
         let mut groups = Vec::new();
@@ -134,7 +128,7 @@ impl Shard {
             frames: 0,
             hush: Hush::default(),
             spin: Spin::new(plan.spin),
-            slept_for: None,
+            slept: None,
             node,
         };
         shard.open_door();

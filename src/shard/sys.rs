@@ -27,10 +27,10 @@ pub(crate) fn now() -> Micros {
     Micros(seconds * 1_000_000 + nanos / 1_000)
 }
 
-/// A blocking eventfd with counter 0.
+/// An eventfd with counter 0 that nobody blocks on.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: a plain call; the descriptor it returns is new and ours alone.
-    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC))?)) }
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
 }
 
 /// Adds one to an eventfd: whoever reads it wakes up.
@@ -39,6 +39,13 @@ pub(crate) fn eventfd_signal(fd: BorrowedFd<'_>) {
     // SAFETY: eight readable bytes, as an eventfd wants them. The only possible failure is a counter at its
     // maximum, where the reader is awake anyway.
     unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
+}
+
+/// Sets the counter of an eventfd back to 0.
+pub(crate) fn eventfd_clear(fd: BorrowedFd<'_>) {
+    let mut value = 0_u64;
+    // SAFETY: eight writable bytes. It fails where the counter is 0 already.
+    unsafe { libc::read(fd.as_raw_fd(), (&raw mut value).cast(), 8) };
 }
 
 /// A listening socket on `address`. Several of them may share the address (SO_REUSEPORT): the kernel spreads
@@ -363,11 +370,4 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], millis: c_int) -> Vec<bool> 
     // SAFETY: an array of valid pollfds of the length given. Errors (EINTR) are an early return.
     unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, millis) };
     polls.iter().map(|poll| poll.revents != 0).collect()
-}
-
-/// A descriptor as glommio's executor reads it.
-pub(crate) fn glommio_file(fd: OwnedFd) -> glommio::io::BufferedFile {
-    use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor is open and handed over.
-    unsafe { glommio::io::BufferedFile::from_raw_fd(fd.into_raw_fd()) }
 }

@@ -1,11 +1,11 @@
 //! The loop of a shard: one turn after another, and sleep in between.
 
 use std::io;
+use std::time::Duration;
 
-use glommio::io::BufferedFile;
 use margay_log::id::Micros;
 
-use super::net::{ACCEPT, CONNECT, Gone, RECEIVE, SEND};
+use super::net::{ACCEPT, CONNECT, Gone, RECEIVE, SEND, WAKE};
 use super::ring::{Completion, TAG_DRIVER};
 use super::{Shard, sys};
 use crate::config;
@@ -28,11 +28,12 @@ impl From<Fatal> for Halt {
 
 impl Shard {
     /// Runs until the node stops.
-    pub(super) async fn run(mut self, wake: &BufferedFile) {
+    pub(super) fn run(mut self) {
+        self.ring.watch(self.node.inboxes[self.index].eventfd(), WAKE);
         while !self.node.is_stopping() {
-            match self.turn() {
-                Ok(true) => glommio::yield_if_needed().await,
-                Ok(false) => self.sleep(wake).await,
+            let wait = self.patience();
+            match self.turn(wait) {
+                Ok(()) => {}
                 Err(Halt::Group(fatal)) => self.node.fail(Error::fatal(&fatal)),
                 Err(Halt::Ring(error)) => self.node.fail(Error::ring(self.index, &error)),
             }
@@ -40,10 +41,10 @@ impl Shard {
         self.finish();
     }
 
-    /// One turn. `false`: there was nothing to do.
-    pub(super) fn turn(&mut self) -> Result<bool, Halt> {
+    /// One turn, which begins with sleeping for `wait` if that is given.
+    pub(super) fn turn(&mut self, wait: Option<Duration>) -> Result<(), Halt> {
         let mut completions = std::mem::take(&mut self.completions);
-        let reaped = self.ring.reap(&mut completions).map_err(Halt::Ring)?;
+        let reaped = self.ring.reap(&mut completions, wait).map_err(Halt::Ring)?;
         let now = sys::now();
         self.begin(now);
 
@@ -52,26 +53,41 @@ impl Shard {
         }
         self.completions = completions;
         self.on_greeted();
-        let called = self.node.inboxes[self.index].called();
-        if called {
+        if self.node.inboxes[self.index].called() {
             for handover in self.node.inboxes[self.index].take() {
                 self.adopt(handover);
             }
         }
-        let due = self.on_deadlines(now);
+        self.on_deadlines(now);
         self.on_gone();
-        let flushed = self.flush_groups()?;
+        self.flush_groups()?;
         self.net.flush(&mut self.ring);
-
         self.count(now, reaped);
-        let busy = reaped > 0 || called || due || flushed || self.net.is_restless();
-        Ok(busy || self.ring.has_news())
+        Ok(())
+    }
+
+    /// How long the next turn may sleep before it has something to do; `None`: not at all.
+    fn patience(&mut self) -> Option<Duration> {
+        let now = sys::now();
+        let deadline = self.deadline().unwrap_or(now.after(config::SLEEP_MAX));
+        let restless = self.net.is_restless() || !self.touched.is_empty();
+        if deadline <= now || restless || self.node.inboxes[self.index].is_called() || self.spins() {
+            return None;
+        }
+        if self.ring.has_news() {
+            // Submitting comes first; what completes at once ends the sleep at once.
+            return Some(Duration::from_micros(deadline.since(now).0));
+        }
+        self.node.counters(self.index).parks.add(1);
+        self.slept = Some((now, deadline));
+        Some(Duration::from_micros(deadline.since(now).0.min(config::SLEEP_MAX.0)))
     }
 
     /// Time enters: the clock of the whole turn.
     fn begin(&mut self, now: Micros) {
         self.net.now = now;
-        if let Some(deadline) = self.slept_for.take() {
+        if let Some((began, deadline)) = self.slept.take() {
+            self.spin.slept(now.since(began));
             if now.since(deadline) >= config::LATE {
                 self.node.counters(self.index).late.add(1);
             }
@@ -99,6 +115,8 @@ impl Shard {
             RECEIVE => self.on_received(index, completion),
             SEND => self.net.on_sent(&mut self.ring, index, result, completion.memory),
             ACCEPT => self.on_accepted(result, completion.more),
+            WAKE if completion.more => {}
+            WAKE => self.ring.watch(self.node.inboxes[self.index].eventfd(), WAKE),
             CONNECT => self.net.on_connected(&mut self.ring, &self.node, index, result),
             _ => unreachable!("a token of nobody's: {token:#x}"),
         }
@@ -131,28 +149,22 @@ impl Shard {
         }
     }
 
-    /// Everything whose time has come. `true`: there was something.
-    fn on_deadlines(&mut self, now: Micros) -> bool {
-        let mut due = false;
+    /// Everything whose time has come.
+    fn on_deadlines(&mut self, now: Micros) {
         while let Some(index) = self.net.next_expired() {
-            due = true;
             self.on_expired(index);
         }
         if self.net.links_due().is_some_and(|at| at <= now) {
-            due = true;
             self.net.dial_due(&mut self.ring, &self.node);
         }
         if self.door.paused_until.is_some_and(|until| until <= now) {
-            due = true;
             self.open_door();
         }
         for slot in 0..self.groups.len() as u32 {
             if self.groups[slot as usize].deadline.is_some_and(|deadline| deadline <= now) {
-                due = true;
-                self.touch(slot);
+                    self.touch(slot);
             }
         }
-        due
     }
 
     /// Tells replicas who has left.
@@ -172,9 +184,8 @@ impl Shard {
         }
     }
 
-    fn flush_groups(&mut self) -> Result<bool, Halt> {
+    fn flush_groups(&mut self) -> Result<(), Halt> {
         let mut touched = std::mem::take(&mut self.touched);
-        let any = !touched.is_empty();
         for slot in touched.drain(..) {
             self.groups[slot as usize].touched = false;
             let (replica, mut view) = self.group(slot);
@@ -187,7 +198,7 @@ impl Shard {
         if self.touched.is_empty() {
             self.touched = touched;
         }
-        Ok(any)
+        Ok(())
     }
 
     /// When this shard must run again even if nothing happens.
@@ -197,30 +208,9 @@ impl Shard {
         groups.into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// Sleeps until something completes, a deadline passes or somebody calls.
-    async fn sleep(&mut self, wake: &BufferedFile) {
-        let deadline = self.deadline();
-        if let Some(deadline) = deadline {
-            self.ring.wake_at(deadline);
-        }
-        if self.spins() || !self.ring.watch() {
-            return;
-        }
-        let began = sys::now();
-        let called = self.node.inboxes[self.index].is_called();
-        if !called && deadline.is_none_or(|deadline| deadline > began) {
-            self.node.counters(self.index).parks.add(1);
-            // The eventfd's counter is what wakes; a failed read is a wake-up too many and no harm.
-            let _ = wake.read_at(0, 8).await;
-            self.slept_for = deadline;
-            self.spin.slept(sys::now().since(began));
-        }
-        self.ring.unwatch();
-    }
-
     /// Looks for news for a moment. `true`: there are some.
     fn spins(&mut self) -> bool {
-        if !self.spin.pays() {
+        if !self.spin.pays() || self.ring.has_news() {
             return false;
         }
         let until = sys::now().after(self.spin.limit);

@@ -31,7 +31,7 @@ impl Verdict {
             Code::OVERLOADED
             | Code::TOO_MANY_SESSIONS
             | Code::DISK_FULL
-            | Code::SEQUENCE
+            | Code::SEQUENCE_GAP
             | Code::TIMEOUT => Verdict::Later,
             Code::SESSION_EXPIRED | Code::SESSION_KEY => Verdict::Ended,
             _ => Verdict::Final,
@@ -125,7 +125,7 @@ impl Session {
         match code {
             // It stood in the log behind a gap and had no effect: begin again at the first
             // unanswered.
-            Code::SEQUENCE => {
+            Code::SEQUENCE_GAP => {
                 self.stream.rewind();
                 self.hold(Micros(0));
                 return;
@@ -250,7 +250,7 @@ impl Session {
             Verdict::Elsewhere => self.leave(refusal.attempt()),
             Verdict::Ended => self.expire(),
             Verdict::Later => {
-                if refusal.code == Code::SEQUENCE {
+                if refusal.code == Code::SEQUENCE_GAP {
                     self.stream.rewind();
                 }
                 self.endpoints.note(refusal.attempt());

@@ -6,11 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use io_uring::{opcode, squeue, types};
 use margay_log::buffer::Buffer;
-use margay_log::id::Micros;
 
 use super::{
     GATHER_MAX, Held, OperationId, POOL_GROUP, Ring, SEND_MAX, Sending, TAG_DRIVER, TAG_IGNORED,
-    TAG_TIMER,
 };
 use crate::shard::sys::RawAddress;
 
@@ -103,30 +101,13 @@ impl Ring {
         unsafe { self.push(entry) };
     }
 
-    /// Makes sure that the ring completes something at `deadline` (CLOCK_BOOTTIME) or before.
-    pub(crate) fn wake_at(&mut self, deadline: Micros) {
-        let time = types::Timespec::new()
-            .sec(deadline.0 / 1_000_000)
-            .nsec((deadline.0 % 1_000_000) as u32 * 1_000);
-        let flags = types::TimeoutFlags::ABS | types::TimeoutFlags::BOOTTIME;
-        match self.timer.armed {
-            Some(armed) if armed <= deadline => {}
-            Some(_) => {
-                // Where the old one has fired meanwhile this finds nothing, and its completion is due.
-                *self.timer.moved = time;
-                let entry = opcode::TimeoutUpdate::new(TAG_TIMER, &*self.timer.moved).flags(flags);
-                self.timer.armed = Some(deadline);
-                // SAFETY: the box lives as long as the ring; the kernel copies it when it is submitted.
-                unsafe { self.push(entry.build().user_data(TAG_IGNORED)) };
-            }
-            None => {
-                *self.timer.first = time;
-                let entry = opcode::Timeout::new(&*self.timer.first).flags(flags);
-                self.timer.armed = Some(deadline);
-                // SAFETY: as above.
-                unsafe { self.push(entry.build().user_data(TAG_TIMER)) };
-            }
-        }
+    /// Completes whenever `fd` can be read, again and again.
+    pub(crate) fn watch(&mut self, fd: &OwnedFd, token: u64) {
+        let (_, user_data) = self.start(token, Held::Nothing);
+        let fd = types::Fd(fd.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        // SAFETY: no memory is named.
+        unsafe { self.push(entry.user_data(user_data)) };
     }
 
     /// Pushes what a log's driver wants started: entries made by it, with its tag, naming its own memory.
