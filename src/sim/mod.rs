@@ -215,6 +215,7 @@ impl Run {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Failure> {
+        let Some(event) = self.cluster.unless_paused(event) else { return Ok(()) };
         match event {
             Event::Peer { to, from, frame, batch } => {
                 self.cluster.on_peer(to, from, &frame, batch.as_ref())?;
