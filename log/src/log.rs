@@ -124,6 +124,8 @@ pub struct Log {
     pub(crate) repair: Index,
     /// Segments to retire once the hard state of the ticket is durable.
     pub(crate) retiring: Vec<(crate::id::SegmentNumber, Ticket)>,
+    /// Hard states up to this one are durable.
+    pub(crate) hard_ticket: Ticket,
     pub(crate) ops: VecDeque<Op>,
     pub(crate) ticket: Ticket,
     pub(crate) poisoned: Option<Error>,

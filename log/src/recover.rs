@@ -387,12 +387,15 @@ fn recovered(
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
         retiring: Vec::new(),
+        hard_ticket: Ticket(0),
         ops: VecDeque::new(),
         ticket: Ticket(0),
         poisoned: None,
         segments,
         options,
     };
+    // Where the log was to go on may have been behind space that turned out not to be written.
+    log.from = log.from.min(log.segments.cursor());
     log.idle.look_at = log.options.idle_mark;
     log.record();
     log
