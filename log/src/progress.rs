@@ -264,7 +264,8 @@ impl Log {
         Ok(())
     }
 
-    /// Retires what the durable hard state does not need, once no write to it is under way any more.
+    /// Retires what the durable hard state does not need, once no write to it is under way any
+    /// more.
     fn pump_retire(&mut self) {
         let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
         let (writer, ops) = (&self.writer, &mut self.ops);
