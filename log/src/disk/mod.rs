@@ -15,6 +15,8 @@ use crate::id::{SegmentNumber, Ticket};
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub mod direct;
+#[cfg(feature = "uring")]
+mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "uring")]

@@ -1,10 +1,9 @@
 //! The tests of margay-log that need more than one module: one binary.
 
+mod conformance;
 #[cfg(feature = "sim")]
 mod power_cut;
 #[cfg(feature = "sim")]
 mod rot;
-#[cfg(feature = "sim")]
-mod smoke;
 #[cfg(feature = "sim")]
 mod world;
