@@ -1,5 +1,6 @@
 //! One suite for every disk: simulated, plain calls, ring.
 
+#[cfg(feature = "direct")]
 use std::path::{Path, PathBuf};
 
 use margay_log::disk::Disk;
@@ -221,8 +222,10 @@ mod simulated {
 }
 
 /// A directory that goes away with the test.
+#[cfg(feature = "direct")]
 pub(crate) struct TempDir(pub(crate) PathBuf);
 
+#[cfg(feature = "direct")]
 impl TempDir {
     pub(crate) fn new(name: &str) -> TempDir {
         let path = std::env::temp_dir().join(format!("margay-log-{name}-{}", std::process::id()));
@@ -235,6 +238,7 @@ impl TempDir {
     }
 }
 
+#[cfg(feature = "direct")]
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);

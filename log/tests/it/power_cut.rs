@@ -18,7 +18,7 @@ struct Count {
 #[test]
 fn power_cut_at_every_operation() {
     let mut count = Count::default();
-    for_seeds("power_cut_at_every_operation", &seeds(24), |seed| history(seed, &mut count));
+    for_seeds("power_cut_at_every_operation", &seeds(16), |seed| history(seed, &mut count));
     let Count { cuts, torn, superseded, recoveries_cut } = count;
     println!("{cuts} power cuts, {recoveries_cut} of them also while recovering;");
     println!("{torn} left torn writes, {superseded} superseded or unreachable batches");

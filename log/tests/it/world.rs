@@ -115,17 +115,30 @@ impl World {
         self.log.ops().for_each(|op| self.disk.submit(op));
     }
 
+    /// Appends a batch, whatever space there is.
+    pub(crate) fn append_one(&mut self) {
+        let last = self.log.last();
+        while self.log.last() == last {
+            self.append();
+        }
+    }
+
+    /// Everything under way finishes.
+    pub(crate) fn settle_without_mark(&mut self) {
+        loop {
+            self.log.ops().for_each(|op| self.disk.submit(op));
+            if !self.finish_one() {
+                return;
+            }
+            self.tell();
+        }
+    }
+
     /// Everything under way finishes, and the log has recorded how far it is durable.
     pub(crate) fn settle(&mut self) {
         self.disk.fail_prepares(None);
         for _ in 0..100 {
-            loop {
-                self.log.ops().for_each(|op| self.disk.submit(op));
-                if !self.finish_one() {
-                    break;
-                }
-                self.tell();
-            }
+            self.settle_without_mark();
             match self.log.deadline() {
                 Some(at) => {
                     self.now = self.now.max(at);
