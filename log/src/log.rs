@@ -212,7 +212,8 @@ impl Log {
             chain: Chain(0),
         };
         header.chain = header.chain_behind(last.chain);
-        let buffer = open.into_buffer(&header);
+        let (buffer, spare) = open.into_buffer(&header);
+        spare.into_iter().for_each(|spare| self.tail.recycle(spare));
         let batch = self.append(header, buffer);
         self.pump();
         Ok(batch)

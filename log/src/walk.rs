@@ -161,9 +161,6 @@ impl<'a> Walk<'a> {
         };
         let superseded = self.truncate(previous);
         self.superseded += superseded;
-        if self.claimed.0 > previous.id.index {
-            self.claimed = (previous.id.index, previous.chain);
-        }
         self.segments.push(BatchRef::new(header, position.offset));
         self.batches += 1;
         let length = FRAME as u64 + u64::from(header.length);

@@ -71,6 +71,38 @@ fn a_flipped_bit_is_reported() {
     assert!(damaged > 50 && harmless > 50);
 }
 
+#[test]
+fn frames_testify_before_the_log_has_come_to_rest() {
+    let (mut damaged, mut shorter) = (0, 0);
+    for_seeds("frames_testify_before_the_log_has_come_to_rest", &seeds(8), |seed| {
+        let mut world = at_rest(seed, 30);
+        for _ in 0..8 {
+            world.append_one();
+            world.settle_without_mark();
+        }
+        // The last frame was made when this was durable.
+        let claimed = world.promise.durable;
+        world.append_one();
+        world.settle_without_mark();
+        let mut rng = Rng::new(seed);
+        for _ in 0..60 {
+            let mut disk = world.disk.clone();
+            let (segment, block) = some_block(&disk, &mut rng);
+            assert!(disk.flip(segment, block + rng.below(300), rng.below(8) as u8));
+            let Ok(opened) = open(&mut disk, options()) else { continue };
+            if opened.report.damage.is_some() {
+                damaged += 1;
+            } else {
+                let found = opened.log.chain_at(claimed.id.index);
+                assert_eq!(found, Some(claimed.chain), "what a frame says is there");
+                shorter += u64::from(opened.log.last() != world.log.last());
+            }
+        }
+    });
+    println!("{damaged} damaged, {shorter} shorter by what nobody could know");
+    assert!(damaged > 10);
+}
+
 /// The damage stays known over restarts and until a leader has brought back what was lost.
 fn repair(world: &World, mut disk: SimDisk, opened: Opened, whole: BatchEnd) {
     assert_eq!(opened.log.repair(), Some(whole.id.index));
