@@ -22,6 +22,7 @@
 //! status [N..]
 //! ```
 
+mod babble;
 mod cluster;
 mod draw;
 mod fuzz;
