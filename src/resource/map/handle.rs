@@ -116,7 +116,8 @@ impl<S: Submit> Map<S> {
         self.handle.command(&put).and_then(|answer| read_swap(&answer))
     }
 
-    /// Sets the value of a key that has one. Returns the previous one; `None` where nothing was done.
+    /// Sets the value of a key that has one. Returns the previous one; `None` where nothing was
+    /// done.
     pub fn replace(&self, key: &[u8], value: &[u8]) -> Reply<Option<Versioned>> {
         let replace = ReplaceV1 { key: key.to_vec(), value: value.to_vec() };
         self.handle

@@ -1,0 +1,4 @@
+//! Tests of package margay through its public interface.
+
+mod machine;
+mod resource;
