@@ -174,8 +174,10 @@ struct Type {
     /// Admission of a command's payload.
     check: fn(schema: u16, payload: &[u8]) -> Result<(), Code>,
     /// An empty one, with the options it was opened with.
-    create: fn(options: &[u8]) -> Result<Box<dyn Resource>, Code>,
+    create: fn(options: &[u8]) -> Created,
 }
+
+type Created = Result<Box<dyn Resource>, Code>;
 
 /// All types there are, by kind.
 static TYPES: &[Type] = &[
@@ -216,8 +218,6 @@ pub fn type_name(kind: u8) -> &'static str {
 }
 
 /// Creates a resource of a type that has no options.
-fn without_options<R: Resource + Default + 'static>(
-    options: &[u8],
-) -> Result<Box<dyn Resource>, Code> {
+fn without_options<R: Resource + Default + 'static>(options: &[u8]) -> Created {
     if options.is_empty() { Ok(Box::new(R::default())) } else { Err(Code::BAD_PAYLOAD) }
 }

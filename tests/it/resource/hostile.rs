@@ -90,11 +90,27 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(
-        kind in 0_u8..24,
+        kind in kind::REFUSED..24,
         schema in prop_oneof![0_u16..0x900, 0x4000..0x4400_u16],
         payload in prop::collection::vec(prop_oneof![Just(0_u8), Just(0xff), any::<u8>()], 0..80),
     ) {
         try_everywhere(kind, schema | 1, &payload);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_entry_is_taken_without_a_panic(
+        entries in prop::collection::vec(
+            (0_u8..24, 0..8_u64, 0..8_u64, 0..8_u64, prop::collection::vec(any::<u8>(), 0..40)),
+            1..20,
+        ),
+    ) {
+        let mut world = World::new();
+        for (kind, resource, session, sequence, payload) in entries {
+            let (schema, acked) = (0x0101, sequence);
+            world.entry(Logged { kind, schema, resource, session, sequence, acked, payload });
+        }
     }
 }
 
