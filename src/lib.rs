@@ -4,5 +4,8 @@
 pub mod client;
 pub mod machine;
 pub mod raft;
+pub mod replica;
 pub mod resource;
 pub mod wire;
+#[cfg(feature = "sim")]
+pub mod sim;
