@@ -6,6 +6,7 @@ use super::snapshot::Items;
 use super::{Answer, Failure, Reply, Resource, Submit};
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, Commit, Effects, Level, Query, ResourceId, kind};
+use margay_log::id::Index;
 
 // ---- operations ----------------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ impl Resource for CounterState {
         None
     }
 
-    fn thaw(&mut self, item: &[u8]) -> Result<(), Code> {
+    fn thaw(&mut self, item: &[u8], _applied: Index) -> Result<(), Code> {
         let mut reader = Reader::new(item);
         self.value = i64::from_le_bytes(reader.array()?);
         reader.end()

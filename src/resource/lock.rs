@@ -211,11 +211,14 @@ impl Resource for LockState {
         None
     }
 
-    fn thaw(&mut self, item: &[u8]) -> Result<(), Code> {
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
         let mut reader = Reader::new(item);
         match (reader.u8()?, self.holder) {
             (ITEM_HEAD, None) => {
                 self.last_token = reader.u64()?;
+                if self.last_token > applied.0 {
+                    return Err(Code::BAD_PAYLOAD);
+                }
                 if !reader.is_empty() {
                     let (session, request) = (SessionId(reader.u64()?), reader.u64()?);
                     let (waiter, token) = (Index(reader.u64()?), reader.u64()?);
@@ -225,7 +228,7 @@ impl Resource for LockState {
                     self.holder = Some(Held { session, request, waiter, token });
                 }
             }
-            (ITEM_WAITER, Some(_)) => self.waiters.thaw(&mut reader)?,
+            (ITEM_WAITER, Some(_)) => self.waiters.thaw(&mut reader, applied)?,
             _ => return Err(Code::BAD_PAYLOAD),
         }
         reader.end()

@@ -125,6 +125,12 @@ pub fn check_name(name: &[u8]) -> Result<(), Code> {
 pub struct Registry {
     slots: OrdMap<ResourceId, Shared<Slot>>,
     names: OrdMap<Shared<[u8]>, ResourceId>,
+    links: Links,
+}
+
+/// What can be derived from the resources, kept so that nobody has to look at all of them.
+#[derive(Clone, Debug, Default)]
+struct Links {
     /// The next timer of each resource that has one.
     agenda: OrdSet<(Due, ResourceId)>,
     /// Which resources a session holds or waits for.
@@ -141,6 +147,37 @@ pub(super) struct Slot {
     pub(super) ring: Ring,
     /// What the agenda says of it.
     pub(super) timer: Option<Due>,
+}
+
+impl Slot {
+    /// After its state has changed: new events are kept, its timer and whom it involves are noted. `before` is
+    /// how many events and notices are not its own.
+    fn settle(
+        &mut self,
+        id: ResourceId,
+        index: Index,
+        before: (usize, usize),
+        effects: &Effects,
+        links: &mut Links,
+    ) {
+        for event in &effects.events[before.0..] {
+            self.ring.push(index, event.clone());
+        }
+        let timer = self.state.next_timer();
+        if timer != self.timer {
+            if let Some(due) = std::mem::replace(&mut self.timer, timer) {
+                links.agenda.remove(&(due, id));
+            }
+            links.agenda.extend(timer.map(|due| (due, id)));
+        }
+        for notice in &effects.notices[before.1..] {
+            if self.state.involves(notice.session) {
+                links.involved.insert((notice.session, id));
+            } else {
+                links.involved.remove(&(notice.session, id));
+            }
+        }
+    }
 }
 
 impl StateMachine for Registry {
@@ -173,7 +210,7 @@ impl StateMachine for Registry {
         }
         let slot = Shared::make_mut(slot);
         slot.state.apply(commit, effects);
-        self.settle(commit.resource, commit.index, (0, 0), effects);
+        slot.settle(commit.resource, commit.index, (0, 0), effects, &mut self.links);
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
@@ -192,29 +229,31 @@ impl StateMachine for Registry {
 
     fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
         for resource in self.involving(session) {
-            self.involved.remove(&(session, resource));
+            self.links.involved.remove(&(session, resource));
             let slot = self.slots.get_mut(&resource).expect("only what exists is involved");
             let before = (effects.events.len(), effects.notices.len());
             let commit = Commit { resource, ..*commit };
-            Shared::make_mut(slot).state.session_ended(session, &commit, effects);
-            self.settle(resource, commit.index, before, effects);
+            let slot = Shared::make_mut(slot);
+            slot.state.session_ended(session, &commit, effects);
+            slot.settle(resource, commit.index, before, effects, &mut self.links);
         }
     }
 
     fn next_timer(&self) -> Option<LogTime> {
-        self.agenda.get_min().map(|(due, _)| due.at)
+        self.links.agenda.get_min().map(|(due, _)| due.at)
     }
 
     fn fire(&mut self, index: Index, now: LogTime, limit: usize, effects: &mut Effects) -> usize {
         for fired in 0..limit {
-            let Some(&(due, resource)) = self.agenda.get_min() else { return fired };
+            let Some(&(due, resource)) = self.links.agenda.get_min() else { return fired };
             if due.at > now {
                 return fired;
             }
             let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
             let before = (effects.events.len(), effects.notices.len());
-            Shared::make_mut(slot).state.fire(&Firing { resource, index, now }, effects);
-            self.settle(resource, index, before, effects);
+            let slot = Shared::make_mut(slot);
+            slot.state.fire(&Firing { resource, index, now }, effects);
+            slot.settle(resource, index, before, effects, &mut self.links);
         }
         limit
     }
@@ -237,8 +276,8 @@ impl StateMachine for Registry {
         FrozenRegistry::new(self.clone())
     }
 
-    fn restore() -> RestoringRegistry {
-        RestoringRegistry::default()
+    fn restore(applied: Index) -> RestoringRegistry {
+        RestoringRegistry::new(applied)
     }
 }
 
@@ -278,39 +317,15 @@ impl Registry {
             return Err(Code::BAD_PAYLOAD);
         }
         slot.timer = slot.state.next_timer();
-        self.agenda.extend(slot.timer.map(|due| (due, id)));
-        self.involved.extend(slot.state.sessions().into_iter().map(|session| (session, id)));
+        self.links.agenda.extend(slot.timer.map(|due| (due, id)));
+        self.links.involved.extend(slot.state.sessions().into_iter().map(|session| (session, id)));
         self.slots.insert(id, Shared::new(slot));
         Ok(())
     }
 
     fn involving(&self, session: SessionId) -> Vec<ResourceId> {
         let all = (session, ResourceId(0))..=(session, ResourceId(u64::MAX));
-        self.involved.range(all).map(|(_, resource)| *resource).collect()
-    }
-
-    /// After a resource has changed: its new events are kept, its place in the agenda and whom it involves
-    /// are noted. `before` is how many events and notices are not its own.
-    fn settle(&mut self, id: ResourceId, index: Index, before: (usize, usize), effects: &Effects) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let timer = slot.state.next_timer();
-        if effects.events.len() > before.0 || timer != slot.timer {
-            let slot = Shared::make_mut(slot);
-            for event in &effects.events[before.0..] {
-                slot.ring.push(index, event.clone());
-            }
-            if let Some(due) = std::mem::replace(&mut slot.timer, timer) {
-                self.agenda.remove(&(due, id));
-            }
-            self.agenda.extend(timer.map(|due| (due, id)));
-        }
-        for notice in &effects.notices[before.1..] {
-            if slot.state.involves(notice.session) {
-                self.involved.insert((notice.session, id));
-            } else {
-                self.involved.remove(&(notice.session, id));
-            }
-        }
+        self.links.involved.range(all).map(|(_, resource)| *resource).collect()
     }
 
     fn apply_own(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
@@ -371,10 +386,10 @@ impl Registry {
         let mut slot = self.slots.remove(&id).ok_or(Code::NO_SUCH_RESOURCE)?;
         self.names.remove(&slot.name);
         if let Some(due) = slot.timer {
-            self.agenda.remove(&(due, id));
+            self.links.agenda.remove(&(due, id));
         }
         for session in slot.state.sessions() {
-            self.involved.remove(&(session, id));
+            self.links.involved.remove(&(session, id));
         }
         let commit = Commit { resource: id, ..*commit };
         Shared::make_mut(&mut slot).state.deleted(&commit, effects);

@@ -1,5 +1,6 @@
 //! The last events of a resource, kept so that a subscription can go on after a reconnect or fail-over.
 
+use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Event, Events, Pair, ResourceId};
 use margay_log::id::Index;
@@ -76,9 +77,14 @@ pub(super) fn freeze_event(index: Index, event: &Event, out: &mut Vec<u8>) {
 }
 
 /// Takes an event back; it must be later than all in the ring.
-pub(super) fn thaw_event(resource: ResourceId, item: &[u8], ring: &mut Ring) -> Result<(), Code> {
+pub(super) fn thaw_event(
+    resource: ResourceId,
+    item: &[u8],
+    applied: Index,
+    ring: &mut Ring,
+) -> Result<(), Code> {
     let mut reader = Reader::new(item);
-    let index = Index(reader.u64()?);
+    let index = thaw_version(&mut reader, applied)?;
     let ordinal = reader.u32()?;
     let kind = reader.u16()?;
     let new = thaw_pair(&mut reader)?;

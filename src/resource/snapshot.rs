@@ -128,13 +128,18 @@ fn freeze_slot(id: ResourceId, slot: &Slot, out: &mut Vec<u8>) {
 }
 
 /// All resources in the making.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RestoringRegistry {
+    applied: Index,
     registry: Registry,
     current: Option<(ResourceId, Slot)>,
 }
 
 impl RestoringRegistry {
+    pub(super) fn new(applied: Index) -> RestoringRegistry {
+        RestoringRegistry { applied, registry: Registry::default(), current: None }
+    }
+
     fn feed_item(&mut self, tag: u8, item: &[u8]) -> Result<(), RestoreError> {
         match (tag, &mut self.current) {
             (RESOURCE, _) => {
@@ -142,16 +147,20 @@ impl RestoringRegistry {
                 self.current = Some(thaw_slot(item)?);
                 Ok(())
             }
-            (STATE, Some((_, slot))) => slot.state.thaw(item).map_err(damaged("a state")),
-            (EVENT, Some((id, slot))) => {
-                ring::thaw_event(*id, item, &mut slot.ring).map_err(damaged("an event"))
+            (STATE, Some((_, slot))) => {
+                slot.state.thaw(item, self.applied).map_err(damaged("a state"))
             }
+            (EVENT, Some((id, slot))) => ring::thaw_event(*id, item, self.applied, &mut slot.ring)
+                .map_err(damaged("an event")),
             _ => Err(RestoreError::Damaged { what: "an item's tag" }),
         }
     }
 
     fn flush(&mut self) -> Result<(), RestoreError> {
         match self.current.take() {
+            Some((id, _)) if id.0 > self.applied.0 => {
+                Err(RestoreError::Damaged { what: "a resource's id" })
+            }
             Some((id, slot)) => self.registry.adopt(id, slot).map_err(damaged("a resource")),
             None => Ok(()),
         }

@@ -4,7 +4,9 @@
 //! or not set. Events: [`CHANGED`], [`REMOVED`].
 
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
-use super::handle::{Handle, Swap, Versioned, put_swap, put_versioned, read_swap, read_versioned};
+use super::handle::{
+    Handle, Swap, Versioned, put_swap, put_versioned, read_swap, read_versioned, thaw_version,
+};
 use super::snapshot::Items;
 use super::{Delivery, Failure, Reply, Resource, Submit, Watch, registry};
 use crate::machine::bytes::{self, Reader};
@@ -115,9 +117,9 @@ impl Resource for ValueState {
         None
     }
 
-    fn thaw(&mut self, item: &[u8]) -> Result<(), Code> {
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
         let mut reader = Reader::new(item);
-        let version = Index(reader.u64()?);
+        let version = thaw_version(&mut reader, applied)?;
         let pair = Pair::new(&[], reader.bytes()?);
         reader.end()?;
         match self.held.replace((pair, version)) {

@@ -4,6 +4,7 @@
 //! withdrawn, when its session ends, or when its deadline in log time passes; a session names its waits by
 //! request numbers of its own.
 
+use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::{Due, Timers};
 use crate::machine::{Code, LogTime, SessionId};
@@ -145,8 +146,8 @@ impl Waiters {
     ///
     /// # Errors
     /// [`Code::BAD_PAYLOAD`] and those of [`Waiters::push`].
-    pub fn thaw(&mut self, reader: &mut Reader<'_>) -> Result<(), Code> {
-        let index = Index(reader.u64()?);
+    pub fn thaw(&mut self, reader: &mut Reader<'_>, applied: Index) -> Result<(), Code> {
+        let index = thaw_version(reader, applied)?;
         let (session, request) = (SessionId(reader.u64()?), reader.u64()?);
         let amount = reader.u64()?;
         let has_due = reader.u8()? != 0;

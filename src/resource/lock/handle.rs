@@ -50,7 +50,10 @@ impl<S: Submit> Lock<S> {
 
     /// Acquires it, however long that takes. Dropping the reply withdraws the request.
     pub fn lock(&self) -> Reply<LockGuard<S>> {
-        self.acquire(None).and_then(|guard| guard.ok_or_else(|| Failure::from(Code::TIMEOUT)))
+        self.acquire(None).and_then(|guard| {
+            let text = "the wait ended before its turn came";
+            guard.ok_or_else(|| Failure::with_outcome(Code::TIMEOUT, Outcome::NotApplied, text))
+        })
     }
 
     /// Acquires it if its turn comes within `wait`, in log time; else `None`. Parts of a millisecond count as
