@@ -80,7 +80,7 @@ impl Error {
             Error::Foreign(_) => Code::FOREIGN,
             Error::Version { .. } => Code::VERSION,
             Error::Checksum(_) => Code::CORRUPT,
-            Error::Kind(_) => Code::UNKNOWN_KIND,
+            Error::Kind(_) => Code::BAD_KIND,
             Error::Body { .. } => Code::BAD_PAYLOAD,
         }
     }
