@@ -244,7 +244,10 @@ impl Session {
     }
 
     fn on_command_refused(&mut self, sequence: Sequence, refusal: &Refusal<'_>) {
-        let certain = refusal.code.outcome() == Outcome::NotApplied;
+        // That the session has expired says nothing of what it did before, but all of what is
+        // refused now.
+        let certain =
+            refusal.code.outcome() == Outcome::NotApplied || refusal.code == Code::SESSION_EXPIRED;
         if !self.stream.refuse(sequence, certain) {
             return;
         }
