@@ -4,7 +4,8 @@
 #
 #     scripts/bench.sh [--rounds 3] [--seconds 5] [--groups 1] [--shards 1] [--dir DIR]
 #
-#   --dir DIR   where the nodes and the floor keep their files; default: a temporary directory in TMPDIR
+# --dir DIR   where the nodes and the floor keep their files; default: a temporary directory in
+# TMPDIR
 #
 # Three local nodes, closed loop, map-put of 64 bytes: 16 connections x 16 in flight, and one alone.
 # The share is margay's throughput as part of the floor's; for one alone, its median latency.

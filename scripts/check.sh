@@ -20,7 +20,8 @@ step_lint() { cargo clippy --locked --workspace --all-targets --all-features -- 
 
 step_tidy() { cargo run --locked --quiet -p margay-cli --bin tidy; }
 
-# The client must stay usable in programs that cannot have a ring: no such crate in its tree, and it builds alone.
+# The client must stay usable in programs that cannot have a ring: no such crate in its tree, and it
+# builds alone.
 step_client() {
     local tree
     tree=$(cargo tree --locked -p margay --no-default-features -e normal --prefix none)

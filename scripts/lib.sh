@@ -1,8 +1,8 @@
 # Shared set-up of the scripts beside this file; sourced, never run.
 #
-# After `set_up` there is a C compiler, git and a cargo that is new enough on PATH. On Debian and its relatives what
-# is missing is installed; elsewhere the script says what to install and stops. Where nothing is
-# missing, `set_up` does nothing and says nothing.
+# After `set_up` there is a C compiler, git and a cargo that is new enough on PATH. On Debian and
+# its relatives what is missing is installed; elsewhere the script says what to install and stops.
+# Where nothing is missing, `set_up` does nothing and says nothing.
 
 # The oldest cargo that builds margay: `rust-version` in Cargo.toml.
 CARGO_MINOR_MIN=88
@@ -53,8 +53,8 @@ as_root() {
     fi
 }
 
-# Installs the Debian packages named, with one line that says so. apt's own words go to a file that is
-# shown only if it fails.
+# Installs the Debian packages named, with one line that says so. apt's own words go to a file that
+# is shown only if it fails.
 apt_install() {
     command -v apt-get >/dev/null ||
         die "missing: $*" "install a C compiler, git and Rust 1.$CARGO_MINOR_MIN or newer, then run this again"
@@ -97,7 +97,8 @@ set_up_lints() {
     rustup component add "${missing[@]}"
 }
 
-# Builds the binary, release; `MARGAY` is its path. Cargo shows its own progress on a terminal; otherwise one line.
+# Builds the binary, release; `MARGAY` is its path. Cargo shows its own progress on a terminal;
+# otherwise one line.
 build_release() {
     if [ -t 2 ]; then
         cargo build --locked --release -p margay-cli --bin margay
