@@ -4,5 +4,6 @@
 pub mod client;
 pub mod machine;
 pub mod raft;
+pub mod replica;
 pub mod resource;
 pub mod wire;

@@ -1,1 +1,10 @@
-//! The client module.
+//! Talks to a cluster.
+
+mod backoff;
+mod calls;
+mod config;
+mod endpoints;
+mod holdings;
+pub mod session;
+mod stream;
+mod subscriptions;

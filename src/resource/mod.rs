@@ -1,1 +1,220 @@
-//! The resource module.
+//! Resources: what users see of the replicated log, and the state behind it.
+//!
+//! A file per type, each in the same order: operations (what travels and is logged), state (what is
+//! replicated), handle (what the application holds). Handles are generic over [`Submit`]: the client, a node
+//! in the same process and the simulator carry operations alike.
+
+pub mod codec;
+pub mod counter;
+pub mod directory;
+pub mod handle;
+pub mod lock;
+pub mod map;
+pub mod registry;
+pub mod reply;
+mod ring;
+pub mod snapshot;
+pub mod value;
+pub mod waiters;
+
+pub use counter::Counter;
+pub use directory::Directory;
+pub use handle::{Handle, Swap, Versioned};
+pub use lock::{Lock, LockGuard};
+pub use map::Map;
+pub use registry::Registry;
+pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
+pub use value::Value;
+
+use crate::machine::clock::Due;
+use crate::machine::{
+    Code, Commit, Effects, Filter, Level, LogTime, Notice, NoticeState, Query, ResourceId,
+    SessionId, kind,
+};
+use margay_log::id::Index;
+use snapshot::Items;
+use std::fmt;
+
+/// Carries operations of one session to the group a resource lives in.
+///
+/// Operations are numbered when these functions are called, not when replies are awaited: calls made one
+/// after the other are applied in that order. A reply with a code other than OK may come as an [`Answer`] or
+/// as a [`Failure`].
+pub trait Submit: Clone + Send + Sync + 'static {
+    /// Sends a command: applied once, whatever happens to connections and leaders.
+    fn command(
+        &self,
+        kind: u8,
+        schema: u16,
+        resource: ResourceId,
+        payload: Vec<u8>,
+    ) -> Reply<Answer>;
+
+    /// Asks a query.
+    fn query(
+        &self,
+        level: Level,
+        kind: u8,
+        schema: u16,
+        resource: ResourceId,
+        payload: Vec<u8>,
+    ) -> Reply<Answer>;
+
+    /// What became of a wait whose command was answered `Waiting`, once it is not `Waiting` any more.
+    ///
+    /// Implementations mirror the session's holdings: a map from (resource, waiter) to state, changed by every
+    /// notice (final states remove), replaced by the list at attach. Notices precede the reply on the same
+    /// connection, so with the reply at hand a waiter that is not in the mirror is over: `TimedOut`.
+    /// A session that ends answers [`Code::SESSION_EXPIRED`](crate::machine::Code::SESSION_EXPIRED).
+    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
+
+    /// Subscribes to events of a resource after a position, or from now on.
+    fn subscribe(
+        &self,
+        resource: ResourceId,
+        after: Option<(Index, u32)>,
+        filter: Filter,
+    ) -> Subscription;
+
+    /// A number not given out before in this session. From 1.
+    fn unique(&self) -> u64;
+}
+
+/// The replicated state of one resource. The rules of [`crate::machine::StateMachine`] hold for it; the
+/// registry adds the name, the events' ring and the order of timers over all resources.
+pub trait Resource: Send + Sync + fmt::Debug {
+    /// Applies a command. What is due at its time is gone for it.
+    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects);
+
+    /// Answers a query.
+    fn query(&self, query: &Query<'_>, effects: &mut Effects);
+
+    /// A session is over that holds or waits for something here.
+    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+        let _ = (session, commit, effects);
+    }
+
+    /// The resource is being deleted: whoever holds or waits for something here has lost it.
+    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        let _ = (commit, effects);
+    }
+
+    /// Its next timer.
+    fn next_timer(&self) -> Option<Due> {
+        None
+    }
+
+    /// Fires its next timer, which is due.
+    fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
+        let _ = (firing, effects);
+    }
+
+    /// Whether a session holds or waits for something here. Whatever changes that raises a notice.
+    fn involves(&self, session: SessionId) -> bool {
+        let _ = session;
+        false
+    }
+
+    /// All sessions it involves.
+    fn sessions(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+
+    /// Appends what a session holds or waits for.
+    fn holdings(
+        &self,
+        resource: ResourceId,
+        session: SessionId,
+        now: LogTime,
+        out: &mut Vec<Notice>,
+    ) {
+        let _ = (resource, session, now, out);
+    }
+
+    /// Writes its state, item by item, until the items are full: then it returns a key of its own choice after
+    /// which to go on, else `None`.
+    fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>>;
+
+    /// Takes back an item that [`Resource::freeze`] wrote as of the entry `applied`, in the same order.
+    ///
+    /// # Errors
+    /// Where it is anything else.
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code>;
+
+    /// A copy that shares its structure.
+    fn boxed_clone(&self) -> Box<dyn Resource>;
+}
+
+impl Clone for Box<dyn Resource> {
+    fn clone(&self) -> Box<dyn Resource> {
+        self.boxed_clone()
+    }
+}
+
+/// A timer fires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Firing {
+    /// Whose timer it is.
+    pub resource: ResourceId,
+    /// The first entry of the batch it fires before; what comes of it is numbered so.
+    pub index: Index,
+    /// The log time of that batch.
+    pub now: LogTime,
+}
+
+/// A type of resource: what the registry must know of it.
+struct Type {
+    /// See [`kind`].
+    kind: u8,
+    /// For people.
+    name: &'static str,
+    /// Admission of a command's payload.
+    check: fn(schema: u16, payload: &[u8]) -> Result<(), Code>,
+    /// An empty one, with the options it was opened with.
+    create: fn(options: &[u8]) -> Result<Box<dyn Resource>, Code>,
+}
+
+/// All types there are, by kind.
+static TYPES: &[Type] = &[
+    Type {
+        kind: kind::VALUE,
+        name: "value",
+        check: value::check,
+        create: without_options::<value::ValueState>,
+    },
+    Type {
+        kind: kind::COUNTER,
+        name: "counter",
+        check: counter::check,
+        create: without_options::<counter::CounterState>,
+    },
+    Type {
+        kind: kind::MAP,
+        name: "map",
+        check: map::check,
+        create: without_options::<map::MapState>,
+    },
+    Type {
+        kind: kind::LOCK,
+        name: "lock",
+        check: lock::check,
+        create: without_options::<lock::LockState>,
+    },
+];
+
+fn type_of(kind: u8) -> Option<&'static Type> {
+    TYPES.iter().find(|known| known.kind == kind)
+}
+
+/// What a type of resource is called.
+#[must_use]
+pub fn type_name(kind: u8) -> &'static str {
+    type_of(kind).map_or("resource of an unknown type", |known| known.name)
+}
+
+/// Creates a resource of a type that has no options.
+fn without_options<R: Resource + Default + 'static>(
+    options: &[u8],
+) -> Result<Box<dyn Resource>, Code> {
+    if options.is_empty() { Ok(Box::new(R::default())) } else { Err(Code::BAD_PAYLOAD) }
+}

@@ -1,0 +1,1 @@
+//! Plain blocking calls on a real directory.

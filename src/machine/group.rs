@@ -1,0 +1,383 @@
+//! The machine of one group: applies what is committed, answers queries, freezes and comes back.
+
+use super::bytes::{self, Reader};
+use super::clock::Clock;
+use super::session::{Sessions, decode_refused};
+use super::{
+    Admit, Code, Commit, Effects, EndReason, Entry, Events, Frozen, LogTime, Notice, Query,
+    ResourceId, RestoreError, Restoring, Sequence, SessionId, Sink, StateMachine, TIMERS_PER_BATCH,
+    kind,
+};
+use margay_log::id::Index;
+
+/// Sessions, log time and state of one group, as of one index.
+#[derive(Debug)]
+pub struct Machine<S> {
+    applied: Index,
+    clock: Clock,
+    sessions: Sessions,
+    state: S,
+    effects: Effects,
+}
+
+impl<S: StateMachine> Machine<S> {
+    /// Before the first entry. `state` must be the same on every replica.
+    #[must_use]
+    pub fn new(state: S) -> Machine<S> {
+        Machine {
+            applied: Index::ZERO,
+            clock: Clock::default(),
+            sessions: Sessions::default(),
+            state,
+            effects: Effects::new(),
+        }
+    }
+
+    /// The last entry applied.
+    #[must_use]
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// The log time of the last batch applied.
+    #[must_use]
+    pub fn time(&self) -> LogTime {
+        self.clock.now()
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The sessions.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// When the state's next timer is due. A leader with a timer due and nothing to append appends a tick.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<LogTime> {
+        self.state.next_timer()
+    }
+
+    /// Applies a batch: first what is due at its time, then its entries.
+    ///
+    /// # Panics
+    /// Where the batch does not follow what has been applied: that is the caller's mistake, not a peer's.
+    pub fn apply<'a, E: Into<Entry<'a>>>(
+        &mut self,
+        first: Index,
+        time: LogTime,
+        entries: impl IntoIterator<Item = E>,
+        sink: &mut dyn Sink,
+    ) {
+        assert_eq!(first, self.applied.next(), "batches are applied in order");
+        let now = self.clock.advance(time);
+        self.fire_timers(first, now, sink);
+        for entry in entries {
+            let entry = entry.into();
+            assert_eq!(entry.index, self.applied.next(), "entries are applied in order");
+            self.apply_entry(&entry, sink);
+            self.applied = entry.index;
+        }
+    }
+
+    fn fire_timers(&mut self, index: Index, now: LogTime, sink: &mut dyn Sink) {
+        if self.state.next_timer().is_none_or(|due| due > now) {
+            return;
+        }
+        self.effects.begin(index);
+        let fired = self.state.fire(index, now, TIMERS_PER_BATCH, &mut self.effects);
+        assert!(fired <= TIMERS_PER_BATCH);
+        deliver(index, &self.effects, sink);
+    }
+
+    fn apply_entry(&mut self, entry: &Entry<'_>, sink: &mut dyn Sink) {
+        match entry.kind {
+            kind::NOOP | kind::CONFIGURATION | kind::TICK => {}
+            kind::REGISTER => self.apply_register(entry, sink),
+            kind::CLOSE => self.apply_end(entry, EndReason::Closed, sink),
+            kind::EXPIRE => self.apply_end(entry, EndReason::Expired, sink),
+            _ => self.apply_command(entry, sink),
+        }
+    }
+
+    fn apply_register(&mut self, entry: &Entry<'_>, sink: &mut dyn Sink) {
+        let index = entry.index;
+        match self.sessions.register(index, entry.payload) {
+            Ok((session, key, timeout)) => sink.registered(index, session, &key, timeout),
+            Err(code) => sink.reply(index, entry.session, Sequence(0), code, &[]),
+        }
+    }
+
+    fn apply_end(&mut self, entry: &Entry<'_>, reason: EndReason, sink: &mut dyn Sink) {
+        let (index, session) = (entry.index, entry.session);
+        if !self.sessions.end(session) {
+            return sink.reply(index, session, Sequence(0), Code::SESSION_EXPIRED, &[]);
+        }
+        self.effects.begin(index);
+        let commit = commit(entry, self.clock.now());
+        self.state.session_ended(session, &commit, &mut self.effects);
+        deliver(index, &self.effects, sink);
+        sink.ended(index, session, reason);
+    }
+
+    fn apply_command(&mut self, entry: &Entry<'_>, sink: &mut dyn Sink) {
+        let Entry { index, session, sequence, .. } = *entry;
+        let Some(known) = self.sessions.get_mut(session) else {
+            return sink.reply(index, session, sequence, Code::SESSION_EXPIRED, &[]);
+        };
+        match known.admit(sequence) {
+            Admit::Next => {}
+            Admit::Cached { index, code, payload } => {
+                return sink.reply(index, session, sequence, code, payload);
+            }
+            Admit::Gone => return sink.reply(index, session, sequence, Code::REPLY_GONE, &[]),
+            Admit::Ahead | Admit::Unknown => {
+                return sink.reply(index, session, sequence, Code::SEQUENCE_GAP, &[]);
+            }
+        }
+        known.acknowledge(entry.acked);
+        self.effects.begin(index);
+        match entry.kind {
+            kind::REFUSED => self.effects.code = decode_refused(entry.payload),
+            kind::REGISTRY.. => {
+                self.state.apply(&commit(entry, self.clock.now()), &mut self.effects);
+            }
+            _ => self.effects.code = Code::BAD_KIND,
+        }
+        let Effects { code, ref reply, .. } = self.effects;
+        known.record(index, code, reply);
+        deliver(index, &self.effects, sink);
+        sink.reply(index, session, sequence, code, reply);
+    }
+
+    /// What is known of a command before it is proposed.
+    #[must_use]
+    pub fn admit(&self, session: SessionId, sequence: Sequence) -> Admit<'_> {
+        self.sessions.admit(session, sequence)
+    }
+
+    /// Answers a query from the state as it is. Only code and reply of `effects` are set. Where the query's
+    /// time is before the last batch's, that one counts.
+    pub fn query(&self, query: &Query<'_>, effects: &mut Effects) {
+        effects.begin(query.index);
+        let time = query.time.max(self.clock.now());
+        self.state.query(&Query { time, ..*query }, effects);
+        debug_assert!(effects.events.is_empty() && effects.notices.is_empty());
+    }
+
+    /// Appends everything a session holds or waits for.
+    pub fn holdings(&self, session: SessionId, out: &mut Vec<Notice>) {
+        self.state.holdings(session, self.clock.now(), out);
+    }
+
+    /// Kept events of a resource after a position that pass a filter.
+    #[must_use]
+    pub fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events {
+        self.state.events(resource, after, filter)
+    }
+
+    /// A view of all this as it is now. Copies pointers, not data.
+    #[must_use]
+    pub fn freeze(&self) -> FrozenMachine<S> {
+        FrozenMachine {
+            applied: self.applied,
+            time: self.clock.now(),
+            sessions: self.sessions.clone(),
+            state: self.state.freeze(),
+            stage: Stage::Head,
+            chunks: 0,
+        }
+    }
+
+    /// Begins to rebuild a machine from what [`Machine::freeze`] wrote.
+    #[must_use]
+    pub fn restore() -> RestoringMachine<S> {
+        RestoringMachine {
+            applied: Index::ZERO,
+            time: LogTime::default(),
+            sessions: Sessions::default(),
+            state: None,
+            stage: Stage::Head,
+            chunks: 0,
+        }
+    }
+}
+
+fn commit<'a>(entry: &Entry<'a>, time: LogTime) -> Commit<'a> {
+    Commit {
+        index: entry.index,
+        time,
+        session: entry.session,
+        sequence: entry.sequence,
+        kind: entry.kind,
+        schema: entry.schema,
+        resource: entry.resource,
+        payload: entry.payload,
+    }
+}
+
+fn deliver(index: Index, effects: &Effects, sink: &mut dyn Sink) {
+    for event in &effects.events {
+        sink.event(index, event);
+    }
+    for notice in &effects.notices {
+        sink.notice(notice);
+    }
+}
+
+/// Version of the snapshot format below.
+const SNAPSHOT_VERSION: u32 = 1;
+
+/// What a chunk holds, its first byte: the head, then sessions, then the state's own chunks, then the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Version, applied, time.
+    Head,
+    /// Whole sessions after this one.
+    Sessions(SessionId),
+    State,
+    /// Number of chunks before it.
+    End,
+    Done,
+}
+
+const HEAD: u8 = 1;
+const SESSIONS: u8 = 2;
+const STATE: u8 = 3;
+const END: u8 = 4;
+
+/// A [`Machine`] as it was at one index, written out slice by slice.
+pub struct FrozenMachine<S: StateMachine> {
+    applied: Index,
+    time: LogTime,
+    sessions: Sessions,
+    state: S::Frozen,
+    stage: Stage,
+    chunks: u64,
+}
+
+impl<S: StateMachine> FrozenMachine<S> {
+    /// The last entry it contains.
+    #[must_use]
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    fn write_sessions(&self, after: SessionId, max: usize, out: &mut Vec<u8>) -> Stage {
+        let begin = out.len();
+        let mut last = after;
+        for (session, known) in self.sessions.after(after) {
+            if out.len() - begin >= max {
+                return Stage::Sessions(last);
+            }
+            known.freeze(session, out);
+            last = session;
+        }
+        Stage::State
+    }
+}
+
+impl<S: StateMachine> Frozen for FrozenMachine<S> {
+    fn next_chunk(&mut self, max: usize, out: &mut Vec<u8>) -> bool {
+        self.stage = match self.stage {
+            Stage::Head => {
+                out.push(HEAD);
+                bytes::put_u32(out, SNAPSHOT_VERSION);
+                bytes::put_u64(out, self.applied.0);
+                bytes::put_u64(out, self.time.0);
+                Stage::Sessions(SessionId(0))
+            }
+            Stage::Sessions(after) => {
+                out.push(SESSIONS);
+                self.write_sessions(after, max, out)
+            }
+            Stage::State => {
+                out.push(STATE);
+                if self.state.next_chunk(max, out) { Stage::State } else { Stage::End }
+            }
+            Stage::End | Stage::Done => {
+                out.push(END);
+                bytes::put_u64(out, self.chunks);
+                Stage::Done
+            }
+        };
+        self.chunks += 1;
+        self.stage != Stage::Done
+    }
+}
+
+/// A [`Machine`] in the making.
+pub struct RestoringMachine<S: StateMachine> {
+    applied: Index,
+    time: LogTime,
+    sessions: Sessions,
+    /// From the head on.
+    state: Option<S::Restoring>,
+    stage: Stage,
+    chunks: u64,
+}
+
+impl<S: StateMachine> Restoring for RestoringMachine<S> {
+    type State = Machine<S>;
+
+    fn feed(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
+        let out_of_order = RestoreError::Damaged { what: "the order of chunks" };
+        let Some((&section, body)) = chunk.split_first() else { return Err(out_of_order) };
+        self.stage = match (self.stage, section) {
+            (Stage::Head, HEAD) => self.feed_head(body)?,
+            (Stage::Sessions(_), SESSIONS) => {
+                let mut reader = Reader::new(body);
+                while !reader.is_empty() {
+                    self.sessions.thaw(&mut reader)?;
+                }
+                self.stage
+            }
+            (Stage::Sessions(_) | Stage::State, STATE) => {
+                self.state.as_mut().ok_or(out_of_order)?.feed(body)?;
+                Stage::State
+            }
+            (Stage::State, END) if body == self.chunks.to_le_bytes() => Stage::Done,
+            _ => return Err(out_of_order),
+        };
+        self.chunks += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Machine<S>, RestoreError> {
+        let (Stage::Done, Some(state)) = (self.stage, self.state) else {
+            return Err(RestoreError::Incomplete);
+        };
+        let newest = self.sessions.iter().last().map_or(0, |(newest, _)| newest.0);
+        if newest > self.applied.0 {
+            return Err(RestoreError::Damaged { what: "a session" });
+        }
+        Ok(Machine {
+            applied: self.applied,
+            clock: Clock::at(self.time),
+            sessions: self.sessions,
+            state: state.finish()?,
+            effects: Effects::new(),
+        })
+    }
+}
+
+impl<S: StateMachine> RestoringMachine<S> {
+    fn feed_head(&mut self, body: &[u8]) -> Result<Stage, RestoreError> {
+        let damaged = |_: Code| RestoreError::Damaged { what: "the head" };
+        let mut reader = Reader::new(body);
+        let version = reader.u32().map_err(damaged)?;
+        if version != SNAPSHOT_VERSION {
+            return Err(RestoreError::TooNew { found: version });
+        }
+        self.applied = Index(reader.u64().map_err(damaged)?);
+        self.time = LogTime(reader.u64().map_err(damaged)?);
+        reader.end().map_err(damaged)?;
+        self.state = Some(S::restore(self.applied));
+        Ok(Stage::Sessions(SessionId(0)))
+    }
+}

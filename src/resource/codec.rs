@@ -1,0 +1,158 @@
+//! Bytes of operations: one struct per operation and version, chosen by (kind, schema), and never changed
+//! once shipped.
+//!
+//! Flat types only: integers, `bool`, byte arrays, byte vectors, strings, and `Vec` and `Option` of those. The
+//! validator has no notion of shared pointers, so anything else does not compile; its depth is bounded, so
+//! nested lengths from a hostile client end in an error.
+
+use crate::machine::Code;
+use rkyv::api::access_with_context;
+use rkyv::api::high::{HighSerializer, to_bytes_in};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{Failure, Strategy};
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::util::AlignedVec;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::{Archive, Portable, Serialize};
+use std::num::NonZeroUsize;
+
+/// Deepest nesting of an operation: a vector of vectors needs 4.
+const DEPTH_MAX: Option<NonZeroUsize> = NonZeroUsize::new(8);
+/// Operations are read in place at this alignment, in bytes; the log keeps it.
+const ALIGNMENT: usize = 16;
+
+/// An operation of one version.
+pub trait Operation: Archive<Archived: Limits + Checked> {
+    /// The resource's kind: see [`crate::machine::kind`].
+    const KIND: u8;
+    /// Which operation of the kind, and its version: number << 8 | version.
+    const SCHEMA: u16;
+    /// Its name, for people.
+    const NAME: &'static str;
+}
+
+/// Operations that can be written.
+pub trait Encode: Operation {
+    /// Its bytes.
+    #[must_use]
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl<O> Encode for O
+where
+    O: Operation + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Failure>>,
+{
+    fn encode(&self) -> Vec<u8> {
+        to_bytes_in::<_, Failure>(self, Vec::new()).expect("writing flat types to memory")
+    }
+}
+
+/// Bounds of an operation's content, beyond its bytes being valid.
+pub trait Limits {
+    /// Whether the content is within bounds.
+    ///
+    /// # Errors
+    /// The code to refuse it with.
+    fn limits(&self) -> Result<(), Code> {
+        Ok(())
+    }
+}
+
+/// Archived types that can be read in place from bytes nobody vouches for.
+pub trait Checked: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>> {}
+
+impl<T> Checked for T where T: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>>
+{}
+
+/// Declares what an operation is called and its number.
+macro_rules! operation {
+    ($type:ident, $kind:expr, $schema:literal, $name:literal) => {
+        impl $crate::resource::codec::Operation for $type {
+            const KIND: u8 = $kind;
+            const SCHEMA: u16 = $schema;
+            const NAME: &'static str = $name;
+        }
+    };
+}
+pub(super) use operation;
+
+/// Bounds of operations, field by field: `key`, `value`, or `expected` for an optional value.
+macro_rules! limits {
+    ($($type:ident: $($what:ident($field:ident)),*;)*) => {$(
+        impl $crate::resource::codec::Limits for $type {
+            fn limits(&self) -> Result<(), $crate::machine::Code> {
+                $($crate::resource::codec::limit::$what(&self.$field)?;)*
+                Ok(())
+            }
+        }
+    )*};
+}
+pub(super) use limits;
+
+/// Defines `check`: admission of the commands listed. Anything else, queries too, is no command.
+macro_rules! check_by_schema {
+    ($($operation:ident),*) => {
+        pub(super) fn check(schema: u16, payload: &[u8]) -> Result<(), $crate::machine::Code> {
+            match schema {
+                $(<$operation as $crate::resource::codec::Operation>::SCHEMA => {
+                    $crate::resource::codec::check::<$operation>(payload)
+                })*
+                _ => Err($crate::machine::Code::BAD_KIND),
+            }
+        }
+    };
+}
+pub(super) use check_by_schema;
+
+/// Holds an operation whose bytes were not aligned.
+pub type Scratch = AlignedVec<ALIGNMENT>;
+
+/// Reads an operation in place: bytes and limits are checked. Where they are not aligned, which only memory of
+/// this process can cause, they are copied to `scratch`: the outcome is the same on every replica.
+///
+/// # Errors
+/// [`Code::BAD_PAYLOAD`], or what the limits say.
+pub fn access<'a, O: Operation>(
+    payload: &'a [u8],
+    scratch: &'a mut Scratch,
+) -> Result<&'a O::Archived, Code> {
+    let payload = if payload.as_ptr().align_offset(ALIGNMENT) == 0 {
+        payload
+    } else {
+        scratch.clear();
+        scratch.extend_from_slice(payload);
+        &scratch[..]
+    };
+    let mut validator = ArchiveValidator::with_max_depth(payload, DEPTH_MAX);
+    let operation = access_with_context::<O::Archived, _, Failure>(payload, &mut validator)
+        .map_err(|Failure| Code::BAD_PAYLOAD)?;
+    operation.limits()?;
+    Ok(operation)
+}
+
+/// Checks an operation's bytes and limits.
+///
+/// # Errors
+/// See [`access`].
+pub fn check<O: Operation>(payload: &[u8]) -> Result<(), Code> {
+    access::<O>(payload, &mut Scratch::new()).map(|_| ())
+}
+
+/// Bounds of single fields.
+pub(super) mod limit {
+    use crate::machine::{Code, KEY_MAX, VALUE_MAX};
+    use rkyv::option::ArchivedOption;
+    use rkyv::vec::ArchivedVec;
+
+    pub(in super::super) fn key(key: &[u8]) -> Result<(), Code> {
+        if key.len() <= KEY_MAX { Ok(()) } else { Err(Code::KEY_TOO_LARGE) }
+    }
+
+    pub(in super::super) fn value(value: &[u8]) -> Result<(), Code> {
+        if value.len() <= VALUE_MAX { Ok(()) } else { Err(Code::VALUE_TOO_LARGE) }
+    }
+
+    pub(in super::super) fn expected(value: &ArchivedOption<ArchivedVec<u8>>) -> Result<(), Code> {
+        value.as_ref().map_or(Ok(()), |bytes| self::value(bytes))
+    }
+}

@@ -1,0 +1,136 @@
+//! What the handles of all types share: carrying operations, opening by name, and answers with versions.
+
+use super::codec::Encode;
+use super::{Answer, Directory, Failure, Reply, Submit, Subscription};
+use crate::machine::bytes::{self, Reader};
+use crate::machine::{Code, Filter, Level, ResourceId};
+use margay_log::id::Index;
+
+/// A resource and the way to it.
+#[derive(Clone, Debug)]
+pub struct Handle<S> {
+    submit: S,
+    id: ResourceId,
+    level: Level,
+}
+
+impl<S: Submit> Handle<S> {
+    /// The resource `id`, whose type the caller knows.
+    pub fn new(submit: S, id: ResourceId) -> Handle<S> {
+        Handle { submit, id, level: Level::default() }
+    }
+
+    /// Opens a resource by name; it is created where there is none.
+    pub fn open(submit: S, name: &str, kind: u8) -> Reply<Handle<S>> {
+        let opened = Directory::new(submit.clone()).open(name, kind, &[]);
+        opened.and_then(move |id| Ok(Handle::new(submit, id)))
+    }
+
+    /// The same, with queries at another level.
+    #[must_use]
+    pub fn with_level(self, level: Level) -> Handle<S> {
+        Handle { level, ..self }
+    }
+
+    /// The resource.
+    #[must_use]
+    pub fn id(&self) -> ResourceId {
+        self.id
+    }
+
+    /// The way to it.
+    #[must_use]
+    pub fn submit(&self) -> &S {
+        &self.submit
+    }
+
+    /// Sends a command; an answer that refuses is a failure.
+    pub fn command<O: Encode>(&self, operation: &O) -> Reply<Answer> {
+        command(&self.submit, self.id, operation)
+    }
+
+    /// Asks a query; an answer that refuses is a failure.
+    pub fn query<O: Encode>(&self, operation: &O) -> Reply<Answer> {
+        query(&self.submit, self.level, self.id, operation)
+    }
+
+    /// Its events that pass the filter, after a position or from now on.
+    #[must_use]
+    pub fn subscribe(&self, after: Option<(Index, u32)>, filter: Filter) -> Subscription {
+        self.submit.subscribe(self.id, after, filter)
+    }
+}
+
+/// Sends a command; an answer that refuses is a failure.
+pub(super) fn command<S: Submit, O: Encode>(
+    submit: &S,
+    resource: ResourceId,
+    operation: &O,
+) -> Reply<Answer> {
+    submit.command(O::KIND, O::SCHEMA, resource, operation.encode()).and_then(Answer::ok)
+}
+
+/// Asks a query; an answer that refuses is a failure.
+pub(super) fn query<S: Submit, O: Encode>(
+    submit: &S,
+    level: Level,
+    resource: ResourceId,
+    operation: &O,
+) -> Reply<Answer> {
+    submit.query(level, O::KIND, O::SCHEMA, resource, operation.encode()).and_then(Answer::ok)
+}
+
+/// A value with the version it has: the index of the entry that wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Versioned {
+    /// The value.
+    pub value: Vec<u8>,
+    /// Rises with every change; never used twice within a resource.
+    pub version: Index,
+}
+
+/// Whether a conditional operation was done. A negative answer is data, not a failure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Swap<T> {
+    /// The condition held; the new version.
+    Done(Index),
+    /// It did not; what is there.
+    Conflict(T),
+}
+
+/// A version in a snapshot: not 0, and not above what was applied.
+pub(super) fn thaw_version(reader: &mut Reader<'_>, applied: Index) -> Result<Index, Code> {
+    let version = Index(reader.u64()?);
+    if Index::ZERO < version && version <= applied { Ok(version) } else { Err(Code::BAD_PAYLOAD) }
+}
+
+/// Appends a version, 0 for none, and the value to the end.
+pub(super) fn put_versioned(out: &mut Vec<u8>, found: Option<(&[u8], Index)>) {
+    let (value, version) = found.unwrap_or((&[], Index::ZERO));
+    bytes::put_u64(out, version.0);
+    out.extend_from_slice(value);
+}
+
+/// Reads what [`put_versioned`] wrote.
+pub(super) fn read_versioned(mut reader: Reader<'_>) -> Result<Option<Versioned>, Failure> {
+    let version = Index(reader.u64()?);
+    let value = reader.rest().to_vec();
+    Ok((version != Index::ZERO).then_some(Versioned { value, version }))
+}
+
+/// Appends the answer of a conditional operation: 1 where done, else 0 and what is there.
+pub(super) fn put_swap(out: &mut Vec<u8>, done: bool, found: Option<(&[u8], Index)>) {
+    out.push(u8::from(done));
+    if !done {
+        put_versioned(out, found);
+    }
+}
+
+/// Reads what [`put_swap`] wrote.
+pub(super) fn read_swap(answer: &Answer) -> Result<Swap<Option<Versioned>>, Failure> {
+    let mut reader = Reader::new(&answer.payload);
+    match reader.u8()? {
+        0 => Ok(Swap::Conflict(read_versioned(reader)?)),
+        _ => Ok(Swap::Done(answer.index)),
+    }
+}

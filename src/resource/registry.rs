@@ -1,0 +1,471 @@
+//! All resources of a group, by name: opened, found, listed and deleted here, and every operation for one of
+//! them passes through to it.
+//!
+//! A name has one type for as long as it exists. A resource's id is the index of the entry that created it, so
+//! a deleted one is never mistaken for its successor.
+
+use super::codec::{Limits, Operation, Scratch, access, check, operation};
+use super::ring::Ring;
+use super::snapshot::{FrozenRegistry, RestoringRegistry};
+use super::{Firing, Resource, type_of};
+use crate::machine::bytes;
+use crate::machine::clock::Due;
+use crate::machine::{
+    Code, Commit, Effects, Events, LogTime, NAME_MAX, Notice, Query, ResourceId, SessionId, Shared,
+    StateMachine, kind,
+};
+use imbl::{OrdMap, OrdSet};
+use margay_log::id::Index;
+use std::ops::Bound;
+
+/// Resources of one group, at most.
+pub const RESOURCES_MAX: usize = 1_000_000;
+/// Options of a resource, in bytes, at most.
+pub const OPTIONS_MAX: usize = 4 << 10;
+/// Resources on one page of a list, at most.
+pub const PAGE_MAX: u32 = 1_000;
+/// Names looked at for one page of a list, at most: a page may be short, or empty, and not the last.
+pub const SCAN_MAX: usize = 10_000;
+/// The last event of a resource: it was deleted. Not kept: nothing is left to keep it.
+pub const DELETED: u16 = u16::MAX;
+
+// ---- operations ----------------------------------------------------------------------------------------
+
+/// Opens a resource; creates it where the name is free. Answers its id, and 1 where it was created.
+/// Where it exists, `options` are ignored: who created it chose.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct OpenV1 {
+    /// 1 to 256 bytes of UTF-8 without control characters.
+    pub name: Vec<u8>,
+    /// Its type.
+    pub kind: u8,
+    /// Belong to the type; fixed at creation.
+    pub options: Vec<u8>,
+}
+
+/// Deletes a resource with all it holds.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct DeleteV1 {
+    /// Its id.
+    pub resource: u64,
+}
+
+/// Query: the resource of a name. Answers id and kind.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct FindV1 {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The type it must have; 0 for any.
+    pub kind: u8,
+}
+
+/// Query: resources in order of their names. Answers the name to go on after, or none at the end; a count; then
+/// id, kind, name of each.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct ListV1 {
+    /// What the names begin with.
+    pub prefix: Vec<u8>,
+    /// Their type; 0 for any.
+    pub kind: u8,
+    /// The page begins after this name; empty for the first page.
+    pub after: Vec<u8>,
+    /// At most so many; 0 and anything over [`PAGE_MAX`] stand for [`PAGE_MAX`].
+    pub limit: u32,
+}
+
+operation!(OpenV1, kind::REGISTRY, 0x0101, "open");
+operation!(DeleteV1, kind::REGISTRY, 0x0201, "delete");
+operation!(FindV1, kind::REGISTRY, 0x0301, "find");
+operation!(ListV1, kind::REGISTRY, 0x0401, "list");
+
+impl Limits for ArchivedOpenV1 {
+    fn limits(&self) -> Result<(), Code> {
+        check_name(&self.name)?;
+        if type_of(self.kind).is_none() {
+            return Err(Code::BAD_KIND);
+        }
+        if self.options.len() > OPTIONS_MAX {
+            return Err(Code::OPTIONS_TOO_LARGE);
+        }
+        Ok(())
+    }
+}
+
+impl Limits for ArchivedDeleteV1 {}
+
+impl Limits for ArchivedFindV1 {
+    fn limits(&self) -> Result<(), Code> {
+        check_name(&self.name)
+    }
+}
+
+impl Limits for ArchivedListV1 {
+    fn limits(&self) -> Result<(), Code> {
+        let long = self.prefix.len().max(self.after.len()) > NAME_MAX;
+        if long { Err(Code::BAD_NAME) } else { Ok(()) }
+    }
+}
+
+/// Whether a resource may have this name.
+///
+/// # Errors
+/// [`Code::BAD_NAME`].
+pub fn check_name(name: &[u8]) -> Result<(), Code> {
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(Code::BAD_NAME);
+    }
+    let text = std::str::from_utf8(name).map_err(|_| Code::BAD_NAME)?;
+    if text.chars().any(char::is_control) { Err(Code::BAD_NAME) } else { Ok(()) }
+}
+
+// ---- state ---------------------------------------------------------------------------------------------
+
+/// The resources of a group: the state of its machine.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    slots: OrdMap<ResourceId, Shared<Slot>>,
+    names: OrdMap<Shared<[u8]>, ResourceId>,
+    links: Links,
+}
+
+/// What can be derived from the resources, kept so that nobody has to look at all of them.
+#[derive(Clone, Debug, Default)]
+struct Links {
+    /// The next timer of each resource that has one.
+    agenda: OrdSet<(Due, ResourceId)>,
+    /// Which resources a session holds or waits for.
+    involved: OrdSet<(SessionId, ResourceId)>,
+}
+
+/// One resource with what is kept for it.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) name: Shared<[u8]>,
+    pub(super) kind: u8,
+    pub(super) options: Vec<u8>,
+    pub(super) state: Box<dyn Resource>,
+    pub(super) ring: Ring,
+    /// What the agenda says of it.
+    pub(super) timer: Option<Due>,
+}
+
+impl Slot {
+    /// After its state has changed: new events are kept, its timer and whom it involves are noted. `before` is
+    /// how many events and notices are not its own.
+    fn settle(
+        &mut self,
+        id: ResourceId,
+        index: Index,
+        before: (usize, usize),
+        effects: &Effects,
+        links: &mut Links,
+    ) {
+        for event in &effects.events[before.0..] {
+            self.ring.push(index, event.clone());
+        }
+        let timer = self.state.next_timer();
+        if timer != self.timer {
+            if let Some(due) = std::mem::replace(&mut self.timer, timer) {
+                links.agenda.remove(&(due, id));
+            }
+            links.agenda.extend(timer.map(|due| (due, id)));
+        }
+        for notice in &effects.notices[before.1..] {
+            if self.state.involves(notice.session) {
+                links.involved.insert((notice.session, id));
+            } else {
+                links.involved.remove(&(notice.session, id));
+            }
+        }
+    }
+}
+
+impl StateMachine for Registry {
+    type Frozen = FrozenRegistry;
+    type Restoring = RestoringRegistry;
+
+    fn check(kind: u8, schema: u16, payload: &[u8]) -> Result<(), Code> {
+        if kind != kind::REGISTRY {
+            return (type_of(kind).ok_or(Code::BAD_KIND)?.check)(schema, payload);
+        }
+        match schema {
+            OpenV1::SCHEMA => check::<OpenV1>(payload),
+            DeleteV1::SCHEMA => check::<DeleteV1>(payload),
+            _ => Err(Code::BAD_KIND),
+        }
+    }
+
+    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        if commit.kind == kind::REGISTRY {
+            if let Err(code) = self.apply_own(commit, effects) {
+                effects.refuse(code, "");
+            }
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&commit.resource) else {
+            return effects.refuse(Code::NO_SUCH_RESOURCE, "");
+        };
+        if slot.kind != commit.kind {
+            return refuse_type(slot, commit.kind, effects);
+        }
+        let slot = Shared::make_mut(slot);
+        slot.state.apply(commit, effects);
+        slot.settle(commit.resource, commit.index, (0, 0), effects, &mut self.links);
+    }
+
+    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
+        if query.kind == kind::REGISTRY {
+            if let Err(code) = self.query_own(query, effects) {
+                effects.refuse(code, "");
+            }
+            return;
+        }
+        match self.slot(query.resource) {
+            Some(slot) if slot.kind == query.kind => slot.state.query(query, effects),
+            Some(slot) => refuse_type(slot, query.kind, effects),
+            None => effects.refuse(Code::NO_SUCH_RESOURCE, ""),
+        }
+    }
+
+    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+        for resource in self.involving(session) {
+            self.links.involved.remove(&(session, resource));
+            let slot = self.slots.get_mut(&resource).expect("only what exists is involved");
+            let before = (effects.events.len(), effects.notices.len());
+            let commit = Commit { resource, ..*commit };
+            let slot = Shared::make_mut(slot);
+            slot.state.session_ended(session, &commit, effects);
+            slot.settle(resource, commit.index, before, effects, &mut self.links);
+        }
+    }
+
+    fn next_timer(&self) -> Option<LogTime> {
+        self.links.agenda.get_min().map(|(due, _)| due.at)
+    }
+
+    fn fire(&mut self, index: Index, now: LogTime, limit: usize, effects: &mut Effects) -> usize {
+        for fired in 0..limit {
+            let Some(&(due, resource)) = self.links.agenda.get_min() else { return fired };
+            if due.at > now {
+                return fired;
+            }
+            let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
+            let before = (effects.events.len(), effects.notices.len());
+            let slot = Shared::make_mut(slot);
+            slot.state.fire(&Firing { resource, index, now }, effects);
+            slot.settle(resource, index, before, effects, &mut self.links);
+        }
+        limit
+    }
+
+    fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>) {
+        for resource in self.involving(session) {
+            let slot = self.slot(resource).expect("only what exists is involved");
+            slot.state.holdings(resource, session, now, out);
+        }
+    }
+
+    fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events {
+        match self.slot(resource) {
+            Some(slot) => slot.ring.after(after, filter),
+            None => Events::Lagged { oldest: Index::ZERO },
+        }
+    }
+
+    fn freeze(&self) -> FrozenRegistry {
+        FrozenRegistry::new(self.clone())
+    }
+
+    fn restore(applied: Index) -> RestoringRegistry {
+        RestoringRegistry::new(applied)
+    }
+}
+
+impl Registry {
+    /// No resources yet.
+    #[must_use]
+    pub fn new() -> Registry {
+        Registry::default()
+    }
+
+    /// How many resources there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn slot(&self, id: ResourceId) -> Option<&Slot> {
+        self.slots.get(&id).map(|slot| &**slot)
+    }
+
+    pub(super) fn slot_after(&self, after: ResourceId) -> Option<(ResourceId, &Slot)> {
+        let first = ResourceId(after.0.checked_add(1)?);
+        self.slots.range(first..).next().map(|(id, slot)| (*id, &**slot))
+    }
+
+    /// Takes a resource out of a snapshot: its id must be the highest so far, its name and type sound.
+    pub(super) fn adopt(&mut self, id: ResourceId, mut slot: Slot) -> Result<(), Code> {
+        let newest = self.slots.get_max().map_or(ResourceId::REGISTRY, |(newest, _)| *newest);
+        check_name(&slot.name)?;
+        if id <= newest || self.names.insert(slot.name.clone(), id).is_some() {
+            return Err(Code::BAD_PAYLOAD);
+        }
+        slot.timer = slot.state.next_timer();
+        self.links.agenda.extend(slot.timer.map(|due| (due, id)));
+        self.links.involved.extend(slot.state.sessions().into_iter().map(|session| (session, id)));
+        self.slots.insert(id, Shared::new(slot));
+        Ok(())
+    }
+
+    fn involving(&self, session: SessionId) -> Vec<ResourceId> {
+        let all = (session, ResourceId(0))..=(session, ResourceId(u64::MAX));
+        self.links.involved.range(all).map(|(_, resource)| *resource).collect()
+    }
+
+    fn apply_own(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+        let mut scratch = Scratch::new();
+        match commit.schema {
+            OpenV1::SCHEMA => {
+                let open = access::<OpenV1>(commit.payload, &mut scratch)?;
+                self.open(open, commit, effects)
+            }
+            DeleteV1::SCHEMA => {
+                let delete = access::<DeleteV1>(commit.payload, &mut scratch)?;
+                self.delete(ResourceId(delete.resource.to_native()), commit, effects)
+            }
+            _ => Err(Code::BAD_KIND),
+        }
+    }
+
+    fn open(
+        &mut self,
+        open: &ArchivedOpenV1,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        if let Some(id) = self.names.get(&open.name[..]) {
+            let slot = self.slot(*id).expect("a name names a resource");
+            if slot.kind != open.kind {
+                refuse_type(slot, open.kind, effects);
+            } else {
+                put_opened(&mut effects.reply, *id, false);
+            }
+            return Ok(());
+        }
+        if self.slots.len() >= RESOURCES_MAX {
+            return Err(Code::TOO_MANY_RESOURCES);
+        }
+        let known = type_of(open.kind).ok_or(Code::BAD_KIND)?;
+        let id = ResourceId(commit.index.0);
+        let slot = Slot {
+            name: open.name[..].into(),
+            kind: open.kind,
+            options: open.options.to_vec(),
+            state: (known.create)(&open.options)?,
+            ring: Ring::default(),
+            timer: None,
+        };
+        self.names.insert(slot.name.clone(), id);
+        self.slots.insert(id, Shared::new(slot));
+        put_opened(&mut effects.reply, id, true);
+        Ok(())
+    }
+
+    fn delete(
+        &mut self,
+        id: ResourceId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let mut slot = self.slots.remove(&id).ok_or(Code::NO_SUCH_RESOURCE)?;
+        self.names.remove(&slot.name);
+        if let Some(due) = slot.timer {
+            self.links.agenda.remove(&(due, id));
+        }
+        for session in slot.state.sessions() {
+            self.links.involved.remove(&(session, id));
+        }
+        let commit = Commit { resource: id, ..*commit };
+        Shared::make_mut(&mut slot).state.deleted(&commit, effects);
+        effects.event(id, DELETED, None, None);
+        Ok(())
+    }
+
+    fn query_own(&self, query: &Query<'_>, effects: &mut Effects) -> Result<(), Code> {
+        let mut scratch = Scratch::new();
+        match query.schema {
+            FindV1::SCHEMA => {
+                let find = access::<FindV1>(query.payload, &mut scratch)?;
+                let id = *self.names.get(&find.name[..]).ok_or(Code::NO_SUCH_RESOURCE)?;
+                let slot = self.slot(id).expect("a name names a resource");
+                if find.kind != 0 && find.kind != slot.kind {
+                    refuse_type(slot, find.kind, effects);
+                } else {
+                    bytes::put_u64(&mut effects.reply, id.0);
+                    effects.reply.push(slot.kind);
+                }
+                Ok(())
+            }
+            ListV1::SCHEMA => {
+                self.list(access::<ListV1>(query.payload, &mut scratch)?, &mut effects.reply);
+                Ok(())
+            }
+            _ => Err(Code::BAD_KIND),
+        }
+    }
+
+    fn list(&self, list: &ArchivedListV1, out: &mut Vec<u8>) {
+        let limit = match list.limit.to_native() {
+            0 => PAGE_MAX,
+            limit => limit.min(PAGE_MAX),
+        };
+        let from = if list.after[..] < list.prefix[..] {
+            Bound::Included(&list.prefix[..])
+        } else if list.after.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Excluded(&list.after[..])
+        };
+        let mut names = self.names.range::<_, [u8]>((from, Bound::Unbounded));
+        let mut page = Vec::new();
+        let (mut count, mut scanned, mut last) = (0, 0, None);
+        let next = loop {
+            let Some((name, id)) = names.next() else { break None };
+            if !name.starts_with(&list.prefix) {
+                break None;
+            }
+            if count == limit || scanned == SCAN_MAX {
+                break last;
+            }
+            scanned += 1;
+            last = Some(&name[..]);
+            let kind = self.slot(*id).expect("a name names a resource").kind;
+            if list.kind == 0 || list.kind == kind {
+                bytes::put_u64(&mut page, id.0);
+                page.push(kind);
+                bytes::put_bytes(&mut page, name);
+                count += 1;
+            }
+        };
+        bytes::put_optional(out, next);
+        bytes::put_u32(out, count);
+        out.extend_from_slice(&page);
+    }
+}
+
+fn put_opened(out: &mut Vec<u8>, id: ResourceId, created: bool) {
+    bytes::put_u64(out, id.0);
+    out.push(u8::from(created));
+}
+
+fn refuse_type(slot: &Slot, wanted: u8, effects: &mut Effects) {
+    let name = String::from_utf8_lossy(&slot.name);
+    let (is, wanted) = (super::type_name(slot.kind), super::type_name(wanted));
+    effects.refuse(Code::WRONG_TYPE, &format!("{name} is a {is}, not a {wanted}"));
+}

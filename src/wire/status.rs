@@ -1,0 +1,100 @@
+//! How a node describes its groups to whoever asks: the material of `margay cluster status`.
+
+use margay_log::id::{Chain, EntryId, GroupId, Index, Term};
+
+use super::Error;
+use super::fields::{Block, Fields, put_short_text};
+
+/// One group, as the answering node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Name of the leader, where one is known.
+    pub leader: Option<String>,
+    /// Current term.
+    pub term: Term,
+    /// First index still in the log.
+    pub first: Index,
+    /// Last entry of the log, durable or not.
+    pub last: EntryId,
+    /// Chain at `last`: equal chains at equal entries mean equal logs.
+    pub chain: Chain,
+    /// End of what is durable on this node.
+    pub durable: Index,
+    /// Commit index.
+    pub commit: Index,
+    /// Applied index.
+    pub applied: Index,
+    /// Open sessions.
+    pub sessions: u32,
+    /// Names of the voters.
+    pub voters: Vec<String>,
+}
+
+/// Bytes before the texts of one group.
+const FIXED_BYTES: usize = 72;
+
+/// Voters of one group, at most.
+const VOTERS_MAX: u16 = 255;
+
+impl GroupStatus {
+    /// Appends this description.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let voters = self.voters.len().min(usize::from(VOTERS_MAX));
+        let block = Block::<FIXED_BYTES>::new().u32(self.group.0).u32(self.sessions);
+        let block = block.u64(self.term.0).u64(self.first.0);
+        let block = block.u64(self.last.term.0).u64(self.last.index.0).u64(self.durable.0);
+        let block = block.u64(self.commit.0).u64(self.applied.0).u32(self.chain.0);
+        let block = block.u16(voters as u16).u16(u16::from(self.leader.is_some()));
+        out.extend_from_slice(&block.done());
+        put_short_text(out, &self.node);
+        if let Some(leader) = &self.leader {
+            put_short_text(out, leader);
+        }
+        self.voters.iter().take(voters).for_each(|voter| put_short_text(out, voter));
+    }
+
+    /// Reads one description.
+    fn take(fields: &mut Fields<'_>) -> Result<GroupStatus, Error> {
+        let (group, sessions) = (GroupId(fields.u32()?), fields.u32()?);
+        let (term, first) = (Term(fields.u64()?), Index(fields.u64()?));
+        let last = EntryId::new(Term(fields.u64()?), Index(fields.u64()?));
+        let (durable, commit) = (Index(fields.u64()?), Index(fields.u64()?));
+        let (applied, chain) = (Index(fields.u64()?), Chain(fields.u32()?));
+        let voters = fields.u16()?;
+        let has_leader = fields.u16()?;
+        if voters > VOTERS_MAX || has_leader > 1 {
+            return Err(fields.error("impossible counts"));
+        }
+        let node = fields.short_text()?.to_owned();
+        let leader = if has_leader == 1 { Some(fields.short_text()?.to_owned()) } else { None };
+        let voters = (0..voters).map(|_| fields.short_text().map(str::to_owned));
+        let voters = voters.collect::<Result<Vec<String>, Error>>()?;
+        Ok(GroupStatus {
+            group,
+            node,
+            leader,
+            term,
+            first,
+            last,
+            chain,
+            durable,
+            commit,
+            applied,
+            sessions,
+            voters,
+        })
+    }
+
+    /// Reads `count` descriptions. The count is checked against the bytes before anything is
+    /// allocated for it.
+    pub(super) fn take_all(count: u64, fields: &mut Fields<'_>) -> Result<Vec<GroupStatus>, Error> {
+        if count > (fields.left() / FIXED_BYTES) as u64 {
+            return Err(fields.error("more groups than bytes"));
+        }
+        (0..count).map(|_| GroupStatus::take(fields)).collect()
+    }
+}
