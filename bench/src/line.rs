@@ -97,6 +97,11 @@ impl Line {
         }
     }
 
+    /// Whether a send is under way.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.sending
+    }
+
     /// Closes the socket.
     pub(crate) fn close(&mut self, ring: &mut Ring) {
         ring.close(self.handle);

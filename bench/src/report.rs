@@ -87,6 +87,10 @@ impl Recorder {
         self.latencies.saturating_record(nanoseconds);
     }
 
+    pub(crate) fn ops(&self) -> u64 {
+        self.latencies.len()
+    }
+
     pub(crate) fn error(&mut self) {
         self.errors += 1;
     }
