@@ -7,3 +7,5 @@ pub mod raft;
 pub mod replica;
 pub mod resource;
 pub mod wire;
+#[cfg(feature = "sim")]
+pub mod sim;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use margay_log::batch::{BATCH_OFFSET, Batch};
 use margay_log::buffer::Buffer;
+use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
 use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 use margay_log::rng::Rng;
@@ -73,6 +74,8 @@ pub(super) struct Cluster<S: StateMachine> {
     cluster: ClusterId,
     members: Vec<Member>,
     state: fn() -> S,
+    /// How many clients there are.
+    pub clients: usize,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
 }
@@ -106,6 +109,7 @@ impl<S: StateMachine> Cluster<S> {
             cluster: ClusterId(seed | 1),
             members,
             state,
+            clients: 0,
             disk_latency: 100 + rng.below(2_000),
             rng,
         }
@@ -125,6 +129,11 @@ impl<S: StateMachine> Cluster<S> {
 
     pub(super) fn node_named(&self, address: &str) -> Option<usize> {
         self.members.iter().position(|member| member.address == address)
+    }
+
+    pub(super) fn address_of(&self, conn: ConnId) -> Option<String> {
+        let node = self.links.get(&conn)?.node;
+        Some(self.members[node].address.clone())
     }
 
     pub(super) fn addresses(&self) -> Vec<String> {
@@ -241,15 +250,19 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn on_disk(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
         let now = self.now;
         let node = &mut self.nodes[at];
-        if node.boot != boot || node.disk.in_flight() == 0 {
+        if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
-        let which = self.rng.below(node.disk.in_flight() as u64) as usize;
-        let done = node.disk.complete(which);
+        let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        node.disk.complete(which);
+        let mut done = Vec::new();
+        node.disk.poll(false, &mut done);
         let Some(replica) = &mut node.replica else { return Ok(()) };
-        replica
-            .on_disk(now, done, &mut node.out)
-            .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+        for done in done {
+            replica
+                .on_disk(now, done, &mut node.out)
+                .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+        }
         self.turn_soon(at);
         Ok(())
     }

@@ -27,11 +27,13 @@ impl Verdict {
             | Code::CLUSTER_MISMATCH
             | Code::HALTED
             | Code::SESSION_MOVED
+            | Code::NO_SESSION
             | Code::TOO_MANY_CONNECTIONS => Verdict::Elsewhere,
             Code::OVERLOADED
             | Code::TOO_MANY_SESSIONS
+            | Code::NOT_READY
             | Code::DISK_FULL
-            | Code::SEQUENCE
+            | Code::SEQUENCE_GAP
             | Code::TIMEOUT => Verdict::Later,
             Code::SESSION_EXPIRED | Code::SESSION_KEY => Verdict::Ended,
             _ => Verdict::Final,
@@ -125,7 +127,7 @@ impl Session {
         match code {
             // It stood in the log behind a gap and had no effect: begin again at the first
             // unanswered.
-            Code::SEQUENCE => {
+            Code::SEQUENCE_GAP => {
                 self.stream.rewind();
                 self.hold(Micros(0));
                 return;
@@ -250,7 +252,7 @@ impl Session {
             Verdict::Elsewhere => self.leave(refusal.attempt()),
             Verdict::Ended => self.expire(),
             Verdict::Later => {
-                if refusal.code == Code::SEQUENCE {
+                if refusal.code == Code::SEQUENCE_GAP {
                     self.stream.rewind();
                 }
                 self.endpoints.note(refusal.attempt());
