@@ -31,9 +31,9 @@ impl Verdict {
             | Code::TOO_MANY_CONNECTIONS => Verdict::Elsewhere,
             Code::OVERLOADED
             | Code::TOO_MANY_SESSIONS
-            | Code::NOT_READY
             | Code::DISK_FULL
             | Code::SEQUENCE_GAP
+            | Code::NOT_READY
             | Code::TIMEOUT => Verdict::Later,
             Code::SESSION_EXPIRED | Code::SESSION_KEY => Verdict::Ended,
             _ => Verdict::Final,
