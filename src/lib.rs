@@ -13,6 +13,6 @@ pub mod resource;
 pub mod server;
 #[cfg(feature = "server")]
 mod shard;
-pub mod wire;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod wire;

@@ -13,9 +13,7 @@ use std::task::{Context, Poll, Waker};
 use margay_log::id::{GroupId, Index, Micros};
 use margay_log::rng::Rng;
 
-use crate::client::session::{
-    Call, CallId, Output, Session, SessionConfig, SessionState,
-};
+use crate::client::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
 use crate::machine::{Code, Filter, Level, NoticeState, ResourceId};
 use crate::replica::ConnId;
 use crate::resource::reply::{Completer, Delivery, Feed, Subscription};

@@ -278,7 +278,8 @@ impl Run {
         applied == first.log().last().index
             && replicas.all(|replica| {
                 replica.is_some_and(|replica| {
-                    replica.machine().applied() == applied && replica.log().last() == first.log().last()
+                    replica.machine().applied() == applied
+                        && replica.log().last() == first.log().last()
                 })
             })
     }

@@ -11,11 +11,11 @@ use super::client::Desk;
 use super::history::{CounterOp, CounterReply, KeyOp, KeyReply, Tenure};
 use super::linearizable::Operation;
 use crate::machine::Outcome;
+use crate::resource::Failure;
 use crate::resource::counter::Counter;
 use crate::resource::handle::Swap;
 use crate::resource::lock::Lock;
 use crate::resource::map::Map;
-use crate::resource::Failure;
 
 /// Keys of the map that all clients share.
 pub(super) const KEYS: u64 = 4;
