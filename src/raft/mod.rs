@@ -95,6 +95,9 @@ pub struct Raft {
     /// The current term, and whom this node voted for in it.
     term: Term,
     vote: Option<NodeId>,
+    /// The leader of the term, once it was heard: there is no second one, even if this node gave
+    /// up hope of the first.
+    term_leader: Option<NodeId>,
     /// Term or vote changed in this step; a `Persist` is owed.
     persist_owed: bool,
     /// The last `Persist` asked for, and the last that is durable.
@@ -181,6 +184,7 @@ impl Raft {
             random,
             term: term.max(last.term),
             vote: if behind { None } else { vote },
+            term_leader: None,
             persist_owed: behind,
             persist_issued: Ticket(0),
             persist_durable: Ticket(0),
@@ -350,6 +354,9 @@ impl Raft {
     /// Moves to a higher term, or votes in the present one.
     fn enter_term(&mut self, term: Term, vote: Option<NodeId>) {
         assert!(term > self.term || (term == self.term && self.vote.is_none()));
+        if term > self.term {
+            self.term_leader = None;
+        }
         self.term = term;
         self.vote = vote;
         self.persist_owed = true;
@@ -362,6 +369,7 @@ impl Raft {
         if let Role::Leader(leader) = mem::replace(&mut self.role, role) {
             leader.reads.refuse(out);
         }
+        self.term_leader = self.term_leader.or(self.leader());
         self.announce(out);
     }
 

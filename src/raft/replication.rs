@@ -71,8 +71,8 @@ impl Raft {
 
     pub(super) fn on_sent(&mut self, to: NodeId, last: Index, bytes: u64) {
         let (now, commit, end) = (self.now, self.commit_index, self.terms.last().index);
-        assert!(last <= end, "sent up to {last} of a log that ends at {end}");
         let Some(peer) = self.peer(to) else { return };
+        assert!(last <= end, "sent up to {last} of a log that ends at {end}");
         if peer.on_sent(last, bytes) {
             peer.told(commit, last, now);
         }
@@ -133,13 +133,15 @@ impl Raft {
         }
     }
 
-    /// Whether no correct leader of this term, the one this node follows, would have sent this.
+    /// Whether no correct leader of this term would have sent this.
     fn ignore_append(&self, from: NodeId, append: &Append) -> bool {
-        let other_leader = self.leader().is_some_and(|leader| leader != from);
+        let other_leader = self.term_leader.is_some_and(|leader| leader != from);
         let last = append.batch.unwrap_or(append.prev);
-        let backwards = append.batch.is_some_and(|batch| batch.index <= append.prev.index);
+        // A batch counts its entries in 32 bits; so nobody can use the indexes up.
+        let entries = last.index.since(append.prev.index);
+        let miscounted = append.batch.is_some() && (entries == 0 || entries > u64::from(u32::MAX));
         let zero = (append.prev.index == Index::ZERO) != (append.prev.term == EntryId::ZERO.term);
-        other_leader || backwards || zero || last.term < append.prev.term || last.term > self.term
+        other_leader || miscounted || zero || last.term < append.prev.term || last.term > self.term
     }
 
     /// Takes the sender of a well-formed append of the current term for its leader, and puts the

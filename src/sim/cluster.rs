@@ -127,6 +127,25 @@ impl<S: StateMachine> Cluster<S> {
         Some(event)
     }
 
+    /// What comes for a node that is paused waits for it, in about the order in which it came.
+    pub(super) fn unless_paused(&mut self, event: Event) -> Option<Event> {
+        let node = match event {
+            Event::Peer { to, .. } => to,
+            Event::ToNode { conn, .. } => self.links.get(&conn)?.node,
+            Event::Disk { node, .. } | Event::Turn { node, .. } => node,
+            _ => return Some(event),
+        };
+        let until = self.nodes[node].paused_until;
+        if until <= self.now {
+            return Some(event);
+        }
+        let stream = matches!(event, Event::ToNode { .. });
+        let late = if stream { 0 } else { self.rng.below(300) };
+        let after = Micros(until.since(self.now).0 + late);
+        self.schedule(after, event);
+        None
+    }
+
     pub(super) fn node_named(&self, address: &str) -> Option<usize> {
         self.members.iter().position(|member| member.address == address)
     }
@@ -272,11 +291,6 @@ impl<S: StateMachine> Cluster<S> {
         let now = self.now;
         let node = &mut self.nodes[at];
         if node.boot != boot || !node.is_up() {
-            return Ok(());
-        }
-        if node.paused_until > now {
-            let rest = node.paused_until.since(now);
-            self.schedule(rest, Event::Turn { node: at, boot });
             return Ok(());
         }
         node.turning = false;

@@ -19,6 +19,7 @@ mod trace;
 mod workload;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
 use margay_log::id::Micros;
@@ -125,7 +126,12 @@ impl std::error::Error for Failure {}
 /// The first property that did not hold.
 pub fn run(options: Options) -> Result<Summary, Failure> {
     let mut run = Run::new(options);
-    let result = run.drive();
+    // An assertion of the code under test is a finding like any other.
+    let result = catch_unwind(AssertUnwindSafe(|| run.drive())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(Failure::new("assertions hold", text))
+    });
     result.map_err(|failure| Failure {
         seed: options.seed,
         last: run.cluster.trace.last(),
@@ -209,6 +215,7 @@ impl Run {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Failure> {
+        let Some(event) = self.cluster.unless_paused(event) else { return Ok(()) };
         match event {
             Event::Peer { to, from, frame, batch } => {
                 self.cluster.on_peer(to, from, &frame, batch.as_ref())?;

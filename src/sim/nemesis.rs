@@ -88,9 +88,14 @@ impl Nemesis {
     fn cut<S: StateMachine>(&self, cluster: &mut Cluster<S>, at: usize) {
         let direction = cluster.rng.below(3);
         let partly = cluster.rng.chance(1, 3);
-        cluster.trace.line(cluster.now, format_args!("node {at} is cut off, way {direction}"));
+        // A leader that its clients still reach is the one that could answer with what is no longer true.
+        let clients = if cluster.rng.chance(1, 2) { 0 } else { cluster.clients };
+        cluster.trace.line(
+            cluster.now,
+            format_args!("node {at} is cut off, way {direction}, {clients} clients too"),
+        );
         let nodes = (0..cluster.nodes.len()).filter(|&other| other != at).map(End::Node);
-        let ends: Vec<End> = nodes.chain((0..cluster.clients).map(End::Client)).collect();
+        let ends: Vec<End> = nodes.chain((0..clients).map(End::Client)).collect();
         for end in ends {
             if partly && cluster.rng.chance(1, 2) {
                 continue;
