@@ -36,7 +36,8 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Verb {
-    /// Move the bytes of replicated writes with no protocol: three nodes and a generator in this process
+    /// Move the bytes of replicated writes with no protocol: three nodes and a generator in this
+    /// process
     Floor {
         #[command(flatten)]
         load: ShapeArgs,
@@ -208,7 +209,8 @@ const SHAPES: [Shape; 2] = [
     Shape { connections: 1, inflight: 1, payload: 64 },
 ];
 
-/// Alternates, because a machine is not equally fast from one minute to the next; shows the medians.
+/// Alternates, because a machine is not equally fast from one minute to the next; shows the
+/// medians.
 fn compare(
     connect: &Connect,
     rounds: u32,

@@ -24,7 +24,13 @@ pub(crate) struct Connect {
     pub(crate) endpoints: Vec<String>,
 
     /// How long an operation may take
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "5s", global = true)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = units::duration,
+        default_value = "5s",
+        global = true
+    )]
     pub(crate) timeout: Duration,
 
     /// For people, or for programs
@@ -35,9 +41,14 @@ pub(crate) struct Connect {
 impl Connect {
     /// A client of the cluster.
     pub(crate) fn client(&self) -> Result<Client, Exit> {
+        self.client_with(Duration::from_secs(10))
+    }
+
+    /// A client whose sessions end when nothing was heard of it for this long.
+    pub(crate) fn client_with(&self, session_timeout: Duration) -> Result<Client, Exit> {
         self.check()?;
         let builder = Client::builder().endpoints(self.endpoints.clone()).timeout(self.timeout);
-        Ok(builder.connect()?)
+        Ok(builder.session_timeout(session_timeout).connect()?)
     }
 
     /// Refuses addresses that cannot be any.

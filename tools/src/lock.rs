@@ -39,6 +39,9 @@ Example:
         /// Give up with exit code 1 where it is not got within this time; without, wait
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         wait: Option<Duration>,
+        /// The lock is released when nothing was heard of us for this long; 1s to 300s
+        #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
+        session_timeout: Duration,
         /// The command and its arguments
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<String>,
@@ -54,10 +57,10 @@ enum Event {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
-    let Verb::Run { name, wait, command } = &args.verb;
+    let Verb::Run { name, wait, session_timeout, command } = &args.verb;
     let (sender, events) = channel();
     sys::divert_signals(sender.clone(), Event::Signal)?;
-    let client = args.connect.client()?;
+    let client = args.connect.client_with(*session_timeout)?;
     let guard = acquire(&client, name, *wait, &sender, &events)?;
     let token = guard.token();
     watch_session(&client, &sender)?;

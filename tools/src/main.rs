@@ -8,9 +8,12 @@ mod bench;
 mod cluster;
 mod connect;
 mod counter;
+mod demo;
 mod exit;
+mod ids;
 mod lock;
 mod map;
+mod nodes;
 mod output;
 mod sys;
 mod units;
@@ -37,6 +40,7 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Demo(demo::Args),
     Cluster(cluster::Args),
     Value(value::Args),
     Counter(counter::Args),
@@ -47,6 +51,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Value(args) => value::run(&args),
         Command::Counter(args) => counter::run(&args),

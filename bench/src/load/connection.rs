@@ -34,7 +34,7 @@ impl Connection {
         Connection { session, number: number as u64, epoch: 0, line: None }
     }
 
-    /// What the session wants of its socket is done here; returns the next output that is for others.
+    /// What the session wants of its socket is done here; returns the next output for others.
     pub(super) fn poll(&mut self, now: Micros, ring: &mut Ring) -> Option<Output> {
         loop {
             match self.session.poll()? {
