@@ -15,6 +15,7 @@ mod lock;
 mod map;
 mod nodes;
 mod output;
+mod serve;
 mod sys;
 mod units;
 mod value;
@@ -40,6 +41,7 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Serve(serve::Args),
     Demo(demo::Args),
     Cluster(cluster::Args),
     Value(value::Args),
@@ -51,6 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Value(args) => value::run(&args),
