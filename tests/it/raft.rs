@@ -3,7 +3,7 @@
 //! Commands of a story (`N` names a node):
 //!
 //! ```text
-//! cluster nodes=3 [leader=1] [window=BYTES]    a new group; with a leader that is elected and quiet
+//! cluster nodes=3 [leader=1] [window=BYTES]    a new group; with a leader, once all is quiet
 //! timeout N          the clock moves to N's deadline, and only N is told
 //! clock +MS          the clock moves, nobody is told
 //! time +MS           time passes: deadlines are kept, messages delivered        (prints news only)
