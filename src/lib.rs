@@ -13,4 +13,6 @@ pub mod resource;
 pub mod server;
 #[cfg(feature = "server")]
 mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod wire;

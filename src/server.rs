@@ -6,16 +6,20 @@
 
 mod directory;
 mod founding;
+mod group;
 mod signals;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use margay_log::Opened;
+use margay_log::disk::direct::Direct;
+use margay_log::disk::uring::Driver;
 use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 
 use crate::config;
@@ -23,10 +27,12 @@ use crate::error::Error;
 use crate::forming::{self, Ask, Forming, Founder, FoundingRecord, Offer, Peer, peers_text};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
-use crate::shard::{Node, Plan, Running, start, sys};
+use crate::shard::{Node, Plan, Running, driver_tag, start, sys};
+pub use group::{replica, resources, run};
+
 use directory::Directory;
-use signals::SignalWatch;
 use preflight::{Finding, Level};
+use signals::SignalWatch;
 
 /// How a node is started.
 #[derive(Clone, Debug)]
@@ -128,7 +134,11 @@ impl Server {
     ///
     /// # Errors
     /// See [`Error`]; nothing is left running.
-    pub fn start(config: &ServerConfig, make: MakeGroup, stop: &AtomicBool) -> Result<Server, Error> {
+    pub fn start(
+        config: &ServerConfig,
+        make: MakeGroup,
+        stop: &AtomicBool,
+    ) -> Result<Server, Error> {
         let (shards, cpus) = check(config)?;
         let mut notes = inspect(preflight::machine(shards))?;
         let listener = listen(config.listen)?;
@@ -190,7 +200,8 @@ impl Server {
     /// What its shards have counted.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let sum = |count: fn(&crate::shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
+        let sum =
+            |count: fn(&crate::shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
         Stats {
             turns: sum(|c| c.turns.get()),
             completions: sum(|c| c.completions.get()),
@@ -289,7 +300,9 @@ fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error> {
             return Err(Error::Config(format!("--cpus names {count} cpus for {shards} shards")));
         }
         Some(cpus) => match cpus.iter().find(|cpu| !available.contains(cpu)) {
-            Some(cpu) => return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use"))),
+            Some(cpu) => {
+                return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use")));
+            }
             None => cpus.clone(),
         },
         // A machine of our own: pin. Otherwise the scheduler knows better.
@@ -322,7 +335,10 @@ fn check_peers(config: &ServerConfig) -> Result<(), Error> {
         seen.push(peer);
     }
     if !seen.iter().any(|peer| peer.name == config.name) {
-        return fault(format!("{} is not among them; name all founders, this node too", config.name));
+        return fault(format!(
+            "{} is not among them; name all founders, this node too",
+            config.name
+        ));
     }
     Ok(())
 }
@@ -443,10 +459,7 @@ fn known(
 }
 
 /// Where all members are.
-fn resolve(
-    record: &FoundingRecord,
-    peers: &[Peer],
-) -> Result<BTreeMap<NodeId, SocketAddr>, Error> {
+fn resolve(record: &FoundingRecord, peers: &[Peer]) -> Result<BTreeMap<NodeId, SocketAddr>, Error> {
     let mut addresses = BTreeMap::new();
     for peer in peers {
         let Some(id) = record.node(&peer.name) else { continue };
@@ -490,8 +503,9 @@ fn plan(
     for index in 0..node.shards {
         let listener = match first.take() {
             Some(listener) => listener,
-            None => sys::listen(address)
-                .map_err(|e| Error::Listen { address, cause: e.to_string() })?,
+            None => {
+                sys::listen(address).map_err(|e| Error::Listen { address, cause: e.to_string() })?
+            }
         };
         let spin = if cpus.is_empty() { Micros(0) } else { Micros(config.spin_us.into()) };
         let cpu = cpus.get(index).copied();
@@ -515,14 +529,23 @@ fn plan(
     Ok(plans)
 }
 
+/// How long a log waits for the writes of a killed process to end.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
 fn open_log(
     node: &Node,
     group: GroupId,
-    _path: &std::path::Path,
-    _slot: usize,
-) -> Result<(Opened, margay_log::disk::uring::Driver), Error> {
-    let mut storage = margay_log::disk::direct::Memory::default();
-    let options = margay_log::Options { cluster: node.cluster, group, incarnation: node.incarnation, ..Default::default() };
-    let opened = margay_log::open(&mut storage, options).map_err(|e| Error::Log { group: group.0, cause: e.to_string() })?;
-    Ok((opened, margay_log::disk::uring::Driver))
+    path: &Path,
+    slot: usize,
+) -> Result<(Opened, Driver), Error> {
+    let failed = |error: margay_log::Error| Error::Log { group: group.0, cause: error.to_string() };
+    let options = margay_log::Options {
+        cluster: node.cluster,
+        group,
+        incarnation: node.incarnation,
+        ..margay_log::Options::default()
+    };
+    let mut files = Direct::open_waiting(path, LOCK_WAIT).map_err(failed)?;
+    let opened = margay_log::open(&mut files, options).map_err(failed)?;
+    Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48)))
 }

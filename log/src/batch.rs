@@ -247,20 +247,22 @@ impl Open {
         crc32c::crc32c(&self.buffer[BODY_OFFSET..self.used])
     }
 
-    /// The whole buffer with `header` in its place, cut to blocks and zero behind the body.
-    pub(crate) fn into_buffer(self, header: &BatchHeader) -> Buffer {
+    /// The whole buffer with `header` in its place, cut to blocks and zero behind the body. A batch far
+    /// smaller than the buffer it was built in moves to one of its size; the large one is returned too.
+    pub(crate) fn into_buffer(self, header: &BatchHeader) -> (Buffer, Option<Buffer>) {
         assert!(header.length == self.size() && header.count == self.count);
         let mut buffer = self.buffer;
+        let mut spare = None;
         let length = in_blocks(self.used as u64) as usize;
         if buffer.capacity() >= 4 * length {
             let mut small = Buffer::zeroed(length);
             small[BODY_OFFSET..self.used].copy_from_slice(&buffer[BODY_OFFSET..self.used]);
-            buffer = small;
+            spare = Some(std::mem::replace(&mut buffer, small));
         }
         buffer.set_length(self.used);
         buffer[self.used..].fill(0);
         buffer[BATCH_OFFSET..BODY_OFFSET].copy_from_slice(&header.encode());
-        buffer
+        (buffer, spare)
     }
 
     /// The buffer, its content no longer wanted.

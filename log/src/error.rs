@@ -136,6 +136,15 @@ pub enum Error {
         /// The system's answer.
         cause: DiskError,
     },
+    /// The kernel does not let us have a ring.
+    #[error(
+        "cannot set up io_uring: {cause}; allow io_uring (containers: seccomp profile, sysctl \
+         kernel.io_uring_disabled), or use the direct driver"
+    )]
+    Ring {
+        /// The system's answer.
+        cause: DiskError,
+    },
     /// A write, or a sync, failed. What is on disk is uncertain, so the log has stopped for good.
     #[error("writing {file} at offset {offset} failed: {cause}; restart to recover from the disk")]
     Write {

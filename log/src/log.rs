@@ -16,82 +16,13 @@ use crate::disk::{DiskError, Op};
 use crate::error::{Error, Full, Refused};
 use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
 use crate::hard_state::{META_MAX, Updates};
-use crate::id::{
-    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, Position, Term,
-    Ticket,
-};
+use crate::id::{BatchEnd, Chain, EntryId, Incarnation, Index, Position, Term, Ticket};
+pub use crate::options::Options;
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::{BatchRef, Segment, Segments};
 use crate::tail::Tail;
 use crate::writer::{Write, Writer};
-
-/// How a log is made and bounded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Options {
-    /// The cluster; zero for a log used alone. A log of another cluster is not opened.
-    pub cluster: ClusterId,
-    /// The group. A log of another group is not opened.
-    pub group: GroupId,
-    /// The life of the data directory. Zero: whatever is on disk, and a random one for a new log.
-    pub incarnation: Incarnation,
-    /// Size of the first segment and of the first after a restart, in bytes. Default 4 MiB; a
-    /// multiple of 4096, at least 16 KiB.
-    pub segment_first: u64,
-    /// Each segment is twice as large as the one before, up to this many bytes. Default 64 MiB; at
-    /// least `segment_first`. A batch that is larger gets a segment of its own.
-    pub segment_max: u64,
-    /// Memory for the newest batches, in bytes. Default 64 MiB. What is not yet durable stays in
-    /// any case.
-    pub tail_bytes: u64,
-    /// Writes given to the disk and not done, at most. Default 16, at least 1.
-    pub writes_in_flight: u32,
-    /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
-    /// batch may always wait.
-    pub queue_bytes: u64,
-    /// A log at rest for this long records how far it is durable. Default 100 ms.
-    pub idle_mark: Micros,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            cluster: ClusterId(0),
-            group: GroupId(0),
-            incarnation: Incarnation(0),
-            segment_first: 4 << 20,
-            segment_max: 64 << 20,
-            tail_bytes: 64 << 20,
-            writes_in_flight: 16,
-            queue_bytes: 32 << 20,
-            idle_mark: Micros::from_millis(100),
-        }
-    }
-}
-
-impl Options {
-    /// Says which option is out of range, if one is.
-    ///
-    /// # Errors
-    /// [`Error::Options`].
-    pub fn check(&self) -> Result<(), Error> {
-        let wrong = |option, rule| Err(Error::Options { option, rule });
-        let block = BLOCK as u64;
-        if self.segment_first < 4 * block || !self.segment_first.is_multiple_of(block) {
-            return wrong("segment_first", "a multiple of 4096, at least 16384");
-        }
-        if self.segment_max < self.segment_first || !self.segment_max.is_multiple_of(block) {
-            return wrong("segment_max", "a multiple of 4096, at least segment_first");
-        }
-        if self.segment_max > 1 << 40 {
-            return wrong("segment_max", "at most 1 TiB");
-        }
-        if self.writes_in_flight == 0 {
-            return wrong("writes_in_flight", "at least 1");
-        }
-        Ok(())
-    }
-}
 
 /// Whether a new batch could be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +55,8 @@ pub struct Log {
     pub(crate) repair: Index,
     /// Segments to retire once the hard state of the ticket is durable.
     pub(crate) retiring: Vec<(crate::id::SegmentNumber, Ticket)>,
+    /// Hard states up to this one are durable.
+    pub(crate) hard_ticket: Ticket,
     pub(crate) ops: VecDeque<Op>,
     pub(crate) ticket: Ticket,
     pub(crate) poisoned: Option<Error>,
@@ -279,7 +212,8 @@ impl Log {
             chain: Chain(0),
         };
         header.chain = header.chain_behind(last.chain);
-        let buffer = open.into_buffer(&header);
+        let (buffer, spare) = open.into_buffer(&header);
+        spare.into_iter().for_each(|spare| self.tail.recycle(spare));
         let batch = self.append(header, buffer);
         self.pump();
         Ok(batch)

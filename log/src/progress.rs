@@ -164,6 +164,7 @@ impl Log {
             self.ops.push_back(Op::HardState { ticket, pair, data });
         }
         self.pump_prepare();
+        self.pump_retire();
     }
 
     fn pump_prepare(&mut self) {
@@ -259,15 +260,23 @@ impl Log {
         if self.writer.hard_state_done(ticket) {
             progress.durable = Some(self.durable());
         }
-        let ops = &mut self.ops;
+        self.hard_ticket = ticket;
+        Ok(())
+    }
+
+    /// Retires what the durable hard state does not need, once no write to it is under way any
+    /// more.
+    fn pump_retire(&mut self) {
+        let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
+        let (writer, ops) = (&self.writer, &mut self.ops);
         self.retiring.retain(|&(segment, needed)| {
-            let due = needed <= ticket;
-            if due {
+            let is_busy = preparing == Some(segment) || writer.is_writing(segment);
+            let is_due = needed <= durable && !is_busy;
+            if is_due {
                 ops.push_back(Op::Retire { segment });
             }
-            !due
+            !is_due
         });
-        Ok(())
     }
 
     fn on_prepared(&mut self, segment: SegmentNumber, result: Result<(), DiskError>) {

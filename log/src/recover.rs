@@ -17,7 +17,8 @@ use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::{HardState, Updates};
 use crate::id::{EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
-use crate::log::{Log, Options};
+use crate::log::Log;
+use crate::options::Options;
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
@@ -387,12 +388,15 @@ fn recovered(
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
         retiring: Vec::new(),
+        hard_ticket: Ticket(0),
         ops: VecDeque::new(),
         ticket: Ticket(0),
         poisoned: None,
         segments,
         options,
     };
+    // Where the log was to go on may have been behind space that turned out not to be written.
+    log.from = log.from.min(log.segments.cursor());
     log.idle.look_at = log.options.idle_mark;
     log.record();
     log

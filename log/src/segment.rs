@@ -296,7 +296,7 @@ impl Segments {
     /// one. Returns their numbers.
     pub(crate) fn truncate_prefix(&mut self, through: Index) -> Vec<SegmentNumber> {
         let mut dropped = Vec::new();
-        while self.active > 0 && self.list[0].end <= through {
+        while self.active > 0 && self.list[0].ready && self.list[0].end <= through {
             let Some(segment) = self.list.pop_front() else { break };
             self.active -= 1;
             if let Some(batch) = segment.batches.last() {
@@ -316,13 +316,19 @@ impl Segments {
         dropped
     }
 
-    /// Forgets all batches: the log is empty behind `start`. Segments before the active one are
-    /// dropped.
+    /// Forgets all batches: the log is empty behind `start`. Prepared segments before the active
+    /// one are dropped. Returns their numbers.
     pub(crate) fn reset(&mut self, start: BatchEnd) -> Vec<SegmentNumber> {
-        let dropped = self.list.drain(..self.active).map(|segment| segment.number).collect();
-        self.active = 0;
-        self.list[0].batches.clear();
-        self.list[0].end = start.id.index;
+        let mut dropped = Vec::new();
+        while self.active > 0 && self.list[0].ready {
+            let Some(segment) = self.list.pop_front() else { break };
+            self.active -= 1;
+            dropped.push(segment.number);
+        }
+        for segment in self.list.range_mut(..=self.active) {
+            segment.batches.clear();
+            segment.end = start.id.index;
+        }
         self.terms.clear();
         self.start = start;
         self.last = start;

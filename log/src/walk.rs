@@ -161,9 +161,6 @@ impl<'a> Walk<'a> {
         };
         let superseded = self.truncate(previous);
         self.superseded += superseded;
-        if self.claimed.0 > previous.id.index {
-            self.claimed = (previous.id.index, previous.chain);
-        }
         self.segments.push(BatchRef::new(header, position.offset));
         self.segments.note_time(header.log_time);
         self.batches += 1;
@@ -213,9 +210,9 @@ fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<BatchH
     Some(header)
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    // Compared as one word at a time by the compiler; a fresh segment is nothing but zeros.
-    bytes.iter().fold(0, |all, &byte| all | byte) == 0
+fn is_zero(block: &[u8]) -> bool {
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
+    block == ZEROS
 }
 
 /// A view of one segment, read a large piece at a time.
@@ -229,11 +226,15 @@ struct Window {
 
 impl Window {
     fn new() -> Window {
-        let buffer = Buffer::zeroed(WINDOW);
+        let buffer = Buffer::zeroed(BLOCK);
         Window { buffer, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
     }
 
     fn open(&mut self, segment: SegmentNumber, size: u64) {
+        let most = size.min(WINDOW as u64) as usize;
+        if self.buffer.capacity() < most {
+            self.buffer = Buffer::zeroed(most);
+        }
         (self.segment, self.size) = (segment, size);
         (self.start, self.end) = (0, 0);
     }

@@ -106,6 +106,11 @@ impl Writer {
         Some(self.flying.swap_remove(at).1)
     }
 
+    /// Whether a write to `segment` is under way.
+    pub(crate) fn is_writing(&self, segment: SegmentNumber) -> bool {
+        self.flying.iter().any(|(_, position)| position.segment == segment)
+    }
+
     /// The write of `ticket` is durable: does the durable prefix reach further now?
     pub(crate) fn finish(&mut self, ticket: Ticket) -> bool {
         let at = self.queue.partition_point(|queued| queued.write.ticket < ticket);

@@ -1,10 +1,380 @@
-//! Talks to a cluster.
+//! Talks to a cluster: typed handles for threads and for futures of any runtime, and the parts they
+//! are made of.
+//!
+//! A [`Client`] has one thread of its own and, for each group in use, a session with one
+//! connection. The session is a state machine without I/O ([`session`]), so that load generators
+//! and the simulator drive the same code. Handles come from the client by name:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), margay::client::Error> {
+//! let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+//! let users = client.map("users").wait()?;
+//! # drop(users);
+//! client.close()
+//! # }
+//! ```
+//!
+//! Safe time is counted on the monotonic clock, which on Linux stands still while the machine is
+//! suspended. What a lock protects should check the lock's token, after a suspension as at any
+//! other time.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use margay_log::id::{ClusterId, GroupId, Index};
+
+use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
+use crate::resource::{
+    Answer, Completer, Counter, Failure, Lock, Map, Reply, Submit, Subscription, Value,
+};
+use driver::{Driver, ORDERS_MAX, Order, Settings};
+use session::{Call, SessionState};
 
 mod backoff;
 mod calls;
 mod config;
+mod driver;
 mod endpoints;
+mod error;
+mod exchange;
 mod holdings;
+mod net;
+mod routing;
 pub mod session;
+mod status;
 mod stream;
 mod subscriptions;
+
+pub use error::Error;
+pub use routing::route;
+pub use status::{NodeStatus, status};
+
+/// States a watcher may be behind before it misses some.
+const STATES_MAX: usize = 1_024;
+
+/// A cluster, from outside. Clones share the thread and the sessions; the last one dropped ends
+/// them.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    cluster: ClusterId,
+    groups: u32,
+    timeout: Duration,
+}
+
+/// One group of a cluster: what handles send their operations through.
+#[derive(Clone, Debug)]
+pub struct Group {
+    shared: Arc<Shared>,
+    group: GroupId,
+    timeout: Duration,
+}
+
+/// What all clones share: the way to the thread.
+struct Shared {
+    orders: SyncSender<Order>,
+    endpoints: Vec<String>,
+    unique: AtomicU64,
+}
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    endpoints: Vec<String>,
+    cluster: ClusterId,
+    timeout: Duration,
+    session_timeout: Duration,
+}
+
+impl Builder {
+    /// Addresses of nodes, `host:port` or `host` for port 5150. One is enough to begin with; more
+    /// are better.
+    #[must_use]
+    pub fn endpoints<A: Into<String>>(mut self, endpoints: impl IntoIterator<Item = A>) -> Builder {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How long an operation may take, and connecting. Default 5 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Builder {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long the cluster waits for a client it does not hear of before it releases what that
+    /// holds. Default 10 s; 1 to 300 s.
+    #[must_use]
+    pub fn session_timeout(mut self, timeout: Duration) -> Builder {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// Refuses to talk to any other cluster than this one.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterId) -> Builder {
+        self.cluster = cluster;
+        self
+    }
+
+    /// Starts the client's thread and waits until a node has answered.
+    ///
+    /// # Errors
+    /// When there is no endpoint, none answers within the time-out, or no thread can be had.
+    pub fn connect(self) -> Result<Client, Error> {
+        if self.endpoints.is_empty() {
+            return Err(Error::NoEndpoints);
+        }
+        let mut random = [0; 24];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let (key, seed) = random.split_at(16);
+        let settings = Settings {
+            endpoints: self.endpoints.clone(),
+            cluster: self.cluster,
+            session_timeout: self.session_timeout,
+            key: std::array::from_fn(|n| key[n]),
+            seed: u64::from_le_bytes(std::array::from_fn(|n| seed[n])),
+        };
+        let (orders, inbox) = sync_channel(ORDERS_MAX);
+        let driver = Driver::new(settings, inbox, orders.clone());
+        thread::Builder::new().name("margay-client".to_owned()).spawn(move || driver.run())?;
+        let shared = Shared { orders, endpoints: self.endpoints, unique: AtomicU64::new(0) };
+
+        let (completer, met) = Reply::channel();
+        shared.order(Order::Meet { deadline: Instant::now() + self.timeout, completer });
+        let after = self.timeout;
+        match met.wait() {
+            Ok((cluster, groups)) => {
+                let (shared, timeout) = (Arc::new(shared), self.timeout);
+                Ok(Client { shared, cluster, groups, timeout })
+            }
+            Err(failure) => Err(Error::Unreachable { after, tried: failure.text }),
+        }
+    }
+}
+
+impl Client {
+    /// Begins with the defaults and no address.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            endpoints: Vec::new(),
+            cluster: ClusterId(0),
+            timeout: Duration::from_secs(5),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// The same client with another time limit for each operation.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Client {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The cluster it talks to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// How many groups that has.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.groups
+    }
+
+    /// One of the groups.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Group {
+        Group { shared: self.shared.clone(), group, timeout: self.timeout }
+    }
+
+    /// The group a name lives in; see [`route`].
+    ///
+    /// # Errors
+    /// When the name ends in `@` and the number of a group there is not.
+    pub fn group_of(&self, name: &str) -> Result<Group, Error> {
+        let group = route(name, self.groups);
+        let group = group.ok_or(Error::NoSuchGroup { name: name.to_owned(), groups: self.groups });
+        group.map(|group| self.group(group))
+    }
+
+    /// The value `name`; created where there is none. So with the other types.
+    pub fn value(&self, name: &str) -> Reply<Value<Group>> {
+        self.open(name, Value::open)
+    }
+
+    /// The counter `name`.
+    pub fn counter(&self, name: &str) -> Reply<Counter<Group>> {
+        self.open(name, Counter::open)
+    }
+
+    /// The map `name`.
+    pub fn map(&self, name: &str) -> Reply<Map<Group>> {
+        self.open(name, Map::open)
+    }
+
+    /// The lock `name`.
+    pub fn lock(&self, name: &str) -> Reply<Lock<Group>> {
+        self.open(name, Lock::open)
+    }
+
+    fn open<T>(&self, name: &str, open: impl FnOnce(Group, &str) -> Reply<T>) -> Reply<T> {
+        match self.group_of(name) {
+            Ok(group) => open(group, name),
+            Err(error) => Reply::ready(Err(Failure::new(error.code(), error.to_string()))),
+        }
+    }
+
+    /// Asks every endpoint how it is, at the same time; waits for each no longer than an operation
+    /// may take.
+    #[must_use]
+    pub fn status(&self) -> Vec<NodeStatus> {
+        status(&self.shared.endpoints, self.timeout)
+    }
+
+    /// What its sessions can rely on, from now on. A receiver that does not read misses states.
+    #[must_use]
+    pub fn session_states(&self) -> Receiver<(GroupId, SessionState)> {
+        let (sender, receiver) = sync_channel(STATES_MAX);
+        self.shared.order(Order::Watch(sender));
+        receiver
+    }
+
+    /// Ends all sessions: the cluster releases what they hold. Calls under way fail. Returns when
+    /// all groups know, or after a second.
+    ///
+    /// # Errors
+    /// When the client's thread is no more.
+    pub fn close(&self) -> Result<(), Error> {
+        let (completer, closed) = Reply::channel();
+        if !self.shared.order(Order::Close(Some(completer))) {
+            return Ok(());
+        }
+        Ok(closed.wait()?)
+    }
+}
+
+impl Group {
+    /// The group.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.group
+    }
+
+    /// The same group with another time limit for each operation.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Group {
+        self.timeout = timeout;
+        self
+    }
+
+    fn call(&self, call: Call) -> Reply<Answer> {
+        let (group, deadline) = (self.group, Instant::now() + self.timeout);
+        self.shared.ask(|completer| Order::Call { group, call, deadline, completer })
+    }
+}
+
+impl Submit for Group {
+    fn command(
+        &self,
+        kind: u8,
+        schema: u16,
+        resource: ResourceId,
+        payload: Vec<u8>,
+    ) -> Reply<Answer> {
+        self.call(Call::Command { kind, schema, resource, payload })
+    }
+
+    fn query(
+        &self,
+        level: Level,
+        kind: u8,
+        schema: u16,
+        resource: ResourceId,
+        payload: Vec<u8>,
+    ) -> Reply<Answer> {
+        self.call(Call::Query { level, kind, schema, resource, payload })
+    }
+
+    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        let (group, waiter) = (self.group, (resource, waiter));
+        self.shared.ask(|completer| Order::Await { group, waiter, completer })
+    }
+
+    fn subscribe(
+        &self,
+        resource: ResourceId,
+        after: Option<(Index, u32)>,
+        filter: Filter,
+    ) -> Subscription {
+        let (feed, subscription) = Subscription::channel();
+        let mut encoded = Vec::new();
+        filter.encode(&mut encoded);
+        let call = Call::Subscribe { resource, after, filter: encoded };
+        let (group, deadline) = (self.group, Instant::now() + self.timeout);
+        let order = Order::Subscribe { group, call, deadline, feed };
+        if let Err((Order::Subscribe { feed, .. }, failure)) = self.shared.try_order(order) {
+            feed.end(failure);
+        }
+        subscription
+    }
+
+    fn unique(&self) -> u64 {
+        self.shared.unique.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Shared {
+    /// Waits for a place in the queue. Returns whether the thread is there to take the order.
+    fn order(&self, order: Order) -> bool {
+        self.orders.send(order).is_ok()
+    }
+
+    /// Does not wait: where the thread is too far behind, the order comes back.
+    fn try_order(&self, order: Order) -> Result<(), (Order, Failure)> {
+        let failure = |code, text| Failure::with_outcome(code, Outcome::NotApplied, text);
+        self.orders.try_send(order).map_err(|refused| match refused {
+            TrySendError::Full(order) => {
+                let text = format!("{ORDERS_MAX} calls wait for the client's thread");
+                (order, failure(Code::OVERLOADED, text))
+            }
+            TrySendError::Disconnected(order) => {
+                (order, failure(Code::CLIENT_CLOSED, String::new()))
+            }
+        })
+    }
+
+    /// Orders something that is answered.
+    fn ask<T>(&self, order: impl FnOnce(Completer<T>) -> Order) -> Reply<T> {
+        let (completer, reply) = Reply::channel();
+        match self.try_order(order(completer)) {
+            Ok(()) => reply,
+            Err((order, failure)) => {
+                // The completer inside would answer "unknown"; nothing was sent.
+                drop(order);
+                Reply::ready(Err(failure))
+            }
+        }
+    }
+}
+
+/// The thread ends with the last client.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.order(Order::Close(None));
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}

@@ -448,7 +448,13 @@ impl Session {
         self.holdings.get(resource, waiter)
     }
 
-    /// Number of groups and the cluster, once a node has answered.
+    /// The address it is connected to, or was last.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.endpoints.current()
+    }
+
+    /// The cluster and its number of groups, once a node has answered.
     #[must_use]
     pub fn cluster(&self) -> Option<(ClusterId, u32)> {
         (self.groups > 0).then_some((self.cluster, self.groups))

@@ -27,7 +27,8 @@ use super::read::Reads;
 use super::{Follower, Leader, Raft, Role, Round};
 
 impl Raft {
-    /// Heartbeats are sent by `pump`, which runs after every input.
+    /// Two things happen because time has passed: a leader without a quorum steps down, a voter
+    /// without a leader stands. Heartbeats are sent by `pump`, which runs after every input.
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &self.role {
             if self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline) {
@@ -75,6 +76,7 @@ impl Raft {
         }
     }
 
+    /// Of `leader`, or of nobody yet. Whatever was verified, acknowledged or granted is forgotten.
     pub(super) fn become_follower(&mut self, leader: Option<NodeId>, out: &mut Vec<Output>) {
         // Others keep their time-out: whoever cannot win must not put off those who wait with it.
         if matches!(self.role, Role::Leader(_)) {
@@ -89,6 +91,8 @@ impl Raft {
         self.election_due = self.now.after(self.random.between(min, max));
     }
 
+    /// Asks who would vote for this node in the next term. It would itself; where that is a
+    /// majority it stands at once.
     fn pre_campaign(&mut self, out: &mut Vec<Output>) {
         self.reset_election_timer();
         if self.term.next() == self.term {
@@ -122,6 +126,7 @@ impl Raft {
         }
     }
 
+    /// Counts who would. Not a vote: whoever said so may say it to others, and is asked again.
     pub(super) fn on_pre_vote_reply(
         &mut self,
         from: NodeId,
@@ -168,9 +173,11 @@ impl Raft {
     /// Paper §5.2, §5.4.1: one vote per term, for a log that is not behind ours.
     pub(super) fn on_vote(&mut self, from: NodeId, last: EntryId, out: &mut Vec<Output>) {
         if self.hears_leader() {
-            return; // Of this very term: the election is over.
+            // Of this very term: the election is over. One of a higher term did not come this far.
+            return;
         }
         let free = self.vote.is_none_or(|vote| vote == from);
+        // The own end counts whether durable or not: at worst a vote is refused too many.
         let granted = free && last >= self.terms.last();
         if granted {
             if self.vote.is_none() {
@@ -181,6 +188,7 @@ impl Raft {
         self.send(from, Body::VoteReply { granted }, out);
     }
 
+    /// Counts a vote of the current term. Twice the same one is one (paper §5.2).
     pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool, out: &mut Vec<Output>) {
         if !granted {
             return;
@@ -203,6 +211,9 @@ impl Raft {
         }
     }
 
+    /// Makes itself known with empty appends, sent by `pump` in this step: they put off the others'
+    /// elections and find the ends of the common logs. The no-op that the replica seals now follows
+    /// them as soon as they are answered.
     fn become_leader(&mut self, out: &mut Vec<Output>) {
         assert!(self.is_persisted() && self.vote == Some(self.config.id));
         let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
@@ -213,7 +224,8 @@ impl Raft {
     }
 
     /// The leader hands over (thesis §3.10): stand for election at once. Without pre-vote, which
-    /// those who still hear the leader would ignore.
+    /// those who still hear the leader would ignore. They ignore the votes too, for `election_min`
+    /// after they last heard it; a leader that hands over must fall silent first.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
         if self.leader() == Some(from) && self.membership.is_voter(self.config.id) {
             self.campaign(out);

@@ -18,7 +18,6 @@ use super::{Leader, Raft, Role};
 pub(super) struct Observed {
     term: Term,
     vote: Option<NodeId>,
-    /// The leader of `term`, once known. Stays known when the node itself has given it up.
     leader: Option<NodeId>,
     leads: bool,
     last: EntryId,
@@ -29,19 +28,16 @@ pub(super) struct Observed {
 impl Raft {
     pub(super) fn check_invariants(&mut self) {
         self.check_basic();
-        let mut observed = Observed {
+        let observed = Observed {
             term: self.term,
             vote: self.vote,
-            leader: self.leader(),
+            leader: self.term_leader,
             leads: self.role() == RoleKind::Leader,
             last: self.terms.last(),
             commit: self.terms.entry_at(self.commit_index).expect("checked"),
             persist_durable: self.persist_durable,
         };
         self.check_delta(&observed);
-        if observed.term == self.observed.term {
-            observed.leader = observed.leader.or(self.observed.leader);
-        }
         self.observed = observed;
     }
 
@@ -57,6 +53,7 @@ impl Raft {
         for (_, message) in &self.held {
             assert!(message.term >= self.term, "what waits is of this term, or asks for the next");
         }
+        assert!(self.leader().is_none() || self.leader() == self.term_leader);
         match &self.role {
             Role::Follower(follower) => {
                 assert_ne!(follower.leader, Some(self.config.id), "nobody follows itself");
@@ -109,9 +106,7 @@ impl Raft {
             return;
         }
         assert!(old.vote.is_none() || old.vote == new.vote, "one vote per term");
-        if let (Some(before), Some(after)) = (old.leader, new.leader) {
-            assert_eq!(before, after, "one leader per term");
-        }
+        assert!(old.leader.is_none() || old.leader == new.leader, "one leader per term");
         if old.leads && new.leads {
             assert!(old.last.index <= new.last.index, "a leader only appends");
             let kept = old.last.index == Index::ZERO || self.terms.holds(old.last);

@@ -67,12 +67,13 @@ pub enum Body {
         /// The highest round seen.
         round: Round,
     },
-    /// The log does not hold `prev`.
+    /// The log does not hold `prev`; or, in a higher term than the append's, this node cannot
+    /// follow its sender, and only the term counts.
     AppendReject {
         /// `prev.index` of the refused append.
         prev: Index,
         /// Where the leader should try next: the follower's own last entry at or before `prev`
-        /// whose term is not above `prev.term`. A hint, never a match.
+        /// whose term is not above `prev.term`. The end of a batch. A hint, never a match.
         hint: EntryId,
         /// The highest round seen.
         round: Round,
@@ -99,7 +100,8 @@ pub enum Input {
         /// Number of entries, at least 1.
         entries: u32,
     },
-    /// The own log is durable up to `index`: contiguous, as the log stands now.
+    /// The own log is durable up to `index`: contiguous, as the log stands now. An `Accept` that
+    /// truncated has lowered it in the core already; an index below what the core knows is ignored.
     Durable {
         /// End of the durable prefix.
         index: Index,
@@ -120,7 +122,7 @@ pub enum Input {
         /// Size of what was sent.
         bytes: u64,
     },
-    /// What `to` lacks is now in memory.
+    /// What `to` lacks is now in memory. One too many does no harm.
     Readable {
         /// The follower.
         to: NodeId,
@@ -162,7 +164,7 @@ pub enum Output {
     Replicate {
         /// The follower.
         to: NodeId,
-        /// The entry before the first batch to send.
+        /// The entry before the first batch to send; always the end of a batch of this log.
         after: EntryId,
         /// Window left, in bytes. At least one batch may always be sent.
         budget: u64,
@@ -173,14 +175,15 @@ pub enum Output {
         /// The latest round.
         round: Round,
     },
-    /// Take the batch that came with the message into the log, truncating what conflicts.
+    /// Take the batch that came with the message into the log, in place of everything behind
+    /// `prev`. Comes only in answer to that message, and only if the log does not hold the batch.
     Accept {
         /// The entry before it.
         prev: EntryId,
         /// Its end.
         last: EntryId,
     },
-    /// Everything up to `index` is committed.
+    /// Everything up to `index`, the end of a batch, is committed. It may be ahead of the own disk.
     Commit {
         /// The commit index.
         index: Index,
@@ -197,7 +200,8 @@ pub enum Output {
         /// The read.
         id: ReadId,
     },
-    /// Role, term or known leader changed. A new leader must append a batch with a no-op.
+    /// Role, term or known leader changed. A new leader must append a batch with a no-op before
+    /// anything else; one that leads no longer must drop its open batch before the next output.
     RoleChanged {
         /// The new role.
         role: RoleKind,
@@ -224,7 +228,7 @@ pub enum RoleKind {
 /// How a node begins: what it found on its disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
-    /// Durable term.
+    /// Durable term. May be behind the log's last: they are written side by side.
     pub term: Term,
     /// Durable vote of that term.
     pub vote: Option<NodeId>,

@@ -14,7 +14,7 @@
 //! | conversation | file | source |
 //! |---|---|---|
 //! | terms: which message counts at all | here | paper §5.1, thesis §3.3 |
-//! | time-outs, pre-vote, vote, check-quorum | `election.rs` | paper §5.2, §5.4.1; thesis §9.6, §6.2, §4.2.3 |
+//! | time-outs, (pre-)vote, check-quorum | `election.rs` | paper §5.2; thesis §9.6, §6.2, §4.2.3 |
 //! | append, acknowledge, refuse, commit | `replication.rs` | paper §5.3, §5.4.2; thesis §10.2 |
 //! | linearizable reads | `read.rs` | thesis §6.4 |
 //! | members | `membership.rs` | thesis §4 |
@@ -84,6 +84,26 @@ pub const TERM_LEAP_MAX: u64 = 1 << 32;
 /// A host calls [`step`](Raft::step) with whatever happens, carries out the outputs in order, and
 /// calls it with [`Input::Tick`] when [`deadline`](Raft::deadline) has come. Inputs that are
 /// waiting go before a tick: a node that was paused must not take its own silence for its peers'.
+///
+/// ```
+/// use margay::raft::{Raft, message::{Config, Input, Output, Restored, RoleKind}};
+/// use margay_log::id::{Index, Micros, NodeId};
+///
+/// // A group of one: it elects itself, and commits what is on its own disk.
+/// let restored = Restored { voters: vec![NodeId(1)], ..Restored::default() };
+/// let mut raft = Raft::new(Config::new(NodeId(1), 42), restored, Micros(0));
+/// let mut out = Vec::new();
+/// raft.step(Micros(0), Input::Tick, &mut out);
+/// let Some(Output::Persist { ticket, .. }) = out.pop() else { panic!("a vote must be durable") };
+/// raft.step(Micros(90), Input::Persisted { ticket }, &mut out);
+/// assert_eq!(raft.role(), RoleKind::Leader);
+///
+/// out.clear();
+/// raft.step(Micros(90), Input::Appended { entries: 1 }, &mut out);
+/// raft.step(Micros(190), Input::Durable { index: Index(1) }, &mut out);
+/// assert_eq!(out, [Output::Commit { index: Index(1) }]);
+/// assert!(raft.may_serve());
+/// ```
 #[derive(Debug)]
 pub struct Raft {
     config: Config,
@@ -95,6 +115,9 @@ pub struct Raft {
     /// The current term, and whom this node voted for in it.
     term: Term,
     vote: Option<NodeId>,
+    /// The leader of the term, once it was heard: there is no second one, even if this node gave
+    /// up hope of the first.
+    term_leader: Option<NodeId>,
     /// Term or vote changed in this step; a `Persist` is owed.
     persist_owed: bool,
     /// The last `Persist` asked for, and the last that is durable.
@@ -181,6 +204,7 @@ impl Raft {
             random,
             term: term.max(last.term),
             vote: if behind { None } else { vote },
+            term_leader: None,
             persist_owed: behind,
             persist_issued: Ticket(0),
             persist_durable: Ticket(0),
@@ -350,6 +374,9 @@ impl Raft {
     /// Moves to a higher term, or votes in the present one.
     fn enter_term(&mut self, term: Term, vote: Option<NodeId>) {
         assert!(term > self.term || (term == self.term && self.vote.is_none()));
+        if term > self.term {
+            self.term_leader = None;
+        }
         self.term = term;
         self.vote = vote;
         self.persist_owed = true;
@@ -362,6 +389,7 @@ impl Raft {
         if let Role::Leader(leader) = mem::replace(&mut self.role, role) {
             leader.reads.refuse(out);
         }
+        self.term_leader = self.term_leader.or(self.leader());
         self.announce(out);
     }
 

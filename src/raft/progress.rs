@@ -4,7 +4,7 @@
 //!              holds all before `next`
 //!     ┌─────────┐ ────────────────────────────────► ┌───────────┐
 //!     │  Probe  │                                   │ Replicate │ ◄─┐ sent: next advances at once,
-//!     └─────────┘ ◄──────────────────────────────── └───────────┘ ──┘ acknowledged: the window opens
+//!     └─────────┘ ◄──────────────────────────────── └───────────┘ ──┘ acknowledged: window opens
 //!          │       rejected, or connection broken        ▲
 //!          │ lacks what is behind our snapshot           │ holds the snapshot
 //!          └───────────────► ┌──────────┐ ───────────────┘

@@ -52,6 +52,9 @@ impl Raft {
     pub(super) fn advance_reads(&mut self, out: &mut Vec<Output>) {
         let serve = self.may_serve();
         let Role::Leader(leader) = &self.role else { return };
+        if leader.reads.waiting.is_empty() && leader.reads.confirming.is_empty() {
+            return;
+        }
         let confirmed = self.agreed(leader, Round(u64::MAX), |peer| peer.round);
         let (commit, Some(confirmed)) = (self.commit_index, confirmed) else { return };
         let Role::Leader(leader) = &mut self.role else { return };

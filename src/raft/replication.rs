@@ -20,7 +20,7 @@ use super::message::{Body, Message, Output};
 use super::progress::Progress;
 use super::{Raft, Role, Round};
 
-/// The body of an append.
+/// The body of an append; see [`Body::Append`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Append {
     pub(super) prev: EntryId,
@@ -31,7 +31,8 @@ pub(super) struct Append {
 
 // The leader asks.
 impl Raft {
-    /// The replica has sealed a batch behind the last entry.
+    /// The replica has sealed a batch behind the last entry. It has been handed to the own disk,
+    /// and leaves for the peers in this same step: nobody waits for the other.
     pub(super) fn on_appended(&mut self, entries: u32) {
         assert!(matches!(self.role, Role::Leader(_)), "only a leader appends");
         assert!(entries > 0, "a batch holds at least one entry");
@@ -51,7 +52,8 @@ impl Raft {
         for peer in &mut leader.peers {
             let due = now >= peer.sent.after(self.config.heartbeat);
             if due {
-                peer.asked = false; // Whoever was asked to send has not: say something, and ask again.
+                // Whoever was asked to send has not answered: ask again.
+                peer.asked = false;
             }
             let prev = self.terms.entry_at(peer.next.prev());
             let prev = prev.expect("what precedes the next entry to send is in the log");
@@ -69,21 +71,26 @@ impl Raft {
         }
     }
 
+    /// The answer to `Replicate`. What was sent counts as received until somebody says otherwise;
+    /// `pump` asks for more at once, if there is more and the window allows it.
     pub(super) fn on_sent(&mut self, to: NodeId, last: Index, bytes: u64) {
         let (now, commit, end) = (self.now, self.commit_index, self.terms.last().index);
-        assert!(last <= end, "sent up to {last} of a log that ends at {end}");
         let Some(peer) = self.peer(to) else { return };
+        assert!(last <= end, "sent up to {last} of a log that ends at {end}");
         if peer.on_sent(last, bytes) {
             peer.told(commit, last, now);
         }
     }
 
+    /// The replica has fetched from disk what the peer lacks.
     pub(super) fn on_readable(&mut self, to: NodeId) {
         if let Some(peer) = self.peer(to) {
             peer.paused = false;
         }
     }
 
+    /// The peer's connection broke. The next heartbeat asks how much of what was in flight arrived;
+    /// resending all of it unasked would be most of the traffic of a flapping link.
     pub(super) fn on_unreachable(&mut self, to: NodeId) {
         if let Some(peer) = self.peer(to) {
             peer.on_unreachable();
@@ -98,6 +105,8 @@ impl Raft {
 
 // The follower answers.
 impl Raft {
+    /// Paper, Figure 2, "AppendEntries RPC, receiver": refuse if the log lacks `prev`; else take
+    /// the batch in place of what conflicts, and commit what the leader has.
     pub(super) fn on_append(&mut self, from: NodeId, append: Append, out: &mut Vec<Output>) {
         if self.ignore_append(from, &append) {
             return;
@@ -133,13 +142,15 @@ impl Raft {
         }
     }
 
-    /// Whether no correct leader of this term, the one this node follows, would have sent this.
+    /// Whether no correct leader of this term would have sent this.
     fn ignore_append(&self, from: NodeId, append: &Append) -> bool {
-        let other_leader = self.leader().is_some_and(|leader| leader != from);
+        let other_leader = self.term_leader.is_some_and(|leader| leader != from);
         let last = append.batch.unwrap_or(append.prev);
-        let backwards = append.batch.is_some_and(|batch| batch.index <= append.prev.index);
+        // A batch counts its entries in 32 bits; so nobody can use the indexes up.
+        let entries = last.index.since(append.prev.index);
+        let miscounted = append.batch.is_some() && (entries == 0 || entries > u64::from(u32::MAX));
         let zero = (append.prev.index == Index::ZERO) != (append.prev.term == EntryId::ZERO.term);
-        other_leader || backwards || zero || last.term < append.prev.term || last.term > self.term
+        other_leader || miscounted || zero || last.term < append.prev.term || last.term > self.term
     }
 
     /// Takes the sender of a well-formed append of the current term for its leader, and puts the
@@ -161,6 +172,8 @@ impl Raft {
         entry.index < self.terms.base().index || self.terms.holds(entry)
     }
 
+    /// How far the log is known to equal the present leader's. It starts from nothing with every
+    /// leader and after every time-out: what an earlier leader verified may conflict with this one.
     fn verified(&self) -> Index {
         match &self.role {
             Role::Follower(follower) => follower.verified,
@@ -194,6 +207,8 @@ impl Raft {
         }
     }
 
+    /// Tells the leader what of *its* log is on this disk. Either half alone would be a lie:
+    /// verified entries may be lost in a crash, durable ones may be of a leader that was deposed.
     fn acknowledge(&mut self, out: &mut Vec<Output>) {
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
@@ -204,6 +219,8 @@ impl Raft {
         self.send(leader, Body::AppendAck { matched, round }, out);
     }
 
+    /// Names the last own entry that may be common: one at or before `prev`, and, as terms never
+    /// decrease along a log, of no higher term. All behind it certainly conflicts.
     fn reject(&mut self, leader: NodeId, prev: EntryId, out: &mut Vec<Output>) {
         let Role::Follower(follower) = &mut self.role else { return };
         let round = follower.round;
@@ -215,6 +232,7 @@ impl Raft {
 
 // The leader hears.
 impl Raft {
+    /// The only way a peer's `match_index` moves.
     pub(super) fn on_append_ack(&mut self, from: NodeId, matched: Index, round: Round) {
         if self.ignore_answer(matched, round) {
             return;
@@ -225,6 +243,9 @@ impl Raft {
         peer.on_ack(matched);
     }
 
+    /// The peer lacks `prev`: look for the common end where its hint says, at once. A refusal of an
+    /// older guess says nothing; one of the present guess always moves it back, by at least a
+    /// batch, so that the search ends.
     pub(super) fn on_append_reject(
         &mut self,
         from: NodeId,
@@ -258,12 +279,15 @@ impl Raft {
         index > self.terms.last().index || round > leader.round
     }
 
-    /// Commits what a quorum holds durably, this node's own disk among them or not.
+    /// Commits what a quorum holds durably, this node's own disk among them or not: it is a voter
+    /// like the others here (thesis §10.2.1), and often the slowest, having the most to do.
     pub(super) fn advance_commit(&mut self, out: &mut Vec<Output>) {
         let Role::Leader(leader) = &self.role else { return };
         let agreed = self.agreed(leader, self.durable_index, |peer| peer.match_index);
         let Some(index) = agreed else { return };
-        // Entries of earlier terms commit with the first of this one (paper §5.4.2).
+        // Entries of earlier terms commit with the first of this one (paper §5.4.2): on a majority
+        // or not, a leader elected without them could still replace them. All entries from `first`
+        // on are of this term.
         if index > self.commit_index && index >= leader.first {
             self.commit_index = index;
             out.push(Output::Commit { index });

@@ -3,9 +3,9 @@
 //! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies about
 //! `apply_bytes` and leaves the rest to the next.
 
-use margay_log::id::{Index, Micros};
 use margay_log::Read;
 use margay_log::batch::Batch;
+use margay_log::id::{Index, Micros};
 
 use super::{Fatal, Host, Replica};
 use crate::machine::{Entry, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind};

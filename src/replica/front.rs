@@ -12,9 +12,7 @@ use margay_log::id::{Index, Micros};
 
 use super::{ConnId, Fatal, Host};
 use crate::machine::session::Sessions;
-use crate::machine::{
-    Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink,
-};
+use crate::machine::{Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink};
 use crate::wire::client::{RefusedOf, Response};
 
 /// A session as its leader sees it.

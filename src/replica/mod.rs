@@ -286,8 +286,7 @@ impl<S: StateMachine> Replica<S> {
                 return Err(Fault::Append("an append came without its batch"));
             };
             let length = peer.batch_length as usize;
-            let received =
-                Received::check(buffer, length, self.config.cluster, self.config.group)?;
+            let received = Received::check(buffer, length, self.config.cluster, self.config.group)?;
             let header = received.header();
             if header.last() != last || header.first != prev.index.next() {
                 return Err(Fault::Append("a batch other than the announced one came"));
@@ -330,12 +329,7 @@ impl<S: StateMachine> Replica<S> {
     ///
     /// # Errors
     /// The log is poisoned: a write into prepared space or of the hard state failed.
-    pub fn on_disk(
-        &mut self,
-        now: Micros,
-        done: Done,
-        host: &mut dyn Host,
-    ) -> Result<(), Fatal> {
+    pub fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal> {
         let progress = self.log.on_done(done)?;
         if let Some(index) = progress.durable {
             self.step(now, Input::Durable { index });

@@ -3,10 +3,10 @@
 //! Replication reads the sealed batches from the log's tail and hands the very buffers that go to the disk to
 //! the network; what is no longer in memory is fetched first.
 
+use margay_log::Read;
 use margay_log::batch::Batch;
 use margay_log::format::EntryHeader;
 use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
-use margay_log::Read;
 
 use super::{Fatal, Host, Replica};
 use crate::machine::{LogTime, StateMachine, kind};

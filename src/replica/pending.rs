@@ -9,17 +9,29 @@ use margay_log::id::{Index, Micros};
 
 use super::front::refuse;
 use super::{ConnId, Host, Replica};
-use crate::machine::{Code, Effects, LogTime, Query, ResourceId, Sequence, SessionId, StateMachine};
+use crate::machine::{
+    Code, Effects, LogTime, Query, ResourceId, Sequence, SessionId, StateMachine,
+};
 use crate::raft::message::{Input, ReadId, RoleKind};
 use crate::wire::client::{RefusedOf, Response};
 
 /// What to answer once the round is confirmed.
 #[derive(Debug)]
 pub(super) enum Want {
-    Query { id: u64, after: Sequence, kind: u8, schema: u16, resource: ResourceId, payload: Vec<u8> },
+    Query {
+        id: u64,
+        after: Sequence,
+        kind: u8,
+        schema: u16,
+        resource: ResourceId,
+        payload: Vec<u8>,
+    },
     KeepAlive,
     Attach,
-    Register { correlation: u64, timeout: Micros },
+    Register {
+        correlation: u64,
+        timeout: Micros,
+    },
 }
 
 /// Someone who waits.

@@ -3,9 +3,9 @@
 //! A command that is refused for what it says is logged as refused under its own sequence, so that the
 //! sequence has no gap; one that is refused for load is not admitted, nor is what was pipelined behind it.
 
+use margay_log::Space;
 use margay_log::format::EntryHeader;
 use margay_log::id::{Index, Micros};
-use margay_log::Space;
 
 use super::front::{refuse, send_event};
 use super::pending::{Waiting, Want};
@@ -14,8 +14,8 @@ use crate::machine::{
     Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
     session,
 };
-use crate::wire::client::{RefusedOf, Request, Response};
 use crate::wire::Frame;
+use crate::wire::client::{RefusedOf, Request, Response};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
@@ -299,9 +299,9 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let known = self.machine.sessions().find(&key).is_some_and(|(id, _)| id == session);
         let expiring = self.front.hear(now, session).is_none_or(|led| led.expiring);
-        let refused = self.not_speaking().or_else(|| {
-            (!known || expiring).then_some((Code::SESSION_EXPIRED, Micros(0)))
-        });
+        let refused = self
+            .not_speaking()
+            .or_else(|| (!known || expiring).then_some((Code::SESSION_EXPIRED, Micros(0))));
         if let Some((code, retry)) = refused {
             return self.refuse(host, conn, RefusedOf::Session(session), code, retry);
         }

@@ -5,9 +5,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use margay_log::id::{ClusterId, GroupId, NodeId};
@@ -58,7 +58,8 @@ pub(super) fn found(
 
 /// What has been heard, after a short wait, and always the passing of time.
 fn next_inputs(heard: &Receiver<Input>) -> Vec<Input> {
-    let mut inputs: Vec<Input> = heard.recv_timeout(Duration::from_millis(20)).into_iter().collect();
+    let mut inputs: Vec<Input> =
+        heard.recv_timeout(Duration::from_millis(20)).into_iter().collect();
     inputs.extend(heard.try_iter());
     inputs.push(Input::Tick);
     inputs

@@ -94,7 +94,8 @@ impl Shard {
                 self.on_piece(index, role, memory, bytes);
             }
             // Nobody answers on these connections; what a closing one still says is not heard.
-            State::PeerOut { .. } | State::Closing { .. } | State::Dialing { .. } | State::Dead => {}
+            State::PeerOut { .. } | State::Closing { .. } | State::Dialing { .. } | State::Dead => {
+            }
         }
     }
 
@@ -167,7 +168,9 @@ impl Shard {
                     let frame = wire::decode(&done.frame)?;
                     let (replica, mut view) = self.group(slot);
                     let now = view.net.now;
-                    replica.on_peer(now, from, &frame, done.buffer, &mut view).map_err(Stop::Fault)?;
+                    replica
+                        .on_peer(now, from, &frame, done.buffer, &mut view)
+                        .map_err(Stop::Fault)?;
                     self.touch(slot);
                 }
             }
@@ -278,7 +281,9 @@ impl Shard {
             State::Client { .. } if conn.frame_until <= now => {
                 self.say_no(index, Code::BAD_FRAME, "a frame must be complete within 30 s");
             }
-            State::Client { .. } => self.say_no(index, Code::TIMEOUT, "nothing heard for 5 minutes"),
+            State::Client { .. } => {
+                self.say_no(index, Code::TIMEOUT, "nothing heard for 5 minutes")
+            }
             State::PeerIn { .. }
             | State::PeerOut { .. }
             | State::Dialing { .. }

@@ -181,4 +181,3 @@ fn open(address: &SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
     sys::set_user_timeout(&fd, config::PEER_SILENT_MILLIS)?;
     Ok(fd)
 }
-

@@ -166,7 +166,8 @@ impl Net {
         if matches!(conn.state, State::Closing { .. } | State::Dead) {
             return;
         }
-        let before = std::mem::replace(&mut conn.state, State::Closing { told: false, refused: false });
+        let before =
+            std::mem::replace(&mut conn.state, State::Closing { told: false, refused: false });
         conn.state_until = now.after(config::SEND_TIME);
         conn.frame_until = NEVER;
         self.leave(index, before);

@@ -103,8 +103,11 @@ fn ring() -> Finding {
         (opcode::Write::CODE, "write"),
         (opcode::Fsync::CODE, "fsync"),
     ];
-    let missing: Vec<&str> =
-        needed.iter().filter(|(code, _)| !probe.is_supported(*code)).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(code, _)| !probe.is_supported(*code))
+        .map(|(_, name)| *name)
+        .collect();
     if missing.is_empty() {
         Finding::fine("io_uring works".to_owned())
     } else {
@@ -143,7 +146,8 @@ fn ring_problem(error: &io::Error) -> Finding {
 }
 
 fn memlock() -> Finding {
-    let remedy = "run: ulimit -l 8192 · LimitMEMLOCK=8M (systemd) · --ulimit memlock=8388608 (docker)";
+    let remedy =
+        "run: ulimit -l 8192 · LimitMEMLOCK=8M (systemd) · --ulimit memlock=8388608 (docker)";
     match sys::raise_limit(Limit::Memlock) {
         Ok(bytes) if bytes >= config::MEMLOCK_MIN => {
             Finding::fine(format!("locked memory: {}", bytes_text(bytes)))
@@ -223,7 +227,8 @@ fn try_direct(path: &Path) -> io::Result<bool> {
     options.write(true).create(true).truncate(true).mode(0o600);
     let block = Buffer::zeroed(BLOCK);
     let flags = libc::O_DIRECT | libc::O_DSYNC;
-    let direct = options.clone().custom_flags(flags).open(path).and_then(|mut f| f.write_all(&block));
+    let direct =
+        options.clone().custom_flags(flags).open(path).and_then(|mut f| f.write_all(&block));
     match direct {
         Ok(()) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {

@@ -25,8 +25,8 @@ use margay_log::id::Micros;
 use super::outbox::Outbox;
 use super::sys::RawAddress;
 use crate::config;
-pub(crate) use pool::Pooled;
 use pool::Pool;
+pub(crate) use pool::Pooled;
 
 /// Completions of [`Ring`]'s own operations.
 const TAG_OPERATION: u64 = 1 << 48;

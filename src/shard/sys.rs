@@ -158,9 +158,7 @@ pub(crate) fn peer_ip(fd: &OwnedFd) -> io::Result<IpAddr> {
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: `storage` is writable for `length` bytes.
-    check(unsafe {
-        libc::getpeername(fd.as_raw_fd(), (&raw mut storage).cast(), &mut length)
-    })?;
+    check(unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut storage).cast(), &mut length) })?;
     match c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that a sockaddr_in was written.
@@ -270,7 +268,9 @@ pub(crate) fn cpus_available() -> io::Result<Vec<usize>> {
     // SAFETY: `set` is writable for the size given.
     check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })?;
     // SAFETY: CPU_ISSET reads a bit inside the set.
-    Ok((0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+    Ok((0..libc::CPU_SETSIZE as usize)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect())
 }
 
 /// Kernel release as (major, minor), and as text.
@@ -281,7 +281,8 @@ pub(crate) fn kernel() -> (u32, u32, String) {
     unsafe { libc::uname(&mut name) };
     let bytes = name.release.iter().take_while(|c| **c != 0).map(|c| *c as u8);
     let text = String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers =
+        text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), text)
 }
 

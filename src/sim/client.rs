@@ -13,9 +13,7 @@ use std::task::{Context, Poll, Waker};
 use margay_log::id::{GroupId, Index, Micros};
 use margay_log::rng::Rng;
 
-use crate::client::session::{
-    Call, CallId, Output, Session, SessionConfig, SessionState,
-};
+use crate::client::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
 use crate::machine::{Code, Filter, Level, NoticeState, ResourceId};
 use crate::replica::ConnId;
 use crate::resource::reply::{Completer, Delivery, Feed, Subscription};
@@ -156,6 +154,8 @@ pub(super) struct Client {
     calls: BTreeMap<CallId, Completer<Answer>>,
     feeds: BTreeMap<CallId, Feed>,
     notices: Vec<(ResourceId, Index, Completer<NoticeState>)>,
+    /// Something came that the program has not seen.
+    told: bool,
     /// When `Event::Client` was last scheduled for.
     pub wake: Option<Micros>,
 }
@@ -181,6 +181,7 @@ impl Client {
             calls: BTreeMap::new(),
             feeds: BTreeMap::new(),
             notices: Vec::new(),
+            told: false,
             wake: None,
         }
     }
@@ -202,6 +203,7 @@ impl Client {
             shared.now = now;
             shared.safe_until = self.session.safe_until();
         }
+        self.told = false;
         if let Some(program) = &mut self.program {
             let mut context = Context::from_waker(Waker::noop());
             if program.as_mut().poll(&mut context).is_ready() {
@@ -235,16 +237,22 @@ impl Client {
         for (resource, waiter, completer) in std::mem::take(&mut self.notices) {
             match self.session.holding(resource, waiter) {
                 Some(NoticeState::Waiting) => self.notices.push((resource, waiter, completer)),
-                Some(state) => completer.complete(Ok(state)),
-                None => completer.complete(Ok(NoticeState::TimedOut)),
+                Some(state) => self.settle(completer, state),
+                None => self.settle(completer, NoticeState::TimedOut),
             }
         }
+    }
+
+    fn settle(&mut self, completer: Completer<NoticeState>, state: NoticeState) {
+        completer.complete(Ok(state));
+        self.told = true;
     }
 
     /// Takes what the session has to tell the program. What concerns the connection is returned.
     pub(super) fn take_outputs(&mut self) -> Vec<Output> {
         let mut rest = Vec::new();
         while let Some(output) = self.session.poll() {
+            self.told = true;
             match output {
                 Output::Finished(call, result) => self.finish(call, result),
                 Output::Event { subscription, index, ordinal, kind, payload } => {
@@ -283,6 +291,11 @@ impl Client {
                 feed.end(failure);
             }
         }
+    }
+
+    /// Whether an answer or an order waits that the program or the session has not seen.
+    pub(super) fn has_news(&self) -> bool {
+        !self.desk.shared().orders.is_empty() || self.told
     }
 
     /// When the session or the program must be looked at next.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use margay_log::batch::{BATCH_OFFSET, Batch};
 use margay_log::buffer::Buffer;
+use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
 use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 use margay_log::rng::Rng;
@@ -73,6 +74,8 @@ pub(super) struct Cluster<S: StateMachine> {
     cluster: ClusterId,
     members: Vec<Member>,
     state: fn() -> S,
+    /// How many clients there are.
+    pub clients: usize,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
 }
@@ -106,6 +109,7 @@ impl<S: StateMachine> Cluster<S> {
             cluster: ClusterId(seed | 1),
             members,
             state,
+            clients: 0,
             disk_latency: 100 + rng.below(2_000),
             rng,
         }
@@ -123,8 +127,32 @@ impl<S: StateMachine> Cluster<S> {
         Some(event)
     }
 
+    /// What comes for a node that is paused waits for it, in about the order in which it came.
+    pub(super) fn unless_paused(&mut self, event: Event) -> Option<Event> {
+        let node = match event {
+            Event::Peer { to, .. } => to,
+            Event::ToNode { conn, .. } => self.links.get(&conn)?.node,
+            Event::Disk { node, .. } | Event::Turn { node, .. } => node,
+            _ => return Some(event),
+        };
+        let until = self.nodes[node].paused_until;
+        if until <= self.now {
+            return Some(event);
+        }
+        let stream = matches!(event, Event::ToNode { .. });
+        let late = if stream { 0 } else { self.rng.below(300) };
+        let after = Micros(until.since(self.now).0 + late);
+        self.schedule(after, event);
+        None
+    }
+
     pub(super) fn node_named(&self, address: &str) -> Option<usize> {
         self.members.iter().position(|member| member.address == address)
+    }
+
+    pub(super) fn address_of(&self, conn: ConnId) -> Option<String> {
+        let node = self.links.get(&conn)?.node;
+        Some(self.members[node].address.clone())
     }
 
     pub(super) fn addresses(&self) -> Vec<String> {
@@ -241,15 +269,19 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn on_disk(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
         let now = self.now;
         let node = &mut self.nodes[at];
-        if node.boot != boot || node.disk.in_flight() == 0 {
+        if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
-        let which = self.rng.below(node.disk.in_flight() as u64) as usize;
-        let done = node.disk.complete(which);
+        let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        node.disk.complete(which);
+        let mut done = Vec::new();
+        node.disk.poll(false, &mut done);
         let Some(replica) = &mut node.replica else { return Ok(()) };
-        replica
-            .on_disk(now, done, &mut node.out)
-            .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+        for done in done {
+            replica
+                .on_disk(now, done, &mut node.out)
+                .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+        }
         self.turn_soon(at);
         Ok(())
     }
@@ -259,11 +291,6 @@ impl<S: StateMachine> Cluster<S> {
         let now = self.now;
         let node = &mut self.nodes[at];
         if node.boot != boot || !node.is_up() {
-            return Ok(());
-        }
-        if node.paused_until > now {
-            let rest = node.paused_until.since(now);
-            self.schedule(rest, Event::Turn { node: at, boot });
             return Ok(());
         }
         node.turning = false;

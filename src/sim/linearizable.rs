@@ -211,11 +211,7 @@ mod tests {
         assert_eq!(check(&Register, &late, 1_000), Verdict::Linearizable);
         let never = [lost(0, Op::Write(5)), seen(1, 2, Op::Read, 0)];
         assert_eq!(check(&Register, &never, 1_000), Verdict::Linearizable);
-        let undone = [
-            lost(0, Op::Write(5)),
-            seen(1, 2, Op::Read, 5),
-            seen(3, 4, Op::Read, 0),
-        ];
+        let undone = [lost(0, Op::Write(5)), seen(1, 2, Op::Read, 5), seen(3, 4, Op::Read, 0)];
         assert_eq!(check(&Register, &undone, 1_000), Verdict::Violation);
     }
 

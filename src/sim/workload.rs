@@ -11,11 +11,11 @@ use super::client::Desk;
 use super::history::{CounterOp, CounterReply, KeyOp, KeyReply, Tenure};
 use super::linearizable::Operation;
 use crate::machine::Outcome;
+use crate::resource::Failure;
 use crate::resource::counter::Counter;
 use crate::resource::handle::Swap;
 use crate::resource::lock::Lock;
 use crate::resource::map::Map;
-use crate::resource::Failure;
 
 /// Keys of the map that all clients share.
 pub(super) const KEYS: u64 = 4;
@@ -136,7 +136,7 @@ impl Worker {
     async fn touch_lock(&mut self, lock: &Lock<Desk>) {
         let sessions = self.desk.expired();
         let wait = std::time::Duration::from_millis(50 + self.rng.below(2_000));
-        let granted = lock.lock(Some(wait)).await;
+        let granted = lock.lock_within(wait).await;
         self.count(granted.is_err());
         let Ok(Some(guard)) = granted else { return };
         let from = self.desk.now();

@@ -133,6 +133,7 @@ impl<'a> Request<'a> {
                 encode(out, Kind::Command, 0, sequence.0, acked.0, &[&block, payload]);
             }
             Request::Query { id, level, seen, after, kind, schema, resource, payload } => {
+                // 1 is kept for reads under a lease.
                 let level = match level {
                     Level::Linearizable => 0,
                     Level::Sequential => 2,

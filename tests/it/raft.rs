@@ -3,7 +3,7 @@
 //! Commands of a story (`N` names a node):
 //!
 //! ```text
-//! cluster nodes=3 [leader=1] [window=BYTES]    a new group; with a leader that is elected and quiet
+//! cluster nodes=3 [leader=1] [window=BYTES]    a new group; with a leader, once all is quiet
 //! timeout N          the clock moves to N's deadline, and only N is told
 //! clock +MS          the clock moves, nobody is told
 //! time +MS           time passes: deadlines are kept, messages delivered        (prints news only)
@@ -18,10 +18,11 @@
 //! unreachable N M            N learns that its connection to M broke
 //! crash N.. [lands=WRITES] / restart N..       loses what is not durable / comes back
 //! compact N / install N from=M                 N's log is a snapshot / N gets M's committed log
-//! forge FROM TO TERM KIND ...                  a message that nobody sent
+//! forge FROM TO TERM KIND ...                  a message that nobody sent; no cut link stops it
 //! status [N..]
 //! ```
 
+mod babble;
 mod cluster;
 mod draw;
 mod fuzz;
@@ -140,7 +141,14 @@ impl Play {
         let first = command.at::<u32>(0);
         let cluster = &mut self.cluster;
         match command.name.as_str() {
-            "propose" => cluster.propose(first?, command.at(1).unwrap_or(1)),
+            "propose" => {
+                let id = first?;
+                let leads = cluster.raft(id).is_some_and(|raft| raft.role() == RoleKind::Leader);
+                if !leads {
+                    return Err(format!("n{id} does not lead"));
+                }
+                cluster.propose(id, command.at(1).unwrap_or(1));
+            }
             "read" => cluster.read(first?, command.at(1)?),
             "flush" => {
                 let id = first?;
@@ -239,8 +247,8 @@ impl Play {
             kind => return Err(format!("what is {kind:?}?")),
         };
         let message = Message { term: Term(command.at(2)?), body };
-        let (from, to) = (command.at(0)?, command.at(1)?);
-        self.cluster.deliver(Envelope { from, to, message, batch: None });
+        let from = NodeId(command.at(0)?);
+        self.cluster.step(command.at(1)?, Input::Message { from, message }, None);
         Ok(())
     }
 

@@ -13,10 +13,14 @@ use crate::buffer::Buffer;
 use crate::id::{SegmentNumber, Ticket};
 
 #[cfg(feature = "direct")]
+#[allow(unsafe_code)]
 pub mod direct;
+#[cfg(feature = "uring")]
+mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "uring")]
+#[allow(unsafe_code)]
 pub mod uring;
 
 /// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].

@@ -203,6 +203,18 @@ impl SimDisk {
         true
     }
 
+    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the segment is
+    /// not there or ends before.
+    pub fn overwrite(&mut self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> bool {
+        let Some(file) = self.segments.get_mut(&segment) else { return false };
+        let whole = offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK);
+        if !whole || offset.saturating_add(bytes.len() as u64) > file.size {
+            return false;
+        }
+        file.write(offset, bytes, || true);
+        true
+    }
+
     /// Makes the block at `offset` unreadable: reads of it fail with `EIO` until it is written.
     pub fn fail_reads_of(&mut self, segment: SegmentNumber, offset: u64) {
         self.unreadable.insert((segment, offset / BLOCK as u64));

@@ -27,11 +27,13 @@ impl Verdict {
             | Code::CLUSTER_MISMATCH
             | Code::HALTED
             | Code::SESSION_MOVED
+            | Code::NO_SESSION
             | Code::TOO_MANY_CONNECTIONS => Verdict::Elsewhere,
             Code::OVERLOADED
             | Code::TOO_MANY_SESSIONS
             | Code::DISK_FULL
             | Code::SEQUENCE_GAP
+            | Code::NOT_READY
             | Code::TIMEOUT => Verdict::Later,
             Code::SESSION_EXPIRED | Code::SESSION_KEY => Verdict::Ended,
             _ => Verdict::Final,
@@ -242,7 +244,10 @@ impl Session {
     }
 
     fn on_command_refused(&mut self, sequence: Sequence, refusal: &Refusal<'_>) {
-        let certain = refusal.code.outcome() == Outcome::NotApplied;
+        // That the session has expired says nothing of what it did before, but all of what is
+        // refused now.
+        let certain =
+            refusal.code.outcome() == Outcome::NotApplied || refusal.code == Code::SESSION_EXPIRED;
         if !self.stream.refuse(sequence, certain) {
             return;
         }

@@ -64,7 +64,12 @@ impl Ring {
     }
 
     /// Sends what of `sending` is not sent yet, or the next mebibyte of it. The result counts the bytes.
-    pub(crate) fn send(&mut self, fd: &OwnedFd, mut sending: Box<Sending>, token: u64) -> OperationId {
+    pub(crate) fn send(
+        &mut self,
+        fd: &OwnedFd,
+        mut sending: Box<Sending>,
+        token: u64,
+    ) -> OperationId {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let fd = types::Fd(fd.as_raw_fd());
         let entry = if sending.outbox.is_plain() {

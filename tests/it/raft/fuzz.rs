@@ -67,6 +67,8 @@ struct Fuzz {
     weights: [u64; ACTIONS.len()],
     /// Whether messages overtake each other in this phase.
     reordering: bool,
+    /// Who does not notice in this phase that time passes; 0 is nobody.
+    asleep: u32,
 }
 
 impl Fuzz {
@@ -78,6 +80,7 @@ impl Fuzz {
             reads: 0,
             weights: [0; ACTIONS.len()],
             reordering: false,
+            asleep: 0,
         };
         fuzz.nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5][fuzz.below(9) as usize];
         let window = [150, 1_000, 8 << 20][fuzz.below(3) as usize];
@@ -92,6 +95,7 @@ impl Fuzz {
                 self.weights[weight] = choices[self.below(4) as usize];
             }
             self.reordering = self.below(2) == 0;
+            self.asleep = self.below(u64::from(self.nodes) + 1) as u32;
             if self.below(3) > 0 {
                 self.repair();
             }
@@ -158,18 +162,20 @@ impl Fuzz {
             let now = self.cluster.now;
             let raft = self.cluster.raft(id);
             let due = raft.and_then(Raft::deadline).is_some_and(|due| due <= now);
-            if due && self.below(10) > 0 {
+            if due && id != self.asleep && self.below(10) > 0 {
                 self.cluster.tick(id);
             }
         }
     }
 
-    /// So much time passes that a node does what it does next, and the others sleep over it.
+    /// So much time passes that a node or two do what they do next, and the others sleep over it.
     fn lose_patience(&mut self) {
-        let (id, raft) = self.any();
-        if let Some(due) = raft.and_then(Raft::deadline) {
-            self.cluster.now = self.cluster.now.max(due);
-            self.cluster.tick(id);
+        for _ in 0..=self.below(2) {
+            let (id, raft) = self.any();
+            if let Some(due) = raft.and_then(Raft::deadline) {
+                self.cluster.now = self.cluster.now.max(due);
+                self.cluster.tick(id);
+            }
         }
     }
 

@@ -89,8 +89,8 @@ fn a_command_refused_for_good_ends_at_once() {
     world.command("a", 5);
     world.command("b", 5);
     world.sent();
-    world.refuses(RefusedOf::Command(Sequence(1)), Code::UNKNOWN_KIND, "");
-    assert_eq!(world.told(), ["0 NotApplied UNKNOWN_KIND(106)"]);
+    world.refuses(RefusedOf::Command(Sequence(1)), Code::BAD_KIND, "");
+    assert_eq!(world.told(), ["0 NotApplied BAD_KIND(106)"]);
     world.wait(SECOND);
     assert_eq!(world.sent(), ["#1 nothing", "#2 b acked #0"]);
 }
@@ -270,7 +270,7 @@ fn a_gap_in_the_log_is_filled_from_the_first_unanswered() {
         world.command(text, 5);
     }
     world.sent();
-    world.says(&reply(3, 0, Code::SEQUENCE));
+    world.says(&reply(3, 0, Code::SEQUENCE_GAP));
     world.wait(SECOND);
     assert_eq!(world.sent(), ["#1 a acked #0", "#2 b acked #0", "#3 c acked #0"]);
 }

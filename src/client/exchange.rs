@@ -1,0 +1,284 @@
+//! One session at work: its connection, and who waits for what in it.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use margay_log::id::{ClusterId, Micros};
+
+use super::driver::{self, Order};
+use super::net::{self, ConnectionId, Heard, Writer, reason};
+use super::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
+use crate::machine::{Code, Notice, NoticeState};
+use crate::resource::{Answer, Completer, Delivery, Failure, Feed};
+
+/// A socket that took nothing is tried again after this.
+const WRITE_RETRY: Micros = Micros::from_millis(5);
+
+/// Who waits for the end of a call.
+enum Waiter {
+    Answer(Completer<Answer>),
+    Subscription(Feed),
+}
+
+type Waits = BTreeMap<driver::Waiter, Vec<Completer<NoticeState>>>;
+
+/// See the module.
+pub(super) struct Exchange {
+    session: Session,
+    connect_timeout: Duration,
+    connection: ConnectionId,
+    /// Present while connected.
+    writer: Option<Writer>,
+    /// When to try again to write, after a socket took nothing.
+    write_at: Option<Micros>,
+    orders: SyncSender<Order>,
+    /// By the slot of the call.
+    waiters: Vec<Option<Waiter>>,
+    feeds: BTreeMap<CallId, Feed>,
+    waits: Waits,
+    states: Vec<SessionState>,
+}
+
+impl Exchange {
+    pub(super) fn new(config: SessionConfig, now: Micros, orders: SyncSender<Order>) -> Exchange {
+        Exchange {
+            connect_timeout: Duration::from_micros(config.connect_timeout.0),
+            connection: ConnectionId { group: config.group, attempt: 0 },
+            session: Session::new(config, now),
+            writer: None,
+            write_at: None,
+            orders,
+            waiters: Vec::new(),
+            feeds: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            states: Vec::new(),
+        }
+    }
+
+    pub(super) fn call(
+        &mut self,
+        now: Micros,
+        call: Call,
+        deadline: Micros,
+        completer: Completer<Answer>,
+    ) {
+        let id = self.session.submit(now, call, deadline);
+        self.expect(id, Waiter::Answer(completer));
+    }
+
+    pub(super) fn subscribe(&mut self, now: Micros, call: Call, deadline: Micros, feed: Feed) {
+        let id = self.session.submit(now, call, deadline);
+        self.expect(id, Waiter::Subscription(feed));
+    }
+
+    fn expect(&mut self, call: CallId, waiter: Waiter) {
+        if self.waiters.len() <= call.slot() {
+            self.waiters.resize_with(call.slot() + 1, || None);
+        }
+        self.waiters[call.slot()] = Some(waiter);
+    }
+
+    /// Whoever was answered "waiting" has had the notices before that answer: the mirror knows.
+    pub(super) fn await_notice(
+        &mut self,
+        (resource, waiter): driver::Waiter,
+        completer: Completer<NoticeState>,
+    ) {
+        let is_ours = self.session.session().is_some_and(|session| session.0 <= waiter.0);
+        match self.session.holding(resource, waiter) {
+            _ if !is_ours => completer.complete(Err(Failure::from(Code::SESSION_EXPIRED))),
+            Some(NoticeState::Waiting) => {
+                self.waits.entry((resource, waiter)).or_default().push(completer);
+            }
+            Some(state) => completer.complete(Ok(state)),
+            None => completer.complete(Ok(NoticeState::TimedOut)),
+        }
+    }
+
+    pub(super) fn close(&mut self, now: Micros) {
+        self.session.close(now);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.session.state() == Some(SessionState::Closed)
+    }
+
+    pub(super) fn cluster(&self) -> Option<(ClusterId, u32)> {
+        self.session.cluster()
+    }
+
+    pub(super) fn tried(&self) -> String {
+        self.session.tried()
+    }
+
+    pub(super) fn has_feeds(&self) -> bool {
+        !self.feeds.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Micros> {
+        [self.session.deadline(), self.write_at].into_iter().flatten().min()
+    }
+
+    /// States that were not told yet.
+    pub(super) fn states(&mut self) -> std::vec::Drain<'_, SessionState> {
+        self.states.drain(..)
+    }
+
+    /// Something of a connection; of an earlier one it does not matter any more.
+    pub(super) fn hear(&mut self, now: Micros, id: ConnectionId, heard: Heard) {
+        if id != self.connection {
+            // Dropping a connection that came too late closes it.
+            if let Heard::Connected(stream) = heard {
+                drop(Writer::new(stream));
+            }
+            return;
+        }
+        match heard {
+            Heard::Connected(stream) => {
+                self.writer = Some(Writer::new(stream));
+                let address = self.session.address().to_owned();
+                self.session.on_connected(now, &address);
+            }
+            Heard::Failed(reason) => self.session.on_failed(now, &reason),
+            Heard::Bytes(bytes) => self.session.on_bytes(now, &bytes),
+            Heard::Ended => self.lose(now),
+        }
+        self.tell(now);
+    }
+
+    fn lose(&mut self, now: Micros) {
+        self.disconnect();
+        self.session.on_disconnected(now);
+    }
+
+    /// What this connection still says does not matter any more.
+    fn disconnect(&mut self) {
+        self.writer = None;
+        self.write_at = None;
+        self.connection.attempt += 1;
+    }
+
+    /// Does what is due, sends what can be sent, tells what there is to tell.
+    pub(super) fn serve(&mut self, now: Micros) {
+        if self.session.deadline().is_some_and(|at| at <= now) {
+            self.session.on_tick(now);
+        }
+        self.tell(now);
+        if self.write_at.is_none_or(|at| at <= now) {
+            self.write(now);
+            self.tell(now);
+        }
+    }
+
+    fn write(&mut self, now: Micros) {
+        let Some(writer) = &mut self.writer else { return };
+        // Once more when the buffer was full: the session fills it again.
+        loop {
+            let bytes = self.session.outgoing();
+            let more = !bytes.is_empty();
+            match writer.write(bytes) {
+                Ok(true) => {
+                    self.write_at = Some(now.after(WRITE_RETRY));
+                    return;
+                }
+                Ok(false) => self.write_at = None,
+                Err(_) => return self.lose(now),
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Ends subscriptions that nobody reads.
+    pub(super) fn sweep(&mut self, now: Micros) {
+        let gone: Vec<CallId> =
+            self.feeds.iter().filter_map(|(id, feed)| feed.is_abandoned().then_some(*id)).collect();
+        for id in gone {
+            self.feeds.remove(&id);
+            self.session.unsubscribe(now, id);
+        }
+        self.waits.retain(|_, waiting| {
+            waiting.retain(|completer| !completer.is_abandoned());
+            !waiting.is_empty()
+        });
+    }
+
+    /// Takes what the session wants done or has to tell.
+    fn tell(&mut self, now: Micros) {
+        while let Some(output) = self.session.poll() {
+            match output {
+                Output::Connect(address) => self.connect(now, address),
+                Output::Disconnect => self.disconnect(),
+                Output::Finished(call, result) => self.finish(call, result),
+                Output::Event { subscription, index, ordinal, kind, payload } => {
+                    if let Some(feed) = self.feeds.get(&subscription) {
+                        feed.push(Delivery::Event { index, ordinal, kind, payload });
+                    }
+                }
+                Output::Lagged { subscription, oldest } => {
+                    if let Some(feed) = self.feeds.get(&subscription) {
+                        feed.push(Delivery::Lagged { oldest });
+                    }
+                }
+                Output::Ended { subscription, failure } => {
+                    if let Some(feed) = self.feeds.remove(&subscription) {
+                        feed.end(failure);
+                    }
+                }
+                Output::Notice(notice) => self.notice(&notice),
+                Output::State(state) => self.become_state(state),
+                // Nobody asks: `status.rs` has connections of its own.
+                Output::Status(..) => {}
+            }
+        }
+    }
+
+    fn connect(&mut self, now: Micros, address: String) {
+        self.disconnect();
+        let orders = self.orders.clone();
+        let started = net::connect(self.connection, address, self.connect_timeout, orders);
+        if let Err(error) = started {
+            self.session.on_failed(now, &reason(&error));
+        }
+    }
+
+    fn finish(&mut self, call: CallId, result: Result<Answer, Failure>) {
+        let waiter = self.waiters.get_mut(call.slot()).and_then(Option::take);
+        match (waiter, result) {
+            (Some(Waiter::Answer(completer)), result) => completer.complete(result),
+            (Some(Waiter::Subscription(feed)), Ok(_)) => {
+                self.feeds.insert(call, feed);
+            }
+            (Some(Waiter::Subscription(feed)), Err(failure)) => feed.end(failure),
+            (None, _) => {}
+        }
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        if notice.state != NoticeState::Waiting {
+            let waiting = self.waits.remove(&(notice.resource, notice.waiter));
+            for completer in waiting.into_iter().flatten() {
+                completer.complete(Ok(notice.state));
+            }
+        }
+    }
+
+    fn become_state(&mut self, state: SessionState) {
+        self.states.push(state);
+        let code = match state {
+            SessionState::Expired => Code::SESSION_EXPIRED,
+            SessionState::Closed => Code::CLIENT_CLOSED,
+            SessionState::Connected | SessionState::Suspended => return,
+        };
+        for completer in std::mem::take(&mut self.waits).into_values().flatten() {
+            completer.complete(Err(Failure::from(code)));
+        }
+        if state == SessionState::Closed {
+            for (_, feed) in std::mem::take(&mut self.feeds) {
+                feed.end(Failure::from(code));
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Connections of the driver: each has a thread that connects, then reads.
+//!
+//! Names are resolved and connections made by blocking calls, which may take long; reading has to
+//! wait for whatever comes. Both happen on the connection's own thread, so that no group waits for
+//! another's node. The driver writes: a socket that takes nothing for a millisecond is left alone
+//! for a while.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use margay_log::id::GroupId;
+
+use super::driver::Order;
+
+/// The port of addresses that name none.
+pub(super) const PORT: u16 = 5150;
+
+/// Read at once, at most.
+const CHUNK: usize = 16 << 10;
+
+/// A write that takes longer leaves the rest for later. The clock of the kernel may make it a few
+/// more.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// Names one connection of one group; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ConnectionId {
+    pub(super) group: GroupId,
+    pub(super) attempt: u64,
+}
+
+/// What becomes of a connection, in order.
+pub(super) enum Heard {
+    Connected(TcpStream),
+    Failed(String),
+    Bytes(Vec<u8>),
+    Ended,
+}
+
+/// Connects to `address` and reads, on a thread of its own, until the connection ends or nobody
+/// listens.
+pub(super) fn connect(
+    id: ConnectionId,
+    address: String,
+    timeout: Duration,
+    orders: SyncSender<Order>,
+) -> io::Result<()> {
+    let name = format!("margay-{}-{}", id.group, id.attempt);
+    thread::Builder::new().name(name).spawn(move || {
+        let say = |heard| orders.send(Order::Heard(id, heard)).is_ok();
+        match open(&address, timeout) {
+            Ok((stream, reader)) => {
+                if say(Heard::Connected(stream)) {
+                    read(reader, say);
+                }
+            }
+            Err(error) => {
+                say(Heard::Failed(reason(&error)));
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn read(mut stream: TcpStream, say: impl Fn(Heard) -> bool) {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let heard = match stream.read(&mut chunk) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => Heard::Ended,
+            Ok(length) => Heard::Bytes(chunk[..length].to_vec()),
+        };
+        let ended = matches!(heard, Heard::Ended);
+        if !say(heard) || ended {
+            return;
+        }
+    }
+}
+
+/// A connection for the writer and one for the reader.
+fn open(address: &str, timeout: Duration) -> io::Result<(TcpStream, TcpStream)> {
+    let stream = open_one(address, timeout)?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let reader = stream.try_clone()?;
+    Ok((stream, reader))
+}
+
+/// Tries what the address stands for, one after the other, within `timeout`.
+pub(super) fn open_one(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let start = Instant::now();
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name stands for no address");
+    for target in with_port(address).to_socket_addrs()? {
+        let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+            break;
+        };
+        match TcpStream::connect_timeout(&target, left) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// `n1` becomes `n1:5150`.
+fn with_port(address: &str) -> String {
+    let host_end = address.rfind(']').unwrap_or(0);
+    if address[host_end..].contains(':') { address.to_owned() } else { format!("{address}:{PORT}") }
+}
+
+/// What went wrong, in a few words.
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => "timed out".to_owned(),
+        ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The writing side of a connection.
+pub(super) struct Writer {
+    stream: TcpStream,
+    unsent: Vec<u8>,
+    written: usize,
+}
+
+impl Writer {
+    pub(super) fn new(stream: TcpStream) -> Writer {
+        Writer { stream, unsent: Vec::new(), written: 0 }
+    }
+
+    /// Sends what is left from before, then `bytes`, which is empty afterwards if all of that was
+    /// taken. Returns whether something is left.
+    pub(super) fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<bool> {
+        loop {
+            if self.written == self.unsent.len() {
+                self.unsent.clear();
+                self.written = 0;
+                if bytes.is_empty() {
+                    return Ok(false);
+                }
+                std::mem::swap(&mut self.unsent, bytes);
+            }
+            match self.stream.write(&self.unsent[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(length) => self.written += length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The reader ends too.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_port_gets_ours() {
+        let cases = [
+            ("n1", "n1:5150"),
+            ("n1:7", "n1:7"),
+            ("[::1]", "[::1]:5150"),
+            ("[::1]:7", "[::1]:7"),
+            ("10.0.0.1", "10.0.0.1:5150"),
+        ];
+        for (given, full) in cases {
+            assert_eq!(with_port(given), full);
+        }
+    }
+}

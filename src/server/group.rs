@@ -1,0 +1,122 @@
+//! The group a node runs: a replica of margay's own resources.
+
+use std::sync::Arc;
+
+use margay_log::Buffer;
+use margay_log::disk::Done;
+use margay_log::id::{Micros, NodeId};
+use margay_log::recover::Cause;
+
+use super::{MakeGroup, Seed, Server, ServerConfig, run_with};
+use crate::error::Error;
+use crate::machine::StateMachine;
+use crate::raft::message::Config;
+use crate::replica::{ConnId, Fatal, Fault, Host, Member, Replica, ReplicaConfig};
+use crate::resource::registry::Registry;
+use crate::shard::Group;
+use crate::wire::Frame;
+
+impl<S: StateMachine> Group for Replica<S> {
+    fn on_peer(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        frame: &Frame<'_>,
+        batch: Option<Buffer>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        Replica::on_peer(self, now, from, frame, batch, host)
+    }
+
+    fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host) {
+        Replica::on_peer_down(self, now, peer, host);
+    }
+
+    fn on_client(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        frame: &Frame<'_>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        Replica::on_client(self, now, conn, frame, host)
+    }
+
+    fn on_client_gone(&mut self, conn: ConnId) {
+        Replica::on_client_gone(self, conn);
+    }
+
+    fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal> {
+        Replica::on_disk(self, now, done, host)
+    }
+
+    fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
+        Replica::flush(self, now, host)
+    }
+
+    fn deadline(&self) -> Option<Micros> {
+        Replica::deadline(self)
+    }
+}
+
+/// Makes replicas of margay's own resources.
+#[must_use]
+pub fn resources() -> MakeGroup {
+    Arc::new(|seed: Seed, now| Ok(Box::new(replica(seed, Registry::new(), now)?)))
+}
+
+/// A replica of any state machine.
+///
+/// # Errors
+/// The log cannot be taken over; see [`Error`].
+pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Replica<S>, Error> {
+    let Seed { cluster, group, node, founders, opened } = seed;
+    let failed = |cause: String| Error::Log { group: group.0, cause };
+    if let Some(damage) = &opened.report.damage {
+        return Err(failed(format!(
+            "damaged at {} offset {}: index {} was durable and is {}; restore this node's data or \
+             wipe it and join anew",
+            damage.segment,
+            damage.offset,
+            damage.index,
+            what(damage.cause)
+        )));
+    }
+    for torn in &opened.report.torn {
+        tracing::info!(
+            group = group.0,
+            segment = torn.segment.0,
+            offset = torn.offset,
+            "a write was cut off here by the last stop; it was never acknowledged"
+        );
+    }
+    let members = founders
+        .into_iter()
+        .zip(1..)
+        .map(|(founder, id)| Member {
+            id: NodeId(id),
+            name: founder.name,
+            address: founder.address,
+        })
+        .collect();
+    // Any number does: it only spreads the election time-outs of nodes and groups.
+    let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
+    let config = ReplicaConfig::new(cluster, group, members, Config::new(node, spread));
+    Replica::new(config, opened, state, now).map_err(|fatal| failed(fatal.to_string()))
+}
+
+fn what(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Unreadable => "unreadable",
+        Cause::Missing => "missing",
+        Cause::Unrepaired => "still missing since an earlier start",
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT; `on_ready` is called once it listens.
+///
+/// # Errors
+/// See [`Error`] and [`Error::exit_code`].
+pub fn run(config: &ServerConfig, on_ready: impl FnOnce(&Server)) -> Result<(), Error> {
+    run_with(config, resources(), on_ready)
+}

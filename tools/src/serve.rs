@@ -1,0 +1,143 @@
+//! `margay serve`: one node.
+
+use std::io::IsTerminal;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use margay::error::Error;
+use margay::forming::Peer;
+use margay::server::{Server, ServerConfig, run as run_server};
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{Exit, NEGATIVE};
+
+/// Run a node
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  margay serve                                # a cluster of one on this machine
+  margay serve --name n1 --data /var/lib/margay --listen 10.0.0.1:5150 --unsafe-no-auth \\
+      --peers n1=10.0.0.1:5150,n2=10.0.0.2:5150,n3=10.0.0.3:5150
+
+The same line on every node but for --name and --listen; in which order they start does not matter.
+MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
+pub(crate) struct Args {
+    /// Name of this node, unique in the cluster
+    #[arg(long, default_value = "n1")]
+    name: String,
+    /// Where its identity and its logs are
+    #[arg(long, value_name = "DIR", default_value = "margay-data")]
+    data: PathBuf,
+    /// Where it listens, for clients and peers
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5150", value_parser = address)]
+    listen: SocketAddr,
+    /// All nodes that found the cluster, this one among them
+    #[arg(long, value_name = "NAME=HOST:PORT,…", value_delimiter = ',', value_parser = peer)]
+    peers: Vec<Peer>,
+    /// Raft groups; decided at the founding [default: one per shard of each node]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    groups: Option<u32>,
+    /// Executors [default: one per CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    shards: Option<u16>,
+    /// CPUs to pin them to
+    #[arg(long, value_name = "0,1,…", value_delimiter = ',')]
+    cpus: Option<Vec<usize>>,
+    /// Listen on an address that other machines reach, although nobody is authenticated
+    #[arg(long)]
+    unsafe_no_auth: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| {
+        let form = "HOST:PORT, as in 127.0.0.1:5150";
+        if text.contains(':') { error.to_string() } else { format!("not {form}") }
+    })?;
+    addresses.next().ok_or_else(|| "the name has no address".to_string())
+}
+
+fn peer(text: &str) -> Result<Peer, String> {
+    let parts = text.split_once('=').filter(|(name, address)| {
+        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        !name.is_empty() && matches!(port, Some(Ok(port)) if port > 0)
+    });
+    let (name, address) = parts.ok_or("not NAME=HOST:PORT, as in n1=127.0.0.1:5150")?;
+    Ok(Peer { name: name.to_string(), address: address.to_string() })
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    log()?;
+    let mut config = ServerConfig::new(args.name.clone(), args.data.clone());
+    config.listen = args.listen;
+    config.peers = args.peers.clone();
+    config.groups = args.groups;
+    config.shards = args.shards.map(usize::from);
+    config.cpus = args.cpus.clone();
+    config.unsafe_no_auth = args.unsafe_no_auth;
+    run_server(&config, |server| announce(args, server))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Text, in colour on a terminal. Standard error, as standard output belongs to results.
+fn log() -> Result<(), Exit> {
+    let filter = match std::env::var("MARGAY_LOG") {
+        Ok(wished) => EnvFilter::try_new(&wished)
+            .map_err(|error| Exit::usage(format!("MARGAY_LOG={wished}: {error}")))?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
+fn announce(args: &Args, server: &Server) {
+    server.notes().iter().for_each(|note| tracing::warn!("{note}"));
+    tracing::info!(
+        "margay {} node {} listening on {} · cluster {} · {} groups · {} shards · data in {}",
+        env!("CARGO_PKG_VERSION"),
+        args.name,
+        server.address(),
+        server.cluster(),
+        server.groups(),
+        server.shards(),
+        args.data.display(),
+    );
+}
+
+impl From<Error> for Exit {
+    fn from(error: Error) -> Exit {
+        let hint = match &error {
+            Error::Listen { .. } => "another process has the port; use another --listen",
+            _ => "",
+        };
+        Exit::new(error.exit_code().max(NEGATIVE), error.to_string()).hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_have_a_name_a_host_and_a_port() {
+        let peer = |text| peer(text).map(|peer| (peer.name, peer.address));
+        let named = |name: &str, address: &str| Ok((name.to_string(), address.to_string()));
+        assert_eq!(peer("n1=db1.example:5150"), named("n1", "db1.example:5150"));
+        assert_eq!(peer("n1=[::1]:5150"), named("n1", "[::1]:5150"));
+        for text in ["n1", "n1=", "=h:1", "n1=h", "n1=h:0", "n1=h:port", "n1=h:99999"] {
+            assert!(peer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listen_needs_a_port() {
+        assert!(address("127.0.0.1").unwrap_err().contains("HOST:PORT"));
+        assert!(address("127.0.0.1:http!").is_err());
+        assert_eq!(address("127.0.0.1:5150"), Ok(([127, 0, 0, 1], 5150).into()));
+    }
+}

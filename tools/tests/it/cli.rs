@@ -1,0 +1,220 @@
+//! Output and exit codes of the commands, against a real cluster.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use crate::harness::{MARGAY, beside_others, cluster, margay, margay_alone, until};
+
+#[test]
+fn a_value_is_set_read_swapped_and_deleted() {
+    let _beside = beside_others();
+    assert_eq!(margay(&["value", "get", "cli-value"]).with(1).out, "");
+    assert!(margay(&["value", "set", "cli-value", "hello"]).with(0).out.starts_with('v'));
+    assert_eq!(margay(&["value", "get", "cli-value"]).with(0).out, "hello\n");
+    margay(&["value", "cas", "cli-value", "hello", "welcome"]).with(0);
+    let conflict = margay(&["value", "cas", "cli-value", "hello", "late"]).with(1);
+    assert_eq!((conflict.out.as_str(), conflict.err.as_str()), ("welcome\n", ""));
+    margay(&["value", "cas", "cli-value", "--absent", "mine"]).with(1);
+    let json = margay(&["value", "get", "cli-value", "-o", "json"]).with(0).json();
+    assert_eq!(json["value"], "welcome");
+    assert!(json["version"].as_u64() > Some(0));
+    margay(&["value", "delete", "cli-value"]).with(0);
+    margay(&["value", "delete", "cli-value"]).with(1);
+    assert!(margay(&["value", "get", "cli-value", "-o", "json"]).with(1).json()["value"].is_null());
+    margay(&["value", "cas", "cli-value", "--absent", "mine"]).with(0);
+}
+
+#[test]
+fn reading_creates_nothing() {
+    let _beside = beside_others();
+    margay(&["counter", "get", "cli-nothing"]).with(1);
+    margay(&["map", "get", "cli-nothing", "key"]).with(1);
+    assert_eq!(margay(&["map", "size", "cli-nothing"]).with(0).out, "0\n");
+    // The name is still free for a resource of any type.
+    margay(&["value", "set", "cli-nothing", "now"]).with(0);
+}
+
+#[test]
+fn a_counter_counts_and_does_not_overflow() {
+    let _beside = beside_others();
+    assert_eq!(margay(&["counter", "add", "cli-counter"]).with(0).out, "1\n");
+    assert_eq!(margay(&["counter", "add", "cli-counter", "-5"]).with(0).out, "-4\n");
+    let most = i64::MAX.to_string();
+    margay(&["counter", "add", "cli-counter", &most]).with(0);
+    let overflow = margay(&["counter", "add", "cli-counter", "100"]).with(1);
+    assert!(overflow.err.contains("overflow"), "{overflow:?}");
+    let json = margay(&["counter", "get", "cli-counter", "-o", "json"]).with(0).json();
+    assert_eq!(json["value"], i64::MAX - 4);
+}
+
+#[test]
+fn a_map_is_ordered() {
+    let _beside = beside_others();
+    for key in ["b", "a", "c"] {
+        margay(&["map", "put", "cli-map", key, &key.to_uppercase()]).with(0);
+    }
+    assert_eq!(margay(&["map", "get", "cli-map", "b"]).with(0).out, "B\n");
+    margay(&["map", "remove", "cli-map", "b"]).with(0);
+    margay(&["map", "remove", "cli-map", "b"]).with(1);
+    assert_eq!(margay(&["map", "size", "cli-map"]).with(0).out, "2\n");
+    let entries = margay(&["map", "entries", "cli-map", "-o", "json"]).with(0).out;
+    let lines: Vec<serde_json::Value> =
+        entries.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let pairs: Vec<_> = lines.iter().map(|line| (&line["key"], &line["value"])).collect();
+    assert_eq!(pairs, [(&"a".into(), &"A".into()), (&"c".into(), &"C".into())]);
+    margay(&["map", "clear", "cli-map"]).with(0);
+    assert_eq!(margay(&["map", "size", "cli-map"]).with(0).out, "0\n");
+}
+
+#[test]
+fn a_map_of_many_pages_passes_through() {
+    let _beside = beside_others();
+    let client = margay::client::Client::builder().endpoints(cluster().split(','));
+    let client = client.connect().expect("connects");
+    let map = client.map("cli-pages").wait().expect("opens");
+    let mut open = std::collections::VecDeque::new();
+    for n in 0..2_500 {
+        if open.len() == 500 {
+            open.pop_front().map(|put: margay::resource::Reply<_>| put.wait().expect("is put"));
+        }
+        open.push_back(map.put(format!("{n:05}").as_bytes(), b"x"));
+    }
+    open.into_iter().for_each(|put| drop(put.wait().expect("is put")));
+    let out = margay(&["map", "entries", "cli-pages"]).with(0).out;
+    assert_eq!(out.lines().count(), 2_501, "a head and all entries");
+    let last = out.lines().last().unwrap_or_default();
+    assert!(last.starts_with("02499") || last.trim_start().starts_with("02499"), "{last}");
+}
+
+#[test]
+fn cluster_status_has_a_stable_shape() {
+    let _beside = beside_others();
+    margay(&["cluster", "status", "--wait"]).with(0);
+    let groups = margay(&["cluster", "status", "-o", "json"]).with(0).json();
+    let groups = groups.as_array().expect("an array");
+    assert_eq!(groups.len(), 2);
+    for (n, group) in groups.iter().enumerate() {
+        let keys: Vec<&str> =
+            group.as_object().expect("objects").keys().map(String::as_str).collect();
+        let expected = ["applied_index", "commit_index", "group", "leader", "term", "voters"];
+        assert_eq!(keys, expected);
+        assert_eq!(group["group"], n);
+        assert_eq!(group["voters"], serde_json::json!(["n1", "n2", "n3"]));
+        let leader = group["leader"].as_str().expect("a name");
+        assert!(["n1", "n2", "n3"].contains(&leader));
+        assert!(group["commit_index"].as_u64() >= Some(1));
+    }
+    let table = margay(&["cluster", "status"]).with(0).out;
+    assert!(table.starts_with("GROUP  LEADER  TERM"), "{table}");
+}
+
+#[test]
+fn a_status_without_all_nodes_names_those_that_do_not_answer() {
+    let _beside = beside_others();
+    let endpoints = format!("{},127.0.0.1:1", cluster());
+    let ended = margay(&["cluster", "status", "--endpoints", &endpoints]).with(0);
+    assert!(ended.err.contains("127.0.0.1:1"), "{ended:?}");
+}
+
+#[test]
+fn the_locked_command_sees_its_token_and_gives_its_code() {
+    let _beside = beside_others();
+    let run = |command: &str| {
+        margay(&["lock", "run", "cli-lock", "--wait", "20s", "--", "sh", "-c", command])
+    };
+    let first = run("echo $MARGAY_FENCE_TOKEN $MARGAY_LOCK_NAME").with(0).out;
+    let second = run("echo $MARGAY_FENCE_TOKEN $MARGAY_LOCK_NAME; exit 7").with(7).out;
+    let token = |out: &str| {
+        let (token, name) = out.trim().split_once(' ').expect("two words");
+        assert_eq!(name, "cli-lock");
+        token.parse::<u64>().expect("a number")
+    };
+    assert!(token(&second) > token(&first));
+    run("kill -9 $$").with(128 + 9);
+    margay(&["lock", "run", "cli-lock", "--", "/no/such/command"]).with(2);
+}
+
+#[test]
+fn a_lock_that_is_held_is_not_got() {
+    let _beside = beside_others();
+    let mut holder = Command::new(MARGAY);
+    holder.args(["lock", "run", "cli-held", "--", "sh", "-c", "echo held; exec sleep 600"]);
+    holder.env("MARGAY_ENDPOINTS", cluster()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().expect("starts");
+    let mut word = [0; 5];
+    holder.stdout.take().expect("piped").read_exact(&mut word).expect("it is held");
+    let ended = margay(&["lock", "run", "cli-held", "--wait", "100ms", "--", "true"]).with(1);
+    assert!(ended.err.contains("cli-held"), "{ended:?}");
+    // SIGTERM goes through to the command; then the lock is free at once, not after a time-out.
+    crate::sys::signal(holder.id(), libc::SIGTERM);
+    let began = Instant::now();
+    holder.wait().expect("it ends");
+    margay(&["lock", "run", "cli-held", "--wait", "5s", "--", "true"]).with(0);
+    assert!(began.elapsed().as_secs() < 8, "released, not expired");
+}
+
+#[test]
+fn a_bench_reports_what_programs_read() {
+    let _beside = beside_others();
+    for workload in ["map-put", "map-get", "counter-add"] {
+        let args = ["bench", "--workload", workload, "--connections", "4", "--inflight", "4"];
+        let args = [&args[..], &["--seconds", "500ms", "-o", "json"]].concat();
+        let json = margay(&args).with(0).json();
+        assert_eq!(json["workload"], workload);
+        assert_eq!((&json["connections"], &json["errors"]), (&4.into(), &0.into()));
+        assert!(json["ops"].as_u64() > Some(10), "{json}");
+        assert!(
+            json["p50_us"].as_u64() > Some(0) && json["max_us"].as_u64() >= json["p99_us"].as_u64()
+        );
+    }
+}
+
+#[test]
+fn no_cluster_is_exit_code_3_and_says_where_it_looked() {
+    let args = ["--endpoints", "127.0.0.1:1,127.0.0.1:2", "--timeout", "300ms"];
+    for command in [&["value", "get", "x"][..], &["counter", "add", "x"], &["cluster", "status"]] {
+        let ended = margay_alone(&[command, &args[..]].concat()).with(3);
+        assert!(ended.err.contains("hint: check --endpoints"), "{ended:?}");
+    }
+    let ended = margay_alone(&[&["cluster", "status", "--wait=200ms"], &args[..]].concat()).with(3);
+    assert!(ended.err.contains("127.0.0.1:1"), "{ended:?}");
+}
+
+#[test]
+fn usage_errors_are_exit_code_2_and_say_what_was_meant() {
+    let near = margay_alone(&["value", "set", "--endpoint", "x", "a", "b"]).with(2);
+    assert!(near.err.contains("--endpoints"), "{near:?}");
+    assert!(margay_alone(&["vlaue"]).with(2).err.contains("'value'"));
+    let unit = margay_alone(&["value", "get", "x", "--timeout", "10"]).with(2);
+    assert!(unit.err.contains("10s"), "{unit:?}");
+    margay_alone(&["bench", "--payload", "1TiB"]).with(2);
+    margay_alone(&["bench", "--connections", "0"]).with(2);
+    margay_alone(&["counter", "add", "x", "1e3"]).with(2);
+    margay_alone(&["value", "get", "x", "--endpoints", " "]).with(2);
+    margay_alone(&[]).with(2);
+    for family in ["serve", "demo", "cluster", "value", "counter", "map", "lock", "bench"] {
+        margay_alone(&[family, "--help"]).with(0);
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let _beside = beside_others();
+    margay(&["map", "put", "cli-pipe", "key", &"x".repeat(100_000)]).with(0);
+    let mut command = Command::new(MARGAY);
+    command.args(["map", "entries", "cli-pipe"]).env("MARGAY_ENDPOINTS", cluster());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let mut err = String::new();
+    let mut stderr = child.stderr.take().expect("piped");
+    let reader = thread::spawn(move || stderr.read_to_string(&mut err).map(|_| err));
+    let mut status = None;
+    until("the command to end", || {
+        status = child.try_wait().expect("can be waited for");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert_eq!(reader.join().expect("reads").expect("text"), "");
+}

@@ -1,0 +1,145 @@
+//! What the tests share: a cluster for all that do not hurt it, directories, and the command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::nodes::{Live, Nodes, Plan};
+
+/// Everything ends within this time, or fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The command under test.
+pub(crate) const MARGAY: &str = env!("CARGO_BIN_EXE_margay");
+
+/// A machine is not large enough for the test that measures and anything else.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held by tests that may run beside others.
+pub(crate) fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that must be alone.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A directory of one test, removed with it.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(test: &str) -> Scratch {
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        remove_left_overs(base);
+        let dir = base.join(format!("{}-{test}", std::process::id()));
+        fs::create_dir_all(&dir).expect("the target directory can be written to");
+        Scratch(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Seen and removed by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Directories of test processes that are no more.
+fn remove_left_overs(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = name.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// A plan for nodes with their data in `dir`.
+pub(crate) fn plan(dir: &Path, groups: u32) -> Plan {
+    let (executable, dir) = (PathBuf::from(MARGAY), dir.to_path_buf());
+    Plan { executable, dir, groups, shards: 1, live: Live::default() }
+}
+
+/// The endpoints of a cluster of two groups that all tests share. Nobody may kill its nodes.
+pub(crate) fn cluster() -> &'static str {
+    static ENDPOINTS: OnceLock<String> = OnceLock::new();
+    ENDPOINTS.get_or_init(|| {
+        let (sender, receiver) = channel();
+        // Nodes die with the thread that started them, so that must not be a test's.
+        thread::spawn(move || {
+            let scratch = Scratch::new("shared");
+            let nodes = Nodes::start(&plan(scratch.path(), 2), PATIENCE);
+            let endpoints = nodes.as_ref().map(|nodes| nodes.endpoints().join(","));
+            sender.send(endpoints.map_err(|error| error.to_string())).expect("somebody waits");
+            loop {
+                thread::park();
+            }
+        });
+        let endpoints = receiver.recv().expect("the thread answers");
+        endpoints.expect("three nodes start")
+    })
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ended {
+    /// Asserts the exit code; the whole end is shown where it differs.
+    #[track_caller]
+    pub(crate) fn with(self, code: i32) -> Ended {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// The one JSON value of the output.
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs `margay` against the shared cluster.
+pub(crate) fn margay(args: &[&str]) -> Ended {
+    let mut command = Command::new(MARGAY);
+    command.args(args).env("MARGAY_ENDPOINTS", cluster());
+    run(command)
+}
+
+/// Runs `margay` without any cluster in its environment.
+pub(crate) fn margay_alone(args: &[&str]) -> Ended {
+    let mut command = Command::new(MARGAY);
+    command.args(args).env_remove("MARGAY_ENDPOINTS");
+    run(command)
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(mut command: Command) -> Ended {
+    let output = command.stdin(Stdio::null()).output().expect("the command starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Waits until `reached`, looking often.
+#[track_caller]
+pub(crate) fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !reached() {
+        assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,16 @@
+//! The binary, as users run it: real processes, sockets and disks.
+
+mod cli;
+mod harness;
+mod kill;
+
+// What the demo starts and proves is what is tested here.
+#[allow(dead_code)]
+#[path = "../../src/ids.rs"]
+mod ids;
+#[allow(dead_code)]
+#[path = "../../src/nodes.rs"]
+mod nodes;
+#[allow(dead_code)]
+#[path = "../../src/sys.rs"]
+mod sys;
