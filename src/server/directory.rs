@@ -79,7 +79,7 @@ fn make(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            return made.map_err(|e| Error::data("cannot make", path, e));
+            made.map_err(|e| Error::data("cannot make", path, e))
         }
         Err(e) => Err(Error::data("cannot look at", path, e)),
         Ok(meta) if meta.file_type().is_symlink() => {

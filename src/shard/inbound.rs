@@ -247,7 +247,6 @@ impl Shard {
             (Role::Client { .. }, Fault::Wire(error)) => {
                 self.say_no(index, error.code(), &error.to_string());
             }
-            #[allow(unreachable_patterns)]
             (Role::Client { .. }, _) => self.say_no(index, Code::BAD_FRAME, &fault.to_string()),
         }
     }

@@ -1,12 +1,16 @@
 //! A shard: one thread, one executor, one ring, and the groups that live on it.
 //!
 //! **The turn.** Reap what has completed, read the clock once, hand everything to the replicas it is for,
-//! flush each replica that was touched or is due once, send once per connection. Time enters only here. The
-//! loop sleeps only when a reap found nothing, nobody has called and nothing is due; a sleep ends with the
-//! next completion, the next deadline (a timer in the ring) or a call from another thread.
+//! flush each replica that was touched or is due once, send once per connection. Time enters only here.
 //!
-//! glommio gives the thread, the scheduling of tasks and the sleep; sockets and log go through the shard's
-//! own [`ring`]. No request crosses shards after its connection has been handed over.
+//! **Sleep.** One system call submits what the last turn left, sleeps and collects; it sleeps only when nobody
+//! has called, nothing is due and nothing was left over, and until the next deadline. The sleep is in the
+//! shard's own [`ring`], not in the executor's: that would take about ten more operations each time, and
+//! glommio 0.9 can lose a wake-up (see [`config::EXECUTOR_PREEMPT`](crate::config::EXECUTOR_PREEMPT)). So the
+//! loop is the executor's one task; glommio gives it its thread and its place. Other threads call through an
+//! eventfd that the ring watches.
+//!
+//! No request crosses shards after its connection has been handed over.
 
 mod conn;
 mod disk;

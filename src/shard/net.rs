@@ -98,10 +98,6 @@ impl Net {
         self.get(index).filter(|conn| conn.id == id).map(|conn| (index, conn))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.conns.len() - self.free.len()
-    }
-
     /// All slots that are in use.
     pub(crate) fn indexes(&self) -> Vec<u32> {
         (0..self.conns.len() as u32).filter(|i| self.conns[*i as usize].is_some()).collect()
@@ -257,8 +253,10 @@ impl Net {
 
     /// Whether `flush` or the shard has something to do without anything new arriving.
     pub(crate) fn is_restless(&self) -> bool {
-        !(self.gone.is_empty() && self.doomed.is_empty() && self.dirty.is_empty())
-            || !self.thirsty.is_empty()
+        !(self.gone.is_empty()
+            && self.doomed.is_empty()
+            && self.dirty.is_empty()
+            && self.thirsty.is_empty())
     }
 
     fn receive(&mut self, ring: &mut Ring, index: u32) {

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use margay_log::buffer::Buffer;
-use margay_log::id::Micros;
 
 use super::outbox::Outbox;
 use super::sys::RawAddress;
@@ -198,9 +197,8 @@ impl Ring {
         const GETEVENTS: u32 = 1;
         let submit = self.ring.submission().len() as u32;
         // SAFETY: the queue holds `submit` entries whose memory lives in slots, drivers or this struct.
-        let result = unsafe {
-            self.ring.submitter().enter::<libc::sigset_t>(submit, 0, GETEVENTS, None)
-        };
+        let result =
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(submit, 0, GETEVENTS, None) };
         match result {
             Err(e) if !is_transient(&e) => Err(e),
             _ => Ok(()),

@@ -80,10 +80,10 @@ pub(crate) fn join(running: Vec<Running>) {
 
 async fn run(node: Arc<Node>, plan: Plan, ready: Sender<Result<(), Error>>) {
     let _guard = AbortOnPanic { shard: plan.index };
-    if let Some(cpu) = plan.cpu {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-            tracing::warn!(shard = plan.index, cpu, "this thread could not be pinned to its cpu");
-        }
+    if let Some(cpu) = plan.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+    {
+        tracing::warn!(shard = plan.index, cpu, "this thread could not be pinned to its cpu");
     }
     // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is quick.
     glommio::timer::sleep(Duration::from_millis(1)).await;

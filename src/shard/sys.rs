@@ -30,7 +30,9 @@ pub(crate) fn now() -> Micros {
 /// An eventfd with counter 0 that nobody blocks on.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: a plain call; the descriptor it returns is new and ours alone.
-    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
+    unsafe {
+        Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?))
+    }
 }
 
 /// Adds one to an eventfd: whoever reads it wakes up.

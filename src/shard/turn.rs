@@ -71,7 +71,8 @@ impl Shard {
         let now = sys::now();
         let deadline = self.deadline().unwrap_or(now.after(config::SLEEP_MAX));
         let restless = self.net.is_restless() || !self.touched.is_empty();
-        if deadline <= now || restless || self.node.inboxes[self.index].is_called() || self.spins() {
+        if deadline <= now || restless || self.node.inboxes[self.index].is_called() || self.spins()
+        {
             return None;
         }
         if self.ring.has_news() {
@@ -162,7 +163,7 @@ impl Shard {
         }
         for slot in 0..self.groups.len() as u32 {
             if self.groups[slot as usize].deadline.is_some_and(|deadline| deadline <= now) {
-                    self.touch(slot);
+                self.touch(slot);
             }
         }
     }
