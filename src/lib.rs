@@ -2,7 +2,17 @@
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod config;
+pub mod error;
+pub mod forming;
 pub mod machine;
 pub mod raft;
+pub mod replica;
 pub mod resource;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+mod shard;
 pub mod wire;
+#[cfg(feature = "sim")]
+pub mod sim;

@@ -1,7 +1,7 @@
 //! The names of positions, nodes and groups: newtypes, so that a term is never added to an index.
 //!
-//! Nothing here knows what is stored under a position. There is no `From<u64>`: a bare number becomes an id
-//! only where somebody says which one it is.
+//! Nothing here knows what is stored under a position. There is no `From<u64>`: a bare number
+//! becomes an id only where somebody says which one it is.
 
 use std::fmt;
 
@@ -53,8 +53,8 @@ impl Term {
     }
 }
 
-/// Identity of an entry: two logs that hold the same `EntryId` are equal up to it (Raft paper §5.3).
-/// Ordered as elections compare logs: by term, then by index.
+/// Identity of an entry: two logs that hold the same `EntryId` are equal up to it (Raft paper
+/// §5.3). Ordered as elections compare logs: by term, then by index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
     /// Term of the batch that holds the entry.
@@ -101,6 +101,30 @@ pub struct Ticket(pub u64);
 /// Number of a segment file. Rising, never used twice in a log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SegmentNumber(pub u64);
+
+/// A place in the log's files. Frames are made in rising order of it, so it also says what came
+/// first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position {
+    /// The segment file.
+    pub segment: SegmentNumber,
+    /// Byte offset in it.
+    pub offset: u64,
+}
+
+/// The end of a batch: which entry, and the chain of the log up to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct BatchEnd {
+    /// Its last entry.
+    pub id: EntryId,
+    /// The chain there.
+    pub chain: Chain,
+}
+
+impl BatchEnd {
+    /// Before the first batch.
+    pub const ZERO: BatchEnd = BatchEnd { id: EntryId::ZERO, chain: Chain(0) };
+}
 
 /// Microseconds on a clock that never runs backwards; which clock is the caller's business.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -163,5 +187,23 @@ impl fmt::Display for EntryId {
 impl fmt::Debug for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{:#x}", self.segment, self.offset)
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for BatchEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.id, self.chain)
     }
 }

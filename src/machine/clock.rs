@@ -1,7 +1,7 @@
 //! Log time, and timers in log time.
 //!
-//! Log time stands still between batches: every entry of a batch has the batch's time. What is due at that
-//! time is gone for every operation, whether its timer has fired or not.
+//! Log time stands still between batches: every entry of a batch has the batch's time. What is
+//! due at that time is gone for every operation, whether its timer has fired or not.
 
 use super::LogTime;
 use imbl::OrdSet;

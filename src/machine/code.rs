@@ -1,11 +1,13 @@
-//! Result codes: one number per way an operation can end, the same on the wire, in the log and in programs.
+//! Result codes: one number per way an operation can end, the same on the wire, in the log and in
+//! programs.
 //!
-//! Numbers never change their meaning and are never used twice: 1xx bytes, 2xx content, 3xx resources,
-//! 4xx sessions, 5xx load, 7xx cluster, 8xx storage.
+//! Numbers never change their meaning and are never used twice: 1xx bytes, 2xx content, 3xx
+//! resources, 4xx sessions, 5xx load, 7xx cluster, 8xx storage.
 
 use std::fmt;
 
-/// How an operation ended. 0 is success; everything else says who has to do what (see [`Code::text`]).
+/// How an operation ended. 0 is success; everything else says who has to do what (see
+/// [`Code::text`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Code(pub u16);
 
@@ -21,7 +23,10 @@ pub enum Outcome {
 }
 
 macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $outcome:ident, $text:literal;)*) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident = $number:literal, $outcome:ident, $text:literal;
+    )*) => {
         impl Code {
             $($(#[doc = $doc])+ pub const $name: Code = Code($number);)*
 
@@ -77,7 +82,8 @@ codes! {
     /// The payload is not what its kind and schema say.
     BAD_PAYLOAD = 107, NotApplied, "the operation's bytes are not valid";
 
-    /// A resource name that is empty, longer than 256 bytes, not UTF-8, or holds control characters.
+    /// A resource name that is empty, longer than 256 bytes, not UTF-8, or holds control
+    /// characters.
     BAD_NAME = 201, NotApplied, "names are 1 to 256 bytes of UTF-8 without control characters";
     /// The resource exists with another type.
     WRONG_TYPE = 202, NotApplied, "the name belongs to a resource of another type";
@@ -117,8 +123,8 @@ codes! {
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
 
-    /// The session is not known: expired, closed, or never registered. What it sent before may have been
-    /// applied.
+    /// The session is not known: expired, closed, or never registered. What it sent before may
+    /// have been applied.
     SESSION_EXPIRED = 401, Unknown, "the session has expired; what it held is released";
     /// The command was applied, its reply is no longer kept or was too large to keep.
     REPLY_GONE = 402, Applied, "applied, but its reply is no longer kept";

@@ -1,4 +1,5 @@
-//! What the state machine tells without being asked: events (a bounded history) and notices (state).
+//! What the state machine tells without being asked: events (a bounded history) and notices
+//! (state).
 
 use super::bytes::{self, Reader};
 use super::code::Code;
@@ -54,7 +55,8 @@ impl fmt::Debug for Pair {
 
 /// A change of a resource, numbered (index, ordinal): see [`super::Sink::event`].
 ///
-/// It shares its bytes with the state; the form that travels is made on delivery only ([`Event::encode`]).
+/// It shares its bytes with the state; the form that travels is made on delivery only
+/// ([`Event::encode`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
     /// Whose event it is.
@@ -84,8 +86,8 @@ impl Event {
             + self.old.as_ref().map_or(0, Pair::size)
     }
 
-    /// Whether it passes a subscription's filter, in the form [`Filter::encode`] gives it. One that is not
-    /// well formed passes nothing; refuse it with [`Filter::decode`] before.
+    /// Whether it passes a subscription's filter, in the form [`Filter::encode`] gives it. One
+    /// that is not well formed passes nothing; refuse it with [`Filter::decode`] before.
     #[must_use]
     pub fn passes(&self, filter: &[u8]) -> bool {
         match (filter, self.key()) {
@@ -168,7 +170,8 @@ impl Filter {
     /// Reads what [`Filter::encode`] wrote.
     ///
     /// # Errors
-    /// [`Code::BAD_FILTER`] for an unknown first byte, [`Code::KEY_TOO_LARGE`] for a key over 4 KiB.
+    /// [`Code::BAD_FILTER`] for an unknown first byte, [`Code::KEY_TOO_LARGE`] for a key over 4
+    /// KiB.
     pub fn decode(filter: &[u8]) -> Result<Filter, Code> {
         match filter {
             [] => Ok(Filter::All),

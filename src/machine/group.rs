@@ -57,7 +57,8 @@ impl<S: StateMachine> Machine<S> {
         &self.sessions
     }
 
-    /// When the state's next timer is due. A leader with a timer due and nothing to append appends a tick.
+    /// When the state's next timer is due. A leader with a timer due and nothing to append
+    /// appends a tick.
     #[must_use]
     pub fn next_timer(&self) -> Option<LogTime> {
         self.state.next_timer()
@@ -66,7 +67,8 @@ impl<S: StateMachine> Machine<S> {
     /// Applies a batch: first what is due at its time, then its entries.
     ///
     /// # Panics
-    /// Where the batch does not follow what has been applied: that is the caller's mistake, not a peer's.
+    /// Where the batch does not follow what has been applied: that is the caller's mistake, not a
+    /// peer's.
     pub fn apply<'a, E: Into<Entry<'a>>>(
         &mut self,
         first: Index,
@@ -161,8 +163,8 @@ impl<S: StateMachine> Machine<S> {
         self.sessions.admit(session, sequence)
     }
 
-    /// Answers a query from the state as it is. Only code and reply of `effects` are set. Where the query's
-    /// time is before the last batch's, that one counts.
+    /// Answers a query from the state as it is. Only code and reply of `effects` are set. Where
+    /// the query's time is before the last batch's, that one counts.
     pub fn query(&self, query: &Query<'_>, effects: &mut Effects) {
         effects.begin(query.index);
         let time = query.time.max(self.clock.now());
@@ -233,7 +235,8 @@ fn deliver(index: Index, effects: &Effects, sink: &mut dyn Sink) {
 /// Version of the snapshot format below.
 const SNAPSHOT_VERSION: u32 = 1;
 
-/// What a chunk holds, its first byte: the head, then sessions, then the state's own chunks, then the end.
+/// What a chunk holds, its first byte: the head, then sessions, then the state's own chunks, then
+/// the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// Version, applied, time.

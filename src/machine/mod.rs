@@ -1,8 +1,10 @@
-//! The replicated state machine of one group: sessions, log time, and whatever state a [`StateMachine`] keeps.
+//! The replicated state machine of one group: sessions, log time, and whatever state a
+//! [`StateMachine`] keeps.
 //!
-//! Everything here is a function of the log: the same entries give the same state, replies and events on
-//! every replica. So there is no clock, no random source, no thread and no address order below this line;
-//! time is the log time of the batch being applied. What resources there are is not known here.
+//! Everything here is a function of the log: the same entries give the same state, replies and
+//! events on every replica. So there is no clock, no random source, no thread and no address
+//! order below this line; time is the log time of the batch being applied. What resources there
+//! are is not known here.
 
 pub mod bytes;
 pub mod clock;
@@ -28,8 +30,8 @@ pub const KEY_MAX: usize = 4 << 10;
 pub const VALUE_MAX: usize = 1 << 20;
 /// Longest resource name, in bytes.
 pub const NAME_MAX: usize = 256;
-/// Timers fired before the entries of one batch, at most. The rest fires with the next batch; until then
-/// operations treat what is due as gone.
+/// Timers fired before the entries of one batch, at most. The rest fires with the next batch;
+/// until then operations treat what is due as gone.
 pub const TIMERS_PER_BATCH: usize = 1_024;
 
 /// A session: the index of the entry that registered it. 0 is none.
@@ -48,7 +50,8 @@ impl Sequence {
     }
 }
 
-/// A resource: the index of the entry that created it, so never used twice. 0 is the registry itself.
+/// A resource: the index of the entry that created it, so never used twice. 0 is the registry
+/// itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ResourceId(pub u64);
 
@@ -251,15 +254,16 @@ impl Effects {
 
 /// A deterministic state: the same commits give the same state and the same effects, everywhere.
 ///
-/// Nothing here may look at a clock, an address or a random source. Payloads come from clients: one that is
-/// not valid is answered with a code, never a panic.
+/// Nothing here may look at a clock, an address or a random source. Payloads come from clients:
+/// one that is not valid is answered with a code, never a panic.
 pub trait StateMachine: Sized {
     /// A view of the state that stays as it is while the state goes on.
     type Frozen: Frozen;
     /// A state in the making.
     type Restoring: Restoring<State = Self>;
 
-    /// Admission: whether a command's payload is well formed and within limits, without looking at state.
+    /// Admission: whether a command's payload is well formed and within limits, without looking
+    /// at state.
     ///
     /// # Errors
     /// The code to refuse it with.
@@ -283,8 +287,8 @@ pub trait StateMachine: Sized {
     /// Appends everything the session holds or waits for at `now`.
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>);
 
-    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]). A resource
-    /// that does not exist has none.
+    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]). A
+    /// resource that does not exist has none.
     fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events;
 
     /// A view of the state as it is now. Copies pointers, not data.
@@ -296,7 +300,8 @@ pub trait StateMachine: Sized {
 
 /// A state as it was at one index, written out slice by slice. Equal states write equal bytes.
 pub trait Frozen {
-    /// Appends about `max` bytes: whole items only, so possibly one item more. Returns whether more follow.
+    /// Appends about `max` bytes: whole items only, so possibly one item more. Returns whether
+    /// more follow.
     fn next_chunk(&mut self, max: usize, out: &mut Vec<u8>) -> bool;
 }
 
@@ -348,11 +353,12 @@ pub enum EndReason {
     Expired,
 }
 
-/// Who is told what the applied entries led to, in order. For one entry: events, notices, then the rest,
-/// so an event or notice of index i precedes the reply to an operation that saw i.
+/// Who is told what the applied entries led to, in order. For one entry: events, notices, then
+/// the rest, so an event or notice of index i precedes the reply to an operation that saw i.
 pub trait Sink {
-    /// A command is answered. `index` is where it took effect: for one that was in the log before, the first
-    /// place. An entry that is no command and was refused answers so too, with sequence 0.
+    /// A command is answered. `index` is where it took effect: for one that was in the log
+    /// before, the first place. An entry that is no command and was refused answers so too, with
+    /// sequence 0.
     fn reply(
         &mut self,
         index: Index,

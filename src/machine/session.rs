@@ -1,8 +1,10 @@
-//! Replicated sessions: who may send commands, what each has sent, and the replies it may ask for again.
+//! Replicated sessions: who may send commands, what each has sent, and the replies it may ask for
+//! again.
 //!
-//! A session's commands are numbered from 1 without gaps and applied once: a number applied before is
-//! answered from the cache, a number too far on has no effect. Deadlines are not here: the leader alone keeps
-//! them and proposes EXPIRE. (Ongaro thesis §6.3; Copycat `ServerSession`.)
+//! A session's commands are numbered from 1 without gaps and applied once: a number applied
+//! before is answered from the cache, a number too far on has no effect. Deadlines are not here:
+//! the leader alone keeps them and proposes EXPIRE. (Ongaro thesis §6.3; Copycat
+//! `ServerSession`.)
 
 use super::bytes::{self, Reader};
 use super::{Admit, Code, RestoreError, Sequence, SessionId, Shared};
@@ -60,7 +62,8 @@ pub fn encode_refused(code: Code) -> [u8; 8] {
     payload
 }
 
-/// The code a REFUSED entry answers: [`Code::BAD_PAYLOAD`] where that cannot be read, or is no refusal.
+/// The code a REFUSED entry answers: [`Code::BAD_PAYLOAD`] where that cannot be read, or is no
+/// refusal.
 #[must_use]
 pub fn decode_refused(payload: &[u8]) -> Code {
     match payload {

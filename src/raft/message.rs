@@ -1,7 +1,8 @@
-//! The vocabulary of the core: what a node is told, what it must do, and what nodes say to each other.
+//! The vocabulary of the core: what a node is told, what it must do, and what nodes say to each
+//! other.
 //!
-//! All of it speaks of positions. Bytes are the replica's business; how a message looks on the wire is
-//! `wire::peer`'s.
+//! All of it speaks of positions. Bytes are the replica's business; how a message looks on the wire
+//! is `wire::peer`'s.
 
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
@@ -13,7 +14,8 @@ pub struct Round(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct ReadId(pub u64);
 
-/// From node to node. `term` is the sender's, except in a pre-vote, where it is the term it would stand for.
+/// From node to node. `term` is the sender's, except in a pre-vote, where it is the term it would
+/// stand for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The sender's term.
@@ -30,7 +32,8 @@ pub enum Body {
         /// The end of the candidate's log.
         last: EntryId,
     },
-    /// Answer to `PreVote`. A granted one carries the asked-for term, a refused one the sender's own.
+    /// Answer to `PreVote`. A granted one carries the asked-for term, a refused one the sender's
+    /// own.
     PreVoteReply {
         /// Whether the vote would be granted.
         granted: bool,
@@ -49,8 +52,8 @@ pub enum Body {
     Append {
         /// What the log must hold before the batch.
         prev: EntryId,
-        /// The end of the batch that travels with this message, if one does. Its term and length are those of
-        /// one sealed batch; it begins at `prev.index + 1`.
+        /// The end of the batch that travels with this message, if one does. Its term and length
+        /// are those of one sealed batch; it begins at `prev.index + 1`.
         batch: Option<EntryId>,
         /// The leader's commit index.
         commit: Index,
@@ -90,8 +93,8 @@ pub enum Input {
         /// What it said.
         message: Message,
     },
-    /// The leader has sealed a batch of `entries` behind its last entry. Only a leader of the current term
-    /// may be told so.
+    /// The leader has sealed a batch of `entries` behind its last entry. Only a leader of the
+    /// current term may be told so.
     Appended {
         /// Number of entries, at least 1.
         entries: u32,
@@ -106,8 +109,9 @@ pub enum Input {
         /// The one that is.
         ticket: Ticket,
     },
-    /// Answer to [`Output::Replicate`]: batches up to `last` (`bytes` in all) were handed to the network.
-    /// `last == after` where the data is not in memory: the replica is fetching it and will say `Readable`.
+    /// Answer to [`Output::Replicate`]: batches up to `last` (`bytes` in all) were handed to the
+    /// network. `last == after` where the data is not in memory: the replica is fetching it and
+    /// will say `Readable`.
     Sent {
         /// The follower.
         to: NodeId,
@@ -136,8 +140,8 @@ pub enum Input {
 /// What a node must do, in order. `Send` and `Replicate` may be lost; nothing else may.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Make term and vote durable, then say `Persisted`. No message of a term leaves before its term is durable:
-    /// the core holds them back itself.
+    /// Make term and vote durable, then say `Persisted`. No message of a term leaves before its
+    /// term is durable: the core holds them back itself.
     Persist {
         /// Names it in `Persisted`.
         ticket: Ticket,
@@ -153,8 +157,8 @@ pub enum Output {
         /// What to say.
         message: Message,
     },
-    /// Send batches that follow `after`, one `Append` each, at most `budget` bytes beyond the first, and
-    /// answer `Sent` in the same step.
+    /// Send batches that follow `after`, one `Append` each, at most `budget` bytes beyond the
+    /// first, and answer `Sent` in the same step.
     Replicate {
         /// The follower.
         to: NodeId,
@@ -249,4 +253,19 @@ pub struct Config {
     pub seed: u64,
     /// Bytes sent to a follower and not yet acknowledged, at most. Default 8 MiB.
     pub window_bytes: u64,
+}
+
+impl Config {
+    /// The defaults, for node `id`.
+    #[must_use]
+    pub fn new(id: NodeId, seed: u64) -> Config {
+        Config {
+            id,
+            heartbeat: Micros::from_millis(100),
+            election_min: Micros::from_millis(400),
+            election_max: Micros::from_millis(800),
+            seed,
+            window_bytes: 8 << 20,
+        }
+    }
 }

@@ -1,2 +1,429 @@
-//! The Raft core: positions only.
+//! The Raft core of one group on one node: it decides about *positions*.
+//!
+//! [`Raft::step`] takes one [`Input`] and appends [`Output`]s that must be carried out in order.
+//! The core never sees an entry, a byte, a disk, a socket or a clock: the log is known to it as
+//! (term → first index), time is an argument, chance is a seed. The same inputs give the same
+//! outputs, so a simulator that replays a seed runs the very code that ships.
+//!
+//! # The protocol, and where it is written down
+//!
+//! *Paper*: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (extended
+//! version). *Thesis*: Ongaro, "Consensus: Bridging Theory and Practice". One file per
+//! conversation; who asks and who answers are on the same page.
+//!
+//! | conversation | file | source |
+//! |---|---|---|
+//! | terms: which message counts at all | here | paper §5.1, thesis §3.3 |
+//! | time-outs, pre-vote, vote, check-quorum | `election.rs` | paper §5.2, §5.4.1; thesis §9.6, §6.2, §4.2.3 |
+//! | append, acknowledge, refuse, commit | `replication.rs` | paper §5.3, §5.4.2; thesis §10.2 |
+//! | linearizable reads | `read.rs` | thesis §6.4 |
+//! | members | `membership.rs` | thesis §4 |
+//!
+//! `progress.rs` is what a leader knows of a peer, `quorum.rs` counts, `terms.rs` is the log,
+//! `invariants.rs` is what must hold after every step.
+//!
+//! # What is durable when
+//!
+//! * **Term and vote.** Whatever a node says, it says in its current term; so all messages of a
+//!   step that changed term or vote wait until that is durable ([`Output::Persist`],
+//!   [`Input::Persisted`]). A candidate's own vote counts from then on, too: a leader's term is
+//!   always durable. What waits is replaced by newer messages of its kind and dropped with its
+//!   role: messages may be lost.
+//! * **Entries.** An [`Body::AppendAck`] names `min(durable, verified)`: what is on this disk *and*
+//!   was found equal to the leader's log in this term. Appends are answered when their batch is
+//!   durable, heartbeats at once. The leader's own disk is one more acknowledgement (thesis
+//!   §10.2.1): it sends before it has written, and may commit what it does not yet hold durably
+//!   itself.
+//!
+//! # Deviations from the paper
+//!
+//! 1. *Batches.* An append carries at most one batch, sealed once by the leader of its term.
+//!    Conflicts, truncation and commit positions are ends of batches; a follower that lacks the end
+//!    of a batch it is offered holds none of it.
+//! 2. *Pre-vote, check-quorum and stickiness are always on*, and belong together: a node that hears
+//!    a leader ignores candidates (so a returning node deposes nobody), and a leader that hears no
+//!    quorum steps down (so that stickiness ends).
+//! 3. *A refused append brings a hint* (thesis p. 21 leaves it open): a follower's last entry that
+//!    may be common. Searching takes a message per differing term.
+//! 4. *A committed prefix is beyond dispute.* An append that would change it comes from a broken
+//!    peer and is dropped, as is anything else no correct peer would send. Nothing a peer says can
+//!    panic this code; assertions cover what this node computed or was told by its own log.
+//! 5. *Terms do not leap.* A message whose term is more than [`TERM_LEAP_MAX`] above ours is
+//!    dropped. Terms rise by one per election, at most a few a second; without the bound one forged
+//!    vote request of the highest term would leave the group without terms to elect anybody in. At
+//!    the last term nobody campaigns.
+//! 6. *A leader's commit index is not stored.* After a restart it is learned again from a leader.
+
+mod election;
+mod invariants;
+mod membership;
 pub mod message;
+mod progress;
+pub mod quorum;
+mod read;
+mod replication;
+mod terms;
+
+use std::mem;
+
+use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
+
+pub use membership::Configuration;
+
+use election::SplitMix;
+use message::{Body, Config, Input, Message, Output, Restored, RoleKind, Round};
+use progress::Progress;
+use read::Reads;
+use terms::TermRanges;
+
+/// How far a message's term may be above ours. At one election per millisecond, seven weeks' worth.
+pub const TERM_LEAP_MAX: u64 = 1 << 32;
+
+/// One group's Raft on one node.
+///
+/// A host calls [`step`](Raft::step) with whatever happens, carries out the outputs in order, and
+/// calls it with [`Input::Tick`] when [`deadline`](Raft::deadline) has come. Inputs that are
+/// waiting go before a tick: a node that was paused must not take its own silence for its peers'.
+#[derive(Debug)]
+pub struct Raft {
+    config: Config,
+    membership: Configuration,
+    /// The latest time told.
+    now: Micros,
+    random: SplitMix,
+
+    /// The current term, and whom this node voted for in it.
+    term: Term,
+    vote: Option<NodeId>,
+    /// The leader of the term, once it was heard: there is no second one, even if this node gave
+    /// up hope of the first.
+    term_leader: Option<NodeId>,
+    /// Term or vote changed in this step; a `Persist` is owed.
+    persist_owed: bool,
+    /// The last `Persist` asked for, and the last that is durable.
+    persist_issued: Ticket,
+    persist_durable: Ticket,
+    /// Messages that wait for it, one per receiver and kind.
+    held: Vec<(NodeId, Message)>,
+
+    terms: TermRanges,
+    durable_index: Index,
+    commit_index: Index,
+
+    role: Role,
+    /// When a node that is not leader stands for election.
+    election_due: Micros,
+    /// What the last `RoleChanged` said.
+    announced: (RoleKind, Term, Option<NodeId>),
+
+    #[cfg(any(debug_assertions, feature = "sim"))]
+    observed: invariants::Observed,
+}
+
+/// What a node is, with the state that only exists then.
+#[derive(Debug)]
+enum Role {
+    Follower(Follower),
+    /// Holds who would vote for this node.
+    PreCandidate(Vec<NodeId>),
+    /// Holds who did.
+    Candidate(Vec<NodeId>),
+    Leader(Leader),
+}
+
+/// Lives until the term, the leader or the role changes.
+#[derive(Debug, Default)]
+struct Follower {
+    leader: Option<NodeId>,
+    /// When it was last heard.
+    heard: Micros,
+    /// The log equals the leader's up to here: an append of this leader in this term showed it.
+    verified: Index,
+    /// The leader's latest round.
+    round: Round,
+    /// What the last acknowledgement said, and when.
+    acked: Index,
+    acked_round: Round,
+    acked_at: Micros,
+}
+
+#[derive(Debug)]
+struct Leader {
+    /// The first entry of its term, its no-op.
+    first: Index,
+    /// Every member but this node.
+    peers: Vec<Progress>,
+    /// The latest round begun.
+    round: Round,
+    reads: Reads,
+}
+
+impl Raft {
+    /// A node as its disk left it: a follower that knows no leader. The only voter of a group
+    /// stands for election at once, anybody else after a time-out.
+    ///
+    /// # Panics
+    /// If `config` breaks the bounds given there, or `restored` contradicts itself.
+    #[must_use]
+    pub fn new(config: Config, restored: Restored, now: Micros) -> Raft {
+        let beats = Micros(config.heartbeat.0.saturating_mul(3));
+        assert!(config.heartbeat > Micros(0) && config.election_min >= beats);
+        assert!(config.election_max >= config.election_min.after(Micros::from_millis(1)));
+        assert!(config.window_bytes > 0);
+        let Restored { term, vote, terms, last, snapshot, voters } = restored;
+        let mut random = SplitMix::new(config.seed, config.id);
+        let alone = voters == [config.id];
+        let time_out = random.between(config.election_min, config.election_max);
+        // Entries may become durable before the term they were received in: the two are written
+        // side by side. Nothing was said in that term then, so no vote of it is lost.
+        let behind = term < last.term;
+        Raft {
+            config,
+            membership: Configuration::new(voters, Vec::new(), Vec::new()),
+            now,
+            random,
+            term: term.max(last.term),
+            vote: if behind { None } else { vote },
+            term_leader: None,
+            persist_owed: behind,
+            persist_issued: Ticket(0),
+            persist_durable: Ticket(0),
+            held: Vec::new(),
+            terms: TermRanges::new(snapshot, terms, last),
+            durable_index: last.index,
+            commit_index: snapshot.index,
+            role: Role::Follower(Follower::default()),
+            election_due: if alone { now } else { now.after(time_out) },
+            announced: (RoleKind::Follower, term.max(last.term), None),
+            #[cfg(any(debug_assertions, feature = "sim"))]
+            observed: invariants::Observed::default(),
+        }
+    }
+
+    /// Advances the protocol by one input. `now` never runs backwards; an earlier one is taken for
+    /// the latest.
+    ///
+    /// # Panics
+    /// If the host breaks the contract of an [`Input`] that speaks of its own log or disk. No
+    /// message from a peer can do that.
+    pub fn step(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => self.on_tick(out),
+            Input::Message { from, message } => self.on_message(from, message, out),
+            Input::Appended { entries } => self.on_appended(entries),
+            Input::Durable { index } => self.on_durable(index, out),
+            Input::Persisted { ticket } => self.on_persisted(ticket, out),
+            Input::Sent { to, last, bytes } => self.on_sent(to, last, bytes),
+            Input::Readable { to } => self.on_readable(to),
+            Input::Unreachable { peer } => self.on_unreachable(peer),
+            Input::Read { id } => self.on_read(id, out),
+        }
+        // Handlers of a leader only note what they learned. What follows from it is decided once,
+        // here.
+        self.advance_commit(out);
+        self.advance_reads(out);
+        self.pump(out);
+        self.persist(out);
+        #[cfg(any(debug_assertions, feature = "sim"))]
+        self.check_invariants();
+    }
+
+    /// When [`Input::Tick`] is due; `None` while nothing can come of it.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Micros> {
+        match &self.role {
+            Role::Leader(leader) => {
+                let heartbeat = |peer: &Progress| peer.sent.after(self.config.heartbeat);
+                let heartbeats = leader.peers.iter().map(heartbeat);
+                heartbeats.chain(self.quorum_deadline(leader)).min()
+            }
+            _ => self.membership.is_voter(self.config.id).then_some(self.election_due),
+        }
+    }
+
+    /// What this node is.
+    #[must_use]
+    pub fn role(&self) -> RoleKind {
+        match self.role {
+            Role::Follower(_) => RoleKind::Follower,
+            Role::PreCandidate(_) => RoleKind::PreCandidate,
+            Role::Candidate(_) => RoleKind::Candidate,
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The leader of the current term, where known; this node, if it leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.config.id),
+        }
+    }
+
+    /// The last entry of the log, durable or not.
+    #[must_use]
+    pub fn last(&self) -> EntryId {
+        self.terms.last()
+    }
+
+    /// Everything up to here is committed. Starts at the snapshot.
+    #[must_use]
+    pub fn commit(&self) -> Index {
+        self.commit_index
+    }
+
+    /// The log is durable up to here.
+    #[must_use]
+    pub fn durable(&self) -> Index {
+        self.durable_index
+    }
+
+    /// The voters, sorted.
+    #[must_use]
+    pub fn voters(&self) -> &[NodeId] {
+        self.membership.voters()
+    }
+
+    /// Whether this node leads and has committed its own no-op: only then does it know all that was
+    /// ever committed (paper §8), and may answer for the group.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if self.commit_index >= leader.first)
+    }
+
+    /// The one place where a message is weighed by its term, and where a term is taken over from a
+    /// message. Behind it every message but a pre-vote is of the current term.
+    fn on_message(&mut self, from: NodeId, message: Message, out: &mut Vec<Output>) {
+        let Message { term, body } = message;
+        if from == self.config.id || term.0.saturating_sub(self.term.0) > TERM_LEAP_MAX {
+            return;
+        }
+        // A pre-vote, asked or granted, is about a term that nobody is in (thesis §9.6).
+        let asked = matches!(body, Body::PreVote { .. } | Body::PreVoteReply { granted: true });
+        if !asked && term < self.term {
+            return self.on_stale(from, &body, out);
+        }
+        if !asked && term > self.term {
+            // Thesis §4.2.3: whoever hears a leader does not even learn of the candidate's term.
+            if matches!(body, Body::Vote { .. }) && self.hears_leader() {
+                return;
+            }
+            self.enter_term(term, None);
+            let leader = matches!(body, Body::Append { .. }).then_some(from);
+            self.become_follower(leader, out);
+        }
+        match body {
+            Body::PreVote { last } => self.on_pre_vote(from, term, last, out),
+            Body::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted, out),
+            Body::Vote { last } => self.on_vote(from, last, out),
+            Body::VoteReply { granted } => self.on_vote_reply(from, granted, out),
+            Body::Append { prev, batch, commit, round } => {
+                self.on_append(from, replication::Append { prev, batch, commit, round }, out);
+            }
+            Body::AppendAck { matched, round } => self.on_append_ack(from, matched, round),
+            Body::AppendReject { prev, hint, round } => {
+                self.on_append_reject(from, prev, hint, round);
+            }
+            Body::TimeoutNow => self.on_timeout_now(from, out),
+        }
+    }
+
+    /// Tells the sender of a stale request which term it is. A leader must learn it even though it
+    /// deposes it: a node in a higher term could never follow it, and with others like it there
+    /// would be no quorum left (etcd #8501).
+    fn on_stale(&mut self, from: NodeId, body: &Body, out: &mut Vec<Output>) {
+        match body {
+            Body::Vote { .. } => self.send(from, Body::VoteReply { granted: false }, out),
+            Body::Append { prev, .. } => {
+                let (prev, hint) = (prev.index, EntryId::ZERO);
+                self.send(from, Body::AppendReject { prev, hint, round: Round(0) }, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves to a higher term, or votes in the present one.
+    fn enter_term(&mut self, term: Term, vote: Option<NodeId>) {
+        assert!(term > self.term || (term == self.term && self.vote.is_none()));
+        if term > self.term {
+            self.term_leader = None;
+        }
+        self.term = term;
+        self.vote = vote;
+        self.persist_owed = true;
+    }
+
+    /// The only way to change role. What the old one had promised to answer is refused, what it had
+    /// not yet said is dropped.
+    fn become_role(&mut self, role: Role, out: &mut Vec<Output>) {
+        self.held.clear();
+        if let Role::Leader(leader) = mem::replace(&mut self.role, role) {
+            leader.reads.refuse(out);
+        }
+        self.term_leader = self.term_leader.or(self.leader());
+        self.announce(out);
+    }
+
+    fn announce(&mut self, out: &mut Vec<Output>) {
+        let (role, term, leader) = (self.role(), self.term, self.leader());
+        if self.announced != (role, term, leader) {
+            self.announced = (role, term, leader);
+            out.push(Output::RoleChanged { role, term, leader });
+        }
+    }
+
+    /// Says something in the current term, as soon as that is durable.
+    fn send(&mut self, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        self.send_in(self.term, to, body, out);
+    }
+
+    fn send_in(&mut self, term: Term, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        let message = Message { term, body };
+        if self.is_persisted() {
+            out.push(Output::Send { to, message });
+            return;
+        }
+        let kind = mem::discriminant(&message.body);
+        let same =
+            |held: &&mut (NodeId, Message)| held.0 == to && mem::discriminant(&held.1.body) == kind;
+        match self.held.iter_mut().find(same) {
+            Some(older) => older.1 = message,
+            None => self.held.push((to, message)),
+        }
+    }
+
+    /// Whether term and vote are durable.
+    fn is_persisted(&self) -> bool {
+        !self.persist_owed && self.persist_durable == self.persist_issued
+    }
+
+    /// At most one `Persist` per step.
+    fn persist(&mut self, out: &mut Vec<Output>) {
+        if mem::take(&mut self.persist_owed) {
+            self.persist_issued = Ticket(self.persist_issued.0 + 1);
+            let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
+            out.push(Output::Persist { ticket, term, vote });
+        }
+    }
+
+    fn on_persisted(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
+        assert!(ticket <= self.persist_issued, "{ticket} is durable and was never asked for");
+        self.persist_durable = self.persist_durable.max(ticket);
+        if !self.is_persisted() {
+            return;
+        }
+        for (to, message) in self.held.drain(..) {
+            out.push(Output::Send { to, message });
+        }
+        self.on_own_vote_durable(out);
+    }
+}

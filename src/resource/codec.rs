@@ -1,9 +1,9 @@
-//! Bytes of operations: one struct per operation and version, chosen by (kind, schema), and never changed
-//! once shipped.
+//! Bytes of operations: one struct per operation and version, chosen by (kind, schema), and never
+//! changed once shipped.
 //!
-//! Flat types only: integers, `bool`, byte arrays, byte vectors, strings, and `Vec` and `Option` of those. The
-//! validator has no notion of shared pointers, so anything else does not compile; its depth is bounded, so
-//! nested lengths from a hostile client end in an error.
+//! Flat types only: integers, `bool`, byte arrays, byte vectors, strings, and `Vec` and `Option`
+//! of those. The validator has no notion of shared pointers, so anything else does not compile;
+//! its depth is bounded, so nested lengths from a hostile client end in an error.
 
 use crate::machine::Code;
 use rkyv::api::access_with_context;
@@ -61,8 +61,12 @@ pub trait Limits {
 /// Archived types that can be read in place from bytes nobody vouches for.
 pub trait Checked: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>> {}
 
-impl<T> Checked for T where T: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>>
-{}
+impl<T> Checked for T
+where
+    T: Portable,
+    T: for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>>,
+{
+}
 
 /// Declares what an operation is called and its number.
 macro_rules! operation {
@@ -107,8 +111,9 @@ pub(super) use check_by_schema;
 /// Holds an operation whose bytes were not aligned.
 pub type Scratch = AlignedVec<ALIGNMENT>;
 
-/// Reads an operation in place: bytes and limits are checked. Where they are not aligned, which only memory of
-/// this process can cause, they are copied to `scratch`: the outcome is the same on every replica.
+/// Reads an operation in place: bytes and limits are checked. Where they are not aligned, which
+/// only memory of this process can cause, they are copied to `scratch`: the outcome is the same
+/// on every replica.
 ///
 /// # Errors
 /// [`Code::BAD_PAYLOAD`], or what the limits say.

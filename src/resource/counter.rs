@@ -8,7 +8,7 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, Commit, Effects, Level, Query, ResourceId, kind};
 use margay_log::id::Index;
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------
 
 /// Sets the number. Answers the old one and the new one.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
@@ -51,7 +51,7 @@ limits! {
 
 check_by_schema!(SetV1, AddV1, CompareAndSetV1);
 
-// ---- state ---------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------
 
 /// The number.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +132,7 @@ fn put_i64(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-// ---- handle --------------------------------------------------------------------------------------------
+// ---- handle ---------------------------------------------------------------------------------
 
 /// A signed 64-bit number.
 #[derive(Clone, Debug)]
@@ -173,8 +173,8 @@ impl<S: Submit> Counter<S> {
         self.handle.command(&SetV1 { value }).and_then(|answer| Ok(old_and_new(&answer)?.0))
     }
 
-    /// Adds to it. Returns what it is then. Fails with [`Code::OVERFLOW`] and changes nothing where that does
-    /// not fit; so do all that add.
+    /// Adds to it. Returns what it is then. Fails with [`Code::OVERFLOW`] and changes nothing
+    /// where that does not fit; so do all that add.
     pub fn add_and_get(&self, delta: i64) -> Reply<i64> {
         self.add(delta).and_then(|(_, new)| Ok(new))
     }

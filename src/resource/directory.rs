@@ -72,7 +72,8 @@ impl<S: Submit> Directory<S> {
         })
     }
 
-    /// A page of resources whose names begin with `prefix`, after the name `after` (empty for the first page).
+    /// A page of resources whose names begin with `prefix`, after the name `after` (empty for the
+    /// first page).
     pub fn list(&self, prefix: &str, kind: u8, after: &str, limit: u32) -> Reply<Page> {
         let (prefix, after) = (prefix.as_bytes().to_vec(), after.as_bytes().to_vec());
         self.query(&ListV1 { prefix, kind, after, limit }).and_then(|answer| {

@@ -1,4 +1,5 @@
-//! What the handles of all types share: carrying operations, opening by name, and answers with versions.
+//! What the handles of all types share: carrying operations, opening by name, and answers with
+//! versions.
 
 use super::codec::Encode;
 use super::{Answer, Directory, Failure, Reply, Submit, Subscription};

@@ -1,12 +1,13 @@
 //! A fair lock with fencing tokens.
 //!
-//! First come, first served. Who holds it is a *request* of a session, not the session: several tasks that
-//! share a session wait for each other like strangers. So it is not re-entrant: a task that asks again while
-//! it holds the lock waits for itself. Held until it is given back, or its session ends.
+//! First come, first served. Who holds it is a *request* of a session, not the session: several
+//! tasks that share a session wait for each other like strangers. So it is not re-entrant: a task
+//! that asks again while it holds the lock waits for itself. Held until it is given back, or its
+//! session ends.
 //!
-//! Every grant carries a token: the index of the entry that granted it, so it rises strictly. Whatever the
-//! lock protects should refuse tokens lower than the highest it has seen: a holder that was thought dead may
-//! still be writing.
+//! Every grant carries a token: the index of the entry that granted it, so it rises strictly.
+//! Whatever the lock protects should refuse tokens lower than the highest it has seen: a holder
+//! that was thought dead may still be writing.
 
 use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
 use super::snapshot::Items;
@@ -26,7 +27,7 @@ pub use handle::{Holder, Lock, LockGuard};
 /// Longest wait, in milliseconds: a year.
 pub const WAIT_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------
 
 /// Asks for the lock. Answers [`GRANTED`] and the token; [`WAITING`], with a notice to follow; or
 /// [`NOT_ACQUIRED`]. Then the waiter: the index of this command.
@@ -34,7 +35,8 @@ pub const WAIT_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
 pub struct LockV1 {
     /// The session's own number for this hold or wait: none of those under way.
     pub request: u64,
-    /// How long to wait in log time, in milliseconds; 0 for not at all, `None` for as long as it takes.
+    /// How long to wait in log time, in milliseconds; 0 for not at all, `None` for as long as it
+    /// takes.
     pub wait_ms: Option<u64>,
 }
 
@@ -45,8 +47,8 @@ pub struct UnlockV1 {
     pub token: u64,
 }
 
-/// Takes back a request, whatever has become of it. Answers 0 where it neither waits nor holds, 1 where it
-/// waited, 2 where it held.
+/// Takes back a request, whatever has become of it. Answers 0 where it neither waits nor holds, 1
+/// where it waited, 2 where it held.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct CancelV1 {
     /// The number it was asked with.
@@ -84,7 +86,7 @@ impl Limits for ArchivedLockV1 {
 
 check_by_schema!(LockV1, UnlockV1, CancelV1);
 
-// ---- state ---------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------
 
 /// Who holds it and who waits. Nobody waits while nobody holds it.
 #[derive(Clone, Debug, Default)]

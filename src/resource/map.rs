@@ -31,7 +31,7 @@ pub const PAGE_MAX: u32 = 1_000;
 /// Bytes of keys and values on a page, at most, beyond the first item.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------
 
 /// Sets the value of a key. Answers the previous value where that is wished, else nothing.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
@@ -82,7 +82,8 @@ pub struct ReplaceV1 {
     pub value: Vec<u8>,
 }
 
-/// Sets the value of a key that is there and meets the conditions. Answers 1, or 0 and the value there is.
+/// Sets the value of a key that is there and meets the conditions. Answers 1, or 0 and the value
+/// there is.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct ReplaceIfV1 {
     /// At most 4 KiB.
@@ -117,8 +118,8 @@ pub struct ContainsV1 {
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct SizeV1 {}
 
-/// Query: entries in order of their keys. Answers 1 where more follow, a count, then key, version and value of
-/// each.
+/// Query: entries in order of their keys. Answers 1 where more follow, a count, then key, version
+/// and value of each.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct PageV1 {
     /// What the keys begin with.
@@ -159,10 +160,11 @@ limits! {
 
 check_by_schema!(PutV1, PutIfAbsentV1, RemoveV1, RemoveIfV1, ReplaceV1, ReplaceIfV1, ClearV1);
 
-// ---- state ---------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------
 
-/// Entries by key. Key and value share one allocation with the events that tell of them; replacing a value
-/// may keep the old one alive inside the tree, for at most one entry in sixteen.
+/// Entries by key. Key and value share one allocation with the events that tell of them;
+/// replacing a value may keep the old one alive inside the tree, for at most one entry in
+/// sixteen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MapState {
     entries: OrdSet<Held>,

@@ -1,8 +1,8 @@
 //! Resources: what users see of the replicated log, and the state behind it.
 //!
-//! A file per type, each in the same order: operations (what travels and is logged), state (what is
-//! replicated), handle (what the application holds). Handles are generic over [`Submit`]: the client, a node
-//! in the same process and the simulator carry operations alike.
+//! A file per type, each in the same order: operations (what travels and is logged), state (what
+//! is replicated), handle (what the application holds). Handles are generic over [`Submit`]: the
+//! client, a node in the same process and the simulator carry operations alike.
 
 pub mod codec;
 pub mod counter;
@@ -37,9 +37,9 @@ use std::fmt;
 
 /// Carries operations of one session to the group a resource lives in.
 ///
-/// Operations are numbered when these functions are called, not when replies are awaited: calls made one
-/// after the other are applied in that order. A reply with a code other than OK may come as an [`Answer`] or
-/// as a [`Failure`].
+/// Operations are numbered when these functions are called, not when replies are awaited: calls
+/// made one after the other are applied in that order. A reply with a code other than OK may come
+/// as an [`Answer`] or as a [`Failure`].
 pub trait Submit: Clone + Send + Sync + 'static {
     /// Sends a command: applied once, whatever happens to connections and leaders.
     fn command(
@@ -60,12 +60,14 @@ pub trait Submit: Clone + Send + Sync + 'static {
         payload: Vec<u8>,
     ) -> Reply<Answer>;
 
-    /// What became of a wait whose command was answered `Waiting`, once it is not `Waiting` any more.
+    /// What became of a wait whose command was answered `Waiting`, once it is not `Waiting` any
+    /// more.
     ///
-    /// Implementations mirror the session's holdings: a map from (resource, waiter) to state, changed by every
-    /// notice (final states remove), replaced by the list at attach. Notices precede the reply on the same
-    /// connection, so with the reply at hand a waiter that is not in the mirror is over: `TimedOut`.
-    /// A session that ends answers [`Code::SESSION_EXPIRED`](crate::machine::Code::SESSION_EXPIRED).
+    /// Implementations mirror the session's holdings: a map from (resource, waiter) to state,
+    /// changed by every notice (final states remove), replaced by the list at attach. Notices
+    /// precede the reply on the same connection, so with the reply at hand a waiter that is not
+    /// in the mirror is over: `TimedOut`. A session that ends answers
+    /// [`Code::SESSION_EXPIRED`](crate::machine::Code::SESSION_EXPIRED).
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
 
     /// Subscribes to events of a resource after a position, or from now on.
@@ -80,8 +82,8 @@ pub trait Submit: Clone + Send + Sync + 'static {
     fn unique(&self) -> u64;
 }
 
-/// The replicated state of one resource. The rules of [`crate::machine::StateMachine`] hold for it; the
-/// registry adds the name, the events' ring and the order of timers over all resources.
+/// The replicated state of one resource. The rules of [`crate::machine::StateMachine`] hold for
+/// it; the registry adds the name, the events' ring and the order of timers over all resources.
 pub trait Resource: Send + Sync + fmt::Debug {
     /// Applies a command. What is due at its time is gone for it.
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects);
@@ -131,11 +133,12 @@ pub trait Resource: Send + Sync + fmt::Debug {
         let _ = (resource, session, now, out);
     }
 
-    /// Writes its state, item by item, until the items are full: then it returns a key of its own choice after
-    /// which to go on, else `None`.
+    /// Writes its state, item by item, until the items are full: then it returns a key of its own
+    /// choice after which to go on, else `None`.
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>>;
 
-    /// Takes back an item that [`Resource::freeze`] wrote as of the entry `applied`, in the same order.
+    /// Takes back an item that [`Resource::freeze`] wrote as of the entry `applied`, in the same
+    /// order.
     ///
     /// # Errors
     /// Where it is anything else.
@@ -171,8 +174,10 @@ struct Type {
     /// Admission of a command's payload.
     check: fn(schema: u16, payload: &[u8]) -> Result<(), Code>,
     /// An empty one, with the options it was opened with.
-    create: fn(options: &[u8]) -> Result<Box<dyn Resource>, Code>,
+    create: fn(options: &[u8]) -> Created,
 }
+
+type Created = Result<Box<dyn Resource>, Code>;
 
 /// All types there are, by kind.
 static TYPES: &[Type] = &[
@@ -213,8 +218,6 @@ pub fn type_name(kind: u8) -> &'static str {
 }
 
 /// Creates a resource of a type that has no options.
-fn without_options<R: Resource + Default + 'static>(
-    options: &[u8],
-) -> Result<Box<dyn Resource>, Code> {
+fn without_options<R: Resource + Default + 'static>(options: &[u8]) -> Created {
     if options.is_empty() { Ok(Box::new(R::default())) } else { Err(Code::BAD_PAYLOAD) }
 }

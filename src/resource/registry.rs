@@ -1,8 +1,8 @@
-//! All resources of a group, by name: opened, found, listed and deleted here, and every operation for one of
-//! them passes through to it.
+//! All resources of a group, by name: opened, found, listed and deleted here, and every operation
+//! for one of them passes through to it.
 //!
-//! A name has one type for as long as it exists. A resource's id is the index of the entry that created it, so
-//! a deleted one is never mistaken for its successor.
+//! A name has one type for as long as it exists. A resource's id is the index of the entry that
+//! created it, so a deleted one is never mistaken for its successor.
 
 use super::codec::{Limits, Operation, Scratch, access, check, operation};
 use super::ring::Ring;
@@ -24,12 +24,13 @@ pub const RESOURCES_MAX: usize = 1_000_000;
 pub const OPTIONS_MAX: usize = 4 << 10;
 /// Resources on one page of a list, at most.
 pub const PAGE_MAX: u32 = 1_000;
-/// Names looked at for one page of a list, at most: a page may be short, or empty, and not the last.
+/// Names looked at for one page of a list, at most: a page may be short, or empty, and not the
+/// last.
 pub const SCAN_MAX: usize = 10_000;
 /// The last event of a resource: it was deleted. Not kept: nothing is left to keep it.
 pub const DELETED: u16 = u16::MAX;
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------
 
 /// Opens a resource; creates it where the name is free. Answers its id, and 1 where it was created.
 /// Where it exists, `options` are ignored: who created it chose.
@@ -59,8 +60,8 @@ pub struct FindV1 {
     pub kind: u8,
 }
 
-/// Query: resources in order of their names. Answers the name to go on after, or none at the end; a count; then
-/// id, kind, name of each.
+/// Query: resources in order of their names. Answers the name to go on after, or none at the end;
+/// a count; then id, kind, name of each.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct ListV1 {
     /// What the names begin with.
@@ -118,7 +119,7 @@ pub fn check_name(name: &[u8]) -> Result<(), Code> {
     if text.chars().any(char::is_control) { Err(Code::BAD_NAME) } else { Ok(()) }
 }
 
-// ---- state ---------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------
 
 /// The resources of a group: the state of its machine.
 #[derive(Clone, Debug, Default)]
@@ -150,8 +151,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// After its state has changed: new events are kept, its timer and whom it involves are noted. `before` is
-    /// how many events and notices are not its own.
+    /// After its state has changed: new events are kept, its timer and whom it involves are
+    /// noted. `before` is how many events and notices are not its own.
     fn settle(
         &mut self,
         id: ResourceId,
@@ -309,7 +310,8 @@ impl Registry {
         self.slots.range(first..).next().map(|(id, slot)| (*id, &**slot))
     }
 
-    /// Takes a resource out of a snapshot: its id must be the highest so far, its name and type sound.
+    /// Takes a resource out of a snapshot: its id must be the highest so far, its name and type
+    /// sound.
     pub(super) fn adopt(&mut self, id: ResourceId, mut slot: Slot) -> Result<(), Code> {
         let newest = self.slots.get_max().map_or(ResourceId::REGISTRY, |(newest, _)| *newest);
         check_name(&slot.name)?;

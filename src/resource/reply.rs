@@ -1,7 +1,7 @@
 //! Answers that come later: futures of no runtime that can also be waited for.
 //!
-//! The only file of this module that knows threads. A [`Reply`] is completed by whoever does the I/O through
-//! its [`Completer`]; dropping the reply does not take the operation back.
+//! The only file of this module that knows threads. A [`Reply`] is completed by whoever does the
+//! I/O through its [`Completer`]; dropping the reply does not take the operation back.
 
 use crate::machine::{Code, Outcome};
 use margay_log::id::Index;
@@ -85,8 +85,8 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A result that comes later: a future of no runtime, or [`Reply::wait`] for it. Dropping it does not take
-/// the operation back.
+/// A result that comes later: a future of no runtime, or [`Reply::wait`] for it. Dropping it does
+/// not take the operation back.
 #[must_use = "nothing tells you of a failure unless you await or wait"]
 pub struct Reply<T> {
     source: Source<T>,
@@ -160,7 +160,8 @@ impl<T: Send + 'static> Reply<T> {
         Reply { source: Source::Steps(Box::pin(async move { read(self.await) })) }
     }
 
-    /// Goes on with another reply once the result is there. `next` runs when somebody awaits or waits.
+    /// Goes on with another reply once the result is there. `next` runs when somebody awaits or
+    /// waits.
     pub fn then<U: Send + 'static>(
         self,
         next: impl FnOnce(Result<T, Failure>) -> Reply<U> + Send + 'static,

@@ -1,4 +1,5 @@
-//! The last events of a resource, kept so that a subscription can go on after a reconnect or fail-over.
+//! The last events of a resource, kept so that a subscription can go on after a reconnect or
+//! fail-over.
 
 use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};
@@ -14,8 +15,8 @@ pub(super) const EVENT_BYTES_MAX: u64 = 1 << 20;
 /// A position in a resource's events: index and ordinal.
 pub(super) type Position = (Index, u32);
 
-/// Part of the replicated state. Its bytes are shared with the resource's own state, so keeping an event costs
-/// no allocation.
+/// Part of the replicated state. Its bytes are shared with the resource's own state, so keeping
+/// an event costs no allocation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ring {
     events: VecDeque<(Index, Event)>,

@@ -1,8 +1,8 @@
 //! Snapshots of all resources of a group: what is written, and how it comes back.
 //!
-//! A chunk is a sequence of items, each a tag, a length (u32) and a body. A RESOURCE item is followed by the
-//! STATE items of that resource and by its kept EVENT items; resources come in order of their ids. What can be
-//! derived (names, timers, who is involved where) is not written.
+//! A chunk is a sequence of items, each a tag, a length (u32) and a body. A RESOURCE item is
+//! followed by the STATE items of that resource and by its kept EVENT items; resources come in
+//! order of their ids. What can be derived (names, timers, who is involved where) is not written.
 
 use super::registry::{Registry, Slot};
 use super::ring::{self, Position, Ring};

@@ -1,7 +1,7 @@
 //! A single value of bytes, with a version.
 //!
-//! The version is the index of the command that wrote it. A value is either set, possibly to no bytes at all,
-//! or not set. Events: [`CHANGED`], [`REMOVED`].
+//! The version is the index of the command that wrote it. A value is either set, possibly to no
+//! bytes at all, or not set. Events: [`CHANGED`], [`REMOVED`].
 
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
 use super::handle::{
@@ -20,7 +20,7 @@ pub const CHANGED: u16 = 1;
 /// Event: the value was deleted. With it the old one.
 pub const REMOVED: u16 = 2;
 
-// ---- operations ----------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------
 
 /// Sets the value.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
@@ -80,7 +80,7 @@ limits! {
 
 check_by_schema!(SetV1, GetAndSetV1, CompareAndSetV1, CompareVersionV1, DeleteV1);
 
-// ---- state ---------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------
 
 /// The value, if set: a pair without a key, and its version.
 #[derive(Clone, Debug, Default)]
@@ -188,7 +188,7 @@ impl ValueState {
     }
 }
 
-// ---- handle --------------------------------------------------------------------------------------------
+// ---- handle ---------------------------------------------------------------------------------
 
 /// A single value of bytes.
 #[derive(Clone, Debug)]

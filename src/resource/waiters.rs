@@ -1,8 +1,8 @@
 //! The waiting list that everything shares that lets sessions wait their turn.
 //!
-//! First come, first served, in order of the commands that asked. A wait ends when its turn comes, when it is
-//! withdrawn, when its session ends, or when its deadline in log time passes; a session names its waits by
-//! request numbers of its own.
+//! First come, first served, in order of the commands that asked. A wait ends when its turn
+//! comes, when it is withdrawn, when its session ends, or when its deadline in log time passes; a
+//! session names its waits by request numbers of its own.
 
 use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};

@@ -6,11 +6,11 @@
 use margay_log::id::{Chain, EntryId, Index, Term};
 
 use super::fields::{Block, Fields};
-use super::{Error, FRAME_MAX, Frame, Kind, encode};
+use super::{Error, Frame, Kind, encode};
 use crate::raft::message::{Body, Message, Round};
 
-/// Largest batch that may follow a frame, in bytes.
-pub const BATCH_LENGTH_MAX: u32 = FRAME_MAX as u32;
+/// Largest batch that may follow a frame, in bytes: whatever a log may seal.
+pub const BATCH_LENGTH_MAX: u32 = margay_log::format::LENGTH_MAX;
 
 /// Smallest: a batch header and one entry header.
 const BATCH_LENGTH_MIN: u32 = 64 + 48;

@@ -1,4 +1,8 @@
-//! Integration tests of the library, one binary.
+//! Tests of the library from outside, in one binary.
 
 mod client;
+mod machine;
+mod raft;
+mod resource;
+mod script;
 mod wire;

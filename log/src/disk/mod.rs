@@ -1,10 +1,11 @@
 //! What a log asks of a disk and what it is told in return. No I/O happens here.
 //!
-//! A log is a plain state machine: it emits [`Op`]s and is told [`Done`]s, in any order. Whoever drives it owns
-//! the disk: a ring of its own ([`uring`]), plain calls on the calling thread ([`direct`]), a seeded fault
-//! injector ([`sim`]), or somebody else's ring.
+//! A log is a plain state machine: it emits [`Op`]s and is told [`Done`]s, in any order. Whoever
+//! drives it owns the disk: a ring of its own ([`uring`]), plain calls on the calling thread
+//! ([`direct`]), a seeded fault injector ([`sim`]), or somebody else's ring.
 //!
-//! Invariant: a buffer named by an `Op` belongs to the disk until the `Op` is done; `Arc` makes it so.
+//! Invariant: a buffer named by an `Op` belongs to the disk until the `Op` is done; `Arc` makes it
+//! so.
 
 use std::sync::Arc;
 
@@ -12,10 +13,14 @@ use crate::buffer::Buffer;
 use crate::id::{SegmentNumber, Ticket};
 
 #[cfg(feature = "direct")]
+#[allow(unsafe_code)]
 pub mod direct;
+#[cfg(feature = "uring")]
+mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "uring")]
+#[allow(unsafe_code)]
 pub mod uring;
 
 /// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].
@@ -43,8 +48,8 @@ pub enum Op {
         /// Bytes to read.
         length: u32,
     },
-    /// Make a segment of `size` bytes: header block, then zeros, all durable, then visible under its name.
-    /// May fail and be asked for again.
+    /// Make a segment of `size` bytes: header block, then zeros, all durable, then visible under
+    /// its name. May fail and be asked for again.
     Prepare {
         /// The new segment.
         segment: SegmentNumber,
@@ -122,6 +127,7 @@ pub trait Disk {
     /// Starts `op`. Its `Done` comes out of a later `poll`.
     fn submit(&mut self, op: Op);
 
-    /// Appends what has finished to `done`; waits for at least one if `wait` and something is under way.
+    /// Appends what has finished to `done`; waits for at least one if `wait` and something is under
+    /// way.
     fn poll(&mut self, wait: bool, done: &mut Vec<Done>);
 }

@@ -56,8 +56,8 @@ impl<S: Submit> Lock<S> {
         })
     }
 
-    /// Acquires it if its turn comes within `wait`, in log time; else `None`. Parts of a millisecond count as
-    /// one. Dropping the reply withdraws the request.
+    /// Acquires it if its turn comes within `wait`, in log time; else `None`. Parts of a
+    /// millisecond count as one. Dropping the reply withdraws the request.
     pub fn lock_within(&self, wait: Duration) -> Reply<Option<LockGuard<S>>> {
         let milliseconds = wait.as_nanos().div_ceil(1_000_000);
         self.acquire(Some(u64::try_from(milliseconds).unwrap_or(u64::MAX)))
@@ -92,8 +92,8 @@ impl<S: Submit> Lock<S> {
     }
 }
 
-/// A request under way. Dropped before it is over, it is taken back, whatever has become of it: commands of a
-/// session are applied in order, so this one comes after the request.
+/// A request under way. Dropped before it is over, it is taken back, whatever has become of it:
+/// commands of a session are applied in order, so this one comes after the request.
 struct Pending<S: Submit> {
     handle: Option<Handle<S>>,
     request: u64,
@@ -163,10 +163,11 @@ fn read_answer(answer: &Answer) -> Result<(u8, u64, Index), Failure> {
     }
 }
 
-/// A lock held. Dropping it sends the release and does not wait for it: use [`LockGuard::unlock`] to know.
+/// A lock held. Dropping it sends the release and does not wait for it: use [`LockGuard::unlock`]
+/// to know.
 ///
-/// It says nothing about the present: the session may have expired and somebody else hold the lock. Give
-/// [`LockGuard::token`] to whatever the lock protects.
+/// It says nothing about the present: the session may have expired and somebody else hold the
+/// lock. Give [`LockGuard::token`] to whatever the lock protects.
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard<S: Submit> {
     handle: Option<Handle<S>>,
@@ -188,7 +189,8 @@ impl<S: Submit> LockGuard<S> {
         }
     }
 
-    /// Keeps the lock without a guard, until [`Lock::unlock`] or the end of the session. Returns the token.
+    /// Keeps the lock without a guard, until [`Lock::unlock`] or the end of the session. Returns
+    /// the token.
     #[must_use]
     pub fn keep(mut self) -> u64 {
         self.handle = None;

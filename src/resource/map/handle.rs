@@ -37,6 +37,13 @@ pub struct MapPage {
     pub more: bool,
 }
 
+impl MapPage {
+    /// The values, in order of their keys.
+    pub fn into_values(self) -> impl Iterator<Item = Vec<u8>> {
+        self.entries.into_iter().filter_map(|entry| entry.value)
+    }
+}
+
 /// Which part of a map to read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MapRange {
@@ -116,7 +123,8 @@ impl<S: Submit> Map<S> {
         self.handle.command(&put).and_then(|answer| read_swap(&answer))
     }
 
-    /// Sets the value of a key that has one. Returns the previous one; `None` where nothing was done.
+    /// Sets the value of a key that has one. Returns the previous one; `None` where nothing was
+    /// done.
     pub fn replace(&self, key: &[u8], value: &[u8]) -> Reply<Option<Versioned>> {
         let replace = ReplaceV1 { key: key.to_vec(), value: value.to_vec() };
         self.handle
@@ -223,18 +231,9 @@ impl<S: Submit> Map<S> {
         self.page(range, false)
     }
 
-    /// A page of keys and values.
+    /// A page of keys and values. For values alone see [`MapPage::into_values`].
     pub fn entries(&self, range: MapRange) -> Reply<MapPage> {
         self.page(range, true)
-    }
-
-    /// A page of values, in order of their keys, and the key to go on after, if there are more.
-    pub fn values(&self, range: MapRange) -> Reply<(Vec<Vec<u8>>, Option<Vec<u8>>)> {
-        self.page(range, true).and_then(|page| {
-            let last = page.entries.last().map(|last| last.key.clone());
-            let values = page.entries.into_iter().filter_map(|entry| entry.value).collect();
-            Ok((values, last.filter(|_| page.more)))
-        })
     }
 
     fn page(&self, range: MapRange, values: bool) -> Reply<MapPage> {

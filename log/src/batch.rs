@@ -1,0 +1,280 @@
+//! A batch in its three stages: open in its leader, sealed and shared, or received and not yet
+//! believed.
+//!
+//! Bytes are placed once: the open batch is built where the sealed one will lie, behind room for
+//! the frame, and goes to disk and to peers from there. Whether a batch belongs to the log is
+//! [`crate::log`]'s to say.
+//!
+//! Invariants: a `Batch` is well-formed, checksums included; its buffer is frame, header, entries,
+//! zeros up to the block, and never changes.
+
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::error::{FormatError, Full};
+use crate::format::{
+    ALIGN, BATCH_HEADER, BATCH_MAX, BLOCK, BatchHeader, ENTRY_HEADER, EntryHeader, FRAME,
+    LENGTH_MAX, PAYLOAD_MAX, aligned, in_blocks,
+};
+use crate::id::{ClusterId, GroupId, Index};
+
+/// Where a batch begins in its buffer: behind the frame.
+pub const BATCH_OFFSET: usize = FRAME;
+
+const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
+
+/// A sealed batch: immutable and well-formed. Shared as `Arc<Batch>`.
+#[derive(Debug)]
+pub struct Batch {
+    header: BatchHeader,
+    buffer: Arc<Buffer>,
+}
+
+impl Batch {
+    /// `buffer` holds `header` and its body, checked or just made.
+    pub(crate) fn new(header: BatchHeader, buffer: Buffer) -> Batch {
+        assert!(buffer.len() as u64 == disk_length(&header), "exactly frame, batch and padding");
+        Batch { header, buffer: Arc::new(buffer) }
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// Header and body: what goes on the wire.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[BATCH_OFFSET..BATCH_OFFSET + self.header.length as usize]
+    }
+
+    /// Bytes of header and body.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        u64::from(self.header.length)
+    }
+
+    /// The entries, in order.
+    #[must_use]
+    pub fn entries(&self) -> Entries<'_> {
+        Entries { rest: &self.bytes()[BATCH_HEADER..], next: self.header.first }
+    }
+
+    /// Frame, batch and zeros up to the block: what goes to disk.
+    #[must_use]
+    pub fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// The buffer, if nobody else holds it.
+    pub(crate) fn into_buffer(self) -> Option<Buffer> {
+        Arc::into_inner(self.buffer)
+    }
+}
+
+/// Bytes a batch takes on disk: its frame before it, zeros up to the block behind.
+pub(crate) fn disk_length(header: &BatchHeader) -> u64 {
+    in_blocks(BATCH_OFFSET as u64 + u64::from(header.length))
+}
+
+/// One entry of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// Its position.
+    pub index: Index,
+    /// Its header.
+    pub header: EntryHeader,
+    /// Its payload, without padding.
+    pub payload: &'a [u8],
+}
+
+/// Iterates over the entries of a batch.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+    next: Index,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let (header, payload, rest) = split_entry(self.rest).ok()??;
+        let index = self.next;
+        self.rest = rest;
+        self.next = index.next();
+        Some(Entry { index, header, payload })
+    }
+}
+
+type Split<'a> = (EntryHeader, &'a [u8], &'a [u8]);
+
+/// The first entry of a body and what follows it; `None` at the end.
+fn split_entry(body: &[u8]) -> Result<Option<Split<'_>>, FormatError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let header = EntryHeader::decode(body)?;
+    let length = header.length as usize;
+    let behind = &body[ENTRY_HEADER..];
+    let Some((padded, rest)) = behind.split_at_checked(aligned(length)) else {
+        return Err(FormatError::Length { length: header.length });
+    };
+    let (payload, padding) = padded.split_at(length);
+    if padding.iter().any(|&byte| byte != 0) {
+        return Err(FormatError::Reserved);
+    }
+    Ok(Some((header, payload, rest)))
+}
+
+/// Checks the body that `header` announces, which is at the front of `body`: checksum, then every
+/// entry.
+pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), FormatError> {
+    let length = header.length as usize - BATCH_HEADER;
+    let Some(mut rest) = body.get(..length) else { return Err(FormatError::Short) };
+    if crc32c::crc32c(rest) != header.body_crc {
+        return Err(FormatError::BodyCrc);
+    }
+    let mut count = 0_u32;
+    while let Some((_, _, behind)) = split_entry(rest)? {
+        count += 1;
+        rest = behind;
+    }
+    if count == header.count { Ok(()) } else { Err(FormatError::Count { count: header.count }) }
+}
+
+/// A batch from elsewhere: well-formed and of this group, but not yet known to belong to the log.
+#[derive(Debug)]
+pub struct Received {
+    header: BatchHeader,
+    buffer: Buffer,
+}
+
+impl Received {
+    /// Checks the `length` bytes at [`BATCH_OFFSET`] of `buffer`: header, identity, length, body
+    /// checksum, entries.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(
+        mut buffer: Buffer,
+        length: usize,
+        cluster: ClusterId,
+        group: GroupId,
+    ) -> Result<Received, FormatError> {
+        let end = BATCH_OFFSET.checked_add(length).ok_or(FormatError::Short)?;
+        let bytes = buffer.get(BATCH_OFFSET..end).ok_or(FormatError::Short)?;
+        let header = BatchHeader::decode(bytes)?;
+        if header.length as usize != length {
+            return Err(FormatError::Length { length: header.length });
+        }
+        if header.cluster != cluster || header.group != group {
+            return Err(FormatError::Identity);
+        }
+        check_body(&header, &bytes[BATCH_HEADER..])?;
+        buffer.set_length(end);
+        buffer[..BATCH_OFFSET].fill(0);
+        buffer[end..].fill(0);
+        Ok(Received { header, buffer })
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    pub(crate) fn into_parts(self) -> (BatchHeader, Buffer) {
+        (self.header, self.buffer)
+    }
+}
+
+/// The batch that is being built. Entries are laid down where they will stay.
+#[derive(Debug)]
+pub(crate) struct Open {
+    buffer: Buffer,
+    used: usize,
+    count: u32,
+}
+
+impl Open {
+    /// Builds in `buffer`, whatever it held.
+    pub(crate) fn new(mut buffer: Buffer) -> Open {
+        assert!(buffer.capacity() >= BLOCK);
+        buffer.set_length(buffer.capacity());
+        Open { buffer, used: BODY_OFFSET, count: 0 }
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of header and body so far.
+    pub(crate) fn size(&self) -> u32 {
+        (self.used - BATCH_OFFSET) as u32
+    }
+
+    /// Copies an entry to the end.
+    pub(crate) fn push(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<(), Full> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > PAYLOAD_MAX as usize {
+            return Err(Full::Payload { length: length as u64 });
+        }
+        if self.size() >= BATCH_MAX {
+            return Err(Full::Batch);
+        }
+        let end = self.used + ENTRY_HEADER + aligned(length);
+        if end > self.buffer.len() {
+            self.grow(end);
+        }
+        let header = EntryHeader { length: length as u32, ..*header };
+        self.buffer[self.used..self.used + ENTRY_HEADER].copy_from_slice(&header.encode());
+        let mut at = self.used + ENTRY_HEADER;
+        for part in parts {
+            self.buffer[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.buffer[at..end].fill(0);
+        self.used = end;
+        self.count += 1;
+        assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);
+        Ok(())
+    }
+
+    /// CRC-32C of the body.
+    pub(crate) fn body_crc(&self) -> u32 {
+        crc32c::crc32c(&self.buffer[BODY_OFFSET..self.used])
+    }
+
+    /// The whole buffer with `header` in its place, cut to blocks and zero behind the body. A batch far
+    /// smaller than the buffer it was built in moves to one of its size; the large one is returned too.
+    pub(crate) fn into_buffer(self, header: &BatchHeader) -> (Buffer, Option<Buffer>) {
+        assert!(header.length == self.size() && header.count == self.count);
+        let mut buffer = self.buffer;
+        let mut spare = None;
+        let length = in_blocks(self.used as u64) as usize;
+        if buffer.capacity() >= 4 * length {
+            let mut small = Buffer::zeroed(length);
+            small[BODY_OFFSET..self.used].copy_from_slice(&buffer[BODY_OFFSET..self.used]);
+            spare = Some(std::mem::replace(&mut buffer, small));
+        }
+        buffer.set_length(self.used);
+        buffer[self.used..].fill(0);
+        buffer[BATCH_OFFSET..BODY_OFFSET].copy_from_slice(&header.encode());
+        (buffer, spare)
+    }
+
+    /// The buffer, its content no longer wanted.
+    pub(crate) fn discard(self) -> Buffer {
+        self.buffer
+    }
+
+    fn grow(&mut self, needed: usize) {
+        let most = in_blocks(BATCH_OFFSET as u64 + u64::from(LENGTH_MAX)) as usize;
+        assert!(needed <= most);
+        let mut larger = Buffer::zeroed((self.buffer.capacity() * 2).max(needed).min(most));
+        larger[BODY_OFFSET..self.used].copy_from_slice(&self.buffer[BODY_OFFSET..self.used]);
+        self.buffer = larger;
+    }
+}

@@ -1,0 +1,520 @@
+//! A log's directory, and plain blocking calls on it: for opening a log, and as the simplest
+//! [`Disk`].
+//!
+//! What is where: `segment-0000000000000001.log` and so on, `hard-state`, and while a file is being
+//! made the same name with `.tmp`. A file is made under its temporary name, synced, renamed, and
+//! the directory synced, so a name stands for a whole file. What a crash left under a temporary
+//! name is removed.
+//!
+//! Locks are `flock`s: on the directory, against a second opener; and on each file that is written
+//! to, on the very descriptor that writes, because the writes of a killed process can outlive it
+//! and hold that descriptor. A lock that is held is waited for, for a while.
+//!
+//! Invariants: everything is read as it is on the medium (synced first, then read past the page
+//! cache where the file system can do that); at most [`FILES_MAX`] segments are open at a time,
+//! plus those in use.
+
+use std::ffi::CString;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::buffer::Buffer;
+use crate::disk::{Disk, DiskError, Done, Op};
+use crate::error::{Error, HARD_STATE_FILE, segment_file};
+use crate::format::BLOCK;
+use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
+use crate::id::SegmentNumber;
+use crate::recover::Storage;
+
+/// Segments kept open, at most.
+pub const FILES_MAX: usize = 16;
+/// Zeros are written this many bytes at a time.
+pub(crate) const ZEROS: usize = 256 << 10;
+/// Marks a file that is being made.
+pub(crate) const TEMPORARY: &str = ".tmp";
+/// How long to wait for a lock by default.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// How the directory is read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Past the page cache: `O_DIRECT` and `O_DSYNC`.
+    Direct,
+    /// Through the page cache, because the file system refuses `O_DIRECT`: `O_DSYNC` alone. Durable
+    /// all the same, slower.
+    Buffered,
+}
+
+/// An open directory of one log.
+#[derive(Debug)]
+pub struct Direct {
+    path: PathBuf,
+    /// Locked as long as this is open.
+    directory: Arc<File>,
+    mode: Mode,
+    lock_wait: Duration,
+    hard_state: Option<Arc<File>>,
+    /// The most recently used last.
+    segments: Vec<(SegmentNumber, Arc<File>)>,
+    queue: Vec<Op>,
+}
+
+impl Direct {
+    /// Opens a directory, makes it if there is none, and locks it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if somebody else has it open still after 5 seconds, or [`Error::Path`].
+    pub fn open(path: &Path) -> Result<Direct, Error> {
+        Direct::open_waiting(path, LOCK_WAIT)
+    }
+
+    /// As [`Direct::open`], waiting for locks at most `lock_wait`.
+    ///
+    /// # Errors
+    /// As [`Direct::open`].
+    pub fn open_waiting(path: &Path, lock_wait: Duration) -> Result<Direct, Error> {
+        make_directory(path).map_err(|error| failed("create", path, &error))?;
+        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
+        lock(&directory, path, lock_wait)?;
+        let mode = probe(path).map_err(|error| failed("write to", path, &error))?;
+        let mut direct = Direct {
+            path: path.to_owned(),
+            directory: Arc::new(directory),
+            mode,
+            lock_wait,
+            hard_state: None,
+            segments: Vec::new(),
+            queue: Vec::new(),
+        };
+        direct.remove_temporaries().map_err(|error| failed("clean up", path, &error))?;
+        direct.lock_files()?;
+        Ok(direct)
+    }
+
+    /// How the directory is read and written.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn directory(&self) -> &Arc<File> {
+        &self.directory
+    }
+
+    /// Flags of a descriptor that fills a new file: past the page cache where possible, synced at
+    /// the end.
+    pub(crate) fn fill_flags(&self) -> i32 {
+        match self.mode {
+            Mode::Direct => libc::O_DIRECT,
+            Mode::Buffered => 0,
+        }
+    }
+
+    /// Flags of a descriptor whose writes are durable when done.
+    pub(crate) fn write_flags(&self) -> i32 {
+        self.fill_flags() | libc::O_DSYNC
+    }
+
+    /// The hard-state file.
+    pub(crate) fn hard_state_file(&self) -> Result<Arc<File>, DiskError> {
+        self.hard_state.clone().ok_or(DiskError { errno: libc::ENOENT })
+    }
+
+    /// The file of a segment, opened and locked if it is not open.
+    pub(crate) fn segment(&mut self, segment: SegmentNumber) -> Result<Arc<File>, DiskError> {
+        if let Some(at) = self.segments.iter().position(|&(number, _)| number == segment) {
+            self.segments[at..].rotate_left(1);
+        } else {
+            let path = self.path.join(segment_file(segment));
+            let file = self.options().open(&path).map_err(|error| disk_error(&error))?;
+            try_lock(&file).map_err(|error| disk_error(&error))?;
+            self.keep(segment, Arc::new(file));
+        }
+        let (_, file) = self.segments.last().expect("just moved there");
+        Ok(Arc::clone(file))
+    }
+
+    /// Keeps a segment open that is open and locked; closes the one not used for longest if they
+    /// are many.
+    pub(crate) fn keep(&mut self, segment: SegmentNumber, file: Arc<File>) {
+        self.segments.retain(|&(number, _)| number != segment);
+        if self.segments.len() >= FILES_MAX {
+            self.segments.remove(0);
+        }
+        self.segments.push((segment, file));
+    }
+
+    /// Closes a segment.
+    pub(crate) fn close(&mut self, segment: SegmentNumber) {
+        self.segments.retain(|&(number, _)| number != segment);
+    }
+
+    fn options(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(self.write_flags());
+        options
+    }
+
+    fn remove_temporaries(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if name.as_bytes().ends_with(TEMPORARY.as_bytes()) && is_ours(name.as_bytes()) {
+                std::fs::remove_file(self.path.join(name))?;
+            }
+        }
+        self.directory.sync_all()
+    }
+
+    /// Opens, locks and syncs all files, one after the other: afterwards no write of an earlier
+    /// process is under way, and what is read is what is durable.
+    fn lock_files(&mut self) -> Result<(), Error> {
+        let path = self.path.join(HARD_STATE_FILE);
+        match self.options().open(&path) {
+            Ok(file) => {
+                lock(&file, &path, self.lock_wait)?;
+                file.sync_all().map_err(|error| failed("sync", &path, &error))?;
+                self.hard_state = Some(Arc::new(file));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("open", &path, &error)),
+        }
+        let listed = self.listed().map_err(|error| failed("list", &self.path, &error))?;
+        for (segment, _) in listed {
+            let path = self.path.join(segment_file(segment));
+            let file = self.options().open(&path).map_err(|error| failed("open", &path, &error))?;
+            lock(&file, &path, self.lock_wait)?;
+            file.sync_all().map_err(|error| failed("sync", &path, &error))?;
+            self.keep(segment, Arc::new(file));
+        }
+        Ok(())
+    }
+
+    fn listed(&self) -> io::Result<Vec<(SegmentNumber, u64)>> {
+        let mut listed = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Some(segment) = segment_number(entry.file_name().as_bytes()) {
+                listed.push((segment, entry.metadata()?.len()));
+            }
+        }
+        listed.sort_unstable();
+        Ok(listed)
+    }
+
+    /// Makes a file of `size` bytes, `front` and then zeros: whole, or after a crash not at all.
+    fn make(&mut self, name: &str, size: u64, front: &[u8]) -> io::Result<Arc<File>> {
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let made = self.make_temporary(&temporary, size, front);
+        let target = self.path.join(name);
+        let renamed = made.and_then(|()| rename_new(&temporary, &target));
+        if let Err(error) = renamed {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
+        self.directory.sync_all()?;
+        let file = self.options().open(&target)?;
+        try_lock(&file)?;
+        Ok(Arc::new(file))
+    }
+
+    fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.custom_flags(self.fill_flags()).open(path)?;
+        allocate(&file, size)?;
+        file.write_all_at(front, 0)?;
+        let zeros = Buffer::zeroed(ZEROS);
+        let mut at = front.len() as u64;
+        while at < size {
+            let length = (size - at).min(ZEROS as u64);
+            file.write_all_at(&zeros[..length as usize], at)?;
+            at += length;
+        }
+        file.sync_all()
+    }
+
+    fn perform(&mut self, op: Op) -> Done {
+        match op {
+            Op::Write { ticket, segment, offset, data } => {
+                let result = self.segment(segment).and_then(|file| write(&file, offset, &data));
+                Done::Write { ticket, result }
+            }
+            Op::Read { ticket, segment, offset, length } => {
+                let mut buffer = Buffer::zeroed(length as usize);
+                let result = Storage::read(self, segment, offset, &mut buffer);
+                Done::Read { ticket, result: result.map(|()| buffer) }
+            }
+            Op::Prepare { segment, size, header } => {
+                let result = Storage::prepare(self, segment, size, &header);
+                Done::Prepared { segment, result }
+            }
+            Op::Retire { segment } => {
+                Done::Retired { segment, result: Storage::remove(self, segment) }
+            }
+            Op::HardState { ticket, pair, data } => {
+                let result = Storage::write_hard_state(self, pair, &data);
+                Done::HardState { ticket, result }
+            }
+        }
+    }
+}
+
+impl Storage for Direct {
+    fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
+        self.listed().map_err(|error| disk_error(&error))
+    }
+
+    fn read(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        let file = self.segment(segment)?;
+        file.read_exact_at(bytes, offset).map_err(|error| disk_error(&error))
+    }
+
+    fn hard_state(&mut self) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some(file) = &self.hard_state else { return Ok(None) };
+        // A file that is too short reads as zeros at its end: the slots there are not readable.
+        let mut bytes = Buffer::zeroed(HARD_STATE_BYTES);
+        let mut at = 0;
+        while at < HARD_STATE_BYTES {
+            match file.read_at(&mut bytes[at..], at as u64) {
+                Ok(0) => break,
+                Ok(read) => at += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(disk_error(&error)),
+            }
+        }
+        Ok(Some(bytes.to_vec()))
+    }
+
+    fn create_hard_state(&mut self, file: &Buffer) -> Result<(), DiskError> {
+        let made = self.make(HARD_STATE_FILE, HARD_STATE_BYTES as u64, file);
+        self.hard_state = Some(made.map_err(|error| disk_error(&error))?);
+        Ok(())
+    }
+
+    fn write_hard_state(&mut self, pair: u8, slots: &Buffer) -> Result<(), DiskError> {
+        assert!(pair < 2 && slots.len() == PAIR_BYTES);
+        write(&*self.hard_state_file()?, u64::from(pair) * PAIR_BYTES as u64, slots)
+    }
+
+    fn prepare(
+        &mut self,
+        segment: SegmentNumber,
+        size: u64,
+        header: &Buffer,
+    ) -> Result<(), DiskError> {
+        let file = self.make(&segment_file(segment), size, header);
+        self.keep(segment, file.map_err(|error| disk_error(&error))?);
+        Ok(())
+    }
+
+    fn remove(&mut self, segment: SegmentNumber) -> Result<(), DiskError> {
+        self.close(segment);
+        let removed = std::fs::remove_file(self.path.join(segment_file(segment)));
+        removed.map_err(|error| disk_error(&error))
+    }
+
+    fn entropy(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        assert!(got == bytes.len() as isize, "eight random bytes are always given in full");
+        u64::from_ne_bytes(bytes)
+    }
+}
+
+impl Disk for Direct {
+    fn submit(&mut self, op: Op) {
+        self.queue.push(op);
+    }
+
+    /// Does everything that was submitted, whether or not to `wait`.
+    fn poll(&mut self, _wait: bool, done: &mut Vec<Done>) {
+        for op in std::mem::take(&mut self.queue) {
+            done.push(self.perform(op));
+        }
+    }
+}
+
+/// The system's error, by number.
+pub(crate) fn disk_error(error: &io::Error) -> DiskError {
+    DiskError { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// Takes the lock if nobody has it.
+pub(crate) fn try_lock(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), Error> {
+    let begin = Instant::now();
+    loop {
+        match try_lock(file) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                return Err(failed("lock", path, &error));
+            }
+            Err(_) if begin.elapsed() >= wait => {
+                return Err(Error::Locked { path: path.display().to_string() });
+            }
+            Err(_) => std::thread::sleep(LOCK_RETRY.min(wait)),
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let absolute = std::path::absolute(path)?;
+    match absolute.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing.
+fn probe(path: &Path) -> io::Result<Mode> {
+    let probe = path.join(format!("{HARD_STATE_FILE}.probe{TEMPORARY}"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .custom_flags(libc::O_DIRECT)
+        .open(&probe)
+        .and_then(|file| file.write_all_at(&Buffer::zeroed(BLOCK), 0));
+    let removed = std::fs::remove_file(&probe);
+    match written {
+        Ok(()) => removed.map(|()| Mode::Direct),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Mode::Buffered),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reserves space, so that a full disk is noticed at once and extents are long. Not all file
+/// systems can.
+fn allocate(file: &File, size: u64) -> io::Result<()> {
+    let size = libc::off_t::try_from(size).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+    loop {
+        // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(()),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Renames, but never over another file: what is there under the final name is a segment in use.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (source, target) = (path_string(from)?, path_string(to)?);
+    // SAFETY: both strings end in a zero byte and outlive the call.
+    let result = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            source.as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // The file system cannot promise it; the lock on the directory must do.
+        Some(libc::EINVAL | libc::ENOSYS) if !to.exists() => std::fs::rename(from, to),
+        _ => Err(error),
+    }
+}
+
+fn path_string(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn write(file: &File, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    file.write_all_at(bytes, offset).map_err(|error| disk_error(&error))
+}
+
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(b"segment-") || name.starts_with(HARD_STATE_FILE.as_bytes())
+}
+
+/// The number in the name of a segment file, if it is exactly that.
+fn segment_number(name: &[u8]) -> Option<SegmentNumber> {
+    let name = std::str::from_utf8(name).ok()?;
+    let digits = name.strip_prefix("segment-")?.strip_suffix(".log")?;
+    let number = SegmentNumber(digits.parse().ok()?);
+    (segment_file(number) == name).then_some(number)
+}
+
+fn failed(action: &'static str, path: &Path, error: &io::Error) -> Error {
+    Error::Path { action, path: path.display().to_string(), cause: disk_error(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for number in [1, 9_999_999_999_999_999, u64::MAX] {
+            let name = segment_file(SegmentNumber(number));
+            assert_eq!(segment_number(name.as_bytes()), Some(SegmentNumber(number)));
+        }
+        for name in ["segment-1.log", "segment-+000000000000001.log", "hard-state", "segment-.log"]
+        {
+            assert_eq!(segment_number(name.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        let path = std::env::temp_dir().join(format!("margay-entropy-{}", std::process::id()));
+        let mut direct = Direct::open(&path).expect("a fresh directory");
+        assert_ne!(direct.entropy(), direct.entropy());
+        drop(direct);
+        std::fs::remove_dir_all(&path).expect("it is ours");
+    }
+
+    #[test]
+    fn space_can_be_reserved_and_files_are_not_replaced() {
+        let path = std::env::temp_dir().join(format!("margay-rename-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        let (one, two) = (path.join("one"), path.join("two"));
+        let file = File::create(&one).expect("a file");
+        allocate(&file, 1 << 20).expect("space");
+        try_lock(&file).expect("free");
+        try_lock(&File::open(&one).expect("there")).expect_err("taken");
+        std::fs::write(&two, b"here").expect("another file");
+        rename_new(&one, &two).expect_err("it is there");
+        std::fs::remove_file(&two).expect("ours");
+        rename_new(&one, &two).expect("free now");
+        std::fs::remove_dir_all(&path).expect("ours");
+    }
+}

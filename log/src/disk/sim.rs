@@ -1,0 +1,469 @@
+//! A simulated disk: what is stored, what is under way, and what a power cut leaves of it.
+//!
+//! Nothing happens by itself. The simulation decides which operation completes next, which write
+//! fails, and when the power goes; [`SimDisk::power_cut`] then drops, completes or tears each
+//! operation under way, sector by sector, by a seeded source. Afterwards the same disk is opened
+//! again as [`Storage`].
+//!
+//! Invariant: what was reported done is stored and only [`SimDisk::flip`] changes it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::disk::{Disk, DiskError, Done, Op};
+use crate::format::{BLOCK, SECTOR};
+use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
+use crate::id::SegmentNumber;
+use crate::recover::Storage;
+use crate::rng::Rng;
+
+/// `EIO`.
+pub const EIO: DiskError = DiskError { errno: 5 };
+/// `ENOSPC`.
+pub const ENOSPC: DiskError = DiskError { errno: 28 };
+/// `ENOENT`.
+pub const ENOENT: DiskError = DiskError { errno: 2 };
+
+/// Bytes of a file: blocks that are not there are zeros. Cloning shares them.
+#[derive(Clone, Debug)]
+struct File {
+    size: u64,
+    blocks: BTreeMap<u64, Arc<[u8; BLOCK]>>,
+}
+
+impl File {
+    fn new(size: u64) -> File {
+        File { size, blocks: BTreeMap::new() }
+    }
+
+    fn write_sector(&mut self, offset: u64, sector: &[u8]) {
+        let (block, within) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
+        let bytes = self.blocks.entry(block).or_insert_with(|| Arc::new([0; BLOCK]));
+        Arc::make_mut(bytes)[within..within + SECTOR].copy_from_slice(sector);
+    }
+
+    /// Writes the sectors for which `lands` says so.
+    fn write(&mut self, offset: u64, bytes: &[u8], mut lands: impl FnMut() -> bool) {
+        assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
+        assert!(offset + bytes.len() as u64 <= self.size, "a write inside the file");
+        for (at, sector) in bytes.chunks(SECTOR).enumerate() {
+            if lands() {
+                self.write_sector(offset + (at * SECTOR) as u64, sector);
+            }
+        }
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+        assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
+        if offset + bytes.len() as u64 > self.size {
+            return Err(EIO);
+        }
+        for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
+            match self.blocks.get(&(offset / BLOCK as u64 + at as u64)) {
+                Some(stored) => block.copy_from_slice(&stored[..]),
+                None => block.fill(0),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an operation under way comes to when the power goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Dropped,
+    Whole,
+    Torn,
+}
+
+/// A disk that exists in memory.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    segments: BTreeMap<SegmentNumber, File>,
+    hard_state: Option<File>,
+    in_flight: VecDeque<Op>,
+    finished: VecDeque<Finished>,
+    rng: Rng,
+    fail_write: Option<DiskError>,
+    fail_prepare: Option<DiskError>,
+    unreadable: BTreeSet<(SegmentNumber, u64)>,
+    fuse: Option<u32>,
+}
+
+/// A `Done` that can be cloned with its disk.
+#[derive(Clone, Debug)]
+enum Finished {
+    Write(crate::id::Ticket, Result<(), DiskError>),
+    Read(crate::id::Ticket, Result<Arc<Buffer>, DiskError>),
+    Prepared(SegmentNumber, Result<(), DiskError>),
+    Retired(SegmentNumber, Result<(), DiskError>),
+    HardState(crate::id::Ticket, Result<(), DiskError>),
+}
+
+impl SimDisk {
+    /// An empty disk. `seed` decides how writes tear, and what a new log takes for random.
+    #[must_use]
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk {
+            segments: BTreeMap::new(),
+            hard_state: None,
+            in_flight: VecDeque::new(),
+            finished: VecDeque::new(),
+            rng: Rng::new(seed),
+            fail_write: None,
+            fail_prepare: None,
+            unreadable: BTreeSet::new(),
+            fuse: None,
+        }
+    }
+
+    /// Operations under way, in the order they were submitted.
+    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = &Op> {
+        self.in_flight.iter()
+    }
+
+    /// Completes the `n`th operation under way. Its `Done` comes out of the next `poll`.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn complete(&mut self, n: usize) {
+        let op = self.in_flight.remove(n).expect("an operation under way");
+        let finished = match op {
+            Op::Write { ticket, segment, offset, data } => {
+                Finished::Write(ticket, self.write(segment, offset, &data))
+            }
+            Op::Read { ticket, segment, offset, length } => {
+                let mut buffer = Buffer::zeroed(length as usize);
+                let result = self.read_segment(segment, offset, &mut buffer);
+                Finished::Read(ticket, result.map(|()| Arc::new(buffer)))
+            }
+            Op::Prepare { segment, size, header } => {
+                let result = match self.fail_prepare {
+                    Some(error) => Err(error),
+                    None => self.make(segment, size, &header),
+                };
+                Finished::Prepared(segment, result)
+            }
+            Op::Retire { segment } => {
+                let result = self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT);
+                Finished::Retired(segment, result)
+            }
+            Op::HardState { ticket, pair, data } => {
+                Finished::HardState(ticket, self.write_pair(pair, &data))
+            }
+        };
+        self.finished.push_back(finished);
+    }
+
+    /// The power goes: each operation under way is dropped, whole, or any subset of its sectors.
+    /// What was done stays; what waits to be polled is forgotten. Faults are switched off.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        for op in std::mem::take(&mut self.in_flight) {
+            let fate = [Fate::Dropped, Fate::Whole, Fate::Torn][rng.below(3) as usize];
+            self.resolve(op, fate, rng);
+        }
+        self.restart();
+    }
+
+    /// The process is killed, the machine goes on: each operation under way is dropped or whole.
+    pub fn kill(&mut self, rng: &mut Rng) {
+        for op in std::mem::take(&mut self.in_flight) {
+            let fate = if rng.chance(1, 2) { Fate::Whole } else { Fate::Dropped };
+            self.resolve(op, fate, rng);
+        }
+        self.restart();
+    }
+
+    /// The next log or hard-state write that completes fails with `error`, leaving a torn write
+    /// behind.
+    pub fn fail_next_write(&mut self, error: DiskError) {
+        self.fail_write = Some(error);
+    }
+
+    /// From now on preparing a segment fails with `error`; `None` ends that.
+    pub fn fail_prepares(&mut self, error: Option<DiskError>) {
+        self.fail_prepare = error;
+    }
+
+    /// Flips a bit of a stored segment. False if the segment is not there or shorter.
+    pub fn flip(&mut self, segment: SegmentNumber, offset: u64, bit: u8) -> bool {
+        let Some(file) = self.segments.get_mut(&segment) else { return false };
+        if offset >= file.size {
+            return false;
+        }
+        flip(file, offset, bit);
+        true
+    }
+
+    /// Flips a bit of the hard-state file. False if it is not there.
+    pub fn flip_hard_state(&mut self, offset: u64, bit: u8) -> bool {
+        let Some(file) = &mut self.hard_state else { return false };
+        flip(file, offset % HARD_STATE_BYTES as u64, bit);
+        true
+    }
+
+    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the segment is
+    /// not there or ends before.
+    pub fn overwrite(&mut self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> bool {
+        let Some(file) = self.segments.get_mut(&segment) else { return false };
+        let whole = offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK);
+        if !whole || offset.saturating_add(bytes.len() as u64) > file.size {
+            return false;
+        }
+        file.write(offset, bytes, || true);
+        true
+    }
+
+    /// Makes the block at `offset` unreadable: reads of it fail with `EIO` until it is written.
+    pub fn fail_reads_of(&mut self, segment: SegmentNumber, offset: u64) {
+        self.unreadable.insert((segment, offset / BLOCK as u64));
+    }
+
+    /// Lets `calls` more writing calls of [`Storage`] through; the one after is torn and fails, and
+    /// so do all later ones until the power is cut.
+    pub fn crash_after(&mut self, calls: u32) {
+        self.fuse = Some(calls);
+    }
+
+    /// Removes a file, as an operator might.
+    pub fn lose_segment(&mut self, segment: SegmentNumber) -> bool {
+        self.segments.remove(&segment).is_some()
+    }
+
+    /// Removes the hard-state file.
+    pub fn lose_hard_state(&mut self) -> bool {
+        self.hard_state.take().is_some()
+    }
+
+    /// Exchanges the contents of two segment files.
+    pub fn swap_segments(&mut self, one: SegmentNumber, other: SegmentNumber) -> bool {
+        let Some(first) = self.segments.remove(&one) else { return false };
+        let second = self.segments.insert(other, first);
+        if let Some(second) = second {
+            self.segments.insert(one, second);
+        }
+        true
+    }
+
+    /// Cuts a segment file to `size` bytes.
+    pub fn shorten_segment(&mut self, segment: SegmentNumber, size: u64) -> bool {
+        let Some(file) = self.segments.get_mut(&segment) else { return false };
+        file.size = size;
+        file.blocks.retain(|&block, _| block < size / BLOCK as u64);
+        true
+    }
+
+    /// Bytes of a stored segment that are not zero, as (offset, length) of blocks written.
+    pub fn written_blocks(&self, segment: SegmentNumber) -> impl Iterator<Item = u64> + '_ {
+        let file = self.segments.get(&segment);
+        file.into_iter().flat_map(|file| file.blocks.keys().map(|block| block * BLOCK as u64))
+    }
+
+    /// Numbers of the stored segments.
+    pub fn segment_numbers(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.segments.keys().copied()
+    }
+
+    fn restart(&mut self) {
+        self.finished.clear();
+        self.fail_write = None;
+        self.fail_prepare = None;
+        self.fuse = None;
+    }
+
+    /// What is left of an operation that did not complete.
+    fn resolve(&mut self, op: Op, fate: Fate, rng: &mut Rng) {
+        if fate == Fate::Dropped {
+            return;
+        }
+        let mut lands = || fate == Fate::Whole || rng.chance(1, 2);
+        match op {
+            Op::Write { segment, offset, data, .. } => {
+                if let Some(file) = self.segments.get_mut(&segment) {
+                    file.write(offset, &data, lands);
+                }
+            }
+            Op::HardState { pair, data, .. } => {
+                if let Some(file) = &mut self.hard_state {
+                    file.write(u64::from(pair) * PAIR_BYTES as u64, &data, lands);
+                }
+            }
+            // A segment has its name only when all of it is durable; deletion happens or does not.
+            Op::Prepare { segment, size, header } => {
+                if lands() && self.fail_prepare.is_none() {
+                    let _ = self.make(segment, size, &header);
+                }
+            }
+            Op::Retire { segment } => {
+                if lands() {
+                    self.segments.remove(&segment);
+                }
+            }
+            Op::Read { .. } => {}
+        }
+    }
+
+    fn write(&mut self, segment: SegmentNumber, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        let failure = self.fail_write.take();
+        let rng = &mut self.rng;
+        let file = self.segments.get_mut(&segment).ok_or(ENOENT)?;
+        match failure {
+            Some(error) => {
+                file.write(offset, data, || rng.chance(1, 2));
+                Err(error)
+            }
+            None => {
+                file.write(offset, data, || true);
+                let first = offset / BLOCK as u64;
+                for block in first..first + (data.len() / BLOCK) as u64 {
+                    self.unreadable.remove(&(segment, block));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn write_pair(&mut self, pair: u8, data: &[u8]) -> Result<(), DiskError> {
+        assert!(pair < 2 && data.len() == PAIR_BYTES);
+        let failure = self.fail_write.take();
+        let rng = &mut self.rng;
+        let file = self.hard_state.as_mut().ok_or(ENOENT)?;
+        let fails = failure.is_some();
+        file.write(u64::from(pair) * PAIR_BYTES as u64, data, || !fails || rng.chance(1, 2));
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn make(&mut self, segment: SegmentNumber, size: u64, header: &[u8]) -> Result<(), DiskError> {
+        assert!(!self.segments.contains_key(&segment), "{segment} is made once");
+        let mut file = File::new(size);
+        file.write(0, header, || true);
+        self.segments.insert(segment, file);
+        Ok(())
+    }
+
+    fn read_segment(
+        &self,
+        segment: SegmentNumber,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        let first = offset / BLOCK as u64;
+        let last = first + (bytes.len() / BLOCK) as u64;
+        if self.unreadable.range((segment, first)..(segment, last)).next().is_some() {
+            return Err(EIO);
+        }
+        self.segments.get(&segment).ok_or(ENOENT)?.read(offset, bytes)
+    }
+
+    /// Burns the fuse: true if this call is the one that crashes, or comes after it.
+    fn is_crashed(&mut self) -> bool {
+        match &mut self.fuse {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn submit(&mut self, op: Op) {
+        self.in_flight.push_back(op);
+    }
+
+    /// If `wait` and nothing has completed, completes the oldest operation.
+    fn poll(&mut self, wait: bool, done: &mut Vec<Done>) {
+        if wait && self.finished.is_empty() && !self.in_flight.is_empty() {
+            self.complete(0);
+        }
+        done.extend(self.finished.drain(..).map(|finished| match finished {
+            Finished::Write(ticket, result) => Done::Write { ticket, result },
+            Finished::Read(ticket, result) => Done::Read { ticket, result: result.map(owned) },
+            Finished::Prepared(segment, result) => Done::Prepared { segment, result },
+            Finished::Retired(segment, result) => Done::Retired { segment, result },
+            Finished::HardState(ticket, result) => Done::HardState { ticket, result },
+        }));
+    }
+}
+
+impl Storage for SimDisk {
+    fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
+        Ok(self.segments.iter().map(|(&number, file)| (number, file.size)).collect())
+    }
+
+    fn read(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        self.read_segment(segment, offset, bytes)
+    }
+
+    fn hard_state(&mut self) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some(file) = &self.hard_state else { return Ok(None) };
+        let mut bytes = vec![0; HARD_STATE_BYTES];
+        file.read(0, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn create_hard_state(&mut self, bytes: &Buffer) -> Result<(), DiskError> {
+        if self.is_crashed() {
+            return Err(EIO);
+        }
+        let mut file = File::new(HARD_STATE_BYTES as u64);
+        file.write(0, bytes, || true);
+        self.hard_state = Some(file);
+        Ok(())
+    }
+
+    fn write_hard_state(&mut self, pair: u8, slots: &Buffer) -> Result<(), DiskError> {
+        if self.is_crashed() {
+            self.fail_write = Some(EIO);
+        }
+        self.write_pair(pair, slots)
+    }
+
+    fn prepare(
+        &mut self,
+        segment: SegmentNumber,
+        size: u64,
+        header: &Buffer,
+    ) -> Result<(), DiskError> {
+        if self.is_crashed() {
+            return Err(EIO);
+        }
+        match self.fail_prepare {
+            Some(error) => Err(error),
+            None => self.make(segment, size, header),
+        }
+    }
+
+    fn remove(&mut self, segment: SegmentNumber) -> Result<(), DiskError> {
+        if self.is_crashed() {
+            return Err(EIO);
+        }
+        self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT)
+    }
+
+    fn entropy(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+}
+
+fn flip(file: &mut File, offset: u64, bit: u8) {
+    let block = file.blocks.entry(offset / BLOCK as u64).or_insert_with(|| Arc::new([0; BLOCK]));
+    Arc::make_mut(block)[(offset % BLOCK as u64) as usize] ^= 1 << (bit % 8);
+}
+
+/// The buffer itself, or a copy where a clone of the disk holds it too.
+fn owned(buffer: Arc<Buffer>) -> Buffer {
+    Arc::try_unwrap(buffer).unwrap_or_else(|shared| {
+        let mut copy = Buffer::zeroed(shared.len());
+        copy.copy_from_slice(&shared);
+        copy
+    })
+}

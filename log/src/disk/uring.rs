@@ -1,0 +1,437 @@
+//! The disk through io_uring, in two layers: [`Driver`] turns operations into ring entries and
+//! completions into results, and has no ring; [`Uring`] is a driver with a ring of its own.
+//!
+//! A segment is prepared step by step, one ring operation under way at a time, so that filling it
+//! with zeros never holds up a log write for longer than one of its pieces takes:
+//!
+//! ```text
+//! create ─► allocate ─► header ─► zeros … ─► sync ─► rename ─► sync directory ─► open
+//! ```
+//!
+//! Invariants: buffers, paths and descriptors that an entry points to belong to its slot until the
+//! completion, whoever drops what; a slot has one entry under way; a result is told once.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::buffer::Buffer;
+use crate::disk::direct::{Direct, ZEROS, disk_error};
+use crate::disk::prepare::Prepare;
+use crate::disk::{Disk, DiskError, Done, Op};
+use crate::error::{Error, segment_file};
+use crate::hard_state::PAIR_BYTES;
+use crate::id::{SegmentNumber, Ticket};
+
+/// Bits of `user_data` that a driver uses; the rest is the caller's.
+const OWN_BITS: u32 = 48;
+const SLOT_BITS: u32 = 20;
+/// Times an interrupted operation is tried again before its error counts.
+const TRIES_MAX: u32 = 1000;
+/// Entries of a ring of its own.
+const RING_ENTRIES: u32 = 64;
+
+pub(crate) const EIO: DiskError = DiskError { errno: libc::EIO };
+
+/// Turns [`Op`]s into ring entries and completions into [`Done`]s. The ring is somebody else's.
+///
+/// Every entry it hands out must be pushed to a ring and its completion given back. Dropped before
+/// that, it leaks what the kernel may still use.
+#[derive(Debug)]
+pub struct Driver {
+    files: Direct,
+    base: u64,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    zeros: Arc<Buffer>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Told apart from earlier uses of the slot.
+    generation: u64,
+    tries: u32,
+    work: Option<Work>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Transfer(Transfer),
+    Prepare(Box<Prepare>),
+    Retire {
+        segment: SegmentNumber,
+        path: CString,
+        directory: Arc<File>,
+    },
+    /// Could not even begin.
+    Failed(Done),
+}
+
+/// A read or a write, possibly in several pieces.
+#[derive(Debug)]
+struct Transfer {
+    ticket: Ticket,
+    file: Arc<File>,
+    offset: u64,
+    data: Data,
+    transferred: usize,
+}
+
+#[derive(Debug)]
+enum Data {
+    Write(Arc<Buffer>),
+    HardState(Arc<Buffer>),
+    Read(Buffer),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Data::Write(buffer) | Data::HardState(buffer) => buffer.len(),
+            Data::Read(buffer) => buffer.len(),
+        }
+    }
+}
+
+impl Driver {
+    /// A driver for the log in `files`. Its entries carry `base` in their `user_data`, and a number
+    /// of its own in the low 48 bits.
+    ///
+    /// # Panics
+    /// If the low 48 bits of `base` are not zero.
+    #[must_use]
+    pub fn new(files: Direct, base: u64) -> Driver {
+        assert!(base.trailing_zeros() >= OWN_BITS, "the low 48 bits are the driver's own");
+        let zeros = Arc::new(Buffer::zeroed(ZEROS));
+        Driver { files, base, slots: Vec::new(), free: Vec::new(), zeros }
+    }
+
+    /// Operations begun and not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Begins `op`: appends its first entry.
+    pub fn start(&mut self, op: Op, entries: &mut Vec<squeue::Entry>) {
+        let work = self.begin(op);
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Slot { generation: 0, tries: 0, work: None });
+                self.slots.len() - 1
+            }
+        };
+        assert!(slot < 1 << SLOT_BITS);
+        let taken = &mut self.slots[slot];
+        assert!(taken.work.is_none());
+        taken.generation += 1;
+        taken.tries = 0;
+        taken.work = Some(work);
+        entries.push(self.entry(slot));
+    }
+
+    /// Takes a completion with this driver's base: appends the entry that goes on with it, or its
+    /// result. Unknown ones are ignored.
+    pub fn on_completion(
+        &mut self,
+        user_data: u64,
+        result: i32,
+        entries: &mut Vec<squeue::Entry>,
+        done: &mut Vec<Done>,
+    ) {
+        let at = (user_data & ((1 << SLOT_BITS) - 1)) as usize;
+        let known = self.slots.get(at).is_some_and(|slot| slot.work.is_some());
+        if !known || self.user_data(at) != user_data {
+            return;
+        }
+        let slot = &mut self.slots[at];
+        if matches!(-result, libc::EINTR | libc::EAGAIN) && slot.tries < TRIES_MAX {
+            slot.tries += 1;
+            entries.push(self.entry(at));
+            return;
+        }
+        let Some(work) = slot.work.take() else { return };
+        match self.advance(work, result) {
+            Ok(work) => {
+                self.slots[at].work = Some(work);
+                entries.push(self.entry(at));
+            }
+            Err(finished) => {
+                self.free.push(at);
+                done.push(finished);
+            }
+        }
+    }
+
+    /// Nothing is under way in any ring: what had begun is given up.
+    fn abandon(&mut self) {
+        self.slots.clear();
+        self.free.clear();
+    }
+
+    fn begin(&mut self, op: Op) -> Work {
+        match op {
+            Op::Write { ticket, segment, offset, data } => match self.files.segment(segment) {
+                Ok(file) => transfer(ticket, file, offset, Data::Write(data)),
+                Err(error) => Work::Failed(Done::Write { ticket, result: Err(error) }),
+            },
+            Op::Read { ticket, segment, offset, length } => match self.files.segment(segment) {
+                Ok(file) => {
+                    let buffer = Buffer::zeroed(length as usize);
+                    assert!(buffer.len() == length as usize, "whole blocks are read");
+                    transfer(ticket, file, offset, Data::Read(buffer))
+                }
+                Err(error) => Work::Failed(Done::Read { ticket, result: Err(error) }),
+            },
+            Op::HardState { ticket, pair, data } => match self.files.hard_state_file() {
+                Ok(file) => {
+                    let offset = u64::from(pair) * PAIR_BYTES as u64;
+                    transfer(ticket, file, offset, Data::HardState(data))
+                }
+                Err(error) => Work::Failed(Done::HardState { ticket, result: Err(error) }),
+            },
+            Op::Retire { segment } => {
+                self.files.close(segment);
+                let directory = Arc::clone(self.files.directory());
+                Work::Retire { segment, path: c_string(segment_file(segment)), directory }
+            }
+            Op::Prepare { segment, size, header } => {
+                let zeros = Arc::clone(&self.zeros);
+                let prepare = Prepare::new(&self.files, segment, size, header, zeros);
+                Work::Prepare(Box::new(prepare))
+            }
+        }
+    }
+
+    /// What follows on `result`: more of the same work, or its end.
+    fn advance(&mut self, work: Work, result: i32) -> Result<Work, Done> {
+        match work {
+            Work::Transfer(transfer) => transfer.advance(result).map(Work::Transfer),
+            Work::Prepare(mut prepare) => match prepare.advance(result, adopt) {
+                Ok(None) => Ok(Work::Prepare(prepare)),
+                Ok(Some(file)) => {
+                    self.files.keep(prepare.segment(), Arc::new(file));
+                    Err(Done::Prepared { segment: prepare.segment(), result: Ok(()) })
+                }
+                Err(error) => {
+                    prepare.clean_up(&self.files);
+                    Err(Done::Prepared { segment: prepare.segment(), result: Err(error) })
+                }
+            },
+            Work::Retire { segment, .. } => {
+                Err(Done::Retired { segment, result: checked(result).map(|_| ()) })
+            }
+            Work::Failed(done) => Err(done),
+        }
+    }
+
+    fn user_data(&self, slot: usize) -> u64 {
+        let own = (self.slots[slot].generation << SLOT_BITS) | slot as u64;
+        self.base | (own & ((1 << OWN_BITS) - 1))
+    }
+
+    fn entry(&mut self, slot: usize) -> squeue::Entry {
+        let user_data = self.user_data(slot);
+        let work = self.slots[slot].work.as_mut().expect("a slot with an entry has work");
+        let entry = match work {
+            Work::Transfer(transfer) => transfer.entry(),
+            Work::Prepare(prepare) => prepare.entry(),
+            Work::Retire { path, directory, .. } => {
+                opcode::UnlinkAt::new(types::Fd(directory.as_raw_fd()), path.as_ptr()).build()
+            }
+            Work::Failed(_) => opcode::Nop::new().build(),
+        };
+        entry.user_data(user_data)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The kernel may still read or write what the slots own.
+        if self.in_flight() > 0 {
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+fn transfer(ticket: Ticket, file: Arc<File>, offset: u64, data: Data) -> Work {
+    Work::Transfer(Transfer { ticket, file, offset, data, transferred: 0 })
+}
+
+impl Transfer {
+    fn entry(&mut self) -> squeue::Entry {
+        let file = types::Fd(self.file.as_raw_fd());
+        let (from, left) = (self.transferred, self.data.len() - self.transferred);
+        let offset = self.offset + from as u64;
+        assert!(left > 0);
+        match &mut self.data {
+            Data::Write(data) | Data::HardState(data) => {
+                opcode::Write::new(file, data[from..].as_ptr(), left as u32).offset(offset).build()
+            }
+            Data::Read(buffer) => {
+                let bytes = &mut buffer[from..];
+                opcode::Read::new(file, bytes.as_mut_ptr(), left as u32).offset(offset).build()
+            }
+        }
+    }
+
+    /// Goes on after a short transfer, ends after the last piece.
+    fn advance(mut self, result: i32) -> Result<Transfer, Done> {
+        match checked(result) {
+            Err(error) => Err(self.finish(Err(error))),
+            // The file ends, or takes nothing.
+            Ok(0) => Err(self.finish(Err(EIO))),
+            Ok(bytes) => {
+                let end = self.transferred + bytes as usize;
+                if end >= self.data.len() {
+                    return Err(self.finish(Ok(())));
+                }
+                // A piece is continued at a block, as O_DIRECT demands; a part of one is done
+                // again. No block at all is progress too small to be believed.
+                let blocks = end - end % crate::format::BLOCK;
+                if blocks == self.transferred {
+                    return Err(self.finish(Err(EIO)));
+                }
+                self.transferred = blocks;
+                Ok(self)
+            }
+        }
+    }
+
+    fn finish(self, result: Result<(), DiskError>) -> Done {
+        let ticket = self.ticket;
+        match self.data {
+            Data::Write(_) => Done::Write { ticket, result },
+            Data::HardState(_) => Done::HardState { ticket, result },
+            Data::Read(buffer) => Done::Read { ticket, result: result.map(|()| buffer) },
+        }
+    }
+}
+
+/// The file of a descriptor that an `OpenAt` has just given us.
+fn adopt(descriptor: i32) -> File {
+    // SAFETY: the kernel has just opened this descriptor for this driver; nobody else knows it.
+    unsafe { File::from_raw_fd(descriptor) }
+}
+
+/// A completion's result: what was transferred or opened, or the error.
+pub(crate) fn checked(result: i32) -> Result<u32, DiskError> {
+    u32::try_from(result).map_err(|_| DiskError { errno: result.saturating_neg() })
+}
+
+pub(crate) fn c_string(name: String) -> CString {
+    CString::new(name).expect("a segment's name has no zero byte")
+}
+
+/// A disk with a ring of its own.
+pub struct Uring {
+    ring: IoUring,
+    driver: Driver,
+    /// Entries that wait for a place in the ring.
+    waiting: VecDeque<squeue::Entry>,
+    /// Entries the kernel has, or will have with the next submission.
+    in_ring: usize,
+    scratch: Vec<squeue::Entry>,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").field("in_ring", &self.in_ring).finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// Sets up a ring for the log in `files`, which has been opened.
+    ///
+    /// # Errors
+    /// [`Error::Ring`] if the kernel does not allow it.
+    pub fn new(files: Direct) -> Result<Uring, Error> {
+        let ring = IoUring::new(RING_ENTRIES)
+            .map_err(|error| Error::Ring { cause: disk_error(&error) })?;
+        let driver = Driver::new(files, 0);
+        Ok(Uring { ring, driver, waiting: VecDeque::new(), in_ring: 0, scratch: Vec::new() })
+    }
+
+    /// Operations begun and not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.driver.in_flight()
+    }
+
+    /// Gives the kernel what waits; waits for a completion if `wait`.
+    fn enter(&mut self, wait: bool) {
+        while self.in_ring < RING_ENTRIES as usize
+            && let Some(entry) = self.waiting.pop_front()
+        {
+            // SAFETY: what the entry points to belongs to its slot in `driver` until the
+            // completion, and `drop` waits for completions before the driver goes.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            assert!(pushed.is_ok(), "no more entries than the ring has places");
+            self.in_ring += 1;
+        }
+        let wait = usize::from(wait && self.in_ring > 0);
+        loop {
+            match self.ring.submit_and_wait(wait) {
+                Ok(_) => return,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // Short of memory, or completions must be reaped first: the caller comes again.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    return;
+                }
+                Err(error) => panic!("the ring of a log is broken: {error}"),
+            }
+        }
+    }
+
+    /// Takes what has completed. Entries that go on with it wait in `scratch`.
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        for completion in self.ring.completion() {
+            self.in_ring -= 1;
+            let (user_data, result) = (completion.user_data(), completion.result());
+            self.driver.on_completion(user_data, result, &mut self.scratch, done);
+        }
+    }
+}
+
+impl Disk for Uring {
+    fn submit(&mut self, op: Op) {
+        self.driver.start(op, &mut self.scratch);
+        self.waiting.extend(self.scratch.drain(..));
+    }
+
+    fn poll(&mut self, wait: bool, done: &mut Vec<Done>) {
+        let before = done.len();
+        loop {
+            let idle = self.in_flight() == 0;
+            self.enter(wait && done.len() == before && !idle);
+            self.reap(done);
+            let goes_on = !self.scratch.is_empty();
+            self.waiting.extend(self.scratch.drain(..));
+            if goes_on {
+                // The next step of something longer: under way before anybody waits.
+                self.enter(false);
+            }
+            if !wait || done.len() > before || self.in_flight() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.waiting.clear();
+        let mut done = Vec::new();
+        while self.in_ring > 0 {
+            self.enter(true);
+            self.reap(&mut done);
+            self.scratch.clear();
+        }
+        self.driver.abandon();
+    }
+}

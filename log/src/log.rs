@@ -1,0 +1,458 @@
+//! The log: batches in order, from whoever leads. It does no I/O: it emits [`Op`]s and is told
+//! `Done`s.
+//!
+//! Here is what the owner says to the log. What the disk says is in [`crate::progress`], reading
+//! back in [`crate::read`], opening in [`crate::recover`].
+//!
+//! Invariants: the log is a chain of whole batches; only a suffix of batches is ever dropped, or a
+//! prefix of segments; a frame's place is decided when its batch enters the log and is never used
+//! twice; what a frame says about durability was true when it was made.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::batch::{Batch, Open, Received, disk_length};
+use crate::disk::{DiskError, Op};
+use crate::error::{Error, Full, Refused};
+use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
+use crate::hard_state::{META_MAX, Updates};
+use crate::id::{BatchEnd, Chain, EntryId, Incarnation, Index, Position, Term, Ticket};
+pub use crate::options::Options;
+use crate::progress::{Idle, Preparing};
+use crate::read::Reads;
+use crate::segment::{BatchRef, Segment, Segments};
+use crate::tail::Tail;
+use crate::writer::{Write, Writer};
+
+/// Whether a new batch could be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    /// At once.
+    Ready,
+    /// Soon: space is being prepared, sealed batches wait in memory.
+    Preparing,
+    /// Preparing space failed and is tried again from time to time: propose nothing meanwhile.
+    Full(DiskError),
+}
+
+/// A commit log without I/O. Made by [`crate::recover::open`].
+#[derive(Debug)]
+pub struct Log {
+    pub(crate) options: Options,
+    pub(crate) salt: u32,
+    pub(crate) segments: Segments,
+    pub(crate) tail: Tail,
+    pub(crate) open: Option<Open>,
+    pub(crate) writer: Writer,
+    pub(crate) reads: Reads,
+    pub(crate) preparing: Preparing,
+    pub(crate) updates: Updates,
+    pub(crate) idle: Idle,
+    pub(crate) meta: Vec<u8>,
+    /// Frames before this place are no longer part of the log.
+    pub(crate) from: Position,
+    /// See [`Log::repair`].
+    pub(crate) repair: Index,
+    /// Segments to retire once the hard state of the ticket is durable.
+    pub(crate) retiring: Vec<(crate::id::SegmentNumber, Ticket)>,
+    /// Hard states up to this one are durable.
+    pub(crate) hard_ticket: Ticket,
+    pub(crate) ops: VecDeque<Op>,
+    pub(crate) ticket: Ticket,
+    pub(crate) poisoned: Option<Error>,
+}
+
+impl Log {
+    /// The last entry of the log, durable or not; without entries, what it begins behind.
+    #[must_use]
+    pub fn last(&self) -> EntryId {
+        self.segments.last().id
+    }
+
+    /// The first index still held, or the one that the next entry will have.
+    #[must_use]
+    pub fn first(&self) -> Index {
+        self.segments.start().id.index.next()
+    }
+
+    /// What the log begins behind.
+    #[must_use]
+    pub fn start(&self) -> BatchEnd {
+        self.segments.start()
+    }
+
+    /// The end of the durable part: contiguous, and as the log stands now. Zero after
+    /// [`Log::reset`] until that is durable.
+    #[must_use]
+    pub fn durable(&self) -> Index {
+        self.writer.durable_index()
+    }
+
+    /// Each term of the log with its first index, rising in both.
+    #[must_use]
+    pub fn terms(&self) -> Vec<(Term, Index)> {
+        self.segments.terms().to_vec()
+    }
+
+    /// The chain of the log up to `index`, if a batch ends there or the log begins behind it.
+    #[must_use]
+    pub fn chain_at(&self, index: Index) -> Option<Chain> {
+        self.segments.end_at(index).map(|end| end.chain)
+    }
+
+    /// The term of the entry at `index`, or of the one the log begins behind.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.segments.term_at(index)
+    }
+
+    /// The last batch end at or before `index`, not before where the log begins.
+    #[must_use]
+    pub fn end_up_to(&self, index: Index) -> BatchEnd {
+        self.segments.end_up_to(index)
+    }
+
+    /// The log was found damaged and is whole again once it is durable up to here: until then it
+    /// may lack entries that it once acknowledged. Survives restarts.
+    #[must_use]
+    pub fn repair(&self) -> Option<Index> {
+        (self.repair > Index::ZERO).then_some(self.repair)
+    }
+
+    /// Somebody who knows has found that the log lacks nothing that counts: ends [`Log::repair`].
+    pub fn set_repaired(&mut self) {
+        self.repair = Index::ZERO;
+    }
+
+    /// The life of the data directory.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.options.incarnation
+    }
+
+    /// The write that failed and stopped the log, if one did.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&Error> {
+        self.poisoned.as_ref()
+    }
+
+    /// Adds an entry to the open batch. Returns the index it will have.
+    ///
+    /// # Errors
+    /// [`Full`], and then the open batch is as before.
+    pub fn push(&mut self, header: &EntryHeader, payload: &[u8]) -> Result<Index, Full> {
+        self.push_parts(header, &[payload])
+    }
+
+    /// As [`Log::push`], with a payload in several parts.
+    ///
+    /// # Errors
+    /// [`Full`], and then the open batch is as before.
+    pub fn push_parts(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<Index, Full> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(Open::new(self.tail.buffer())),
+        };
+        open.push(header, parts)?;
+        Ok(Index(self.segments.last().id.index.0 + u64::from(open.count())))
+    }
+
+    /// Entries in the open batch.
+    #[must_use]
+    pub fn open_entries(&self) -> u32 {
+        self.open.as_ref().map_or(0, Open::count)
+    }
+
+    /// Bytes of the open batch, header included; 0 without entries.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.open.as_ref().filter(|open| open.count() > 0).map_or(0, |open| u64::from(open.size()))
+    }
+
+    /// Drops the open batch: its entries never existed.
+    pub fn discard_open(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.tail.recycle(open.discard());
+        }
+    }
+
+    /// Ends the open batch and appends it to the log: its write is emitted now or when there is
+    /// space.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::NoSpace`], [`Error::Empty`] or [`Error::TermBackwards`]; the
+    /// open batch is then as before.
+    pub fn seal(&mut self, term: Term, log_time: u64) -> Result<Arc<Batch>, Error> {
+        self.check_poison()?;
+        let Some(open) = self.open.take_if(|open| open.count() > 0) else {
+            return Err(Error::Empty);
+        };
+        let last = self.segments.last();
+        let bytes = in_blocks(FRAME as u64 + u64::from(open.size()));
+        let refused = if term < last.id.term {
+            Some(Error::TermBackwards { last: last.id.term, found: term })
+        } else if self.has_room(bytes) {
+            None
+        } else {
+            Some(Error::NoSpace)
+        };
+        if let Some(error) = refused {
+            self.open = Some(open);
+            return Err(error);
+        }
+        let mut header = BatchHeader {
+            cluster: self.options.cluster,
+            group: self.options.group,
+            count: open.count(),
+            term,
+            first: last.id.index.next(),
+            log_time,
+            length: open.size(),
+            body_crc: open.body_crc(),
+            chain: Chain(0),
+        };
+        header.chain = header.chain_behind(last.chain);
+        let (buffer, spare) = open.into_buffer(&header);
+        spare.into_iter().for_each(|spare| self.tail.recycle(spare));
+        let batch = self.append(header, buffer);
+        self.pump();
+        Ok(batch)
+    }
+
+    /// Takes a batch from elsewhere. A suffix that conflicts with it is dropped first; one that is
+    /// held already changes nothing. The open batch must have been discarded.
+    ///
+    /// # Errors
+    /// [`Refused`], and then the log is as before.
+    ///
+    /// # Panics
+    /// If a batch is open, or `received` was checked for another group.
+    pub fn accept(&mut self, received: Received) -> Result<Arc<Batch>, Refused> {
+        assert!(self.open_entries() == 0, "an open batch exists only in a leader");
+        let (header, buffer) = received.into_parts();
+        assert!(header.cluster == self.options.cluster && header.group == self.options.group);
+        if self.poisoned.is_some() {
+            return Err(Refused::Poisoned);
+        }
+        let last = self.segments.last().id.index;
+        if header.prev() > last {
+            return Err(Refused::Gap { last });
+        }
+        if header.first < self.first() {
+            return Err(Refused::Gone { first: self.first() });
+        }
+        let previous = match self.segments.end_at(header.prev()) {
+            Some(end) if header.follows(end.chain) => end,
+            end => {
+                let chain = end.map(|end| end.chain);
+                return Err(Refused::Chain { prev: header.prev(), chain });
+            }
+        };
+        if header.term < previous.id.term {
+            return Err(Refused::Term { previous: previous.id.term, found: header.term });
+        }
+        if self.holds(&header) {
+            let held = self.tail.find(header.first).cloned();
+            return Ok(held.unwrap_or_else(|| Arc::new(Batch::new(header, buffer))));
+        }
+        if !self.has_room(disk_length(&header)) {
+            return Err(Refused::NoSpace);
+        }
+        if header.first <= last {
+            self.drop_behind(previous);
+        }
+        let batch = self.append(header, buffer);
+        self.pump();
+        Ok(batch)
+    }
+
+    /// Drops all entries behind `after`. On disk they remain until the next batch supersedes them
+    /// or the next hard state is durable: a crash before that brings them back.
+    ///
+    /// # Errors
+    /// [`Error::NotABatchEnd`] or [`Error::Poisoned`].
+    ///
+    /// # Panics
+    /// If a batch is open.
+    pub fn truncate_suffix(&mut self, after: Index) -> Result<(), Error> {
+        assert!(self.open_entries() == 0, "an open batch exists only in a leader");
+        self.check_poison()?;
+        let Some(end) = self.segments.end_at(after) else {
+            let (start, last) = (self.segments.start().id.index, self.segments.last().id.index);
+            return Err(Error::NotABatchEnd { index: after, start, last });
+        };
+        self.drop_behind(end);
+        Ok(())
+    }
+
+    /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that
+    /// came to. Nothing that is not durable is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`].
+    pub fn truncate_prefix(&mut self, through: Index) -> Result<(), Error> {
+        self.check_poison()?;
+        let dropped = self.segments.truncate_prefix(through.min(self.durable()));
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let start = self.segments.start().id.index;
+        self.tail.truncate_prefix(start);
+        self.reads.truncate_prefix(start);
+        let begin = Position { segment: self.segments.oldest(), offset: BLOCK as u64 };
+        self.from = self.from.max(begin);
+        let ticket = self.next_ticket();
+        self.retiring.extend(dropped.into_iter().map(|segment| (segment, ticket)));
+        self.updates.want(ticket);
+        self.pump();
+        Ok(())
+    }
+
+    /// Replaces the whole log by an empty one that begins behind `start`, as when a snapshot takes
+    /// its place. [`Log::durable`] is zero until that is durable, then at least `start`.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`].
+    ///
+    /// # Panics
+    /// If a batch is open.
+    pub fn reset(&mut self, start: BatchEnd) -> Result<(), Error> {
+        assert!(self.open_entries() == 0, "an open batch exists only in a leader");
+        self.check_poison()?;
+        let dropped = self.segments.reset(start);
+        self.tail.truncate_suffix(Index::ZERO);
+        self.reads.truncate_suffix(Index::ZERO);
+        self.from = self.segments.cursor();
+        let ticket = self.next_ticket();
+        self.writer.reset(start, ticket);
+        self.retiring.extend(dropped.into_iter().map(|segment| (segment, ticket)));
+        self.updates.want(ticket);
+        self.pump();
+        Ok(())
+    }
+
+    /// The owner's bytes in the hard state, as last set.
+    #[must_use]
+    pub fn meta(&self) -> &[u8] {
+        &self.meta
+    }
+
+    /// Replaces the owner's bytes in the hard state. They are durable when a [`crate::Progress`]
+    /// names this ticket or a later one; on a stopped log, never.
+    ///
+    /// # Panics
+    /// If there are more than [`META_MAX`] bytes.
+    pub fn set_meta(&mut self, meta: &[u8]) -> Ticket {
+        assert!(meta.len() <= META_MAX, "at most {META_MAX} bytes fit into a slot");
+        self.meta.clear();
+        self.meta.extend_from_slice(meta);
+        let ticket = self.next_ticket();
+        if self.poisoned.is_none() {
+            self.updates.want(ticket);
+            self.pump();
+        }
+        ticket
+    }
+
+    /// The latest log time of any batch this log has held, dropped ones included.
+    #[must_use]
+    pub fn log_time(&self) -> u64 {
+        self.segments.log_time()
+    }
+
+    /// Whether [`Log::accept`] would find room for a batch now.
+    #[must_use]
+    pub fn has_room_for(&self, header: &BatchHeader) -> bool {
+        self.has_room(disk_length(header))
+    }
+
+    /// Whether a batch of `bytes` on disk could be queued.
+    fn has_room(&self, bytes: u64) -> bool {
+        let waiting = self.writer.waiting();
+        waiting == 0 || waiting.saturating_add(bytes) <= self.options.queue_bytes
+    }
+
+    /// Whether the log holds this very batch.
+    fn holds(&self, header: &BatchHeader) -> bool {
+        self.segments.find(header.first).is_some_and(|(segment, at)| {
+            let offset = segment.batches()[at].offset;
+            segment.batches()[at] == BatchRef::new(header, offset)
+        })
+    }
+
+    /// Drops what lies behind `end`, a batch end of the log.
+    fn drop_behind(&mut self, end: BatchEnd) {
+        self.segments.truncate_suffix(end);
+        self.tail.truncate_suffix(end.id.index);
+        self.reads.truncate_suffix(end.id.index);
+        self.writer.truncate_suffix(end);
+        assert!(self.durable() <= self.last().index);
+    }
+
+    /// Gives the batch its place, frames it and queues its write. It follows the log's last.
+    fn append(&mut self, header: BatchHeader, mut buffer: crate::buffer::Buffer) -> Arc<Batch> {
+        assert!(header.follows(self.segments.last().chain));
+        let position = self.place(buffer.len() as u64);
+        let durable = self.writer.durable();
+        let frame = Frame {
+            incarnation: self.options.incarnation,
+            position,
+            length: FRAME as u32 + header.length,
+            durable: durable.id.index,
+            durable_chain: durable.chain,
+            hard_state: self.updates.durable(),
+        };
+        buffer[..FRAME].copy_from_slice(&frame.encode(self.salt));
+        let batch = Arc::new(Batch::new(header, buffer));
+        let listed = BatchRef::new(&header, position.offset);
+        self.segments.push(listed);
+        self.segments.note_time(header.log_time);
+        let ticket = self.next_ticket();
+        let data = Arc::clone(batch.buffer());
+        self.writer.push(Write { ticket, position, end: listed.end(), data });
+        self.tail.push(&batch, self.durable());
+        batch
+    }
+
+    /// Sets aside `bytes` in the active segment or the next one that has room, and sees to it that
+    /// the one after is asked for in time.
+    fn place(&mut self, bytes: u64) -> Position {
+        while self.segments.active().room() < bytes {
+            if self.segments.spares().next().is_none() {
+                self.add_segment(bytes);
+            }
+            self.segments.advance();
+        }
+        let position = self.segments.reserve(bytes);
+        let active = self.segments.active();
+        if active.cursor >= active.size / 2 && self.segments.spares().next().is_none() {
+            self.add_segment(0);
+        }
+        position
+    }
+
+    /// Asks for another segment, in which `bytes` fit.
+    fn add_segment(&mut self, bytes: u64) {
+        let newest = self.segments.newest().expect("a log has at least one segment");
+        let doubled = newest.size.saturating_mul(2).min(self.options.segment_max);
+        let size = doubled.max(BLOCK as u64 + in_blocks(bytes));
+        let number = crate::id::SegmentNumber(newest.number.0 + 1);
+        self.segments.add(Segment::new(number, size, false));
+    }
+
+    /// Space that must be left in the active segment for it to count as ready: the largest batch,
+    /// or a quarter of a small segment.
+    pub(crate) fn reserve(&self) -> u64 {
+        let largest = in_blocks(FRAME as u64 + u64::from(LENGTH_MAX));
+        largest.min(self.options.segment_first / 4)
+    }
+
+    pub(crate) fn next_ticket(&mut self) -> Ticket {
+        self.ticket = Ticket(self.ticket.0 + 1);
+        self.ticket
+    }
+
+    fn check_poison(&self) -> Result<(), Error> {
+        if self.poisoned.is_some() { Err(Error::Poisoned) } else { Ok(()) }
+    }
+}

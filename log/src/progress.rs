@@ -1,0 +1,314 @@
+//! What the disk tells the log, and what the passing of time does: writes that become durable,
+//! space that is prepared, hard states that follow each other, and the mark an idle log leaves.
+//!
+//! Invariants: at most one `Prepare` and one `HardState` are under way; a segment is retired only
+//! after the hard state that no longer needs it is durable; after a failed write nothing is emitted
+//! but reads.
+
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::disk::{DiskError, Done, Op};
+use crate::error::{Error, HARD_STATE_FILE, segment_file};
+use crate::format::{BLOCK, SegmentHeader};
+use crate::hard_state::{HardState, PAIR_BYTES};
+use crate::id::{BatchEnd, Index, Micros, Position, SegmentNumber, Ticket};
+use crate::log::{Log, Space};
+
+/// First pause after a failed `Prepare`; it doubles with every further one.
+const RETRY_MIN: Micros = Micros::from_millis(100);
+/// Longest pause.
+const RETRY_MAX: Micros = Micros::from_millis(5_000);
+
+/// What a [`Done`] brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The log is durable up to here, further than before.
+    pub durable: Option<Index>,
+    /// Hard states up to this ticket are durable.
+    pub meta: Option<Ticket>,
+    /// What this read was for is in memory now, or known to be damaged: read again.
+    pub read: Option<Ticket>,
+    /// [`Log::space`] changed.
+    pub space: bool,
+}
+
+/// The segment being prepared, and failures.
+#[derive(Debug, Default)]
+pub(crate) struct Preparing {
+    segment: Option<SegmentNumber>,
+    failed: Option<DiskError>,
+    retry_at: Option<Micros>,
+    pause: Micros,
+}
+
+/// What a hard state says about the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Moment {
+    pub(crate) durable: BatchEnd,
+    pub(crate) position: Position,
+    pub(crate) end: Index,
+    pub(crate) repair: Index,
+}
+
+/// Watches whether the log is at rest with something unrecorded.
+#[derive(Debug, Default)]
+pub(crate) struct Idle {
+    /// What the last hard state begun says.
+    recorded: Moment,
+    /// How things were at the last look.
+    seen: Moment,
+    /// When to look again.
+    pub(crate) look_at: Micros,
+    now: Micros,
+}
+
+impl Log {
+    /// Whether a new batch could be written.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let active = self.segments.active();
+        let spare = self.segments.spares().next();
+        let queued = self.writer.waiting() > self.options.queue_bytes / 2;
+        let has_room = active.ready && active.room() >= self.reserve();
+        let ready = (has_room || spare.is_some_and(|spare| spare.ready)) && !queued;
+        match self.preparing.failed {
+            _ if ready => Space::Ready,
+            Some(error) => Space::Full(error),
+            None => Space::Preparing,
+        }
+    }
+
+    /// Takes out what the disk is to do, in order.
+    pub fn ops(&mut self) -> impl Iterator<Item = Op> + '_ {
+        self.ops.drain(..)
+    }
+
+    /// Tells the log that an [`Op`] has ended. Unknown tickets are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Write`] when a write or a hard state failed: the log has stopped, see
+    /// [`Log::poisoned`].
+    pub fn on_done(&mut self, done: Done) -> Result<Progress, Error> {
+        let space = self.space();
+        let mut progress = Progress::default();
+        match done {
+            Done::Write { ticket, result } => self.on_write(ticket, result, &mut progress)?,
+            Done::HardState { ticket, result } => {
+                self.on_hard_state(ticket, result, &mut progress)?
+            }
+            Done::Prepared { segment, result } => self.on_prepared(segment, result),
+            Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
+            // A file that could not be deleted is deleted by the next opening.
+            Done::Retired { .. } => {}
+        }
+        if progress.durable.is_some() && self.repair <= self.durable() {
+            self.repair = Index::ZERO;
+        }
+        self.pump();
+        progress.space = self.space() != space;
+        Ok(progress)
+    }
+
+    /// Does what is due at `now`: records how far an idle log is durable, retries a failed
+    /// `Prepare`.
+    pub fn on_tick(&mut self, now: Micros) {
+        self.idle.now = self.idle.now.max(now);
+        if self.poisoned.is_some() {
+            return;
+        }
+        if self.preparing.retry_at.is_some_and(|at| at <= now) {
+            self.preparing.retry_at = None;
+        }
+        let moment = self.moment();
+        if moment != self.idle.recorded && self.idle.look_at <= now {
+            if moment == self.idle.seen && self.updates.is_idle() {
+                let ticket = self.next_ticket();
+                self.updates.want(ticket);
+            }
+            self.idle.seen = moment;
+            self.idle.look_at = now.after(self.options.idle_mark);
+        }
+        self.pump();
+    }
+
+    /// When [`Log::on_tick`] has something to do next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Micros> {
+        if self.poisoned.is_some() {
+            return None;
+        }
+        let mark = (self.moment() != self.idle.recorded).then_some(self.idle.look_at);
+        match (mark, self.preparing.retry_at) {
+            (Some(mark), Some(retry)) => Some(mark.min(retry)),
+            (mark, retry) => mark.or(retry),
+        }
+    }
+
+    /// Emits whatever may go now.
+    pub(crate) fn pump(&mut self) {
+        if self.poisoned.is_some() {
+            return;
+        }
+        while let Some(segment) = self.writer.next_segment() {
+            if !self.segments.by_number(segment).is_some_and(|segment| segment.ready) {
+                break;
+            }
+            let write = self.writer.issue();
+            self.ops.push_back(write);
+        }
+        if let Some((ticket, update, pair)) = self.updates.begin() {
+            let data = Arc::new(self.hard_state(update).encode_pair());
+            assert!(data.len() == PAIR_BYTES);
+            self.record();
+            self.ops.push_back(Op::HardState { ticket, pair, data });
+        }
+        self.pump_prepare();
+        self.pump_retire();
+    }
+
+    fn pump_prepare(&mut self) {
+        if self.preparing.segment.is_some() || self.preparing.retry_at.is_some() {
+            return;
+        }
+        let Some(next) = self.segments.unready() else { return };
+        let (segment, size) = (next.number, next.size);
+        let mut header = Buffer::zeroed(BLOCK);
+        self.segment_header(segment, size).encode(&mut header);
+        self.preparing.segment = Some(segment);
+        self.ops.push_back(Op::Prepare { segment, size, header: Arc::new(header) });
+    }
+
+    pub(crate) fn segment_header(&self, segment: SegmentNumber, size: u64) -> SegmentHeader {
+        SegmentHeader {
+            incarnation: self.options.incarnation,
+            cluster: self.options.cluster,
+            group: self.options.group,
+            segment,
+            size,
+            salt: self.salt,
+        }
+    }
+
+    /// How things stand, as a hard state would say it.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            durable: self.writer.durable(),
+            position: self.segments.cursor(),
+            end: self.segments.last().id.index,
+            repair: self.repair,
+        }
+    }
+
+    /// The hard state on disk, or about to be, says how things stand.
+    pub(crate) fn record(&mut self) {
+        self.idle.recorded = self.moment();
+        self.idle.seen = self.idle.recorded;
+    }
+
+    /// The hard state as of now. While the log's new beginning is not durable, this is what makes
+    /// it so.
+    pub(crate) fn hard_state(&self, update: u64) -> HardState {
+        let moment = self.moment();
+        let start = self.segments.start();
+        let whole = moment.durable.id.index >= start.id.index;
+        HardState {
+            incarnation: self.options.incarnation,
+            cluster: self.options.cluster,
+            group: self.options.group,
+            salt: self.salt,
+            update,
+            durable: if whole { moment.durable } else { start },
+            position: moment.position,
+            end: moment.end,
+            start,
+            from: self.from,
+            repair: moment.repair,
+            meta: self.meta.clone(),
+        }
+    }
+
+    fn on_write(
+        &mut self,
+        ticket: Ticket,
+        result: Result<(), DiskError>,
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
+        let Some(position) = self.writer.landed(ticket) else { return Ok(()) };
+        if let Err(cause) = result {
+            return self.poison(segment_file(position.segment), position.offset, cause);
+        }
+        if self.poisoned.is_none() && self.writer.finish(ticket) {
+            progress.durable = Some(self.durable());
+        }
+        Ok(())
+    }
+
+    fn on_hard_state(
+        &mut self,
+        ticket: Ticket,
+        result: Result<(), DiskError>,
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
+        if let Err(cause) = result {
+            return self.poison(HARD_STATE_FILE.to_owned(), 0, cause);
+        }
+        if self.poisoned.is_some() || !self.updates.finish(ticket) {
+            return Ok(());
+        }
+        progress.meta = Some(ticket);
+        if self.writer.hard_state_done(ticket) {
+            progress.durable = Some(self.durable());
+        }
+        self.hard_ticket = ticket;
+        Ok(())
+    }
+
+    /// Retires what the durable hard state does not need, once no write to it is under way any
+    /// more.
+    fn pump_retire(&mut self) {
+        let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
+        let (writer, ops) = (&self.writer, &mut self.ops);
+        self.retiring.retain(|&(segment, needed)| {
+            let is_busy = preparing == Some(segment) || writer.is_writing(segment);
+            let is_due = needed <= durable && !is_busy;
+            if is_due {
+                ops.push_back(Op::Retire { segment });
+            }
+            !is_due
+        });
+    }
+
+    fn on_prepared(&mut self, segment: SegmentNumber, result: Result<(), DiskError>) {
+        if self.preparing.segment != Some(segment) {
+            return;
+        }
+        self.preparing.segment = None;
+        match result {
+            Ok(()) => {
+                if let Some(segment) = self.segments.by_number(segment) {
+                    segment.ready = true;
+                }
+                self.preparing = Preparing::default();
+            }
+            Err(error) => {
+                let pause = Micros(self.preparing.pause.0.saturating_mul(2));
+                self.preparing.pause = pause.clamp(RETRY_MIN, RETRY_MAX);
+                self.preparing.retry_at = Some(self.idle.now.after(self.preparing.pause));
+                self.preparing.failed = Some(error);
+            }
+        }
+    }
+
+    /// Stops the log. The first failure is the one that is told.
+    fn poison(&mut self, file: String, offset: u64, cause: DiskError) -> Result<(), Error> {
+        if self.poisoned.is_some() {
+            return Ok(());
+        }
+        let error = Error::Write { file, offset, cause };
+        self.poisoned = Some(error.clone());
+        self.writer.stop();
+        self.ops.retain(|op| matches!(op, Op::Read { .. }));
+        Err(error)
+    }
+}

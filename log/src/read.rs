@@ -1,0 +1,178 @@
+//! Reading batches back: from memory where they are there, else from disk, verified again.
+//!
+//! Invariants: a batch read from disk is handed out only if it is the one the log holds, byte for
+//! byte as its checksums and its chain say; one that is not is reported as damaged, never skipped.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::batch::{Batch, check_body};
+use crate::buffer::Buffer;
+use crate::disk::{DiskError, Op};
+use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
+use crate::id::{Index, Position, SegmentNumber, Ticket};
+use crate::log::Log;
+use crate::segment::BatchRef;
+
+/// Bytes fetched with one read, at most (beyond the first batch).
+const READ_BYTES: u64 = 1 << 20;
+
+/// Answer to [`Log::read`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Read {
+    /// At least one batch was handed out; not necessarily all that the budget allows.
+    Cached,
+    /// Being fetched: read again when a [`crate::Progress`] names this ticket.
+    Pending(Ticket),
+    /// The log ends there.
+    End,
+    /// The log begins behind it.
+    Gone,
+    /// The batch behind it is not readable on this disk.
+    Damaged,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    ticket: Ticket,
+    segment: SegmentNumber,
+    batches: Vec<BatchRef>,
+}
+
+/// Reads under way, and what they found to be damaged.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    fetches: Vec<Fetch>,
+    /// By first index of the batch.
+    damaged: BTreeSet<Index>,
+}
+
+impl Reads {
+    pub(crate) fn truncate_suffix(&mut self, after: Index) {
+        self.damaged.retain(|&first| first <= after);
+    }
+
+    pub(crate) fn truncate_prefix(&mut self, through: Index) {
+        self.damaged.retain(|&first| first > through);
+    }
+}
+
+impl Log {
+    /// Appends to `out` the batches behind `after`, at most `budget` bytes of them beyond the
+    /// first.
+    pub fn read(&mut self, after: Index, budget: u64, out: &mut Vec<Arc<Batch>>) -> Read {
+        if after < self.segments.start().id.index {
+            return Read::Gone;
+        }
+        if after >= self.segments.last().id.index {
+            return Read::End;
+        }
+        let before = out.len();
+        let mut next = after.next();
+        let mut bytes = 0_u64;
+        while let Some(batch) = self.tail.find(next) {
+            bytes = bytes.saturating_add(batch.size());
+            if out.len() > before && bytes > budget {
+                break;
+            }
+            next = batch.header().last().index.next();
+            out.push(Arc::clone(batch));
+        }
+        if out.len() > before {
+            return Read::Cached;
+        }
+        self.fetch(next)
+    }
+
+    /// Begins to read the batch that holds `index` and what lies behind it, unless that is under
+    /// way.
+    fn fetch(&mut self, index: Index) -> Read {
+        let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
+        let first = segment.batches()[at];
+        if self.reads.damaged.contains(&first.first) {
+            return Read::Damaged;
+        }
+        let number = segment.number;
+        let is_same = |fetch: &&Fetch| fetch.segment == number && fetch.batches.contains(&first);
+        if let Some(fetch) = self.reads.fetches.iter().find(is_same) {
+            return Read::Pending(fetch.ticket);
+        }
+        let mut batches = vec![first];
+        let mut length = first.disk_length();
+        for batch in &segment.batches()[at + 1..] {
+            let adjacent = batch.offset == first.offset + length;
+            let wanted = self.tail.find(batch.first).is_none();
+            if !adjacent || !wanted || length + batch.disk_length() > READ_BYTES {
+                break;
+            }
+            length += batch.disk_length();
+            batches.push(*batch);
+        }
+        let ticket = self.next_ticket();
+        let offset = first.offset;
+        self.reads.fetches.push(Fetch { ticket, segment: number, batches });
+        self.ops.push_back(Op::Read { ticket, segment: number, offset, length: length as u32 });
+        Read::Pending(ticket)
+    }
+
+    /// A read has ended. Returns its ticket, unless it goes on.
+    pub(crate) fn on_read(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Buffer, DiskError>,
+    ) -> Option<Ticket> {
+        let at = self.reads.fetches.iter().position(|fetch| fetch.ticket == ticket)?;
+        let mut fetch = self.reads.fetches.swap_remove(at);
+        let first = *fetch.batches.first()?;
+        if result.is_err() && fetch.batches.len() > 1 {
+            // Which of them is unreadable? The first alone decides for itself.
+            fetch.batches.truncate(1);
+            let (segment, offset) = (fetch.segment, first.offset);
+            self.reads.fetches.push(fetch);
+            let length = first.disk_length() as u32;
+            self.ops.push_back(Op::Read { ticket, segment, offset, length });
+            return None;
+        }
+        for batch in &fetch.batches {
+            let position = Position { segment: fetch.segment, offset: batch.offset };
+            if !self.is_held(position, batch) {
+                continue;
+            }
+            let bytes = result.as_ref().ok().and_then(|buffer| {
+                let from = (batch.offset - first.offset) as usize;
+                buffer.get(from..from.checked_add(batch.disk_length() as usize)?)
+            });
+            match bytes.and_then(|bytes| self.verified(position, batch, bytes)) {
+                Some(batch) => self.tail.fetch(Arc::new(batch)),
+                None => {
+                    self.reads.damaged.insert(batch.first);
+                }
+            }
+        }
+        Some(ticket)
+    }
+
+    /// Whether `batch` is part of the log, at this place.
+    fn is_held(&self, position: Position, batch: &BatchRef) -> bool {
+        self.segments.find(batch.first).is_some_and(|(segment, at)| {
+            segment.number == position.segment && segment.batches()[at] == *batch
+        })
+    }
+
+    /// The batch in `bytes`, if that is what the log holds there.
+    fn verified(&self, position: Position, listed: &BatchRef, bytes: &[u8]) -> Option<Batch> {
+        let frame = Frame::decode(bytes, self.salt).ok()?;
+        if frame.position != position || frame.incarnation != self.options.incarnation {
+            return None;
+        }
+        let header = BatchHeader::decode(&bytes[FRAME..]).ok()?;
+        let is_ours = header.cluster == self.options.cluster && header.group == self.options.group;
+        if !is_ours || BatchRef::new(&header, position.offset) != *listed {
+            return None;
+        }
+        check_body(&header, &bytes[FRAME + BATCH_HEADER..]).ok()?;
+        let mut buffer = Buffer::zeroed(bytes.len());
+        buffer.copy_from_slice(bytes);
+        Some(Batch::new(header, buffer))
+    }
+}

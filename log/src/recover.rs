@@ -1,0 +1,436 @@
+//! Opening a log: what is on disk becomes a [`Log`] and a [`Report`], or an error that says why
+//! not.
+//!
+//! Straight-line and blocking, over a [`Storage`]. What the frames mean is [`crate::walk`]'s; here
+//! are the files: whose they are, whether one is missing, where to go on.
+//!
+//! Invariants: nothing on disk is changed but leftovers below the log's beginning, the hard state,
+//! and a fresh segment; no block that may have been written is written again; a log that lacks what
+//! it once knew to be durable is never opened without saying so, now and after every later restart,
+//! until it is repaired.
+
+use std::collections::VecDeque;
+
+use crate::buffer::Buffer;
+use crate::disk::DiskError;
+use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
+use crate::format::{BLOCK, SegmentHeader};
+use crate::hard_state::{HardState, Updates};
+use crate::id::{EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
+use crate::log::Log;
+use crate::options::Options;
+use crate::progress::{Idle, Preparing};
+use crate::read::Reads;
+use crate::segment::Segment;
+use crate::tail::Tail;
+use crate::walk::Walk;
+use crate::writer::Writer;
+
+/// The files of one log, while it is being opened. Everything blocks and is durable on return.
+/// Offsets and lengths are multiples of [`BLOCK`]. Whoever makes one holds the locks.
+pub trait Storage {
+    /// The segments that are there with their sizes in bytes, rising. Leftovers of a crash are not.
+    ///
+    /// # Errors
+    /// The system's.
+    fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError>;
+
+    /// Fills `bytes` from a segment.
+    ///
+    /// # Errors
+    /// The system's.
+    fn read(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError>;
+
+    /// All bytes of the hard-state file, if it is there.
+    ///
+    /// # Errors
+    /// The system's.
+    fn hard_state(&mut self) -> Result<Option<Vec<u8>>, DiskError>;
+
+    /// Makes the hard-state file: all of it or, after a crash, nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create_hard_state(&mut self, file: &Buffer) -> Result<(), DiskError>;
+
+    /// Writes a pair of slots.
+    ///
+    /// # Errors
+    /// The system's.
+    fn write_hard_state(&mut self, pair: u8, slots: &Buffer) -> Result<(), DiskError>;
+
+    /// As [`crate::disk::Op::Prepare`].
+    ///
+    /// # Errors
+    /// The system's.
+    fn prepare(
+        &mut self,
+        segment: SegmentNumber,
+        size: u64,
+        header: &Buffer,
+    ) -> Result<(), DiskError>;
+
+    /// Deletes a segment.
+    ///
+    /// # Errors
+    /// The system's.
+    fn remove(&mut self, segment: SegmentNumber) -> Result<(), DiskError>;
+
+    /// A number that nobody can guess, for a new log.
+    fn entropy(&mut self) -> u64;
+}
+
+/// A log that has been opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The log. All of it is durable.
+    pub log: Log,
+    /// The owner's bytes in the hard state.
+    pub meta: Vec<u8>,
+    /// What was found.
+    pub report: Report,
+}
+
+/// What was found on opening.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The log is new.
+    pub created: bool,
+    /// The last entry.
+    pub last: EntryId,
+    /// The durable index; that of `last`.
+    pub durable: Index,
+    /// Segment files walked over.
+    pub segments: u64,
+    /// Batches in the log.
+    pub batches: u64,
+    /// Places that are neither zero nor a whole frame: writes that were cut off, or rot.
+    pub torn: Vec<Torn>,
+    /// Whole batches that are not part of the log: superseded, or behind a write that was cut off.
+    pub superseded: u64,
+    /// Segments whose header block is unreadable; what is in them was read nevertheless.
+    pub headers: Vec<SegmentNumber>,
+    /// What the log once knew to be durable and now lacks.
+    pub damage: Option<Damage>,
+}
+
+/// A place that holds neither zeros nor a whole frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Torn {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes; more may belong to it.
+    pub length: u64,
+}
+
+/// A log that is shorter than it was, or different.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Where the first thing that is lacking may have been.
+    pub segment: SegmentNumber,
+    /// Byte offset there.
+    pub offset: u64,
+    /// The first index that is lacking. The log has been cut to end before it.
+    pub index: Index,
+    /// The log was durable up to here.
+    pub until: Index,
+    /// What seems to have happened.
+    pub cause: Cause,
+}
+
+/// What seems to have happened to a damaged log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// There is something unreadable at the place: rot.
+    Unreadable,
+    /// There is nothing at the place: a write was lost, or a file.
+    Missing,
+    /// It was found at an earlier opening and has not been repaired since.
+    Unrepaired,
+}
+
+/// Opens the log in `storage`; makes one if there is none.
+///
+/// # Errors
+/// Whatever keeps it from being opened, as [`Error`] lists it. Damage is not an error but reported.
+pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, Error> {
+    options.check()?;
+    let listed = storage.segments().map_err(|cause| failed("list", "segments", cause))?;
+    let (hard, pair, created) = hard_state(storage, &options, listed.is_empty())?;
+    check_identity(&hard, &mut options)?;
+    let listed = remove_leftovers(storage, listed, &hard)?;
+    check_numbers(&listed, &hard)?;
+
+    let mut walk = Walk::new(&hard);
+    let mut headers = Vec::new();
+    let mut fresh = None;
+    for &(number, size) in &listed {
+        let header = check_segment(storage, &hard, number, size)?;
+        let walked = walk
+            .segment(storage, number, size)
+            .map_err(|cause| failed("read", &segment_file(number), cause))?;
+        match header {
+            Some(FormatError::Magic) if !walked.frames => {
+                return Err(Error::Foreign { file: segment_file(number) });
+            }
+            Some(_) => headers.push(number),
+            None => {}
+        }
+        let untouched = !walked.written && header.is_none();
+        fresh = if untouched { fresh.or(Some(number)) } else { None };
+    }
+    walk.finish();
+    if walk.hard_needed > hard.update {
+        let (found, needed) = (hard.update, walk.hard_needed);
+        return Err(Error::HardStateLost { found, needed });
+    }
+    let damage = find_damage(&mut walk, &hard);
+    let fresh = match fresh {
+        Some(number) => {
+            walk.segments.rewind(number);
+            None
+        }
+        None => {
+            let number =
+                listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
+            walk.segments.add(Segment::new(number, options.segment_first, false));
+            walk.segments.advance_to_newest();
+            Some(number)
+        }
+    };
+    let last = walk.segments.last();
+    let report = Report {
+        created,
+        last: last.id,
+        durable: last.id.index,
+        segments: listed.len() as u64,
+        batches: walk.batches,
+        torn: walk.torn,
+        superseded: walk.superseded,
+        headers,
+        damage,
+    };
+    let mut log = recovered(options, &hard, pair, walk.segments, damage);
+    go_on(storage, &mut log, &hard, pair, fresh)?;
+    Ok(Opened { meta: hard.meta, log, report })
+}
+
+/// The newest hard state, its pair, and whether the log is new.
+fn hard_state(
+    storage: &mut dyn Storage,
+    options: &Options,
+    empty: bool,
+) -> Result<(HardState, u8, bool), Error> {
+    let file = storage.hard_state().map_err(|cause| failed("read", HARD_STATE_FILE, cause))?;
+    if let Some(file) = file {
+        let (hard, pair) = HardState::newest(&file)?;
+        return Ok((hard, pair, false));
+    }
+    if !empty {
+        return Err(Error::HardStateMissing);
+    }
+    let begin = Position { segment: SegmentNumber(1), offset: BLOCK as u64 };
+    let mut incarnation = options.incarnation;
+    while incarnation == Incarnation(0) {
+        incarnation = Incarnation(storage.entropy());
+    }
+    let hard = HardState {
+        incarnation,
+        cluster: options.cluster,
+        group: options.group,
+        salt: storage.entropy() as u32,
+        update: 1,
+        position: begin,
+        from: begin,
+        ..HardState::default()
+    };
+    storage
+        .create_hard_state(&hard.encode_file())
+        .map_err(|cause| failed("create", HARD_STATE_FILE, cause))?;
+    Ok((hard, 0, true))
+}
+
+fn check_identity(hard: &HardState, options: &mut Options) -> Result<(), Error> {
+    if options.incarnation == Incarnation(0) {
+        options.incarnation = hard.incarnation;
+    }
+    let file = HARD_STATE_FILE.to_owned();
+    if hard.incarnation != options.incarnation {
+        let (expected, found) = (options.incarnation, hard.incarnation);
+        return Err(Error::OtherIncarnation { file, expected, found });
+    }
+    if hard.cluster != options.cluster || hard.group != options.group {
+        return Err(Error::OtherGroup { file, found: hard.group });
+    }
+    Ok(())
+}
+
+/// Deletes segments that a crash kept from being deleted.
+fn remove_leftovers(
+    storage: &mut dyn Storage,
+    mut listed: Vec<(SegmentNumber, u64)>,
+    hard: &HardState,
+) -> Result<Vec<(SegmentNumber, u64)>, Error> {
+    listed.sort_unstable();
+    let needed = listed.partition_point(|&(number, _)| number < hard.from.segment);
+    for (number, _) in listed.drain(..needed) {
+        storage.remove(number).map_err(|cause| failed("remove", &segment_file(number), cause))?;
+    }
+    Ok(listed)
+}
+
+/// Segments are numbered without gap from where the log begins. That the newest are there is for
+/// the frames to say.
+fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<(), Error> {
+    let mut expected = hard.from.segment;
+    for &(number, _) in listed {
+        if number != expected {
+            return Err(Error::SegmentMissing { segment: expected });
+        }
+        let next = expected.0.checked_add(1);
+        expected = SegmentNumber(next.ok_or(Error::SegmentMissing { segment: expected })?);
+    }
+    let nothing_written = hard.durable.id.index <= hard.start.id.index;
+    if listed.is_empty() && !nothing_written {
+        return Err(Error::SegmentMissing { segment: expected });
+    }
+    Ok(())
+}
+
+/// Whether the segment is what its name says. A header that cannot be read is returned, not an
+/// error: its frames may be there all the same.
+fn check_segment(
+    storage: &mut dyn Storage,
+    hard: &HardState,
+    segment: SegmentNumber,
+    size: u64,
+) -> Result<Option<FormatError>, Error> {
+    let file = segment_file(segment);
+    if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) {
+        return Err(Error::SegmentSize { segment, expected: 0, found: size });
+    }
+    let mut block = Buffer::zeroed(BLOCK);
+    if storage.read(segment, 0, &mut block).is_err() {
+        return Ok(Some(FormatError::Short));
+    }
+    let header = match SegmentHeader::decode(&block) {
+        Ok(header) => header,
+        Err(FormatError::Version { found }) => return Err(Error::Newer { file, found }),
+        Err(error) => return Ok(Some(error)),
+    };
+    if header.incarnation != hard.incarnation {
+        let (expected, found) = (hard.incarnation, header.incarnation);
+        return Err(Error::OtherIncarnation { file, expected, found });
+    }
+    if header.cluster != hard.cluster || header.group != hard.group {
+        return Err(Error::OtherGroup { file, found: header.group });
+    }
+    if header.segment != segment {
+        return Err(Error::SegmentSwapped { segment, found: header.segment });
+    }
+    if header.size != size {
+        return Err(Error::SegmentSize { segment, expected: header.size, found: size });
+    }
+    Ok(None)
+}
+
+/// Compares what was kept with what is claimed. A log that lacks something is cut to end before it,
+/// so that it can only grow there again from somebody who has it.
+fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
+    let place = |walk: &Walk<'_>| {
+        let at = |torn: &&Torn| {
+            Position { segment: torn.segment, offset: torn.offset } >= walk.linked_to
+        };
+        walk.torn.iter().find(at).map(|torn| (torn.segment, torn.offset))
+    };
+    let (until, cause) = match walk.lacking() {
+        Some(until) => {
+            let cause = if place(walk).is_some() { Cause::Unreadable } else { Cause::Missing };
+            (until.max(hard.repair), cause)
+        }
+        None if hard.repair > walk.segments.last().id.index => (hard.repair, Cause::Unrepaired),
+        None => return None,
+    };
+    if let Some(lacking) = walk.lacking() {
+        let end = walk.segments.end_up_to(lacking.prev());
+        walk.batches -= walk.segments.truncate_suffix(end);
+    }
+    let (segment, offset) = place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
+    let index = walk.segments.last().id.index.next();
+    Some(Damage { segment, offset, index, until, cause })
+}
+
+fn recovered(
+    options: Options,
+    hard: &HardState,
+    pair: u8,
+    segments: crate::segment::Segments,
+    damage: Option<Damage>,
+) -> Log {
+    let last = segments.last();
+    let mut log = Log {
+        salt: hard.salt,
+        tail: Tail::new(options.tail_bytes),
+        open: None,
+        writer: Writer::new(last, options.writes_in_flight),
+        reads: Reads::default(),
+        preparing: Preparing::default(),
+        updates: Updates::new(hard.update, pair),
+        idle: Idle::default(),
+        meta: hard.meta.clone(),
+        from: hard.from,
+        repair: damage.map_or(Index::ZERO, |damage| damage.until),
+        retiring: Vec::new(),
+        hard_ticket: Ticket(0),
+        ops: VecDeque::new(),
+        ticket: Ticket(0),
+        poisoned: None,
+        segments,
+        options,
+    };
+    // Where the log was to go on may have been behind space that turned out not to be written.
+    log.from = log.from.min(log.segments.cursor());
+    log.idle.look_at = log.options.idle_mark;
+    log.record();
+    log
+}
+
+/// Brings the hard state up to date, unless it says just this, and prepares the segment to go on
+/// in.
+fn go_on(
+    storage: &mut dyn Storage,
+    log: &mut Log,
+    hard: &HardState,
+    pair: u8,
+    fresh: Option<SegmentNumber>,
+) -> Result<(), Error> {
+    if log.hard_state(hard.update) != *hard {
+        let update = hard.update.saturating_add(1);
+        storage
+            .write_hard_state(1 - pair, &log.hard_state(update).encode_pair())
+            .map_err(|cause| failed("write", HARD_STATE_FILE, cause))?;
+        log.updates = Updates::new(update, 1 - pair);
+    }
+    let Some(number) = fresh else { return Ok(()) };
+    let size = log.options.segment_first;
+    let mut header = Buffer::zeroed(BLOCK);
+    log.segment_header(number, size).encode(&mut header);
+    storage
+        .prepare(number, size, &header)
+        .map_err(|cause| failed("prepare", &segment_file(number), cause))?;
+    if let Some(segment) = log.segments.by_number(number) {
+        segment.ready = true;
+    }
+    Ok(())
+}
+
+fn failed(action: &'static str, file: &str, cause: DiskError) -> Error {
+    Error::Storage { action, file: file.to_owned(), cause }
+}

@@ -1,0 +1,170 @@
+//! Batches in memory: the end of the log as it was written, batches read back from disk, and
+//! buffers to build the next ones in.
+//!
+//! Invariants: `batches` is contiguous and ends where the log ends; a batch that is not yet durable
+//! stays; everything is bounded, and counted by what it occupies, not by what it holds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::buffer::Buffer;
+use crate::id::Index;
+
+/// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a
+/// block.
+const BUFFER_MIN: usize = 64 << 10;
+/// Free buffers kept, at most.
+const POOL_MAX: usize = 16;
+/// Largest buffer kept, in bytes.
+const POOL_BUFFER_MAX: usize = 2 << 20;
+/// Bytes read back from disk and kept, at most (beyond the newest batch).
+const FETCHED_BYTES: u64 = 8 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Tail {
+    batches: VecDeque<Arc<Batch>>,
+    bytes: u64,
+    bytes_max: u64,
+    /// By first index, each with the number of its coming.
+    fetched: BTreeMap<Index, (u64, Arc<Batch>)>,
+    /// The order in which they came; those that have gone since do not match any more.
+    fetched_order: VecDeque<(u64, Index)>,
+    fetched_count: u64,
+    fetched_bytes: u64,
+    pool: Vec<Buffer>,
+    /// Capacity the next batch is likely to need.
+    expected: usize,
+}
+
+impl Tail {
+    pub(crate) fn new(bytes_max: u64) -> Tail {
+        Tail {
+            batches: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            fetched: BTreeMap::new(),
+            fetched_order: VecDeque::new(),
+            fetched_count: 0,
+            fetched_bytes: 0,
+            pool: Vec::with_capacity(POOL_MAX),
+            expected: BUFFER_MIN,
+        }
+    }
+
+    /// A buffer to build a batch in; what it holds is arbitrary.
+    pub(crate) fn buffer(&mut self) -> Buffer {
+        let fits = |buffer: &Buffer| buffer.capacity() >= self.expected;
+        match self.pool.iter().position(fits) {
+            Some(at) => self.pool.swap_remove(at),
+            None => Buffer::zeroed(self.expected),
+        }
+    }
+
+    /// Keeps a buffer that nobody uses any more, if there is a place for it.
+    pub(crate) fn recycle(&mut self, buffer: Buffer) {
+        let useful = (BUFFER_MIN..=POOL_BUFFER_MAX).contains(&buffer.capacity());
+        if useful && self.pool.len() < POOL_MAX {
+            self.pool.push(buffer);
+        }
+    }
+
+    /// Adds the log's new last batch, then forgets the oldest durable ones beyond the bound.
+    pub(crate) fn push(&mut self, batch: &Arc<Batch>, durable: Index) {
+        let contiguous = self
+            .batches
+            .back()
+            .is_none_or(|last| last.header().last().index == batch.header().prev());
+        assert!(contiguous, "the tail ends where the log ends");
+        self.expected = (batch.buffer().capacity()).clamp(BUFFER_MIN, POOL_BUFFER_MAX);
+        self.bytes += cost(batch);
+        self.batches.push_back(Arc::clone(batch));
+        while self.bytes > self.bytes_max && self.batches.len() > 1 {
+            if self.batches[0].header().last().index > durable {
+                break;
+            }
+            self.pop_front();
+        }
+    }
+
+    /// Adds a batch that was read back. It stays at least until the next one.
+    pub(crate) fn fetch(&mut self, batch: Arc<Batch>) {
+        let first = batch.header().first;
+        self.fetched_count += 1;
+        self.fetched_bytes += cost(&batch);
+        self.fetched_order.push_back((self.fetched_count, first));
+        if let Some((_, same)) = self.fetched.insert(first, (self.fetched_count, batch)) {
+            self.fetched_bytes -= cost(&same);
+        }
+        while self.fetched_bytes > FETCHED_BYTES && self.fetched.len() > 1 {
+            let Some((came, oldest)) = self.fetched_order.pop_front() else { break };
+            if self.fetched.get(&oldest).is_some_and(|(stamp, _)| *stamp == came) {
+                self.forget_fetched(oldest);
+            }
+        }
+        if self.fetched_order.len() > 2 * self.fetched.len() + POOL_MAX {
+            let fetched = &self.fetched;
+            let is_there = |(came, first): &(u64, Index)| {
+                fetched.get(first).is_some_and(|(stamp, _)| stamp == came)
+            };
+            self.fetched_order.retain(is_there);
+        }
+    }
+
+    /// The batch that holds `index`, if it is in memory.
+    pub(crate) fn find(&self, index: Index) -> Option<&Arc<Batch>> {
+        let at = self.batches.partition_point(|batch| batch.header().last().index < index);
+        let tail = self.batches.get(at).filter(|batch| batch.header().first <= index);
+        tail.or_else(|| {
+            let (_, (_, batch)) = self.fetched.range(..=index).next_back()?;
+            (batch.header().last().index >= index).then_some(batch)
+        })
+    }
+
+    /// Forgets batches that end behind `after`.
+    pub(crate) fn truncate_suffix(&mut self, after: Index) {
+        while self.batches.back().is_some_and(|batch| batch.header().last().index > after) {
+            if let Some(batch) = self.batches.pop_back() {
+                self.bytes -= cost(&batch);
+            }
+        }
+        while let Some((&first, (_, batch))) = self.fetched.last_key_value() {
+            if batch.header().last().index <= after {
+                break;
+            }
+            self.forget_fetched(first);
+        }
+    }
+
+    /// Forgets batches that end at or before `through`.
+    pub(crate) fn truncate_prefix(&mut self, through: Index) {
+        while self.batches.front().is_some_and(|batch| batch.header().last().index <= through) {
+            self.pop_front();
+        }
+        while let Some((&first, (_, batch))) = self.fetched.first_key_value() {
+            if batch.header().last().index > through {
+                break;
+            }
+            self.forget_fetched(first);
+        }
+    }
+
+    fn forget_fetched(&mut self, first: Index) {
+        if let Some((_, batch)) = self.fetched.remove(&first) {
+            self.fetched_bytes -= cost(&batch);
+        }
+    }
+
+    fn pop_front(&mut self) {
+        let Some(batch) = self.batches.pop_front() else { return };
+        self.bytes -= cost(&batch);
+        if let Some(buffer) = Arc::into_inner(batch).and_then(Batch::into_buffer) {
+            self.recycle(buffer);
+        }
+    }
+}
+
+/// Bytes of memory a batch occupies.
+fn cost(batch: &Batch) -> u64 {
+    batch.buffer().capacity() as u64
+}

@@ -1,0 +1,275 @@
+//! The walk over the frames of a log in the order in which they were made, which decides what the
+//! log is.
+//!
+//! What links is kept: a batch whose predecessor is a batch end of the kept log with the chain it
+//! was sealed on, truncating what it supersedes. Everything else is torn, superseded, or behind a
+//! hole.
+//!
+//! Every frame, linked or not, says how far the log was durable when the frame was made; so does
+//! the hard state, for the moment when the next frame was to go to its `position`. A later
+//! statement replaces an earlier one, and a linked batch lowers it to the entry before it. What the
+//! last statement claims and the kept log lacks is damage.
+//!
+//! Why that is right: let D be the durable part of the log as the node knew it, after each frame.
+//! By induction the kept log begins with D: a frame on disk that follows D's end, or an entry in
+//! it, links; one that is missing, or does not link, leaves D no longer than it was. A statement is
+//! never more than D.
+//!
+//! No damage is decided from what a frame *contains* beyond its checksums: a write that was under
+//! way when the power went leaves any subset of its sectors.
+
+use crate::batch::check_body;
+use crate::buffer::Buffer;
+use crate::disk::DiskError;
+use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
+use crate::hard_state::HardState;
+use crate::id::{BatchEnd, Chain, Index, Position, SegmentNumber};
+use crate::recover::{Storage, Torn};
+use crate::segment::{BatchRef, Segment, Segments};
+
+/// Unreadable places that are remembered, at most.
+const TORN_MAX: usize = 1024;
+/// Bytes read at a time: a largest batch fits.
+const WINDOW: usize = 4 << 20;
+const _: () = assert!(WINDOW > LENGTH_MAX as usize + FRAME + 2 * BLOCK);
+
+/// The state of the walk.
+pub(crate) struct Walk<'a> {
+    hard: &'a HardState,
+    pub(crate) segments: Segments,
+    /// The last statement about durability; the term is not known.
+    pub(crate) claimed: (Index, Chain),
+    /// The hard state has had its say.
+    hard_applied: bool,
+    /// The newest hard-state update that a frame knew to be durable.
+    pub(crate) hard_needed: u64,
+    pub(crate) batches: u64,
+    pub(crate) superseded: u64,
+    pub(crate) torn: Vec<Torn>,
+    /// Where the last linked frame ends.
+    pub(crate) linked_to: Position,
+    window: Window,
+}
+
+/// What one segment held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Walked {
+    /// A frame of this log was there, whole or with a broken batch.
+    pub(crate) frames: bool,
+    /// Something other than zeros was there.
+    pub(crate) written: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(hard: &'a HardState) -> Walk<'a> {
+        Walk {
+            hard,
+            segments: Segments::new(hard.start),
+            claimed: (Index::ZERO, Chain(0)),
+            hard_applied: false,
+            hard_needed: 0,
+            batches: 0,
+            superseded: 0,
+            torn: Vec::new(),
+            linked_to: hard.from,
+            window: Window::new(),
+        }
+    }
+
+    /// Walks over one segment, the next by number.
+    pub(crate) fn segment(
+        &mut self,
+        storage: &mut dyn Storage,
+        number: SegmentNumber,
+        size: u64,
+    ) -> Result<Walked, DiskError> {
+        self.segments.add(Segment::new(number, size, true));
+        self.segments.advance_to_newest();
+        self.window.open(number, size);
+        let mut walked = Walked::default();
+        let mut offset = BLOCK as u64;
+        while offset < size {
+            let position = Position { segment: number, offset };
+            let block = self.window.view(storage, offset, BLOCK as u64)?;
+            let is_zero = is_zero(block);
+            let frame = Frame::decode(block, self.hard.salt).ok();
+            let frame = frame.filter(|frame| self.is_ours(frame, position, size));
+            walked.written |= !is_zero;
+            walked.frames |= frame.is_some();
+            let length = match frame {
+                Some(frame) => self.on_frame(storage, &frame)?,
+                None => {
+                    if !is_zero && position >= self.hard.from {
+                        self.on_torn(position);
+                    }
+                    BLOCK as u64
+                }
+            };
+            offset += length;
+        }
+        Ok(walked)
+    }
+
+    /// Ends the walk.
+    pub(crate) fn finish(&mut self) {
+        let end = Position { segment: SegmentNumber(u64::MAX), offset: u64::MAX };
+        self.apply_hard_state(end);
+    }
+
+    /// The index up to which the log was durable, if the kept log does not have it all.
+    pub(crate) fn lacking(&self) -> Option<Index> {
+        let (index, chain) = self.claimed;
+        let start = self.segments.start().id.index;
+        let is_there = index < start
+            || index == Index::ZERO
+            || self.segments.end_at(index).is_some_and(|end| end.chain == chain);
+        if is_there { None } else { Some(index) }
+    }
+
+    fn is_ours(&self, frame: &Frame, position: Position, size: u64) -> bool {
+        frame.incarnation == self.hard.incarnation
+            && frame.position == position
+            && in_blocks(u64::from(frame.length)) <= size - position.offset
+    }
+
+    /// A frame that is right in itself. Returns the bytes it covers.
+    fn on_frame(&mut self, storage: &mut dyn Storage, frame: &Frame) -> Result<u64, DiskError> {
+        let length = in_blocks(u64::from(frame.length));
+        let bytes = self.window.view(storage, frame.position.offset, length)?;
+        let batch = checked_batch(self.hard, frame, bytes);
+        if frame.position < self.hard.from {
+            return Ok(length);
+        }
+        self.apply_hard_state(frame.position);
+        // A frame is believed even where its batch is broken: it has a checksum of its own.
+        self.claimed = (frame.durable, frame.durable_chain);
+        self.hard_needed = self.hard_needed.max(frame.hard_state);
+        match batch {
+            Some(header) => self.on_batch(&header, frame.position),
+            None => self.on_torn(frame.position),
+        }
+        Ok(length)
+    }
+
+    fn on_batch(&mut self, header: &BatchHeader, position: Position) {
+        let previous = self.segments.end_at(header.prev());
+        let Some(previous) =
+            previous.filter(|end| header.follows(end.chain) && end.id.term <= header.term)
+        else {
+            self.superseded += 1;
+            return;
+        };
+        let superseded = self.truncate(previous);
+        self.superseded += superseded;
+        self.segments.push(BatchRef::new(header, position.offset));
+        self.segments.note_time(header.log_time);
+        self.batches += 1;
+        let length = FRAME as u64 + u64::from(header.length);
+        self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
+    }
+
+    /// Drops what lies behind `end`. Returns how many batches that were.
+    fn truncate(&mut self, end: BatchEnd) -> u64 {
+        let dropped = self.segments.truncate_suffix(end);
+        self.batches -= dropped;
+        dropped
+    }
+
+    /// Lets the hard state speak when the walk has come to the moment it speaks of.
+    fn apply_hard_state(&mut self, next: Position) {
+        if self.hard_applied || next < self.hard.position {
+            return;
+        }
+        self.hard_applied = true;
+        self.claimed = (self.hard.durable.id.index, self.hard.durable.chain);
+        let end = self.segments.end_up_to(self.hard.end);
+        self.superseded += self.truncate(end);
+    }
+
+    fn on_torn(&mut self, position: Position) {
+        let adjacent = self.torn.last_mut().filter(|torn| {
+            torn.segment == position.segment && torn.offset + torn.length == position.offset
+        });
+        if let Some(torn) = adjacent {
+            torn.length += BLOCK as u64;
+        } else if self.torn.len() < TORN_MAX {
+            let (segment, offset) = (position.segment, position.offset);
+            self.torn.push(Torn { segment, offset, length: BLOCK as u64 });
+        }
+    }
+}
+
+/// The batch header behind `frame`, if header and body are right.
+fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<BatchHeader> {
+    let header = BatchHeader::decode(bytes.get(FRAME..)?).ok()?;
+    let is_ours = header.cluster == hard.cluster && header.group == hard.group;
+    if !is_ours || u64::from(header.length) + FRAME as u64 != u64::from(frame.length) {
+        return None;
+    }
+    check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).ok()?;
+    Some(header)
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
+    block == ZEROS
+}
+
+/// A view of one segment, read a large piece at a time.
+struct Window {
+    buffer: Buffer,
+    segment: SegmentNumber,
+    size: u64,
+    start: u64,
+    end: u64,
+}
+
+impl Window {
+    fn new() -> Window {
+        let buffer = Buffer::zeroed(BLOCK);
+        Window { buffer, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
+    }
+
+    fn open(&mut self, segment: SegmentNumber, size: u64) {
+        let most = size.min(WINDOW as u64) as usize;
+        if self.buffer.capacity() < most {
+            self.buffer = Buffer::zeroed(most);
+        }
+        (self.segment, self.size) = (segment, size);
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// The `length` bytes at `offset`, both multiples of a block and inside the segment.
+    fn view(
+        &mut self,
+        storage: &mut dyn Storage,
+        offset: u64,
+        length: u64,
+    ) -> Result<&[u8], DiskError> {
+        assert!(length <= WINDOW as u64 && offset + length <= self.size);
+        if offset < self.start || offset + length > self.end {
+            self.start = offset;
+            self.end = self.size.min(offset + WINDOW as u64);
+            self.fill(storage)?;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(&self.buffer[from..from + length as usize])
+    }
+
+    fn fill(&mut self, storage: &mut dyn Storage) -> Result<(), DiskError> {
+        let length = (self.end - self.start) as usize;
+        let bytes = &mut self.buffer[..length];
+        let Err(error) = storage.read(self.segment, self.start, bytes) else { return Ok(()) };
+        // Some sector cannot be read. Block by block, the unreadable ones count as broken: not zero
+        // and not a frame. If none can be read it is the disk, not a sector.
+        let mut readable = 0;
+        for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
+            let offset = self.start + (at * BLOCK) as u64;
+            match storage.read(self.segment, offset, block) {
+                Ok(()) => readable += 1,
+                Err(_) => block.fill(0xff),
+            }
+        }
+        if readable > 0 || length == BLOCK { Ok(()) } else { Err(error) }
+    }
+}

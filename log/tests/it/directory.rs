@@ -1,0 +1,153 @@
+//! A real directory: who may open it, what a crash leaves in it, and what other people put there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use margay_log::disk::Disk;
+use margay_log::disk::direct::Direct;
+use margay_log::format::EntryHeader;
+use margay_log::id::{GroupId, Incarnation, Term};
+use margay_log::{Error, Options, open};
+
+use crate::conformance::TempDir;
+
+const FIRST: &str = "segment-0000000000000001.log";
+
+fn options() -> Options {
+    Options { segment_first: 64 << 10, segment_max: 64 << 10, ..Options::default() }
+}
+
+/// A log with a few batches in it.
+fn filled(path: &Path) {
+    let mut direct = Direct::open(path).expect("a directory");
+    let mut log = open(&mut direct, options()).expect("a new log").log;
+    for _ in 0..30 {
+        log.push(&EntryHeader::default(), &[7; 3_000]).expect("fits");
+        log.seal(Term(1), 0).expect("space");
+        let mut done = Vec::new();
+        log.ops().for_each(|op| direct.submit(op));
+        direct.poll(true, &mut done);
+        done.into_iter().for_each(|done| {
+            log.on_done(done).expect("nothing fails");
+        });
+    }
+}
+
+fn reopened(path: &Path, options: Options) -> Result<margay_log::Report, Error> {
+    let mut direct = Direct::open(path)?;
+    open(&mut direct, options).map(|opened| opened.report)
+}
+
+#[test]
+fn one_at_a_time() {
+    let directory = TempDir::new("locked");
+    filled(directory.path());
+    let holder = Direct::open(directory.path()).expect("free");
+    let error = Direct::open_waiting(directory.path(), Duration::ZERO).expect_err("taken");
+    assert!(matches!(&error, Error::Locked { .. }));
+    assert!(error.to_string().contains(&directory.path().display().to_string()));
+    // Another process, as far as locks go: the lock of each file on its own descriptor.
+    drop(holder);
+    let file = std::fs::File::open(directory.path().join(FIRST)).expect("a segment");
+    let taken = flock(&file);
+    assert!(taken, "the file is free");
+    let error = Direct::open_waiting(directory.path(), Duration::ZERO).expect_err("taken");
+    assert!(matches!(error, Error::Locked { path } if path.ends_with(FIRST)));
+    drop(file);
+    reopened(directory.path(), options()).expect("free again");
+}
+
+/// Locks a file without unsafe code in a test: `flock` locks the descriptor that we pass on to it, and
+/// the lock stays with that.
+fn flock(file: &std::fs::File) -> bool {
+    let mut flock = std::process::Command::new("flock");
+    flock.args(["-n", "0"]).stdin(file.try_clone().expect("a descriptor"));
+    flock.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_lock_that_is_given_up_in_time_is_waited_for() {
+    let directory = TempDir::new("waited");
+    filled(directory.path());
+    let holder = Direct::open(directory.path()).expect("free");
+    let path = directory.path().to_owned();
+    let waiting = std::thread::spawn(move || Direct::open(&path).map(|_| ()));
+    drop(holder);
+    assert_eq!(waiting.join().expect("no panic"), Ok(()));
+}
+
+#[test]
+fn leftovers_of_a_crash_are_removed() {
+    let directory = TempDir::new("leftovers");
+    filled(directory.path());
+    let before = reopened(directory.path(), options()).expect("opens").last;
+    let leftover = directory.path().join("segment-0000000000000099.log.tmp");
+    std::fs::write(&leftover, b"half a file").expect("a file");
+    let notes = directory.path().join("notes.tmp");
+    std::fs::write(&notes, b"not ours").expect("a file");
+    let report = reopened(directory.path(), options()).expect("opens");
+    assert_eq!((report.last, report.damage), (before, None));
+    assert!(!leftover.exists() && notes.exists());
+}
+
+#[test]
+fn what_is_not_ours_is_named() {
+    let directory = TempDir::new("foreign");
+    let path = directory.path();
+    filled(path);
+    let first = path.join(FIRST);
+    let kept = std::fs::read(&first).expect("a segment");
+    let check = |bytes: &[u8], expected: &str| {
+        std::fs::write(&first, bytes).expect("a file");
+        let error = reopened(path, options()).expect_err("refused").to_string();
+        assert!(error.contains(FIRST) && error.contains(expected), "{error}");
+        assert!(!error.ends_with('.') && !error.contains('\n'), "{error}");
+    };
+    check(b"", "0 bytes");
+    check(&kept[..8192], "8192 bytes instead of 65536");
+    check(&vec![b'x'; 65536], "not a margay file");
+    let other = std::fs::read(path.join("segment-0000000000000002.log")).expect("a segment");
+    check(&other, "holds segment s2");
+    let mut newer = kept.clone();
+    newer[4] = 2;
+    let crc = crc32c::crc32c(&newer[..4092]);
+    newer[4092..4096].copy_from_slice(&crc.to_le_bytes());
+    check(&newer, "version 2");
+    std::fs::write(&first, &kept).expect("a file");
+    reopened(path, options()).expect("as before");
+
+    std::fs::rename(&first, path.join("elsewhere")).expect("ours");
+    let error = reopened(path, options()).expect_err("refused").to_string();
+    assert!(error.contains(FIRST) && error.contains("missing"), "{error}");
+    std::fs::rename(path.join("elsewhere"), &first).expect("ours");
+
+    let hard_state = path.join("hard-state");
+    let kept = std::fs::read(&hard_state).expect("a file");
+    std::fs::write(&hard_state, b"").expect("a file");
+    assert_eq!(reopened(path, options()).expect_err("refused"), Error::HardStateUnreadable);
+    std::fs::write(&hard_state, vec![b'x'; 16384]).expect("a file");
+    assert!(matches!(reopened(path, options()), Err(Error::Foreign { .. })));
+    std::fs::remove_file(&hard_state).expect("ours");
+    assert_eq!(reopened(path, options()).expect_err("refused"), Error::HardStateMissing);
+    std::fs::write(&hard_state, kept).expect("a file");
+    reopened(path, options()).expect("as before");
+}
+
+#[test]
+fn another_log_is_not_opened() {
+    let directory = TempDir::new("identity");
+    filled(directory.path());
+    let group = Options { group: GroupId(5), ..options() };
+    assert!(matches!(reopened(directory.path(), group), Err(Error::OtherGroup { .. })));
+    let life = Options { incarnation: Incarnation(5), ..options() };
+    assert!(matches!(reopened(directory.path(), life), Err(Error::OtherIncarnation { .. })));
+}
+
+#[test]
+fn a_path_that_cannot_be_a_directory_is_named() {
+    let directory = TempDir::new("file");
+    std::fs::write(directory.path(), b"a file").expect("a file");
+    let error = Direct::open(directory.path()).expect_err("refused");
+    assert!(matches!(&error, Error::Path { action: "create", .. }), "{error}");
+    std::fs::remove_file(directory.path()).expect("ours");
+}

@@ -1,0 +1,147 @@
+//! Writes that fail stop the log; space that runs out does not.
+
+use margay_log::disk::Disk;
+use margay_log::disk::sim::{EIO, ENOSPC, SimDisk};
+use margay_log::format::EntryHeader;
+use margay_log::id::{EntryId, Index, Micros, Term};
+use margay_log::{Error, Log, Progress, Read, Refused, Space, open};
+
+use crate::world::{World, make, options, received};
+
+fn append(log: &mut Log, bytes: usize) -> Result<Index, Error> {
+    log.push(&EntryHeader::default(), &vec![7; bytes]).expect("fits");
+    match log.seal(Term(1), 0) {
+        Ok(batch) => Ok(batch.header().last().index),
+        Err(error) => {
+            log.discard_open();
+            Err(error)
+        }
+    }
+}
+
+fn settle(log: &mut Log, disk: &mut SimDisk) -> Result<Vec<Progress>, Error> {
+    let mut progress = Vec::new();
+    loop {
+        log.ops().for_each(|op| disk.submit(op));
+        let mut done = Vec::new();
+        disk.poll(true, &mut done);
+        if done.is_empty() {
+            return Ok(progress);
+        }
+        for done in done {
+            progress.push(log.on_done(done)?);
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_stops_the_log() {
+    let mut disk = SimDisk::new(1);
+    let mut log = open(&mut disk, options()).expect("a new log").log;
+    append(&mut log, 100).expect("space");
+    settle(&mut log, &mut disk).expect("no fault yet");
+    append(&mut log, 100).expect("space");
+    append(&mut log, 100).expect("space");
+    disk.fail_next_write(EIO);
+    let error = settle(&mut log, &mut disk).expect_err("the write fails");
+    let Error::Write { file, offset, cause } = &error else { panic!("{error}") };
+    assert_eq!((file.as_str(), *offset, *cause), ("segment-0000000000000001.log", 8192, EIO));
+    assert_eq!(log.poisoned(), Some(&error));
+
+    // The write behind it succeeds, and counts for nothing.
+    settle(&mut log, &mut disk).expect("told once");
+    assert_eq!(log.durable(), Index(1));
+    assert_eq!(append(&mut log, 1).expect_err("stopped"), Error::Poisoned);
+    assert_eq!(log.truncate_suffix(Index(1)), Err(Error::Poisoned));
+    assert_eq!(log.truncate_prefix(Index(1)), Err(Error::Poisoned));
+    log.set_meta(b"never durable");
+    log.on_tick(Micros::from_millis(10_000));
+    assert_eq!((log.ops().count(), log.deadline()), (0, None));
+    let mut out = Vec::new();
+    assert_eq!(log.read(Index(0), 1, &mut out), Read::Cached);
+    let bytes = make(log.start(), Term(1), &[vec![1]]);
+    assert!(matches!(log.accept(received(&bytes)), Err(Refused::Poisoned)));
+
+    let again = open(&mut disk, options()).expect("recovers");
+    assert!(again.report.last.index >= Index(1) && again.report.damage.is_none());
+}
+
+#[test]
+fn a_failed_hard_state_stops_the_log() {
+    let mut disk = SimDisk::new(1);
+    let mut log = open(&mut disk, options()).expect("a new log").log;
+    log.set_meta(b"one");
+    disk.fail_next_write(EIO);
+    let error = settle(&mut log, &mut disk).expect_err("the write fails");
+    assert!(matches!(&error, Error::Write { file, .. } if file == "hard-state"));
+    assert!(log.poisoned().is_some());
+    assert!(open(&mut disk, options()).is_ok());
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let mut disk = SimDisk::new(1);
+    let mut log = open(&mut disk, options()).expect("a new log").log;
+    disk.fail_prepares(Some(ENOSPC));
+    let mut now = 0;
+    while log.space() != Space::Full(ENOSPC) {
+        let written = append(&mut log, 3_000).expect("the queue is not full yet");
+        settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+        assert!(written < Index(100), "the first segment ends some time");
+    }
+    // What is sealed nevertheless waits, up to a bound, and is not durable.
+    let mut queued = 0;
+    while append(&mut log, 3_000).is_ok() {
+        settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+        queued += 1;
+        assert!(queued < 100);
+    }
+    assert_eq!(append(&mut log, 3_000), Err(Error::NoSpace));
+    assert!(log.durable() < log.last().index);
+    let bytes = make(log.end_up_to(log.last().index), Term(1), &[vec![0; 9_000]]);
+    assert!(matches!(log.accept(received(&bytes)), Err(Refused::NoSpace)));
+
+    // It asks again, less and less often.
+    let mut asked = 0;
+    while now < 60_000_000 {
+        now = log.deadline().expect("it wants to try again").0.max(now + 1);
+        log.on_tick(Micros(now));
+        asked += log.ops().map(|op| disk.submit(op)).count();
+        settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+    }
+    assert!((10..60).contains(&asked), "{asked} attempts in a minute");
+
+    disk.fail_prepares(None);
+    log.on_tick(Micros(now + 10_000_000));
+    let progress = settle(&mut log, &mut disk).expect("space again");
+    assert!(progress.iter().any(|progress| progress.space));
+    assert_eq!((log.space(), log.durable()), (Space::Ready, log.last().index));
+    let last = log.last();
+    assert_eq!(open(&mut disk, options()).expect("opens").report.last, last);
+}
+
+#[test]
+fn a_stale_done_counts_for_nothing() {
+    let mut world = World::new(2);
+    for _ in 0..3 {
+        append(&mut world.log, 100).expect("space");
+    }
+    let ops: Vec<_> = world.log.ops().collect();
+    world.log.truncate_suffix(Index(1)).expect("a batch end");
+    append(&mut world.log, 50).expect("space");
+    let newest: Vec<_> = world.log.ops().collect();
+    for op in ops.into_iter().rev() {
+        world.disk.submit(op);
+    }
+    // Writes 2 and 3 are done, but they are no longer part of the log; 1 is.
+    let progress = settle(&mut world.log, &mut world.disk).expect("no fault");
+    let durable: Vec<_> = progress.iter().filter_map(|progress| progress.durable).collect();
+    assert_eq!(durable, [Index(1)]);
+    for op in newest {
+        world.disk.submit(op);
+    }
+    settle(&mut world.log, &mut world.disk).expect("no fault");
+    assert_eq!(world.log.durable(), Index(2));
+    let report = open(&mut world.disk, options()).expect("opens").report;
+    assert_eq!((report.last, report.superseded), (EntryId::new(Term(1), Index(2)), 2));
+}

@@ -1,0 +1,16 @@
+//! The tests of margay-log that need more than one module: one binary.
+
+mod conformance;
+#[cfg(feature = "direct")]
+mod directory;
+#[cfg(feature = "sim")]
+mod faults;
+mod golden;
+#[cfg(feature = "sim")]
+mod mutation;
+#[cfg(feature = "sim")]
+mod power_cut;
+#[cfg(feature = "sim")]
+mod rot;
+#[cfg(feature = "sim")]
+mod world;

@@ -1,0 +1,271 @@
+//! Bits flip in what was durable: it is reported, never left out in silence; and what was reported is
+//! remembered until it is repaired.
+
+use margay_log::disk::sim::SimDisk;
+use margay_log::id::{BatchEnd, EntryId, Index, SegmentNumber};
+use margay_log::recover::Cause;
+use margay_log::rng::Rng;
+use margay_log::{Error, Log, Opened, Read, open};
+
+use crate::world::{World, for_seeds, options, received, seeds};
+
+/// A world at rest: everything it holds is durable, and the disk says so.
+fn at_rest(seed: u64, steps: usize) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..steps {
+        world.act();
+        while world.rng.chance(1, 2) && world.finish_one() {
+            world.tell();
+        }
+    }
+    world.settle();
+    world
+}
+
+fn some_block(disk: &SimDisk, rng: &mut Rng) -> (SegmentNumber, u64) {
+    let segments: Vec<_> = disk.segment_numbers().collect();
+    let segment = segments[rng.below(segments.len() as u64) as usize];
+    let blocks: Vec<_> = disk.written_blocks(segment).collect();
+    (segment, blocks[rng.below(blocks.len() as u64) as usize])
+}
+
+fn end_of(log: &Log) -> BatchEnd {
+    let chain = log.chain_at(log.last().index).expect("the last is a batch end");
+    BatchEnd { id: log.last(), chain }
+}
+
+#[test]
+fn a_flipped_bit_is_reported() {
+    let (mut damaged, mut harmless) = (0, 0);
+    for_seeds("a_flipped_bit_is_reported", &seeds(24), |seed| {
+        let world = at_rest(seed, 60);
+        let whole = end_of(&world.log);
+        let mut rng = Rng::new(seed);
+        for _ in 0..40 {
+            let mut disk = world.disk.clone();
+            let (segment, block) = some_block(&disk, &mut rng);
+            assert!(disk.flip(segment, block + rng.below(4096), rng.below(8) as u8));
+            let opened = match open(&mut disk, options()) {
+                Ok(opened) => opened,
+                // A header that is not ours any more, and nothing behind it: said clearly.
+                Err(Error::Foreign { .. } | Error::Newer { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            match opened.report.damage {
+                Some(damage) => {
+                    assert_eq!(damage.cause, Cause::Unreadable);
+                    assert_eq!((damage.segment, damage.offset <= block), (segment, true));
+                    assert_eq!(damage.index, opened.log.last().index.next());
+                    assert_eq!(damage.until, whole.id.index);
+                    repair(&world, disk, opened, whole);
+                    damaged += 1;
+                }
+                None => {
+                    assert_eq!(end_of(&opened.log), whole, "not one entry less without a word");
+                    harmless += 1;
+                }
+            }
+        }
+    });
+    println!("{damaged} flips in what counts, {harmless} in what does not");
+    assert!(damaged > 50 && harmless > 50);
+}
+
+#[test]
+fn frames_testify_before_the_log_has_come_to_rest() {
+    let (mut damaged, mut shorter) = (0, 0);
+    for_seeds("frames_testify_before_the_log_has_come_to_rest", &seeds(8), |seed| {
+        let mut world = at_rest(seed, 30);
+        for _ in 0..8 {
+            world.append_one();
+            world.settle_without_mark();
+        }
+        // The last frame was made when this was durable.
+        let claimed = world.promise.durable;
+        world.append_one();
+        world.settle_without_mark();
+        let mut rng = Rng::new(seed);
+        for _ in 0..60 {
+            let mut disk = world.disk.clone();
+            let (segment, block) = some_block(&disk, &mut rng);
+            assert!(disk.flip(segment, block + rng.below(300), rng.below(8) as u8));
+            let Ok(opened) = open(&mut disk, options()) else { continue };
+            if opened.report.damage.is_some() {
+                damaged += 1;
+            } else {
+                let found = opened.log.chain_at(claimed.id.index);
+                assert_eq!(found, Some(claimed.chain), "what a frame says is there");
+                shorter += u64::from(opened.log.last() != world.log.last());
+            }
+        }
+    });
+    println!("{damaged} damaged, {shorter} shorter by what nobody could know");
+    assert!(damaged > 10);
+}
+
+/// The damage stays known over restarts and until a leader has brought back what was lost.
+fn repair(world: &World, mut disk: SimDisk, opened: Opened, whole: BatchEnd) {
+    assert_eq!(opened.log.repair(), Some(whole.id.index));
+    let mut log = opened.log;
+    let kept = end_of(&log);
+    for _ in 0..3 {
+        let again = open(&mut disk, options()).expect("opens again");
+        let damage = again.report.damage.expect("still damaged");
+        assert_eq!((end_of(&again.log), damage.until), (kept, whole.id.index));
+        log = again.log;
+    }
+    let mut missing = Vec::new();
+    let mut end = whole;
+    // What was kept may be a branch that a rotten batch had superseded.
+    while log.chain_at(end.id.index) != Some(end.chain) {
+        let made = world.made.values().find(|made| made.end == end).expect("somebody made it");
+        missing.push(made.clone());
+        end = made.previous;
+    }
+    let mut next = World::new(0);
+    next.made.clone_from(&world.made);
+    next.go_on(disk, log, 0);
+    let half = missing.len() / 2;
+    while missing.len() > half {
+        let made = missing.pop().expect("there are more");
+        next.log.accept(received(&made.bytes)).expect("follows");
+        next.settle();
+    }
+    if half > 0 {
+        let again = open(&mut next.disk, options()).expect("opens in the middle");
+        let damage = again.report.damage.expect("half is not all");
+        assert_eq!((damage.cause, damage.until), (Cause::Unrepaired, whole.id.index));
+        next.log = again.log;
+    }
+    while let Some(made) = missing.pop() {
+        next.log.accept(received(&made.bytes)).expect("follows");
+        next.settle();
+    }
+    assert_eq!(next.log.repair(), None);
+    let again = open(&mut next.disk, options()).expect("opens repaired");
+    assert_eq!((again.report.damage, end_of(&again.log)), (None, whole));
+}
+
+#[test]
+fn a_flipped_bit_in_the_hard_state_changes_nothing() {
+    for_seeds("a_flipped_bit_in_the_hard_state_changes_nothing", &seeds(4), |seed| {
+        let world = at_rest(seed, 40);
+        let mut rng = Rng::new(seed);
+        for _ in 0..50 {
+            let mut disk = world.disk.clone();
+            assert!(disk.flip_hard_state(rng.below(4 * 4096), rng.below(8) as u8));
+            let (log, _, meta) = world.check_after_crash(&mut disk);
+            assert_eq!((end_of(&log), meta), (end_of(&world.log), world.metas_set));
+        }
+    });
+}
+
+#[test]
+fn a_lost_hard_state_is_noticed() {
+    let mut world = at_rest(3, 80);
+    let mut disk = world.disk.clone();
+    assert!(disk.lose_hard_state());
+    assert_eq!(open(&mut disk, options()).expect_err("refused"), Error::HardStateMissing);
+
+    // Both copies of the newest pair: the other pair is readable, but it is old, and a frame knows.
+    world.log.set_meta(b"a vote");
+    world.settle();
+    world.append_one();
+    world.settle_without_mark();
+    let mut lost = 0;
+    for pair in 0..2 {
+        let mut disk = world.disk.clone();
+        assert!(disk.flip_hard_state(pair * 8192 + 100, 1));
+        assert!(disk.flip_hard_state(pair * 8192 + 4096 + 100, 1));
+        match open(&mut disk, options()) {
+            Ok(opened) => assert_eq!(opened.meta, b"a vote"),
+            Err(Error::HardStateLost { found, needed }) => {
+                assert!(found < needed);
+                lost += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(lost, 1);
+}
+
+#[test]
+fn files_that_were_lost_cut_or_exchanged_are_named() {
+    let mut world = World::new(11);
+    for _ in 0..80 {
+        world.append_one();
+        world.settle_without_mark();
+    }
+    world.settle();
+    let numbers: Vec<_> = world.disk.segment_numbers().collect();
+    assert!(numbers.len() > 3);
+    let opened = |change: &dyn Fn(&mut SimDisk)| {
+        let mut disk = world.disk.clone();
+        change(&mut disk);
+        open(&mut disk, options()).map(|opened| opened.report.damage.expect("damaged").cause)
+    };
+    let segment = numbers[1];
+    let missing = opened(&|disk| assert!(disk.lose_segment(segment)));
+    assert_eq!(missing, Err(Error::SegmentMissing { segment }));
+    let swapped = opened(&|disk| assert!(disk.swap_segments(segment, numbers[2])));
+    assert!(matches!(
+        swapped,
+        Err(Error::SegmentSwapped { segment: named, found }) if named == segment && found == numbers[2]
+    ));
+    let empty = opened(&|disk| assert!(disk.shorten_segment(segment, 0)));
+    assert_eq!(empty, Err(Error::SegmentSize { segment, expected: 0, found: 0 }));
+    let short = opened(&|disk| assert!(disk.shorten_segment(segment, 8192)));
+    assert!(matches!(
+        short,
+        Err(Error::SegmentSize { expected, found: 8192, .. }) if expected > 8192
+    ));
+    // The newest segments leave no gap behind them; what was in them is missed.
+    let newest_gone = opened(&|disk| {
+        for &number in &numbers[2..] {
+            assert!(disk.lose_segment(number));
+        }
+    });
+    assert_eq!(newest_gone, Ok(Cause::Missing));
+}
+
+#[test]
+fn a_block_that_cannot_be_read_is_damage_too() {
+    let world = at_rest(5, 100);
+    let mut rng = Rng::new(5);
+    let mut damaged = 0;
+    for _ in 0..30 {
+        let mut disk = world.disk.clone();
+        let (segment, block) = some_block(&disk, &mut rng);
+        disk.fail_reads_of(segment, block);
+        let opened = open(&mut disk, options()).expect("opens");
+        match opened.report.damage {
+            Some(damage) => {
+                assert_eq!(damage.until, world.log.last().index);
+                damaged += 1;
+            }
+            None => assert_eq!(end_of(&opened.log), end_of(&world.log)),
+        }
+    }
+    assert!(damaged > 0);
+}
+
+#[test]
+fn rot_under_a_running_log_is_found_on_reading() {
+    let mut world = at_rest(8, 100);
+    let Opened { mut log, .. } = open(&mut world.disk.clone(), options()).expect("opens");
+    let mut disk = world.disk.clone();
+    for number in world.disk.segment_numbers() {
+        for block in world.disk.written_blocks(number).filter(|&block| block > 0) {
+            disk.flip(number, block + 200, 3);
+        }
+    }
+    let after = log.start().id.index;
+    let mut out = Vec::new();
+    assert!(matches!(log.read(after, 1, &mut out), Read::Pending(_)));
+    world.disk = disk;
+    std::mem::swap(&mut world.log, &mut log);
+    world.settle();
+    assert_eq!(world.log.read(after, 1, &mut out), Read::Damaged);
+    assert!(out.is_empty() && world.log.last().index > Index::ZERO);
+    assert_ne!(world.log.last(), EntryId::ZERO);
+}

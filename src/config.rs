@@ -1,0 +1,113 @@
+//! Every bound of the server: unit, range and reason. What is reached gives a clear error to who caused it.
+//!
+//! Bounds of the parts that also run without a server are beside their code (`raft::message::Config`,
+//! `replica::ReplicaConfig`, `margay_log::Options`, `wire::FRAME_MAX`, `machine::session`).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use margay_log::id::Micros;
+
+/// Port for clients and peers where none is given.
+pub const PORT: u16 = 5150;
+/// Where a server listens if it is not told: this machine only, because nothing authenticates anybody.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+
+/// Founders of a cluster, at most. Larger quorums cost latency and give nothing.
+pub const FOUNDERS_MAX: usize = 9;
+/// Groups of a cluster, at most: each has a log directory and two connections per pair of nodes.
+pub const GROUPS_MAX: u32 = 256;
+/// Shards of a node, at most.
+pub const SHARDS_MAX: usize = 128;
+/// Bytes of a node's name, at most: ASCII letters, digits, `-`, `_` and `.`.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a peer's address, at most.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
+/// Oldest kernel that has all we use (SINGLE_ISSUER and DEFER_TASKRUN came with 6.1).
+pub const KERNEL_MIN: (u32, u32) = (6, 1);
+/// Locked memory that each executor needs, in bytes: glommio refuses to start with less.
+pub const MEMLOCK_MIN: u64 = 512 << 10;
+/// Registered I/O memory of an executor, in bytes. Ours goes through the shard's own ring, so the least.
+pub const EXECUTOR_IO_MEMORY: usize = 64 << 10;
+/// Depth of an executor's own rings: an eventfd read and a timer.
+pub const EXECUTOR_RING_DEPTH: usize = 16;
+/// How soon a busy executor looks at other tasks.
+pub const EXECUTOR_PREEMPT: Micros = Micros::from_millis(1);
+
+/// Submission queue of a shard's ring; what does not fit waits in order.
+pub const RING_ENTRIES: u32 = 1_024;
+/// Completion queue. A turn takes [`REAP_MAX`], and repeating receives must not overflow it.
+pub const RING_COMPLETIONS: u32 = 8_192;
+/// Fewer completions than this in one enter: no more are waiting (Linux runs about 20 deferred works).
+pub const REAP_FEW: usize = 20;
+/// Completions handled in one turn, about.
+pub const REAP_MAX: usize = 512;
+/// Time spent collecting in one turn, in microseconds.
+pub const REAP_MICROS: u64 = 100;
+
+/// Receive buffers of a shard, a power of two. Given back within the turn that filled them.
+pub const POOL_BUFFERS: u16 = 512;
+/// Bytes of a receive buffer. Larger frames are put together elsewhere.
+pub const POOL_BUFFER_BYTES: u32 = 8 << 10;
+/// Bytes of incomplete frames that a shard keeps for all its connections, at most.
+pub const PARTIAL_BYTES_MAX: usize = 256 << 20;
+
+/// Connections of a node, at most; fewer where descriptors are short.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Descriptors kept for log segments, peers, rings and what we do not know of.
+pub const FILES_RESERVED: u64 = 512;
+/// Connections from one address, at most. This machine itself is exempt.
+pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 256;
+/// Connections from one address that have not said hello, at most. This machine itself is exempt.
+pub const HALF_OPEN_PER_ADDRESS_MAX: u32 = 64;
+
+/// A connection says hello within this time.
+pub const HELLO_TIME: Micros = Micros::from_millis(5_000);
+/// A frame is complete within this time of its first byte: 2 MiB at 70 KB/s.
+pub const FRAME_TIME: Micros = Micros::from_millis(30_000);
+/// A client that sends nothing for this long is gone: sessions keep themselves alive far more often.
+pub const IDLE_TIME: Micros = Micros::from_millis(310_000);
+/// A mebibyte leaves within this time, or the receiver is stuck.
+pub const SEND_TIME: Micros = Micros::from_millis(10_000);
+/// A connection that is being closed politely gets this time to read the last words.
+pub const CLOSING_TIME: Micros = Micros::from_millis(1_000);
+/// Bytes waiting to be sent to one connection, at most.
+pub const OUT_BYTES_MAX: usize = 8 << 20;
+
+/// A connection to a peer is made within this time.
+pub const CONNECT_TIME: Micros = Micros::from_millis(2_000);
+/// First pause after a failed connection to a peer; doubles up to [`BACKOFF_MAX`].
+pub const BACKOFF_MIN: Micros = Micros::from_millis(50);
+/// Longest pause.
+pub const BACKOFF_MAX: Micros = Micros::from_millis(1_000);
+/// What a peer does not acknowledge for this long breaks the connection, in milliseconds.
+pub const PEER_SILENT_MILLIS: i32 = 5_000;
+/// Pause of accepting when descriptors have run out.
+pub const ACCEPT_PAUSE: Micros = Micros::from_millis(100);
+/// Connections that wait to be taken over by another shard, at most.
+pub const HANDOVERS_MAX: usize = 4_096;
+
+/// Turns longer than this are counted and said.
+pub const TURN_ALARM: Micros = Micros::from_millis(5);
+/// A wake-up this much after its deadline is late.
+pub const LATE: Micros = Micros::from_millis(5);
+/// One slice of background work.
+pub const BACKGROUND_SLICE: Micros = Micros(200);
+/// Stopping waits this long for what is in flight.
+pub const STOP_TIME: Micros = Micros::from_millis(5_000);
+
+/// Founders ask each other this often.
+pub const FORMING_PAUSE: Micros = Micros::from_millis(100);
+/// An exchange between founders is over within this time.
+pub const FORMING_TIME: Micros = Micros::from_millis(2_000);
+/// Bytes of an offer or of a founding record, at most.
+pub const FORMING_BYTES_MAX: usize = 16 << 10;
+
+const _: () = assert!(REAP_MAX <= RING_COMPLETIONS as usize / 4);
+const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_multiple_of(4_096));
+const _: () = assert!(BACKOFF_MIN.0 < BACKOFF_MAX.0 && BACKOFF_MAX.0 < CONNECT_TIME.0 * 2);
+const _: () = assert!(CLOSING_TIME.0 < STOP_TIME.0 && SEND_TIME.0 < FRAME_TIME.0);
+const _: () = assert!(HALF_OPEN_PER_ADDRESS_MAX <= CONNECTIONS_PER_ADDRESS_MAX);
+const _: () = assert!(OUT_BYTES_MAX >= 2 * (2 << 20), "two of the largest frames");
+const _: () =
+    assert!(FORMING_BYTES_MAX >= FOUNDERS_MAX * (NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 32) + 64);

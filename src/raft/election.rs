@@ -1,0 +1,246 @@
+//! Elections: time-outs, pre-vote, vote, and how a leader notices that it leads no longer.
+//!
+//! ```text
+//!               time-out                a quorum would           own vote durable
+//!  ┌──────────┐ ───────► ┌──────────────┐ ───────► ┌───────────┐ and a quorum's ► ┌────────┐
+//!  │ Follower │          │ PreCandidate │ term + 1 │ Candidate │                  │ Leader │
+//!  └──────────┘ ◄─────── └──────────────┘ ◄─────── └───────────┘                  └────────┘
+//!       ▲    hears a leader           time-out           │ hears a leader             │
+//!       └────────────────────────────────────────────────┴────────────────────────────┘
+//!                   whoever sees a higher term; a leader without a quorum for `election_max`
+//! ```
+//!
+//! * A **pre-vote** asks "would you vote for me in the next term?" and changes nothing at either
+//!   side (thesis §9.6). Terms rise only when an election can be won, so that a node that was cut
+//!   off returns in the term it left.
+//! * **Stickiness**: a node that has heard its leader within the shortest time-out ignores
+//!   candidates (thesis §4.2.3). It ends by itself: when the leader is not heard, and for the
+//!   leader by check-quorum (thesis §6.2).
+//! * Refusals are not counted. They only matter for the term they bring; an election that cannot be
+//!   won ends with the candidate's time-out.
+
+use margay_log::id::{EntryId, Micros, NodeId, Term};
+
+use super::message::{Body, Output};
+use super::progress::Progress;
+use super::read::Reads;
+use super::{Follower, Leader, Raft, Role, Round};
+
+impl Raft {
+    /// Heartbeats are sent by `pump`, which runs after every input.
+    pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
+        if let Role::Leader(leader) = &self.role {
+            if self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline) {
+                self.become_follower(None, out);
+            }
+        } else if self.now >= self.election_due && self.membership.is_voter(self.config.id) {
+            self.pre_campaign(out);
+        }
+    }
+
+    /// Check-quorum: when a leader gives up, unless a quorum answers. It waits for the longest
+    /// time-out: its followers must not find it gone before they would have missed it.
+    pub(super) fn quorum_deadline(&self, leader: &Leader) -> Option<Micros> {
+        let always = Micros(u64::MAX);
+        let heard = self.agreed(leader, always, |peer| peer.heard)?;
+        // The only voter hears a quorum as long as it lives.
+        (heard < always).then(|| heard.after(self.config.election_max))
+    }
+
+    /// What a quorum has reached, where this node itself is at `own`.
+    pub(super) fn agreed<T: Ord + Copy>(
+        &self,
+        leader: &Leader,
+        own: T,
+        of: impl Fn(&Progress) -> T,
+    ) -> Option<T> {
+        self.membership.agreed(|voter| {
+            if voter == self.config.id {
+                return own;
+            }
+            let peer = leader.peers.iter().find(|peer| peer.id == voter);
+            of(peer.expect("a leader keeps the progress of every member"))
+        })
+    }
+
+    /// Whether to ignore candidates. A leader does, as long as check-quorum lets it lead.
+    pub(super) fn hears_leader(&self) -> bool {
+        match &self.role {
+            Role::Follower(follower) => {
+                let silence = self.now.since(follower.heard);
+                follower.leader.is_some() && silence < self.config.election_min
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+            Role::Leader(_) => true,
+        }
+    }
+
+    pub(super) fn become_follower(&mut self, leader: Option<NodeId>, out: &mut Vec<Output>) {
+        // Others keep their time-out: whoever cannot win must not put off those who wait with it.
+        if matches!(self.role, Role::Leader(_)) {
+            self.reset_election_timer();
+        }
+        let follower = Follower { leader, heard: self.now, ..Follower::default() };
+        self.become_role(Role::Follower(follower), out);
+    }
+
+    pub(super) fn reset_election_timer(&mut self) {
+        let (min, max) = (self.config.election_min, self.config.election_max);
+        self.election_due = self.now.after(self.random.between(min, max));
+    }
+
+    fn pre_campaign(&mut self, out: &mut Vec<Output>) {
+        self.reset_election_timer();
+        if self.term.next() == self.term {
+            return; // No term is left. See deviation 5 in the module above.
+        }
+        self.become_role(Role::PreCandidate(Vec::new()), out);
+        let last = self.terms.last();
+        self.send_to_voters(self.term.next(), &Body::PreVote { last }, out);
+        self.on_pre_vote_reply(self.config.id, self.term.next(), true, out);
+    }
+
+    /// Answers whether this node would vote so, were it asked. Nothing changes: not the term, not
+    /// the vote (canonical/raft #196), not the timer.
+    pub(super) fn on_pre_vote(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: EntryId,
+        out: &mut Vec<Output>,
+    ) {
+        // Stale ones are told the term even by those who hear a leader: a node left behind in an
+        // old term, or one with a better log than all in a newer one, would else ask for ever (etcd
+        // #8243, redpanda #2071).
+        if term > self.term && self.hears_leader() {
+            return;
+        }
+        if term > self.term && last >= self.terms.last() {
+            self.send_in(term, from, Body::PreVoteReply { granted: true }, out);
+        } else {
+            self.send(from, Body::PreVoteReply { granted: false }, out);
+        }
+    }
+
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        granted: bool,
+        out: &mut Vec<Output>,
+    ) {
+        // The term tells a pre-vote from one asked in an earlier term.
+        if !granted || term != self.term.next() {
+            return;
+        }
+        let Role::PreCandidate(granted) = &mut self.role else { return };
+        if !granted.contains(&from) {
+            granted.push(from);
+        }
+        let granted = &*granted;
+        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+            self.campaign(out);
+        }
+    }
+
+    /// Stands for election. The requests and the own vote wait until term and vote are durable.
+    fn campaign(&mut self, out: &mut Vec<Output>) {
+        assert!(self.membership.is_voter(self.config.id));
+        self.reset_election_timer();
+        if self.term.next() == self.term {
+            return;
+        }
+        self.enter_term(self.term.next(), Some(self.config.id));
+        self.become_role(Role::Candidate(Vec::new()), out);
+        let last = self.terms.last();
+        self.send_to_voters(self.term, &Body::Vote { last }, out);
+    }
+
+    fn send_to_voters(&mut self, term: Term, body: &Body, out: &mut Vec<Output>) {
+        for at in 0..self.membership.voters().len() {
+            let to = self.membership.voters()[at];
+            if to != self.config.id {
+                self.send_in(term, to, body.clone(), out);
+            }
+        }
+    }
+
+    /// Paper §5.2, §5.4.1: one vote per term, for a log that is not behind ours.
+    pub(super) fn on_vote(&mut self, from: NodeId, last: EntryId, out: &mut Vec<Output>) {
+        if self.hears_leader() {
+            return; // Of this very term: the election is over.
+        }
+        let free = self.vote.is_none_or(|vote| vote == from);
+        let granted = free && last >= self.terms.last();
+        if granted {
+            if self.vote.is_none() {
+                self.enter_term(self.term, Some(from));
+            }
+            self.reset_election_timer();
+        }
+        self.send(from, Body::VoteReply { granted }, out);
+    }
+
+    pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool, out: &mut Vec<Output>) {
+        if !granted {
+            return;
+        }
+        let Role::Candidate(granted) = &mut self.role else { return };
+        if !granted.contains(&from) {
+            granted.push(from);
+        }
+        let granted = &*granted;
+        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+            self.become_leader(out);
+        }
+    }
+
+    /// Only a durable own vote counts: else a restart could vote for somebody else in the same
+    /// term.
+    pub(super) fn on_own_vote_durable(&mut self, out: &mut Vec<Output>) {
+        if matches!(self.role, Role::Candidate(_)) {
+            self.on_vote_reply(self.config.id, true, out);
+        }
+    }
+
+    fn become_leader(&mut self, out: &mut Vec<Output>) {
+        assert!(self.is_persisted() && self.vote == Some(self.config.id));
+        let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
+        let others = self.membership.members().filter(|member| *member != own);
+        let peers = others.map(|member| Progress::new(member, next, now)).collect();
+        let leader = Leader { first: next, peers, round: Round(0), reads: Reads::default() };
+        self.become_role(Role::Leader(leader), out);
+    }
+
+    /// The leader hands over (thesis §3.10): stand for election at once. Without pre-vote, which
+    /// those who still hear the leader would ignore.
+    pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
+        if self.leader() == Some(from) && self.membership.is_voter(self.config.id) {
+            self.campaign(out);
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and good enough to keep time-outs apart.
+#[derive(Debug)]
+pub(super) struct SplitMix(u64);
+
+impl SplitMix {
+    /// Nodes that share a seed still differ.
+    pub(super) fn new(seed: u64, node: NodeId) -> SplitMix {
+        SplitMix(seed ^ u64::from(node.0).wrapping_mul(0xd1b5_4a32_d192_ed03))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A span from `min` up to, not including, `max`.
+    pub(super) fn between(&mut self, min: Micros, max: Micros) -> Micros {
+        Micros(min.0 + self.next() % (max.0 - min.0))
+    }
+}

@@ -1,0 +1,280 @@
+//! Replication: append, acknowledge, refuse, commit.
+//!
+//! The leader does not know bytes. It says `Replicate` (after this entry, at most so much); the
+//! replica, which owns the batches, sends them as appends and answers `Sent` in the same step.
+//! Batches stream: nothing waits for an acknowledgement while the window is open.
+//!
+//! An append is a heartbeat, and a heartbeat is an append without a batch whose `prev` is the last
+//! entry sent: so the first heartbeat after a loss reveals it.
+//!
+//! Two rules carry the safety of this file, and both are about not believing too much:
+//!
+//! * A follower's log counts only as far as *this* leader has verified it in *this* term, however
+//!   much longer it is: for acknowledgements and for its commit index (paper §5.3; the seed broke
+//!   both).
+//! * A leader commits by counting only entries of its own term (paper §5.4.2, Figure 8).
+
+use margay_log::id::{EntryId, Index, Micros, NodeId};
+
+use super::message::{Body, Message, Output};
+use super::progress::Progress;
+use super::{Raft, Role, Round};
+
+/// The body of an append.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Append {
+    pub(super) prev: EntryId,
+    pub(super) batch: Option<EntryId>,
+    pub(super) commit: Index,
+    pub(super) round: Round,
+}
+
+// The leader asks.
+impl Raft {
+    /// The replica has sealed a batch behind the last entry.
+    pub(super) fn on_appended(&mut self, entries: u32) {
+        assert!(matches!(self.role, Role::Leader(_)), "only a leader appends");
+        assert!(entries > 0, "a batch holds at least one entry");
+        let last = self.terms.last().index.forward(u64::from(entries)).expect("indexes suffice");
+        self.terms.append(EntryId::new(self.term, last));
+    }
+
+    /// Sends what each peer is due: batches, or else an empty append where one is owed, the
+    /// heartbeat has come round, or a peer that has everything does not know yet that it is
+    /// committed. At most one of them per peer and step; while batches flow, news of the commit
+    /// index travel with them.
+    pub(super) fn pump(&mut self, out: &mut Vec<Output>) {
+        let (now, term, commit) = (self.now, self.term, self.commit_index);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let last = self.terms.last().index;
+        let round = leader.round;
+        for peer in &mut leader.peers {
+            let due = now >= peer.sent.after(self.config.heartbeat);
+            if due {
+                peer.asked = false; // Whoever was asked to send has not: say something, and ask again.
+            }
+            let prev = self.terms.entry_at(peer.next.prev());
+            let prev = prev.expect("what precedes the next entry to send is in the log");
+            let to = peer.id;
+            if let Some(budget) = peer.budget(last, self.config.window_bytes) {
+                peer.asked = true;
+                out.push(Output::Replicate { to, after: prev, budget, term, commit, round });
+            } else if !peer.asked
+                && (due || peer.urgent || (peer.is_level(last) && peer.commit_told < commit))
+            {
+                peer.told(commit, prev.index, now);
+                let body = Body::Append { prev, batch: None, commit, round };
+                out.push(Output::Send { to, message: Message { term, body } });
+            }
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, to: NodeId, last: Index, bytes: u64) {
+        let (now, commit, end) = (self.now, self.commit_index, self.terms.last().index);
+        let Some(peer) = self.peer(to) else { return };
+        assert!(last <= end, "sent up to {last} of a log that ends at {end}");
+        if peer.on_sent(last, bytes) {
+            peer.told(commit, last, now);
+        }
+    }
+
+    pub(super) fn on_readable(&mut self, to: NodeId) {
+        if let Some(peer) = self.peer(to) {
+            peer.paused = false;
+        }
+    }
+
+    pub(super) fn on_unreachable(&mut self, to: NodeId) {
+        if let Some(peer) = self.peer(to) {
+            peer.on_unreachable();
+        }
+    }
+
+    fn peer(&mut self, id: NodeId) -> Option<&mut Progress> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        leader.peers.iter_mut().find(|peer| peer.id == id)
+    }
+}
+
+// The follower answers.
+impl Raft {
+    pub(super) fn on_append(&mut self, from: NodeId, append: Append, out: &mut Vec<Output>) {
+        if self.ignore_append(from, &append) {
+            return;
+        }
+        self.follow(from, append.round, out);
+        let Append { prev, batch, commit, .. } = append;
+        if !self.has(prev) {
+            return self.reject(from, prev, out);
+        }
+        let taken = match batch {
+            Some(batch) if !self.has(batch) => {
+                if prev.index < self.verified().max(self.commit_index) {
+                    return; // It contradicts what this leader sent before, or what is committed.
+                }
+                self.take_batch(prev, batch, out);
+                true
+            }
+            _ => false,
+        };
+        let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
+        follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
+        // Not min(commit, last): what lies beyond the verified part may conflict.
+        let commit = commit.min(follower.verified);
+        if commit > self.commit_index {
+            self.commit_index = commit;
+            out.push(Output::Commit { index: commit });
+        }
+        // A new batch is acknowledged when it is durable. A leader that waits for a round, or has
+        // not heard this node for a while because its disk is slow, gets an answer at once.
+        let silence = self.now.since(follower.acked_at);
+        if !taken || follower.round > follower.acked_round || silence >= self.config.heartbeat {
+            self.acknowledge(out);
+        }
+    }
+
+    /// Whether no correct leader of this term would have sent this.
+    fn ignore_append(&self, from: NodeId, append: &Append) -> bool {
+        let other_leader = self.term_leader.is_some_and(|leader| leader != from);
+        let last = append.batch.unwrap_or(append.prev);
+        // A batch counts its entries in 32 bits; so nobody can use the indexes up.
+        let entries = last.index.since(append.prev.index);
+        let miscounted = append.batch.is_some() && (entries == 0 || entries > u64::from(u32::MAX));
+        let zero = (append.prev.index == Index::ZERO) != (append.prev.term == EntryId::ZERO.term);
+        other_leader || miscounted || zero || last.term < append.prev.term || last.term > self.term
+    }
+
+    /// Takes the sender of a well-formed append of the current term for its leader, and puts the
+    /// election off.
+    fn follow(&mut self, from: NodeId, round: Round, out: &mut Vec<Output>) {
+        let following = matches!(&self.role, Role::Follower(own) if own.leader == Some(from));
+        if !following {
+            self.become_follower(Some(from), out);
+        }
+        self.reset_election_timer();
+        let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
+        follower.heard = self.now;
+        follower.round = follower.round.max(round);
+    }
+
+    /// Whether the log holds this entry. What is behind the snapshot is committed, so that every
+    /// leader has it.
+    fn has(&self, entry: EntryId) -> bool {
+        entry.index < self.terms.base().index || self.terms.holds(entry)
+    }
+
+    fn verified(&self) -> Index {
+        match &self.role {
+            Role::Follower(follower) => follower.verified,
+            _ => Index::ZERO,
+        }
+    }
+
+    /// Takes a batch into the log that it does not hold. Whatever lies behind `prev` is not this
+    /// batch, so it conflicts and goes: batches are held whole or not at all. An append that is
+    /// merely late or doubled never comes here (redpanda #17731).
+    fn take_batch(&mut self, prev: EntryId, last: EntryId, out: &mut Vec<Output>) {
+        assert!(self.commit_index <= prev.index, "a committed entry would be truncated");
+        if prev.index < self.terms.last().index {
+            self.terms.truncate_after(prev.index);
+            self.durable_index = self.durable_index.min(prev.index);
+        }
+        self.terms.append(last);
+        out.push(Output::Accept { prev, last });
+    }
+
+    /// The own disk has caught up: news for the leader this node follows, or one more
+    /// acknowledgement if it leads.
+    pub(super) fn on_durable(&mut self, index: Index, out: &mut Vec<Output>) {
+        let last = self.terms.last().index;
+        assert!(index <= last, "durable up to {index}, in a log that ends at {last}");
+        self.durable_index = self.durable_index.max(index);
+        if let Role::Follower(follower) = &self.role
+            && self.durable_index.min(follower.verified) > follower.acked
+        {
+            self.acknowledge(out);
+        }
+    }
+
+    fn acknowledge(&mut self, out: &mut Vec<Output>) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        let Some(leader) = follower.leader else { return };
+        let (matched, round) = (self.durable_index.min(follower.verified), follower.round);
+        follower.acked = matched;
+        follower.acked_round = round;
+        follower.acked_at = self.now;
+        self.send(leader, Body::AppendAck { matched, round }, out);
+    }
+
+    fn reject(&mut self, leader: NodeId, prev: EntryId, out: &mut Vec<Output>) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        let round = follower.round;
+        follower.acked_round = round;
+        let hint = self.terms.hint(prev);
+        self.send(leader, Body::AppendReject { prev: prev.index, hint, round }, out);
+    }
+}
+
+// The leader hears.
+impl Raft {
+    pub(super) fn on_append_ack(&mut self, from: NodeId, matched: Index, round: Round) {
+        if self.ignore_answer(matched, round) {
+            return;
+        }
+        let now = self.now;
+        let Some(peer) = self.peer(from) else { return };
+        hear(peer, round, now);
+        peer.on_ack(matched);
+    }
+
+    pub(super) fn on_append_reject(
+        &mut self,
+        from: NodeId,
+        prev: Index,
+        hint: EntryId,
+        round: Round,
+    ) {
+        let Some(asked) = self.terms.entry_at(prev) else { return };
+        if self.ignore_answer(prev, round) || hint.index > prev || hint.term > asked.term {
+            return;
+        }
+        if hint == asked {
+            return; // It refuses what it says it holds.
+        }
+        let (now, base, probe) = (self.now, self.terms.base(), self.terms.probe(hint));
+        let Some(peer) = self.peer(from) else { return };
+        hear(peer, round, now);
+        if peer.ignore_reject(prev) {
+            return;
+        }
+        match probe {
+            Some(entry) => peer.become_probe(entry.index),
+            None => peer.become_snapshot(base.index),
+        }
+    }
+
+    /// Whether no correct follower would answer so: nobody holds more of this leader's log, or has
+    /// heard more rounds, than there are.
+    fn ignore_answer(&self, index: Index, round: Round) -> bool {
+        let Role::Leader(leader) = &self.role else { return true };
+        index > self.terms.last().index || round > leader.round
+    }
+
+    /// Commits what a quorum holds durably, this node's own disk among them or not.
+    pub(super) fn advance_commit(&mut self, out: &mut Vec<Output>) {
+        let Role::Leader(leader) = &self.role else { return };
+        let agreed = self.agreed(leader, self.durable_index, |peer| peer.match_index);
+        let Some(index) = agreed else { return };
+        // Entries of earlier terms commit with the first of this one (paper §5.4.2).
+        if index > self.commit_index && index >= leader.first {
+            self.commit_index = index;
+            out.push(Output::Commit { index });
+        }
+    }
+}
+
+/// Every answer in the current term confirms the leader, even a refusal.
+fn hear(peer: &mut Progress, round: Round, now: Micros) {
+    peer.heard = now;
+    peer.round = peer.round.max(round);
+}

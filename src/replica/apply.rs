@@ -1,0 +1,103 @@
+//! Applying what is committed, and the sessions' expiry.
+//!
+//! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies about
+//! `apply_bytes` and leaves the rest to the next.
+
+use margay_log::id::{Index, Micros};
+use margay_log::Read;
+use margay_log::batch::Batch;
+
+use super::{Fatal, Host, Replica};
+use crate::machine::{Entry, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind};
+
+/// A batch's entries as the machine takes them.
+fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
+    batch.entries().map(|entry| Entry {
+        index: entry.index,
+        kind: entry.header.kind,
+        schema: entry.header.schema,
+        resource: ResourceId(entry.header.resource),
+        session: SessionId(entry.header.session),
+        sequence: Sequence(entry.header.sequence),
+        acked: Sequence(entry.header.acked),
+        payload: entry.payload,
+    })
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// Applies committed batches in order and answers for them.
+    pub(super) fn apply_committed(
+        &mut self,
+        now: Micros,
+        host: &mut dyn Host,
+    ) -> Result<(), Fatal> {
+        self.hungry = false;
+        let mut budget = self.config.apply_bytes;
+        while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
+            if budget == 0 {
+                self.hungry = true;
+                break;
+            }
+            let applied = self.machine.applied();
+            let mut batches = std::mem::take(&mut self.batches);
+            batches.clear();
+            match self.log.read(applied, budget, &mut batches) {
+                Read::Cached => {}
+                Read::Pending(ticket) => self.apply_fetch = Some(ticket),
+                Read::End | Read::Gone | Read::Damaged => {
+                    return Err(Fatal::Damaged { group: self.config.group, behind: applied });
+                }
+            }
+            for batch in &batches {
+                if batch.header().last().index > self.commit {
+                    break;
+                }
+                let time = LogTime(batch.header().log_time);
+                let mut delivery = self.front.delivery(host);
+                self.machine.apply(batch.header().first, time, entries(batch), &mut delivery);
+                budget = budget.saturating_sub(batch.size());
+                if self.machine.applied() >= self.commit || budget == 0 {
+                    break;
+                }
+            }
+            batches.clear();
+            self.batches = batches;
+            self.applied_to(now);
+        }
+        Ok(())
+    }
+
+    /// What waited for the applied index to come this far.
+    fn applied_to(&mut self, now: Micros) {
+        let applied = self.machine.applied();
+        if self.ticking.is_some_and(|at| at <= applied) {
+            self.ticking = None;
+        }
+        // The first time the own no-op is applied, and only then, the sessions become this leader's.
+        if self.ready_at.is_some_and(|at| at <= applied) && !self.leading {
+            self.leading = true;
+            self.front.start_leading(now, self.machine.sessions());
+        }
+    }
+
+    /// Proposes the end of each session that has been silent for its whole time-out.
+    pub(super) fn expire_sessions(&mut self, now: Micros) {
+        while let Some(session) = self.front.expired(now) {
+            if self.push_system(kind::EXPIRE, session.0, &[]).is_none() {
+                self.front.expire_later(now, session);
+                return;
+            }
+        }
+    }
+
+    /// The last sequence of a session that is applied here; 0 for none.
+    pub(super) fn applied_sequence(&self, session: SessionId) -> u64 {
+        self.machine.sessions().get(session).map_or(0, |known| known.last_sequence().0)
+    }
+
+    /// Entries proposed here and not yet applied.
+    pub(super) fn in_flight(&self) -> u64 {
+        let end = Index(self.log.last().index.0 + u64::from(self.log.open_entries()));
+        end.since(self.machine.applied())
+    }
+}

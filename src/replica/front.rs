@@ -1,0 +1,342 @@
+//! Who is connected to this replica, and the sessions as their leader sees them.
+//!
+//! All of it is volatile. Sessions themselves are replicated (`machine::session`); here is what only their
+//! leader knows: which connection speaks for a session, what was proposed for it and not yet applied, and when
+//! it was last heard. A new leader starts this afresh, with a full time-out for everyone.
+//!
+//! Invariant: a session is answered on the one connection that attached to it last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use margay_log::id::{Index, Micros};
+
+use super::{ConnId, Fatal, Host};
+use crate::machine::session::Sessions;
+use crate::machine::{
+    Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink,
+};
+use crate::wire::client::{RefusedOf, Response};
+
+/// A session as its leader sees it.
+#[derive(Debug)]
+pub(super) struct Led {
+    /// The last sequence proposed for it.
+    pub proposed: Sequence,
+    /// The last sequence applied.
+    pub applied: Sequence,
+    /// The connection that speaks for it.
+    pub conn: Option<ConnId>,
+    /// The time-out it registered with.
+    pub timeout: Micros,
+    /// Its expiry has been proposed: nothing is accepted for it any more.
+    pub expiring: bool,
+    /// What to answer its register with, while that is not applied.
+    pub correlation: Option<u64>,
+    heard: Micros,
+    /// `Front::deaf` when it was heard.
+    deaf_then: Micros,
+}
+
+#[derive(Debug, Default)]
+struct Conn {
+    session: Option<SessionId>,
+    subscriptions: Vec<(u64, ResourceId)>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    conn: ConnId,
+    id: u64,
+    filter: Vec<u8>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Front {
+    conns: BTreeMap<ConnId, Conn>,
+    sessions: BTreeMap<SessionId, Led>,
+    registering: BTreeMap<[u8; 16], SessionId>,
+    /// (not before, session): looked at again then. One entry per session.
+    expiries: BTreeSet<(Micros, SessionId)>,
+    subscribers: BTreeMap<ResourceId, Vec<Subscriber>>,
+    /// Time, in all, in which this leader could not have heard anyone.
+    deaf: Micros,
+    /// What stops the replica at the end of the turn.
+    pub fatal: Option<Fatal>,
+}
+
+impl Front {
+    /// The session a connection speaks for.
+    pub(super) fn session_of(&self, conn: ConnId) -> Option<SessionId> {
+        self.conns.get(&conn)?.session
+    }
+
+    /// The session as this leader sees it, heard just now.
+    pub(super) fn hear(&mut self, now: Micros, session: SessionId) -> Option<&mut Led> {
+        let led = self.sessions.get_mut(&session)?;
+        led.heard = now;
+        led.deaf_then = self.deaf;
+        Some(led)
+    }
+
+    /// How many sessions are led, those being registered included.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The session a register under way with this key will open.
+    pub(super) fn registering(&self, key: &[u8; 16]) -> Option<SessionId> {
+        self.registering.get(key).copied()
+    }
+
+    /// A register was proposed: from now on the connection may pipeline commands behind it.
+    pub(super) fn register(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        session: SessionId,
+        key: [u8; 16],
+        timeout: Micros,
+    ) {
+        self.registering.insert(key, session);
+        self.lead(now, session, timeout, Sequence(0));
+        self.bind(conn, session);
+    }
+
+    /// Makes `conn` the connection of `session`; the connection it had before is to be told and closed.
+    pub(super) fn bind(&mut self, conn: ConnId, session: SessionId) -> Option<ConnId> {
+        let led = self.sessions.get_mut(&session)?;
+        let before = led.conn.replace(conn).filter(|&before| before != conn);
+        if let Some(before) = before.and_then(|before| self.conns.get_mut(&before)) {
+            before.session = None;
+        }
+        let held = self.conns.entry(conn).or_default().session.replace(session);
+        if let Some(held) = held.filter(|&held| held != session) {
+            if let Some(held) = self.sessions.get_mut(&held) {
+                held.conn = None;
+            }
+        }
+        before
+    }
+
+    /// A connection is gone. Its session lives on until it expires.
+    pub(super) fn gone(&mut self, conn: ConnId) {
+        let Some(gone) = self.conns.remove(&conn) else { return };
+        if let Some(led) = gone.session.and_then(|session| self.sessions.get_mut(&session)) {
+            if led.conn == Some(conn) {
+                led.conn = None;
+            }
+        }
+        for (_, resource) in gone.subscriptions {
+            if let Some(subscribers) = self.subscribers.get_mut(&resource) {
+                subscribers.retain(|subscriber| subscriber.conn != conn);
+                if subscribers.is_empty() {
+                    self.subscribers.remove(&resource);
+                }
+            }
+        }
+    }
+
+    /// Subscriptions of one connection.
+    pub(super) fn subscriptions(&self, conn: ConnId) -> usize {
+        self.conns.get(&conn).map_or(0, |conn| conn.subscriptions.len())
+    }
+
+    pub(super) fn subscribe(&mut self, conn: ConnId, id: u64, resource: ResourceId, filter: &[u8]) {
+        self.unsubscribe(conn, id);
+        self.conns.entry(conn).or_default().subscriptions.push((id, resource));
+        let subscriber = Subscriber { conn, id, filter: filter.to_vec() };
+        self.subscribers.entry(resource).or_default().push(subscriber);
+    }
+
+    pub(super) fn unsubscribe(&mut self, conn: ConnId, id: u64) {
+        let Some(known) = self.conns.get_mut(&conn) else { return };
+        let Some(at) = known.subscriptions.iter().position(|&(known, _)| known == id) else {
+            return;
+        };
+        let (_, resource) = known.subscriptions.swap_remove(at);
+        if let Some(subscribers) = self.subscribers.get_mut(&resource) {
+            subscribers.retain(|subscriber| (subscriber.conn, subscriber.id) != (conn, id));
+            if subscribers.is_empty() {
+                self.subscribers.remove(&resource);
+            }
+        }
+    }
+
+    /// This node's own no-op is applied: it leads the sessions there are, each with a full time-out.
+    pub(super) fn start_leading(&mut self, now: Micros, sessions: &Sessions) {
+        debug_assert!(self.sessions.is_empty());
+        for (session, known) in sessions.iter() {
+            self.lead(now, session, known.timeout(), known.last_sequence());
+        }
+    }
+
+    fn lead(&mut self, now: Micros, session: SessionId, timeout: Micros, sequence: Sequence) {
+        let led = Led {
+            proposed: sequence,
+            applied: sequence,
+            conn: None,
+            timeout,
+            expiring: false,
+            correlation: None,
+            heard: now,
+            deaf_then: self.deaf,
+        };
+        self.sessions.insert(session, led);
+        self.expiries.insert((now.after(timeout), session));
+    }
+
+    /// Leadership is lost: every session's connection is sent to the next leader. What was proposed may or may
+    /// not be applied there; the sequence tells.
+    pub(super) fn stop_leading(&mut self, leader: &str, host: &mut dyn Host) {
+        for led in self.sessions.values() {
+            let Some(conn) = led.conn else { continue };
+            if let Some(known) = self.conns.get_mut(&conn) {
+                known.session = None;
+            }
+            refuse(host, conn, RefusedOf::Connection, Code::NOT_LEADER, Micros(0), leader);
+            host.close(conn);
+        }
+        self.sessions.clear();
+        self.registering.clear();
+        self.expiries.clear();
+    }
+
+    /// A turn that came much later than the heartbeat lets it was deaf for the rest of the time.
+    pub(super) fn note_silence(&mut self, now: Micros, before: Micros, heartbeat: Micros) {
+        let usual = Micros(heartbeat.0 * 2);
+        self.deaf = self.deaf.after(now.since(before).since(usual));
+    }
+
+    /// When the first session may have expired.
+    pub(super) fn next_expiry(&self) -> Option<Micros> {
+        self.expiries.first().map(|&(due, _)| due)
+    }
+
+    /// The next session that has been silent for its whole time-out; it is marked as expiring.
+    pub(super) fn expired(&mut self, now: Micros) -> Option<SessionId> {
+        while let Some(&(due, session)) = self.expiries.first() {
+            if due > now {
+                return None;
+            }
+            self.expiries.pop_first();
+            let Some(led) = self.sessions.get_mut(&session) else { continue };
+            let deaf_since = self.deaf.since(led.deaf_then);
+            let silent_until = led.heard.after(led.timeout).after(deaf_since);
+            if led.correlation.is_some() || silent_until > now {
+                let again = silent_until.max(now.after(Micros::from_millis(1)));
+                self.expiries.insert((again, session));
+                continue;
+            }
+            led.expiring = true;
+            return Some(session);
+        }
+        None
+    }
+
+    /// The expiry could not be proposed now; it is tried again shortly.
+    pub(super) fn expire_later(&mut self, now: Micros, session: SessionId) {
+        if let Some(led) = self.sessions.get_mut(&session) {
+            led.expiring = false;
+            self.expiries.insert((now.after(Micros::from_millis(10)), session));
+        }
+    }
+
+    /// Delivers what applying brings forth.
+    pub(super) fn delivery<'a>(&'a mut self, host: &'a mut dyn Host) -> Delivery<'a> {
+        Delivery { front: self, host }
+    }
+}
+
+/// Writes a refusal into a connection's out-buffer.
+pub(super) fn refuse(
+    host: &mut dyn Host,
+    conn: ConnId,
+    of: RefusedOf,
+    code: Code,
+    retry: Micros,
+    leader: &str,
+) {
+    if let Some(out) = host.client(conn) {
+        Response::Refused { of, code, retry, leader, text: code.text() }.encode(out);
+    }
+}
+
+/// Writes an event into an out-buffer.
+pub(super) fn send_event(out: &mut Vec<u8>, subscription: u64, index: Index, event: &Event) {
+    let Event { ordinal, kind, .. } = *event;
+    Response::Event { subscription, index, ordinal, kind, payload: &event.payload() }.encode(out);
+}
+
+/// Takes what the machine says while applying straight to the out-buffers.
+pub(super) struct Delivery<'a> {
+    front: &'a mut Front,
+    host: &'a mut dyn Host,
+}
+
+impl Delivery<'_> {
+    fn to(&mut self, session: SessionId) -> Option<&mut Vec<u8>> {
+        let conn = self.front.sessions.get(&session)?.conn?;
+        self.host.client(conn)
+    }
+}
+
+impl Sink for Delivery<'_> {
+    fn reply(
+        &mut self,
+        index: Index,
+        session: SessionId,
+        sequence: Sequence,
+        code: Code,
+        payload: &[u8],
+    ) {
+        let Some(led) = self.front.sessions.get_mut(&session) else { return };
+        led.applied = led.applied.max(sequence);
+        let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
+        Response::Reply { sequence, index, code, payload }.encode(out);
+    }
+
+    fn event(&mut self, index: Index, event: &Event) {
+        let Some(subscribers) = self.front.subscribers.get(&event.resource) else { return };
+        for subscriber in subscribers {
+            if !event.passes(&subscriber.filter) {
+                continue;
+            }
+            let Some(out) = self.host.client(subscriber.conn) else { continue };
+            send_event(out, subscriber.id, index, event);
+        }
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        if let Some(out) = self.to(notice.session) {
+            Response::Notice(*notice).encode(out);
+        }
+    }
+
+    fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros) {
+        self.front.registering.remove(key);
+        let Some(led) = self.front.sessions.get_mut(&session) else { return };
+        let Some(correlation) = led.correlation.take() else { return };
+        let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
+        Response::Registered { correlation, session, timeout, index }.encode(out);
+    }
+
+    fn ended(&mut self, _index: Index, session: SessionId, reason: EndReason) {
+        let Some(led) = self.front.sessions.remove(&session) else { return };
+        let Some(conn) = led.conn else { return };
+        if let Some(known) = self.front.conns.get_mut(&conn) {
+            known.session = None;
+        }
+        match reason {
+            EndReason::Closed => {
+                if let Some(out) = self.host.client(conn) {
+                    Response::Closed { session }.encode(out);
+                }
+            }
+            EndReason::Expired => {
+                let of = RefusedOf::Session(session);
+                refuse(self.host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
+            }
+        }
+    }
+}

@@ -1,0 +1,529 @@
+//! One group on one node: Raft, log and state machine put together. Moves bytes; does no I/O.
+//!
+//! The core decides about positions, the log owns the bytes, the machine gives them meaning. A replica is
+//! told what arrived (`on_peer`, `on_client`, `on_disk`) and once per turn asked to `flush`: due deadlines,
+//! one sealed batch where the pipeline has room, what the core wants sent, what has become committed applied
+//! and answered. Whatever leaves goes through [`Host`]; a shard and the simulator each are one.
+//!
+//! What does not live here: sockets and files (`shard`), how frames look (`wire`), what commands mean
+//! (`resource`), who may lead (`raft`).
+//!
+//! Invariants
+//! - A reply leaves only after its entry was applied, and an entry is applied only when committed.
+//! - Raft's last entry and the log's sealed end are the same position after every call.
+//! - Nothing about a session is answered by a leader before its own no-op has been applied.
+
+mod apply;
+mod front;
+mod outputs;
+mod pending;
+mod requests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use margay_log::batch::{Batch, Received};
+use margay_log::buffer::Buffer;
+use margay_log::disk::{Done, Op};
+use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, Ticket};
+use margay_log::{Log, Opened};
+
+use crate::machine::{LogTime, Machine, StateMachine, kind};
+use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
+use crate::raft::{Raft, message};
+use crate::wire::GroupStatus;
+use crate::wire::peer::PeerMessage;
+use crate::wire::{self, Frame};
+use front::Front;
+use pending::Pending;
+
+/// A client's connection, named by whoever owns the socket. Never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct ConnId(pub u64);
+
+/// Where a replica's outputs go.
+pub trait Host {
+    /// The out-buffer of a connection; `None` where it is gone or its buffer is over its bound.
+    fn client(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
+    /// Close a connection once its out-buffer has been sent.
+    fn close(&mut self, conn: ConnId);
+    /// Send a frame, and behind it the bytes of a batch, to another node's replica of this group.
+    fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
+    /// Start a disk operation on this group's directory.
+    fn disk(&mut self, op: Op);
+}
+
+/// A member of the group, as the founding record names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Where it listens, `host:port`.
+    pub address: String,
+}
+
+/// Who this replica is, and its bounds.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// Every voter, this node among them.
+    pub members: Vec<Member>,
+    /// Timing of the core, and this node's number.
+    pub raft: Config,
+    /// Batches sealed and not yet committed, at most.
+    pub batches_in_flight: usize,
+    /// Bytes sealed and not yet committed, at most.
+    pub bytes_in_flight: u64,
+    /// With a batch uncommitted, the next one is sealed early from this size on, in bytes.
+    pub seal_early: u64,
+    /// Commands proposed and not yet applied, per session.
+    pub session_in_flight: u64,
+    /// Commands proposed and not yet applied, in the whole group.
+    pub group_in_flight: u64,
+    /// Sessions of the group, at most.
+    pub sessions_max: usize,
+    /// Entry bytes applied in one flush, about; the rest waits for the next turn.
+    pub apply_bytes: u64,
+}
+
+impl ReplicaConfig {
+    /// The defaults of `config.rs` for a member of a group.
+    #[must_use]
+    pub fn new(cluster: ClusterId, group: GroupId, members: Vec<Member>, raft: Config) -> Self {
+        Self {
+            cluster,
+            group,
+            members,
+            raft,
+            batches_in_flight: 4,
+            bytes_in_flight: 8 << 20,
+            seal_early: 16 << 10,
+            session_in_flight: 1_024,
+            group_in_flight: 8_192,
+            sessions_max: 100_000,
+            apply_bytes: 1 << 20,
+        }
+    }
+
+    fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+}
+
+/// Something a peer or a client did that costs it its connection. The replica is unharmed.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Bytes that do not decode.
+    #[error(transparent)]
+    Wire(#[from] wire::Error),
+    /// A batch that does not check.
+    #[error("batch refused: {0}")]
+    Batch(#[from] margay_log::FormatError),
+    /// An append that contradicts itself.
+    #[error("{0}")]
+    Append(&'static str),
+    /// A message from a node that is not a member.
+    #[error("node {0} is not a member of this group")]
+    Stranger(NodeId),
+}
+
+/// Something after which this replica must not go on. The process says so and stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log is poisoned.
+    #[error(transparent)]
+    Log(#[from] margay_log::Error),
+    /// A batch that Raft accepts but that is not sealed on what this log holds: the logs differ at a position
+    /// both call committed, or memory is broken.
+    #[error("group {group}: this log differs from the leader's behind index {behind}: {why}")]
+    Diverged {
+        /// The group.
+        group: GroupId,
+        /// The last index both agree on, as far as is known.
+        behind: Index,
+        /// What the log said.
+        why: String,
+    },
+    /// The log's meta block is not one of ours.
+    #[error("group {group}: the hard state holds no term and vote this version can read")]
+    Meta {
+        /// The group.
+        group: GroupId,
+    },
+    /// A committed batch cannot be read back.
+    #[error("group {group}: the log is damaged behind index {behind}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// The last index that could be read.
+        behind: Index,
+    },
+}
+
+/// One group on one node. See the module's text.
+pub struct Replica<S: StateMachine> {
+    config: ReplicaConfig,
+    raft: Raft,
+    log: Log,
+    machine: Machine<S>,
+    /// Who is connected, and the sessions as their leader sees them.
+    front: Front,
+    /// Reads and confirmations that wait for a round or for an index.
+    pending: Pending,
+    /// What the core wants done, not yet done.
+    outputs: VecDeque<Output>,
+    scratch: Vec<Output>,
+    /// The batch that came with the message being handled.
+    arriving: Option<Received>,
+    /// Hard-state updates under way: (the log's ticket, the core's).
+    persisting: VecDeque<(Ticket, Ticket)>,
+    /// Log reads under way for followers.
+    fetching: Vec<(Ticket, NodeId)>,
+    /// The log read that applying waits for.
+    apply_fetch: Option<Ticket>,
+    /// Commit index as the core told it.
+    commit: Index,
+    /// Sealed by this leader, not yet committed: (last index, bytes).
+    uncommitted: VecDeque<(Index, u64)>,
+    uncommitted_bytes: u64,
+    /// This leader's log time: at `.1` on the turn's clock it was `.0`.
+    clock: Option<(LogTime, Micros)>,
+    /// A tick was proposed and is not applied yet.
+    ticking: Option<Index>,
+    /// The last entry this leader must see applied before it speaks for sessions: its own no-op.
+    ready_at: Option<Index>,
+    /// The no-op is applied and `front` leads the sessions.
+    leading: bool,
+    /// More to do at once: the last flush stopped at its budget.
+    hungry: bool,
+    /// When the last flush was, for telling how long this leader was deaf.
+    flushed_at: Micros,
+    frame: Vec<u8>,
+    batches: Vec<Arc<Batch>>,
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// Takes over an opened log. `state` is the machine's state at index 0; the committed part of the log is
+    /// applied to it as soon as the commit index is known.
+    ///
+    /// # Errors
+    /// The meta block of the log's hard state cannot be read.
+    pub fn new(
+        config: ReplicaConfig,
+        opened: Opened,
+        state: S,
+        now: Micros,
+    ) -> Result<Self, Fatal> {
+        let group = config.group;
+        let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
+        let log = opened.log;
+        let restored = Restored {
+            term,
+            vote,
+            terms: log.terms(),
+            last: log.last(),
+            snapshot: EntryId::ZERO,
+            voters: config.members.iter().map(|member| member.id).collect(),
+        };
+        let raft = Raft::new(config.raft, restored, now);
+        Ok(Self {
+            raft,
+            log,
+            machine: Machine::new(state),
+            front: Front::default(),
+            pending: Pending::default(),
+            outputs: VecDeque::new(),
+            scratch: Vec::new(),
+            arriving: None,
+            persisting: VecDeque::new(),
+            fetching: Vec::new(),
+            apply_fetch: None,
+            commit: Index::ZERO,
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
+            clock: None,
+            ticking: None,
+            ready_at: None,
+            leading: false,
+            hungry: false,
+            flushed_at: now,
+            frame: Vec::new(),
+            batches: Vec::new(),
+            config,
+        })
+    }
+
+    /// A frame from another node's replica of this group; `batch` holds the bytes that followed it, from
+    /// [`margay_log::batch::BATCH_OFFSET`] on.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; its connection should be closed.
+    pub fn on_peer(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        frame: &Frame<'_>,
+        batch: Option<Buffer>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        if from == self.config.raft.id || self.config.member(from).is_none() {
+            return Err(Fault::Stranger(from));
+        }
+        let peer = PeerMessage::decode(frame)?;
+        if let message::Body::AppendAck { matched, .. } = peer.message.body {
+            if self.ignore_ack(from, matched, &peer) {
+                return Ok(());
+            }
+        }
+        self.arriving = None;
+        if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
+            let Some(buffer) = batch else {
+                return Err(Fault::Append("an append came without its batch"));
+            };
+            let length = peer.batch_length as usize;
+            let received =
+                Received::check(buffer, length, self.config.cluster, self.config.group)?;
+            let header = received.header();
+            if header.last() != last || header.first != prev.index.next() {
+                return Err(Fault::Append("a batch other than the announced one came"));
+            }
+            if !self.log.has_room_for(received.header()) {
+                // The leader sends it again; nothing was promised yet.
+                return Ok(());
+            }
+            self.arriving = Some(received);
+        }
+        self.step(now, Input::Message { from, message: peer.message });
+        // A batch whose bytes do not belong where its message said must stop this replica, not the peer.
+        // That is found while the outputs run, and reported by the flush that ends the turn.
+        self.run_outputs(now, host);
+        self.arriving = None;
+        Ok(())
+    }
+
+    /// An acknowledgement names the chain it acknowledges; one of another log must not count.
+    fn ignore_ack(&self, from: NodeId, matched: Index, peer: &PeerMessage) -> bool {
+        match self.log.chain_at(matched) {
+            Some(chain) if chain != peer.chain => {
+                tracing::error!(
+                    group = self.config.group.0, %from, %matched, theirs = %peer.chain, ours = %chain,
+                    "a follower acknowledged another log; its acknowledgement is ignored"
+                );
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The connection that carries this node's messages to `peer` broke.
+    pub fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host) {
+        self.step(now, Input::Unreachable { peer });
+        self.run_outputs(now, host);
+    }
+
+    /// A disk operation ended.
+    ///
+    /// # Errors
+    /// The log is poisoned: a write into prepared space or of the hard state failed.
+    pub fn on_disk(
+        &mut self,
+        now: Micros,
+        done: Done,
+        host: &mut dyn Host,
+    ) -> Result<(), Fatal> {
+        let progress = self.log.on_done(done)?;
+        if let Some(index) = progress.durable {
+            self.step(now, Input::Durable { index });
+        }
+        if let Some(durable) = progress.meta {
+            while let Some(&(ticket, persisted)) = self.persisting.front() {
+                if ticket > durable {
+                    break;
+                }
+                self.persisting.pop_front();
+                self.step(now, Input::Persisted { ticket: persisted });
+            }
+        }
+        if let Some(read) = progress.read {
+            if self.apply_fetch == Some(read) {
+                self.apply_fetch = None;
+            }
+            let mut at = 0;
+            while at < self.fetching.len() {
+                if self.fetching[at].0 == read {
+                    let (_, to) = self.fetching.swap_remove(at);
+                    self.step(now, Input::Readable { to });
+                } else {
+                    at += 1;
+                }
+            }
+        }
+        self.run_outputs(now, host);
+        Ok(())
+    }
+
+    /// Ends a turn: everything that is due, sealed, sent, applied and answered.
+    ///
+    /// # Errors
+    /// The log is poisoned, damaged or not the leader's: this replica must stop.
+    pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
+        self.flush_deadlines(now, host);
+        self.flush_seal(now, host)?;
+        self.flush_reads(now);
+        self.run_outputs(now, host);
+        self.apply_committed(now, host)?;
+        // Applying may have answered, and a new leader's no-op may open the pipeline again.
+        self.flush_seal(now, host)?;
+        self.run_outputs(now, host);
+        self.serve_reads(now, host);
+        for op in self.log.ops() {
+            host.disk(op);
+        }
+        self.flushed_at = now;
+        if let Some(fatal) = self.front.fatal.take() {
+            return Err(fatal);
+        }
+        Ok(())
+    }
+
+    /// When `flush` must be called at the latest, if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Micros> {
+        let now = if self.hungry { Some(Micros(0)) } else { None };
+        let timer = self.timer_deadline();
+        let session = if self.speaks() { self.front.next_expiry() } else { None };
+        [now, self.raft.deadline(), self.log.deadline(), timer, session].into_iter().flatten().min()
+    }
+
+    fn flush_deadlines(&mut self, now: Micros, host: &mut dyn Host) {
+        if self.raft.deadline().is_some_and(|due| due <= now) {
+            self.step(now, Input::Tick);
+            self.run_outputs(now, host);
+        }
+        if self.log.deadline().is_some_and(|due| due <= now) {
+            self.log.on_tick(now);
+        }
+        if self.speaks() {
+            self.front.note_silence(now, self.flushed_at, self.config.raft.heartbeat);
+            self.expire_sessions(now);
+            self.propose_tick(now);
+        }
+    }
+
+    /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the gate, not the
+    /// leader's own disk).
+    fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
+        while self.raft.role() == RoleKind::Leader && self.log.open_entries() > 0 {
+            let idle = self.uncommitted.is_empty();
+            let room = self.uncommitted.len() < self.config.batches_in_flight
+                && self.uncommitted_bytes < self.config.bytes_in_flight;
+            if !(idle || room && self.log.open_bytes() >= self.config.seal_early) {
+                return Ok(());
+            }
+            let time = self.log_time(now);
+            let entries = self.log.open_entries();
+            let batch = match self.log.seal(self.raft.term(), time.0) {
+                Err(margay_log::Error::NoSpace) => return Ok(()),
+                sealed => sealed?,
+            };
+            assert_eq!(batch.header().first, self.raft.last().index.next());
+            self.uncommitted.push_back((batch.header().last().index, batch.size()));
+            self.uncommitted_bytes += batch.size();
+            self.step(now, Input::Appended { entries });
+            assert_eq!(self.raft.last(), self.log.last());
+            self.run_outputs(now, host);
+        }
+        Ok(())
+    }
+
+    /// Gives one input to the core; what it wants done waits in `outputs`.
+    fn step(&mut self, now: Micros, input: Input) {
+        self.raft.step(now, input, &mut self.scratch);
+        self.outputs.extend(self.scratch.drain(..));
+    }
+
+    /// Whether this node leads and may answer for sessions: its own no-op has been applied.
+    fn speaks(&self) -> bool {
+        self.leading
+    }
+
+    /// The log time of a batch sealed now: the leader's own clock, from the last log time on.
+    fn log_time(&self, now: Micros) -> LogTime {
+        match self.clock {
+            Some((time, at)) => LogTime(time.0.saturating_add(now.since(at).0)),
+            None => self.machine.time(),
+        }
+    }
+
+    /// When the machine's next timer is due, on the turn's clock.
+    fn timer_deadline(&self) -> Option<Micros> {
+        if !self.speaks() || self.ticking.is_some() {
+            return None;
+        }
+        let (time, at) = self.clock?;
+        let due = self.machine.next_timer()?;
+        Some(at.after(Micros(due.0.saturating_sub(time.0))))
+    }
+
+    /// With timers due and nothing else to append, a leader appends a tick.
+    fn propose_tick(&mut self, now: Micros) {
+        if self.timer_deadline().is_some_and(|due| due <= now) {
+            self.ticking = self.push_system(kind::TICK, 0, &[]);
+        }
+    }
+
+    /// What `cluster status` shows of this replica.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let name = |id: NodeId| self.config.member(id).map(|member| member.name.clone());
+        GroupStatus {
+            group: self.config.group,
+            node: name(self.config.raft.id).unwrap_or_default(),
+            leader: self.raft.leader().and_then(name),
+            term: self.raft.term(),
+            first: self.log.first(),
+            last: self.log.last(),
+            chain: self.log.chain_at(self.log.last().index).unwrap_or_default(),
+            durable: self.log.durable(),
+            commit: self.commit,
+            applied: self.machine.applied(),
+            sessions: self.machine.sessions().len() as u32,
+            voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
+        }
+    }
+
+    /// The core, for checkers and reports.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The log, for checkers and reports.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The machine, for checkers and reports.
+    #[must_use]
+    pub fn machine(&self) -> &Machine<S> {
+        &self.machine
+    }
+
+    /// The commit index as this replica knows it.
+    #[must_use]
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.raft.term()
+    }
+}

@@ -1,0 +1,528 @@
+//! A node of a cluster: everything from the options to the last descriptor closed.
+//!
+//! Boot: look at the machine, lock the directory, know who one is, found the cluster, open the logs, start the
+//! shards. Stop: accept no more, cancel, reap until nothing is in flight, drop. Stopping is not leaving: the
+//! node stays a member and takes up where it was.
+
+mod directory;
+mod founding;
+mod signals;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use margay_log::Opened;
+use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
+
+use crate::config;
+use crate::error::Error;
+use crate::forming::{self, Ask, Forming, Founder, FoundingRecord, Offer, Peer, peers_text};
+pub use crate::shard::Group;
+pub use crate::shard::preflight;
+use crate::shard::{Node, Plan, Running, start, sys};
+use directory::Directory;
+use signals::SignalWatch;
+use preflight::{Finding, Level};
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Where its identity and its logs are.
+    pub data: PathBuf,
+    /// Where it listens, for clients and peers.
+    pub listen: SocketAddr,
+    /// The founders, this node among them; empty for a cluster of one.
+    pub peers: Vec<Peer>,
+    /// Number of groups, or decided at the founding: nodes × shards of the smallest.
+    pub groups: Option<u32>,
+    /// Number of shards, or as many as there are CPUs for this process.
+    pub shards: Option<usize>,
+    /// CPUs to pin shards to, in order; otherwise they are pinned where there are enough.
+    pub cpus: Option<Vec<usize>>,
+    /// Listen on a public address although nobody is authenticated.
+    pub unsafe_no_auth: bool,
+    /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0 never.
+    pub spin_us: u32,
+}
+
+impl ServerConfig {
+    /// A node alone on this machine, with its data in `data`.
+    #[must_use]
+    pub fn new(name: impl Into<String>, data: impl Into<PathBuf>) -> ServerConfig {
+        ServerConfig {
+            name: name.into(),
+            data: data.into(),
+            listen: config::LISTEN,
+            peers: Vec::new(),
+            groups: None,
+            shards: None,
+            cpus: None,
+            unsafe_no_auth: false,
+            spin_us: 0,
+        }
+    }
+}
+
+/// What a group is made from.
+pub struct Seed {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// This node.
+    pub node: NodeId,
+    /// All nodes; node 1 is the first.
+    pub founders: Vec<Founder>,
+    /// What the log holds.
+    pub opened: Opened,
+}
+
+/// Makes the groups of a node, each on the thread of its shard. The last argument is the time.
+pub type MakeGroup = Arc<dyn Fn(Seed, Micros) -> Result<Box<dyn Group>, Error> + Send + Sync>;
+
+/// A node that serves.
+pub struct Server {
+    node: Arc<Node>,
+    running: Vec<Running>,
+    address: SocketAddr,
+    notes: Vec<String>,
+    peers: Vec<Peer>,
+    /// Held until the last shard has ended.
+    _directory: Directory,
+}
+
+/// Counters of all shards of a node, added up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Turns of the loops.
+    pub turns: u64,
+    /// Completions of the rings.
+    pub completions: u64,
+    /// Frames received.
+    pub frames: u64,
+    /// Sleeps.
+    pub parks: u64,
+    /// Wake-ups well after their deadline; should be 0.
+    pub late_wakes: u64,
+    /// Turns over the alarm.
+    pub long_turns: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections refused.
+    pub refused: u64,
+    /// Connections closed for what came over them.
+    pub faults: u64,
+    /// Connections open now.
+    pub open: u64,
+}
+
+impl Server {
+    /// Starts a node whose groups are made by `make`; returns when it listens. `stop` ends the waiting for other
+    /// founders.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is left running.
+    pub fn start(config: &ServerConfig, make: MakeGroup, stop: &AtomicBool) -> Result<Server, Error> {
+        let (shards, cpus) = check(config)?;
+        let mut notes = inspect(preflight::machine(shards))?;
+        let listener = listen(config.listen)?;
+        let address = local_address(&listener, config.listen)?;
+        let directory = Directory::open(&config.data, &config.name)?;
+        notes.extend(inspect(vec![preflight::directory(directory.path())])?);
+
+        let peers = founders(config, address);
+        let record = founded(config, &directory, peers.clone(), shards, &listener, stop)?;
+        let id = record.node(&config.name).ok_or_else(|| forming::Disagreement::NotFounder {
+            name: config.name.clone(),
+            cluster: record.cluster(),
+        })?;
+        let peers = if config.peers.is_empty() { record.peers() } else { peers };
+        let addresses = resolve(&record, &peers)?;
+        let node = Node::new(&record, id, addresses, shards, connections()).map(Arc::new);
+        let node = node.map_err(|e| Error::executor(&e))?;
+        let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
+        let running = start(&node, plans)?;
+        Ok(Server { node, running, address, notes, peers, _directory: directory })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.node.cluster
+    }
+
+    /// This node's number.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node.id
+    }
+
+    /// Number of groups of the cluster.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.node.groups
+    }
+
+    /// Number of shards of this node.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.node.shards
+    }
+
+    /// What is unusual about this machine, one line each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What its shards have counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let sum = |count: fn(&crate::shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
+        Stats {
+            turns: sum(|c| c.turns.get()),
+            completions: sum(|c| c.completions.get()),
+            frames: sum(|c| c.frames.get()),
+            parks: sum(|c| c.parks.get()),
+            late_wakes: sum(|c| c.late.get()),
+            long_turns: sum(|c| c.long_turns.get()),
+            accepted: sum(|c| c.accepted.get()),
+            refused: sum(|c| c.refused.get()),
+            faults: sum(|c| c.faults.get()),
+            open: self.node.limits.open() as u64,
+        }
+    }
+
+    /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh meanwhile.
+    fn watch(&self, signals: &SignalWatch) {
+        const FRESH: i32 = 10_000;
+        while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
+            sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FRESH);
+            self.refresh_addresses();
+        }
+    }
+
+    /// Names that resolve differently now: a peer has moved.
+    fn refresh_addresses(&self) {
+        for peer in self.peers.iter().filter(|peer| peer.address.parse::<SocketAddr>().is_err()) {
+            let member = self.node.members.iter().position(|member| member.name == peer.name);
+            if let (Some(at), Ok(address)) = (member, resolve_one(peer)) {
+                self.node.set_address(NodeId(at as u32 + 1), address);
+            }
+        }
+    }
+
+    /// Stops in order and returns when the last shard has ended.
+    ///
+    /// # Errors
+    /// What had stopped it before, if something had.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.node.stop();
+        crate::shard::join(std::mem::take(&mut self.running));
+        self.node.failure().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error was logged when it happened; `stop` is the way to see it.
+        let _ = self.end();
+    }
+}
+
+/// Runs a node with groups made by `make` until SIGTERM or SIGINT, or until it must not go on. A second signal
+/// ends the process at once.
+///
+/// # Errors
+/// See [`Error`] and [`Error::exit_code`].
+pub fn run_with(
+    config: &ServerConfig,
+    make: MakeGroup,
+    on_ready: impl FnOnce(&Server),
+) -> Result<(), Error> {
+    let signals = SignalWatch::begin()?;
+    let server = Server::start(config, make, &signals.stop)?;
+    on_ready(&server);
+    server.watch(&signals);
+    tracing::info!("stopping");
+    server.stop()
+}
+
+/// Shards, and the CPUs they are pinned to (none: they are not). Refuses what cannot be.
+fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error> {
+    forming::check_name(&config.name)
+        .map_err(|why| Error::Config(format!("--name {}: {why}", config.name)))?;
+    if !config.listen.ip().is_loopback() && !config.unsafe_no_auth {
+        return Err(Error::PublicBind(config.listen));
+    }
+    check_peers(config)?;
+    let available = sys::cpus_available().unwrap_or_default();
+    let shards = config.shards.or(config.cpus.as_ref().map(Vec::len)).unwrap_or(available.len());
+    let shards = if config.shards.is_none() { shards.max(1) } else { shards };
+    if shards == 0 || shards > config::SHARDS_MAX {
+        let max = config::SHARDS_MAX;
+        return Err(Error::Config(format!("--shards {shards}: between 1 and {max}")));
+    }
+    if config.groups.is_some_and(|groups| groups == 0 || groups > config::GROUPS_MAX) {
+        let (groups, max) = (config.groups.unwrap_or(0), config::GROUPS_MAX);
+        return Err(Error::Config(format!("--groups {groups}: between 1 and {max}")));
+    }
+    let cpus = match &config.cpus {
+        Some(cpus) if cpus.len() < shards => {
+            let count = cpus.len();
+            return Err(Error::Config(format!("--cpus names {count} cpus for {shards} shards")));
+        }
+        Some(cpus) => match cpus.iter().find(|cpu| !available.contains(cpu)) {
+            Some(cpu) => return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use"))),
+            None => cpus.clone(),
+        },
+        // A machine of our own: pin. Otherwise the scheduler knows better.
+        None if available.len() >= shards && config.peers_elsewhere() => available,
+        None => Vec::new(),
+    };
+    Ok((shards, cpus))
+}
+
+fn check_peers(config: &ServerConfig) -> Result<(), Error> {
+    let fault = |text: String| Err(Error::Config(format!("--peers: {text}")));
+    if config.peers.is_empty() {
+        return Ok(());
+    }
+    if config.peers.len() > config::FOUNDERS_MAX {
+        return fault(format!("at most {} nodes", config::FOUNDERS_MAX));
+    }
+    let mut seen: Vec<&Peer> = Vec::new();
+    for peer in &config.peers {
+        if let Err(why) = forming::check_name(&peer.name) {
+            return fault(format!("{}: {why}", peer.name));
+        }
+        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none_or(|port| port == 0) || peer.address.len() > config::ADDRESS_BYTES_MAX {
+            return fault(format!("{}: an address is host:port", peer.name));
+        }
+        if let Some(twin) = seen.iter().find(|s| s.name == peer.name || s.address == peer.address) {
+            return fault(format!("{twin} and {peer} share a name or an address"));
+        }
+        seen.push(peer);
+    }
+    if !seen.iter().any(|peer| peer.name == config.name) {
+        return fault(format!("{} is not among them; name all founders, this node too", config.name));
+    }
+    Ok(())
+}
+
+impl ServerConfig {
+    /// Whether this node has its machine for itself, as far as the list tells.
+    fn peers_elsewhere(&self) -> bool {
+        let host = |peer: &Peer| peer.address.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let own = self.peers.iter().find(|peer| peer.name == self.name).and_then(host);
+        self.peers.iter().filter(|peer| peer.name != self.name).all(|peer| host(peer) != own)
+    }
+}
+
+/// Problems end the start; warnings become notes.
+fn inspect(findings: Vec<Finding>) -> Result<Vec<String>, Error> {
+    let problem = findings.iter().find(|finding| finding.level == Level::Problem);
+    if let Some(problem) = problem {
+        return Err(Error::Preflight(problem.to_string()));
+    }
+    let warnings = findings.iter().filter(|finding| finding.level == Level::Warning);
+    let notes: Vec<String> = warnings.map(ToString::to_string).collect();
+    for note in &notes {
+        tracing::warn!("{note}");
+    }
+    Ok(notes)
+}
+
+fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
+    let cause = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "somebody listens there already; stop it, or use another --listen".to_owned()
+        }
+        _ => e.to_string(),
+    };
+    sys::probe_address(address)
+        .and_then(|()| sys::listen(address))
+        .map_err(|e| Error::Listen { address, cause: cause(e) })
+}
+
+/// The address with the port that the system chose, where it was 0.
+fn local_address(listener: &OwnedFd, address: SocketAddr) -> Result<SocketAddr, Error> {
+    let error = |e: std::io::Error| Error::Listen { address, cause: e.to_string() };
+    let copy = TcpListener::from(listener.try_clone().map_err(error)?);
+    copy.local_addr().map_err(error)
+}
+
+/// The list this node founds with; a node alone is its own list.
+fn founders(config: &ServerConfig, address: SocketAddr) -> Vec<Peer> {
+    if config.peers.is_empty() {
+        vec![Peer { name: config.name.clone(), address: address.to_string() }]
+    } else {
+        config.peers.clone()
+    }
+}
+
+/// The founding record: the one that is durable here, or a new one.
+fn founded(
+    config: &ServerConfig,
+    directory: &Directory,
+    peers: Vec<Peer>,
+    shards: usize,
+    listener: &OwnedFd,
+    stop: &AtomicBool,
+) -> Result<FoundingRecord, Error> {
+    if let Some(record) = directory.founding()? {
+        return known(config, directory, record);
+    }
+    let ask = Ask { shards: shards as u16, groups: config.groups.unwrap_or(0) as u16 };
+    let (name, incarnation) = (config.name.clone(), directory.incarnation);
+    let offer = Offer { name, incarnation, peers: peers_text(&peers), ask };
+    let forming = Forming::new(offer, peers);
+    let error = |e: std::io::Error| {
+        let address = config.listen;
+        Error::Listen { address, cause: e.to_string() }
+    };
+    let plain = TcpListener::from(listener.try_clone().map_err(error)?);
+    plain.set_nonblocking(true).map_err(error)?;
+    let record = founding::found(forming, &plain, stop)?;
+    directory.set_founding(&record)?;
+    Ok(record)
+}
+
+/// A node that is started again: its options must fit what it is.
+fn known(
+    config: &ServerConfig,
+    directory: &Directory,
+    record: FoundingRecord,
+) -> Result<FoundingRecord, Error> {
+    let own = record.founders().iter().find(|founder| founder.name == config.name);
+    if own.is_none_or(|own| own.incarnation != directory.incarnation) {
+        return Err(Error::Mismatch(format!(
+            "{}: the cluster in it knows {} with another disk; remove the node and use --join",
+            directory.path().display(),
+            config.name
+        )));
+    }
+    if let Some(groups) = config.groups.filter(|groups| *groups != record.groups()) {
+        return Err(Error::Mismatch(format!(
+            "the cluster was founded with {} groups, this node was started with --groups {groups}; \
+             the number cannot change",
+            record.groups()
+        )));
+    }
+    let names = |peers: &[Peer]| -> Vec<String> {
+        let mut names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
+        names.sort();
+        names
+    };
+    let (ours, theirs) = (names(&config.peers), names(&record.peers()));
+    if !config.peers.is_empty() && ours != theirs {
+        return Err(Error::Mismatch(format!(
+            "the cluster was founded by {}, this node was started with --peers {}",
+            theirs.join(", "),
+            ours.join(", ")
+        )));
+    }
+    Ok(record)
+}
+
+/// Where all members are.
+fn resolve(
+    record: &FoundingRecord,
+    peers: &[Peer],
+) -> Result<BTreeMap<NodeId, SocketAddr>, Error> {
+    let mut addresses = BTreeMap::new();
+    for peer in peers {
+        let Some(id) = record.node(&peer.name) else { continue };
+        match resolve_one(peer) {
+            Ok(address) => drop(addresses.insert(id, address)),
+            // A peer that cannot be found now is looked for again; the others may be enough.
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    Ok(addresses)
+}
+
+fn resolve_one(peer: &Peer) -> Result<SocketAddr, Error> {
+    let error = |cause: String| {
+        let (name, address) = (peer.name.clone(), peer.address.clone());
+        Error::Resolve { name, address, cause }
+    };
+    let mut found = peer.address.to_socket_addrs().map_err(|e| error(e.to_string()))?;
+    found.next().ok_or_else(|| error("no address".to_owned()))
+}
+
+/// Connections this process has descriptors for.
+fn connections() -> usize {
+    let files = sys::raise_limit(sys::Limit::Files).unwrap_or(1_024);
+    let spare = files.saturating_sub(config::FILES_RESERVED).max(64);
+    config::CONNECTIONS_MAX.min(usize::try_from(spare).unwrap_or(usize::MAX))
+}
+
+/// Opens all logs and divides them over the shards.
+fn plan(
+    config: &ServerConfig,
+    directory: &Directory,
+    node: &Arc<Node>,
+    listener: OwnedFd,
+    address: SocketAddr,
+    cpus: &[usize],
+    make: &MakeGroup,
+) -> Result<Vec<Plan>, Error> {
+    let mut plans = Vec::new();
+    let mut first = Some(listener);
+    for index in 0..node.shards {
+        let listener = match first.take() {
+            Some(listener) => listener,
+            None => sys::listen(address)
+                .map_err(|e| Error::Listen { address, cause: e.to_string() })?,
+        };
+        let spin = if cpus.is_empty() { Micros(0) } else { Micros(config.spin_us.into()) };
+        let cpu = cpus.get(index).copied();
+        plans.push(Plan { index, listener, cpu, spin, groups: Vec::new() });
+    }
+    for group in (0..node.groups).map(GroupId) {
+        let shard = group.0 as usize % node.shards;
+        let slot = plans[shard].groups.len();
+        let path = directory.group(group);
+        let (opened, driver) = open_log(node, group, &path, slot)?;
+        let seed = Seed {
+            cluster: node.cluster,
+            group,
+            node: node.id,
+            founders: node.members.clone(),
+            opened,
+        };
+        let make = Arc::clone(make);
+        plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));
+    }
+    Ok(plans)
+}
+
+fn open_log(
+    node: &Node,
+    group: GroupId,
+    _path: &std::path::Path,
+    _slot: usize,
+) -> Result<(Opened, margay_log::disk::uring::Driver), Error> {
+    let mut storage = margay_log::disk::direct::Memory::default();
+    let options = margay_log::Options { cluster: node.cluster, group, incarnation: node.incarnation, ..Default::default() };
+    let opened = margay_log::open(&mut storage, options).map_err(|e| Error::Log { group: group.0, cause: e.to_string() })?;
+    Ok((opened, margay_log::disk::uring::Driver))
+}

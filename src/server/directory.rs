@@ -1,0 +1,228 @@
+//! A node's data directory: who it is, what it has founded, and one directory per group.
+//!
+//! ```text
+//! DIR/lock       flock of the process that uses it, with its number
+//! DIR/node       name and incarnation, durable before the first message
+//! DIR/founding   the founding record, twice, durable before the first vote
+//! DIR/group-N/   the log of group N
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crc32c::crc32c;
+use margay_log::id::{GroupId, Incarnation};
+
+use crate::error::Error;
+use crate::forming::{FoundingRecord, check_name};
+use crate::shard::sys;
+
+const NODE_MAGIC: &str = "margay node 1";
+const COPY_MAGIC: [u8; 8] = *b"MGYFILE\x01";
+/// The second copy begins at a multiple of this: another block of the disk.
+const COPY_BLOCK: usize = 4_096;
+
+/// An open, locked data directory.
+pub(super) struct Directory {
+    path: PathBuf,
+    pub(super) incarnation: Incarnation,
+    /// Held until the process ends or this is dropped.
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens or makes the directory of the node called `name`.
+    pub(super) fn open(path: &Path, name: &str) -> Result<Directory, Error> {
+        make(path)?;
+        let lock = lock(path)?;
+        let file = path.join("node");
+        let incarnation = match read(&file)? {
+            Some(bytes) => read_node(&file, &bytes, name)?,
+            None if path.join("founding").exists() => {
+                let why = "the directory holds a cluster but not who this node is".to_owned();
+                return Err(Error::Damaged { path: file, why });
+            }
+            None => found_node(&file, name)?,
+        };
+        Ok(Directory { path: path.to_owned(), incarnation, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of a group's log.
+    pub(super) fn group(&self, group: GroupId) -> PathBuf {
+        self.path.join(format!("group-{}", group.0))
+    }
+
+    /// The record this node has made durable, if it has.
+    pub(super) fn founding(&self) -> Result<Option<FoundingRecord>, Error> {
+        let path = self.path.join("founding");
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
+        let copy = either_copy(&bytes).ok_or_else(|| damaged("no copy is whole".to_owned()))?;
+        FoundingRecord::decode(copy).map(Some).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// Makes the record durable.
+    pub(super) fn set_founding(&self, record: &FoundingRecord) -> Result<(), Error> {
+        replace(&self.path.join("founding"), &two_copies(&record.encode()))
+    }
+}
+
+/// Makes the directory if it is not there, and looks whether it is ours alone.
+fn make(path: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            return made.map_err(|e| Error::data("cannot make", path, e));
+        }
+        Err(e) => Err(Error::data("cannot look at", path, e)),
+        Ok(meta) if meta.file_type().is_symlink() => {
+            let why = "is a symbolic link; name the directory itself";
+            Err(Error::Unsafe { path: path.to_owned(), why })
+        }
+        Ok(meta) if !meta.is_dir() => {
+            Err(Error::data("cannot use", path, io::ErrorKind::NotADirectory.into()))
+        }
+        Ok(meta) if meta.mode() & 0o002 != 0 => {
+            let why = "can be written to by everybody; run: chmod o-w on it";
+            Err(Error::Unsafe { path: path.to_owned(), why })
+        }
+        Ok(meta) if meta.uid() != sys::user() && sys::user() != 0 => {
+            let why = "belongs to another user; run the server as that user, or use another --data";
+            Err(Error::Unsafe { path: path.to_owned(), why })
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// One process per directory.
+fn lock(path: &Path) -> Result<File, Error> {
+    let file = path.join("lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let fail = |e| Error::data("cannot lock", &file, e);
+    let mut lock = options.open(&file).map_err(fail)?;
+    if !sys::try_lock(lock.as_fd()).map_err(fail)? {
+        let mut text = String::new();
+        // Without a readable number the message says 0.
+        let _ = lock.read_to_string(&mut text);
+        let pid = text.trim().parse().unwrap_or(0);
+        return Err(Error::Locked { path: path.to_owned(), pid });
+    }
+    let write = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    write.map_err(fail)?;
+    Ok(lock)
+}
+
+fn found_node(path: &Path, name: &str) -> Result<Incarnation, Error> {
+    let random = sys::random_u64().map_err(|e| Error::data("no random number for", path, e))?;
+    let incarnation = Incarnation(random.max(1));
+    let text = format!("{NODE_MAGIC}\nname {name}\nincarnation {incarnation}\n");
+    let crc = crc32c(text.as_bytes());
+    replace(path, format!("{text}crc {crc:08x}\n").as_bytes())?;
+    Ok(incarnation)
+}
+
+fn read_node(path: &Path, bytes: &[u8], name: &str) -> Result<Incarnation, Error> {
+    let (known, incarnation) = decode_node(bytes).ok_or_else(|| Error::Damaged {
+        path: path.to_owned(),
+        why: "its checksum does not match; restore it, or start the node with an empty directory"
+            .to_owned(),
+    })?;
+    if known != name {
+        return Err(Error::Mismatch(format!(
+            "{} belongs to node {known}, this one was started with --name {name}",
+            path.display()
+        )));
+    }
+    Ok(incarnation)
+}
+
+fn decode_node(bytes: &[u8]) -> Option<(&str, Incarnation)> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (body, crc) = text.rsplit_once("crc ")?;
+    if u32::from_str_radix(crc.trim_end(), 16).ok()? != crc32c(body.as_bytes()) {
+        return None;
+    }
+    let mut lines = body.lines();
+    if lines.next()? != NODE_MAGIC {
+        return None;
+    }
+    let name = lines.next()?.strip_prefix("name ")?;
+    let incarnation = lines.next()?.strip_prefix("incarnation ")?;
+    check_name(name).ok()?;
+    Some((name, Incarnation(u64::from_str_radix(incarnation, 16).ok()?)))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::data("cannot read", path, e)),
+    }
+}
+
+/// Writes a file so that after a crash either the old or the new one is there, whole.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(|e| Error::data("cannot write", path, e))
+}
+
+/// `magic 8 | length u32 | crc u32 | bytes`, twice, each from the start of a block.
+fn two_copies(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = COPY_MAGIC.to_vec();
+    copy.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    copy.extend_from_slice(&crc32c(bytes).to_le_bytes());
+    copy.extend_from_slice(bytes);
+    copy.resize(copy.len().next_multiple_of(COPY_BLOCK), 0);
+    copy.repeat(2)
+}
+
+fn either_copy(bytes: &[u8]) -> Option<&[u8]> {
+    let half = bytes.len() / 2;
+    [&bytes[..half], &bytes[half..]].into_iter().find_map(|copy| {
+        let rest = copy.strip_prefix(&COPY_MAGIC)?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (crc, rest) = rest.split_first_chunk::<4>()?;
+        let body = rest.get(..u32::from_le_bytes(*length) as usize)?;
+        (crc32c(body) == u32::from_le_bytes(*crc)).then_some(body)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_copy_is_enough() {
+        let bytes = vec![7; 5_000];
+        let whole = two_copies(&bytes);
+        assert_eq!(either_copy(&whole), Some(&bytes[..]));
+        for at in [0, 9, 13, 100] {
+            let mut one = whole.clone();
+            one[at] ^= 1;
+            assert_eq!(either_copy(&one), Some(&bytes[..]), "first copy damaged at {at}");
+            one[whole.len() / 2 + at] ^= 1;
+            assert_eq!(either_copy(&one), None, "both damaged at {at}");
+        }
+        assert_eq!(either_copy(&[]), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! The founding, with plain blocking sockets: exchanges offers until the cluster is founded.
+//!
+//! Runs before any shard. Each exchange has a thread of its own and an end in time, so that a founder that is
+//! slow, away or hostile delays nobody else.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use margay_log::id::{ClusterId, GroupId, NodeId};
+
+use crate::config;
+use crate::error::Error;
+use crate::forming::{Ask, Forming, FoundingRecord, Input, Offer, Output, Peer};
+use crate::machine::Code;
+use crate::shard::sys;
+use crate::wire::{self, HEADER, HELLO_BYTES, Hello, HelloKind, forming::Forming as Message};
+
+/// Strangers that are listened to at the same time.
+const GUESTS_MAX: usize = 64;
+/// How often somebody waiting is told for whom.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Founds the cluster, or finds out that it cannot.
+pub(super) fn found(
+    mut forming: Forming,
+    listener: &TcpListener,
+    stop: &AtomicBool,
+) -> Result<FoundingRecord, Error> {
+    let own = Arc::new(forming.offer().clone());
+    let (inputs, heard) = channel();
+    let guests = Arc::new(AtomicUsize::new(0));
+    let mut table = Table { own, inputs, guests, asking: Vec::new(), said: None };
+    let begun = Instant::now();
+    loop {
+        if stop.load(Ordering::SeqCst) {
+            return Err(Error::Interrupted);
+        }
+        table.receive_guests(listener);
+        let mut out = Vec::new();
+        for input in next_inputs(&heard) {
+            forming.step(sys::now(), input, &mut out);
+        }
+        for output in out {
+            match output {
+                Output::Ask(peer) => table.ask(peer),
+                Output::Formed(record) => return Ok(record),
+                Output::Disagrees(why) if why.is_final() => return Err(why.into()),
+                Output::Disagrees(why) => tracing::warn!("{why}"),
+            }
+        }
+        table.say_progress(&forming, begun);
+    }
+}
+
+/// What has been heard, after a short wait, and always the passing of time.
+fn next_inputs(heard: &Receiver<Input>) -> Vec<Input> {
+    let mut inputs: Vec<Input> = heard.recv_timeout(Duration::from_millis(20)).into_iter().collect();
+    inputs.extend(heard.try_iter());
+    inputs.push(Input::Tick);
+    inputs
+}
+
+/// The exchanges under way.
+struct Table {
+    own: Arc<Offer>,
+    inputs: Sender<Input>,
+    guests: Arc<AtomicUsize>,
+    /// Whom a thread is asking at the moment.
+    asking: Vec<(String, Arc<AtomicBool>)>,
+    said: Option<Instant>,
+}
+
+impl Table {
+    /// Asks a founder, unless that is under way.
+    fn ask(&mut self, peer: Peer) {
+        self.asking.retain(|(_, done)| !done.load(Ordering::SeqCst));
+        if self.asking.iter().any(|(name, _)| *name == peer.name) {
+            return;
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        self.asking.push((peer.name.clone(), Arc::clone(&done)));
+        let (own, inputs) = (Arc::clone(&self.own), self.inputs.clone());
+        std::thread::spawn(move || {
+            match ask(&own, &peer.address) {
+                Ok(input) => drop(inputs.send(input)),
+                Err(e) => tracing::debug!(peer = peer.name, "no answer from founder: {e}"),
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+    }
+
+    /// Answers whoever connects.
+    fn receive_guests(&mut self, listener: &TcpListener) {
+        while let Ok((stream, _)) = listener.accept() {
+            if self.guests.load(Ordering::SeqCst) >= GUESTS_MAX {
+                return;
+            }
+            self.guests.fetch_add(1, Ordering::SeqCst);
+            let (own, inputs) = (Arc::clone(&self.own), self.inputs.clone());
+            let guests = Arc::clone(&self.guests);
+            std::thread::spawn(move || {
+                match answer(&own, stream) {
+                    Ok(input) => drop(inputs.send(input)),
+                    Err(e) => tracing::debug!("not a founder: {e}"),
+                }
+                guests.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    }
+
+    fn say_progress(&mut self, forming: &Forming, begun: Instant) {
+        let last = *self.said.get_or_insert(begun);
+        if last.elapsed() < PROGRESS {
+            return;
+        }
+        self.said = Some(Instant::now());
+        let waiting: Vec<String> = forming
+            .waiting()
+            .map(|name| match forming.disagreement(name) {
+                Some(why) => format!("{name} ({why})"),
+                None => name.to_owned(),
+            })
+            .collect();
+        tracing::info!("waiting for {}", waiting.join(", "));
+    }
+}
+
+/// Connects to a founder: offers are exchanged, or it answers with its record.
+fn ask(own: &Offer, address: &str) -> io::Result<Input> {
+    let limit = Duration::from_micros(config::FORMING_TIME.0);
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limit / 4) {
+            Ok(mut stream) => {
+                set_limits(&stream)?;
+                let until = Instant::now() + limit;
+                stream.write_all(&speech(own))?;
+                return listen(&mut stream, until);
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Somebody has connected: hears him out first, then answers.
+fn answer(own: &Offer, mut stream: TcpStream) -> io::Result<Input> {
+    set_limits(&stream)?;
+    let until = Instant::now() + Duration::from_micros(config::FORMING_TIME.0);
+    let hello = read_hello(&mut stream, until)?;
+    if hello.kind != HelloKind::Forming {
+        // Clients and nodes of a founded cluster: not yet.
+        let code = Code::NO_LEADER;
+        stream.write_all(&Hello { code, ..own_hello(own, hello.kind) }.encode())?;
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let input = read_message(&mut stream, until)?;
+    stream.write_all(&speech(own))?;
+    Ok(input)
+}
+
+fn set_limits(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let step = Some(Duration::from_micros(config::FORMING_TIME.0) / 4);
+    stream.set_read_timeout(step)?;
+    stream.set_write_timeout(step)
+}
+
+fn own_hello(own: &Offer, kind: HelloKind) -> Hello {
+    Hello {
+        kind,
+        group: GroupId(0),
+        cluster: ClusterId(0),
+        node: NodeId(0),
+        groups: 0,
+        incarnation: own.incarnation,
+        code: Code::OK,
+    }
+}
+
+/// Hello and offer.
+fn speech(own: &Offer) -> Vec<u8> {
+    let mut out = own_hello(own, HelloKind::Forming).encode().to_vec();
+    let Offer { name, incarnation, peers, ask } = own;
+    let groups = ask.number();
+    Message::Offer { name, incarnation: *incarnation, peers, groups }.encode(&mut out);
+    out
+}
+
+fn listen(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
+    let hello = read_hello(stream, until)?;
+    if hello.kind != HelloKind::Forming || !hello.code.is_ok() {
+        return Err(invalid(hello.code));
+    }
+    read_message(stream, until)
+}
+
+fn read_hello(stream: &mut TcpStream, until: Instant) -> io::Result<Hello> {
+    let mut bytes = [0; HELLO_BYTES];
+    let mut have = 0;
+    while Hello::peek(&bytes[..have]).map_err(|e| refuse(stream, e))?.is_none() {
+        have += read_some(stream, &mut bytes[have..], until)?;
+    }
+    Hello::decode(&bytes).map_err(invalid)
+}
+
+/// Tells a stranger in his own words where he is.
+fn refuse(stream: &mut TcpStream, error: wire::Error) -> io::Error {
+    if let wire::Error::Foreign(foreign) = error {
+        // He may be gone already.
+        let _ = stream.write_all(foreign.answer());
+    }
+    invalid(error)
+}
+
+fn read_message(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
+    let mut header = [0; HEADER];
+    read_all(stream, &mut header, until)?;
+    let length = wire::peek(&header).map_err(invalid)?.unwrap_or(0);
+    if length > config::FORMING_BYTES_MAX + HEADER {
+        return Err(invalid("too long for an offer"));
+    }
+    let mut bytes = vec![0; length.max(HEADER)];
+    bytes[..HEADER].copy_from_slice(&header);
+    read_all(stream, &mut bytes[HEADER..], until)?;
+    let frame = wire::decode(&bytes).map_err(invalid)?;
+    match Message::decode(&frame).map_err(invalid)? {
+        Message::Offer { name, incarnation, peers, groups } => Ok(Input::Offer(Offer {
+            name: name.to_owned(),
+            incarnation,
+            peers: peers.to_owned(),
+            ask: Ask::from_number(groups),
+        })),
+        Message::Founded { record } => {
+            FoundingRecord::decode(record).map(Input::Record).map_err(invalid)
+        }
+    }
+}
+
+fn read_all(stream: &mut TcpStream, mut room: &mut [u8], until: Instant) -> io::Result<()> {
+    while !room.is_empty() {
+        let got = read_some(stream, room, until)?;
+        room = &mut room[got..];
+    }
+    Ok(())
+}
+
+fn read_some(stream: &mut TcpStream, room: &mut [u8], until: Instant) -> io::Result<usize> {
+    if Instant::now() >= until {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    match stream.read(room)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        got => Ok(got),
+    }
+}
+
+fn invalid(why: impl ToString) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
+}

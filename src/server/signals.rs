@@ -1,0 +1,71 @@
+//! SIGINT and SIGTERM: the first asks for an orderly stop, the second ends the process at once.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::error::Error;
+use crate::shard::sys;
+
+/// Watches for signals from its making until it is dropped. Made before any other thread, so that all of them
+/// leave the signals to it.
+pub(super) struct SignalWatch {
+    /// Set by the first signal.
+    pub(super) stop: Arc<AtomicBool>,
+    /// Can be read once a signal has arrived.
+    arrived: Arc<OwnedFd>,
+    quit: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    /// Restores the mask of the thread that made this.
+    _mask: sys::SignalMask,
+}
+
+impl SignalWatch {
+    pub(super) fn begin() -> Result<SignalWatch, Error> {
+        let error = |e| Error::Shard(format!("signals cannot be watched: {e}"));
+        let (mask, signals) = sys::block_signals().map_err(error)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let arrived = Arc::new(sys::eventfd().map_err(error)?);
+        let quit = Arc::new(sys::eventfd().map_err(error)?);
+        let theirs = (Arc::clone(&stop), Arc::clone(&arrived), Arc::clone(&quit));
+        let thread = std::thread::Builder::new()
+            .name("margay-signals".to_owned())
+            .spawn(move || watch(&signals, &theirs.0, &theirs.1, &theirs.2))
+            .map_err(error)?;
+        Ok(SignalWatch { stop, arrived, quit, thread: Some(thread), _mask: mask })
+    }
+
+    /// Can be read once a signal has arrived.
+    pub(super) fn arrived(&self) -> &OwnedFd {
+        &self.arrived
+    }
+}
+
+fn watch(signals: &sys::Signals, stop: &AtomicBool, arrived: &OwnedFd, quit: &OwnedFd) {
+    const FOREVER: i32 = -1;
+    loop {
+        let ready = sys::wait_readable(&[signals.as_fd(), quit.as_fd()], FOREVER);
+        if ready.get(1) == Some(&true) {
+            return;
+        }
+        while signals.take() {
+            if stop.swap(true, Ordering::SeqCst) {
+                // Nobody is asked: the first signal asked already.
+                eprintln!("margay: second signal, ending at once");
+                sys::exit_now(130);
+            }
+            sys::eventfd_signal(arrived.as_fd());
+        }
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        sys::eventfd_signal(self.quit.as_fd());
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; and if it did, there is nothing to do about it here.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Connections to peers: one per group and node, for what this node has to say. Answers come on the peer's own.
+//!
+//! What is said while a link is down is lost; the core repeats itself. A link that breaks is reported, tried
+//! again at once, then with growing pauses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use margay_log::batch::Batch;
+use margay_log::id::{GroupId, Micros, NodeId};
+
+use super::conn::{Greeting, State};
+use super::net::{CONNECT, Net};
+use super::ring::Ring;
+use super::{Node, sys};
+use crate::config;
+use crate::machine::Code;
+use crate::wire::{Hello, HelloKind};
+
+/// The way to one peer of one group.
+pub(crate) struct Link {
+    pub(crate) slot: u32,
+    pub(crate) group: GroupId,
+    pub(crate) to: NodeId,
+    pub(crate) status: Status,
+    pause: Micros,
+    /// The last reason that was said, so that a peer that stays away is reported once.
+    said: String,
+}
+
+/// How far a link is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    /// To be tried at this time.
+    Down(Micros),
+    /// Connecting, or waiting for the answer to the hello.
+    Trying,
+    /// Carries messages.
+    Up(u32),
+}
+
+impl Link {
+    pub(crate) fn new(slot: u32, group: GroupId, to: NodeId) -> Link {
+        let status = Status::Down(Micros(0));
+        Link { slot, group, to, status, pause: config::BACKOFF_MIN, said: String::new() }
+    }
+
+    /// The connection is gone, or was never made.
+    pub(crate) fn broke(&mut self, now: Micros) {
+        self.status = Status::Down(now.after(self.pause));
+        self.pause = Micros((self.pause.0 * 2).min(config::BACKOFF_MAX.0));
+    }
+
+    fn came_up(&mut self, conn: u32) {
+        self.status = Status::Up(conn);
+        self.pause = config::BACKOFF_MIN;
+        self.said.clear();
+    }
+
+    /// Says why there is no connection, unless that was the last thing said.
+    fn complain(&mut self, reason: String) {
+        if self.said != reason {
+            tracing::warn!(group = %self.group, peer = %self.to, "no connection to peer: {reason}");
+            self.said = reason;
+        }
+    }
+}
+
+impl Net {
+    /// When the next link is to be tried.
+    pub(crate) fn links_due(&self) -> Option<Micros> {
+        let due = self.links.iter().filter_map(|link| match link.status {
+            Status::Down(at) => Some(at),
+            Status::Trying | Status::Up(_) => None,
+        });
+        due.min()
+    }
+
+    /// Dials every peer whose time has come.
+    pub(crate) fn dial_due(&mut self, ring: &mut Ring, node: &Node) {
+        for number in 0..self.links.len() {
+            match self.links[number].status {
+                Status::Down(at) if at <= self.now => self.dial(ring, node, number as u32),
+                _ => {}
+            }
+        }
+    }
+
+    fn dial(&mut self, ring: &mut Ring, node: &Node, number: u32) {
+        let now = self.now;
+        let link = &mut self.links[number as usize];
+        let Some(address) = node.address(link.to) else {
+            link.complain("its address is not known".to_owned());
+            return link.broke(now);
+        };
+        let fd = match open(&address) {
+            Ok(fd) => fd,
+            Err(e) => {
+                link.complain(format!("no socket: {e}"));
+                return link.broke(now);
+            }
+        };
+        link.status = Status::Trying;
+        let index = self.insert(fd, State::Dialing { link: number }, config::CONNECT_TIME);
+        let Some(conn) = self.get(index) else { return };
+        conn.operations += 1;
+        ring.connect(&conn.fd, address, CONNECT | u64::from(index));
+    }
+
+    /// A connect has ended.
+    pub(crate) fn on_connected(&mut self, ring: &mut Ring, node: &Node, index: u32, result: i32) {
+        let Some(conn) = self.get(index) else { return };
+        let State::Dialing { link } = conn.state else { return self.operation_ended(index) };
+        if result < 0 {
+            let error = std::io::Error::from_raw_os_error(-result);
+            self.links[link as usize].complain(error.to_string());
+            self.kill(ring, index);
+            return self.operation_ended(index);
+        }
+        conn.operations -= 1;
+        conn.state = State::Greeting { link, greeting: Greeting::default() };
+        let link = &self.links[link as usize];
+        let hello = node.hello(HelloKind::Peer, link.group, Code::OK).encode();
+        if let Some(conn) = self.get(index) {
+            conn.out.push(&hello, None);
+        }
+        self.mark(index);
+        self.thirst(index);
+    }
+
+    /// A peer has answered our hello.
+    pub(crate) fn on_answer(&mut self, ring: &mut Ring, node: &Node, index: u32, hello: &Hello) {
+        let Some(conn) = self.get(index) else { return };
+        let State::Greeting { link: number, .. } = conn.state else { return };
+        let link = &mut self.links[number as usize];
+        let member = node.member(link.to);
+        let complaint = if !hello.code.is_ok() {
+            Some(format!("refused: {}", hello.code))
+        } else if hello.cluster != node.cluster {
+            Some(format!("it belongs to cluster {}, this node to {}", hello.cluster, node.cluster))
+        } else if hello.node != link.to || hello.kind != HelloKind::Peer {
+            Some(format!("node {} answers at its address", hello.node))
+        } else if member.is_none_or(|member| member.incarnation != hello.incarnation) {
+            Some("it is known with another disk; remove it and use --join".to_owned())
+        } else {
+            None
+        };
+        if let Some(complaint) = complaint {
+            link.complain(complaint);
+            return self.kill(ring, index);
+        }
+        link.came_up(index);
+        tracing::debug!(group = %link.group, peer = %link.to, "connected to peer");
+        if let Some(conn) = self.get(index) {
+            conn.state = State::PeerOut { link: number };
+            conn.state_until = super::conn::NEVER;
+        }
+        self.thirst(index);
+    }
+
+    /// Queues a message for a peer; without a connection it is lost.
+    pub(crate) fn say(&mut self, slot: u32, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>) {
+        let up = self.links.iter().find_map(|link| match link.status {
+            Status::Up(conn) if link.slot == slot && link.to == to => Some(conn),
+            _ => None,
+        });
+        let Some(index) = up else { return };
+        let Some(conn) = self.get(index) else { return };
+        if conn.owed() > config::OUT_BYTES_MAX {
+            self.doomed.push((index, "peer takes no more messages"));
+            return;
+        }
+        conn.out.push(frame, batch);
+        self.mark(index);
+    }
+}
+
+fn open(address: &SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+    let fd = sys::stream_socket(address)?;
+    sys::prepare_stream(&fd)?;
+    sys::set_user_timeout(&fd, config::PEER_SILENT_MILLIS)?;
+    Ok(fd)
+}
+

@@ -1,0 +1,173 @@
+//! A shard: one thread, one executor, one ring, and the groups that live on it.
+//!
+//! **The turn.** Reap what has completed, read the clock once, hand everything to the replicas it is for,
+//! flush each replica that was touched or is due once, send once per connection. Time enters only here. The
+//! loop sleeps only when a reap found nothing, nobody has called and nothing is due; a sleep ends with the
+//! next completion, the next deadline (a timer in the ring) or a call from another thread.
+//!
+//! glommio gives the thread, the scheduling of tasks and the sleep; sockets and log go through the shard's
+//! own [`ring`]. No request crosses shards after its connection has been handed over.
+
+mod conn;
+mod disk;
+mod greet;
+mod inbound;
+mod limits;
+mod links;
+mod mesh;
+mod net;
+mod node;
+mod outbox;
+pub mod preflight;
+mod reader;
+mod ring;
+mod start;
+mod stop;
+pub(crate) mod sys;
+mod turn;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use margay_log::batch::Batch;
+use margay_log::buffer::Buffer;
+use margay_log::disk::{Done, Op};
+use margay_log::id::{GroupId, Micros, NodeId};
+
+use crate::replica::{ConnId, Fatal, Fault, Host};
+use crate::wire::Frame;
+use disk::GroupDisk;
+use greet::Door;
+use net::Net;
+use node::Hush;
+pub(crate) use node::{Counters, Node};
+use ring::{Completion, Ring};
+pub(crate) use start::{Plan, Running, driver_tag, join, start};
+
+/// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica is one.
+pub trait Group {
+    /// A frame from another node's group of the same number, and the batch that followed it.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; its connection is closed.
+    fn on_peer(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        frame: &Frame<'_>,
+        batch: Option<Buffer>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault>;
+
+    /// The connection that carries this node's messages to `peer` broke.
+    fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host);
+
+    /// A frame from a client.
+    ///
+    /// # Errors
+    /// The client is told, and its connection closed.
+    fn on_client(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        frame: &Frame<'_>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault>;
+
+    /// A client's connection is gone.
+    fn on_client_gone(&mut self, conn: ConnId);
+
+    /// A disk operation has ended.
+    ///
+    /// # Errors
+    /// The process must stop.
+    fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal>;
+
+    /// The end of a turn in which something happened, or a deadline has passed.
+    ///
+    /// # Errors
+    /// The process must stop.
+    fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal>;
+
+    /// When to flush even if nothing happens.
+    fn deadline(&self) -> Option<Micros>;
+}
+
+/// A group on this shard.
+struct Slot {
+    group: GroupId,
+    replica: Box<dyn Group>,
+    disk: GroupDisk,
+    /// Something has been handed to it this turn.
+    touched: bool,
+    deadline: Option<Micros>,
+}
+
+/// See the module's text.
+pub(crate) struct Shard {
+    index: usize,
+    node: Arc<Node>,
+    net: Net,
+    ring: Ring,
+    /// Dropped after the ring: it owns memory of operations.
+    groups: Vec<Slot>,
+    door: Door,
+    /// The listener, until the ring has stopped accepting from it.
+    closed_door: Option<OwnedFd>,
+    /// Connections whose hello is complete.
+    greeted: Vec<u32>,
+    /// Groups to flush this turn.
+    touched: Vec<u32>,
+    completions: Vec<Completion>,
+    frames: u64,
+    hush: Hush,
+    spin: Spin,
+    /// The deadline this shard slept for, if it slept.
+    slept_for: Option<Micros>,
+}
+
+/// Looking for work a little longer before sleeping, where that has paid off lately.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Spin {
+    /// At most this long; 0 never.
+    limit: Micros,
+    /// Of the last sleeps, how many were over so soon that spinning would have avoided them, times 16.
+    short: u32,
+}
+
+/// A replica's view of its shard.
+struct View<'a> {
+    net: &'a mut Net,
+    ring: &'a mut Ring,
+    disk: &'a mut GroupDisk,
+    slot: u32,
+}
+
+impl Host for View<'_> {
+    fn client(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
+        let (index, found) = self.net.find(conn)?;
+        if !found.is_serving() {
+            return None;
+        }
+        if found.owed() > crate::config::OUT_BYTES_MAX {
+            self.net.doomed.push((index, "the client does not read what it asked for"));
+            return None;
+        }
+        self.net.mark(index);
+        self.net.find(conn).map(|(_, found)| found.out.bytes_mut())
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if let Some((index, _)) = self.net.find(conn) {
+            self.net.close(index);
+        }
+    }
+
+    fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>) {
+        self.net.say(self.slot, to, frame, batch);
+    }
+
+    fn disk(&mut self, op: Op) {
+        self.disk.start(self.ring, op);
+    }
+}

@@ -1,0 +1,353 @@
+//! The shard's io_uring: what is pushed is never lost, and memory in flight belongs to it.
+//!
+//! One ring per shard, for sockets and log. Every socket operation has a slot that owns its buffers until the
+//! final completion, whatever has become of the connection in the meantime. Disk operations are the log
+//! driver's: it owns their buffers, and its completions pass through.
+//!
+//! `user_data`: the upper 16 bits say whose completion it is ([`TAG_OPERATION`], [`TAG_TIMER`], or a
+//! driver's tag from [`TAG_DRIVER`] on), the lower 48 are the owner's.
+//!
+//! Nothing here knows what a connection is.
+#![allow(unsafe_code)]
+
+mod operations;
+mod pool;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use margay_log::buffer::Buffer;
+use margay_log::id::Micros;
+
+use super::outbox::Outbox;
+use super::sys::RawAddress;
+use crate::config;
+pub(crate) use pool::Pooled;
+use pool::Pool;
+
+/// Completions of [`Ring`]'s own operations.
+const TAG_OPERATION: u64 = 1 << 48;
+/// The timer.
+const TAG_TIMER: u64 = 2 << 48;
+/// Nobody waits for these.
+const TAG_IGNORED: u64 = 3 << 48;
+/// The first tag of a log driver; group slot `n` has `TAG_DRIVER + n`.
+pub(crate) const TAG_DRIVER: u16 = 0x1000;
+
+/// Buffer group of the pool.
+const POOL_GROUP: u16 = 0;
+/// Pieces that one send gathers, at most.
+const GATHER_MAX: usize = 64;
+/// One send is cut here, in bytes, so that a slow receiver shows its progress.
+const SEND_MAX: usize = 1 << 20;
+
+/// The end of an operation, or one of many results of a repeating one.
+pub(crate) struct Completion {
+    /// What the operation was pushed with; for a driver its `user_data`.
+    pub(crate) token: u64,
+    /// Bytes, a descriptor, or a negative error number.
+    pub(crate) result: i32,
+    /// More completions of this operation will follow.
+    pub(crate) more: bool,
+    /// Memory that comes back.
+    pub(crate) memory: Memory,
+}
+
+/// What an operation owned, or received into.
+pub(crate) enum Memory {
+    /// Nothing.
+    None,
+    /// Received bytes.
+    Pooled(Pooled),
+    /// Received into from an offset on.
+    Buffer(Buffer),
+    /// Sent, all of it or up to an error.
+    Sending(Box<Sending>),
+}
+
+/// An outbox on its way out.
+#[derive(Default)]
+pub(crate) struct Sending {
+    pub(crate) outbox: Outbox,
+    /// Bytes of it that the socket has taken.
+    pub(crate) sent: usize,
+    pieces: Vec<libc::iovec>,
+    header: Option<libc::msghdr>,
+}
+
+/// What a slot keeps alive while the kernel may use it.
+enum Held {
+    Free,
+    Nothing,
+    Buffer(Buffer),
+    Sending(Box<Sending>),
+    Address { _address: Box<RawAddress> },
+}
+
+struct Slot {
+    token: u64,
+    held: Held,
+}
+
+/// An operation under way, for cancelling it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OperationId(u32);
+
+/// See the module's text.
+pub(crate) struct Ring {
+    ring: IoUring,
+    /// What did not fit into the submission queue, in order.
+    backlog: VecDeque<squeue::Entry>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Operations of slots and drivers whose final completion has not come.
+    in_flight: usize,
+    /// The kernel may hold back work that it announced before: it runs about twenty pieces per enter.
+    unfinished: bool,
+    pool: Rc<Pool>,
+    timer: Timer,
+}
+
+/// One time-out at a time; moved when an earlier one is wanted.
+struct Timer {
+    armed: Option<Micros>,
+    first: Box<types::Timespec>,
+    moved: Box<types::Timespec>,
+}
+
+impl Ring {
+    /// A ring for the calling thread, and nobody else. `wake` is signalled by completions while
+    /// [`Ring::watch`] is on.
+    pub(crate) fn new(wake: &OwnedFd) -> io::Result<Ring> {
+        let mut ring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(config::RING_COMPLETIONS)
+            .build(config::RING_ENTRIES)?;
+        ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        ring.completion().disable_eventfd();
+        let pool = Pool::new(config::POOL_BUFFERS, config::POOL_BUFFER_BYTES);
+        // SAFETY: the entries live as long as `pool`, which `Drop` keeps while anything is in flight.
+        unsafe {
+            let (entries, count) = (pool.entries(), pool.count());
+            ring.submitter().register_buf_ring_with_flags(entries, count, POOL_GROUP, 0)?;
+        }
+        let zero = || Box::new(types::Timespec::new());
+        Ok(Ring {
+            ring,
+            backlog: VecDeque::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            in_flight: 0,
+            unfinished: false,
+            pool,
+            timer: Timer { armed: None, first: zero(), moved: zero() },
+        })
+    }
+
+    /// Operations whose final completion has not come.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Submits what was pushed and collects what has completed, without waiting.
+    ///
+    /// Since Linux 6.13 an enter runs about twenty deferred works, so this repeats while more may be there:
+    /// until fewer come, or the bounds of a turn are reached.
+    pub(crate) fn reap(&mut self, out: &mut Vec<Completion>) -> io::Result<usize> {
+        let mut begun = None;
+        let mut total = 0;
+        loop {
+            if self.wants_enter() {
+                self.enter(0)?;
+            }
+            let got = self.collect(out);
+            total += got;
+            self.unfinished = got >= config::REAP_FEW;
+            if !self.unfinished && self.backlog.is_empty() || total >= config::REAP_MAX {
+                return Ok(total);
+            }
+            let begun = *begun.get_or_insert_with(Instant::now);
+            if begun.elapsed() >= Duration::from_micros(config::REAP_MICROS) {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Waits until something completes or `limit` has passed. For stopping, where there is nothing else to do.
+    pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        self.fill_queue();
+        let time = types::Timespec::from(limit);
+        let arguments = types::SubmitArgs::new().timespec(&time);
+        match self.ring.submitter().submit_with_args(1, &arguments) {
+            Err(e) if !is_transient(&e) && e.raw_os_error() != Some(libc::ETIME) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on completions signal the eventfd. `false`: there is something to reap already.
+    pub(crate) fn watch(&mut self) -> bool {
+        self.ring.completion().enable_eventfd();
+        // Pairs with the kernel announcing work before it looks whether to signal.
+        fence(Ordering::SeqCst);
+        let idle = !self.wants_enter() && self.ring.completion().is_empty() && !self.is_readable();
+        if !idle {
+            self.unwatch();
+        }
+        idle
+    }
+
+    /// Completions signal nobody any more: whoever runs looks for himself.
+    pub(crate) fn unwatch(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+
+    /// Whether completions can be collected, without a system call.
+    pub(crate) fn has_news(&mut self) -> bool {
+        self.wants_enter() || !self.ring.completion().is_empty()
+    }
+
+    /// What only the kernel knows: deferred work that it did not announce again after an enter ran its share.
+    fn is_readable(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd, no waiting.
+        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+    }
+
+    fn wants_enter(&mut self) -> bool {
+        self.fill_queue();
+        let queue = self.ring.submission();
+        self.unfinished || !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    fn enter(&mut self, wait_for: u32) -> io::Result<()> {
+        const GETEVENTS: u32 = 1;
+        let submit = self.ring.submission().len() as u32;
+        // SAFETY: the queue holds `submit` entries whose memory lives in slots, drivers or this struct.
+        let result = unsafe {
+            self.ring.submitter().enter::<libc::sigset_t>(submit, wait_for, GETEVENTS, None)
+        };
+        match result {
+            Err(e) if !is_transient(&e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn collect(&mut self, out: &mut Vec<Completion>) -> usize {
+        let before = out.len();
+        let mut timer_fired = false;
+        for entry in self.ring.completion() {
+            let (token, result, flags) = (entry.user_data(), entry.result(), entry.flags());
+            let more = cqueue::more(flags);
+            match token & (0xffff << 48) {
+                TAG_OPERATION => {
+                    let slot = &mut self.slots[(token & 0xffff_ffff) as usize];
+                    let held = if more {
+                        Held::Nothing
+                    } else {
+                        self.in_flight -= 1;
+                        self.free.push((token & 0xffff_ffff) as u32);
+                        std::mem::replace(&mut slot.held, Held::Free)
+                    };
+                    let memory = match (cqueue::buffer_select(flags), held) {
+                        (Some(id), _) => {
+                            // SAFETY: this completion hands the buffer over, and is seen once.
+                            Memory::Pooled(unsafe { self.pool.take(id, result.max(0) as u32) })
+                        }
+                        (None, Held::Buffer(buffer)) => Memory::Buffer(buffer),
+                        (None, Held::Sending(sending)) => Memory::Sending(sending),
+                        (None, _) => Memory::None,
+                    };
+                    out.push(Completion { token: slot.token, result, more, memory });
+                }
+                TAG_TIMER => timer_fired = true,
+                TAG_IGNORED => {}
+                _ => {
+                    self.in_flight -= usize::from(!more);
+                    out.push(Completion { token, result, more, memory: Memory::None });
+                }
+            }
+        }
+        if timer_fired {
+            self.timer.armed = None;
+        }
+        out.len() - before
+    }
+
+    /// Moves what waits into the submission queue, as far as there is room.
+    fn fill_queue(&mut self) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `push`; the entry has waited in order since.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// # Safety
+    /// The memory that `entry` names must live until its final completion.
+    unsafe fn push(&mut self, entry: squeue::Entry) {
+        // SAFETY: the caller's promise.
+        let full = unsafe { self.ring.submission().push(&entry) }.is_err();
+        if full || !self.backlog.is_empty() {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    /// Takes a slot, which keeps `held` alive until the operation's final completion.
+    fn start(&mut self, token: u64, held: Held) -> (OperationId, u64) {
+        let slot = Slot { token, held };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id as usize] = slot;
+                id
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.in_flight += 1;
+        (OperationId(id), TAG_OPERATION | u64::from(id))
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let mut left = 100;
+        let mut ended = Vec::new();
+        while self.in_flight > 0 && left > 0 {
+            if left == 100 {
+                let any = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+                // SAFETY: no memory is named.
+                unsafe { self.push(any.user_data(TAG_IGNORED)) };
+            }
+            left -= 1;
+            if self.wait(Duration::from_millis(10)).is_err() {
+                break;
+            }
+            self.collect(&mut ended);
+        }
+        if self.in_flight > 0 {
+            // The kernel may still write there: leaking is the only safe thing left.
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(Rc::clone(&self.pool));
+        }
+    }
+}

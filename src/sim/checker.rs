@@ -1,0 +1,120 @@
+//! What must hold after every turn of every node, seen from above.
+//!
+//! Raft's own invariants are checked inside the core; here is what no node can see by itself.
+
+use std::collections::BTreeMap;
+
+use margay_log::id::{Chain, Index, NodeId, Term};
+
+use super::Failure;
+use super::node::Node;
+use crate::machine::{Frozen, StateMachine};
+use crate::raft::message::RoleKind;
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    leaders: BTreeMap<Term, NodeId>,
+    /// Chain at each commit position anybody has named.
+    committed: BTreeMap<Index, Chain>,
+    highest: Index,
+    /// Digest of the state at an applied index.
+    states: BTreeMap<Index, (NodeId, u64)>,
+    /// What a node that is down had made durable.
+    durable: BTreeMap<NodeId, Index>,
+    seen: BTreeMap<(NodeId, u64), Index>,
+}
+
+impl Checker {
+    /// Looks at one node after its turn. `deep` compares states too, which costs more.
+    pub(super) fn look<S: StateMachine>(
+        &mut self,
+        nodes: &[Node<S>],
+        at: usize,
+        deep: bool,
+    ) -> Result<(), Failure> {
+        let node = &nodes[at];
+        let Some(replica) = &node.replica else { return Ok(()) };
+        let raft = replica.raft();
+        self.durable.insert(node.id, replica.log().durable());
+        if raft.role() == RoleKind::Leader {
+            let leader = *self.leaders.entry(raft.term()).or_insert(node.id);
+            if leader != node.id {
+                let details = format!("{leader} and {} in {}", node.id, raft.term());
+                return Err(Failure::new("one leader per term", details));
+            }
+        }
+        let commit = replica.commit();
+        let before = self.seen.insert((node.id, node.boot), commit).unwrap_or_default();
+        if commit < before {
+            return Err(Failure::new("commit never goes back", format!("{}", node.id)));
+        }
+        if commit > before {
+            self.committed_at(nodes, at, commit)?;
+        }
+        if deep {
+            self.compare_state(node)?;
+        }
+        Ok(())
+    }
+
+    fn committed_at<S: StateMachine>(
+        &mut self,
+        nodes: &[Node<S>],
+        at: usize,
+        commit: Index,
+    ) -> Result<(), Failure> {
+        let node = &nodes[at];
+        let Some(log) = node.replica.as_ref().map(|replica| replica.log()) else { return Ok(()) };
+        let Some(chain) = log.chain_at(commit) else {
+            let details = format!("{} committed {commit}", node.id);
+            return Err(Failure::new("commit positions are batch ends", details));
+        };
+        let known = *self.committed.entry(commit).or_insert(chain);
+        if known != chain {
+            let details = format!("{} at {commit}: {chain}, others {known}", node.id);
+            return Err(Failure::new("committed logs are identical", details));
+        }
+        if commit <= self.highest {
+            return Ok(());
+        }
+        self.highest = commit;
+        let durable = nodes.iter().filter(|node| match &node.replica {
+            Some(replica) => {
+                let log = replica.log();
+                log.durable() >= commit && log.chain_at(commit) == Some(chain)
+            }
+            None => self.durable.get(&node.id).is_some_and(|&durable| durable >= commit),
+        });
+        if durable.count() * 2 <= nodes.len() {
+            let details = format!("{} committed {commit}", node.id);
+            return Err(Failure::new("commit rests on a durable quorum", details));
+        }
+        Ok(())
+    }
+
+    fn compare_state<S: StateMachine>(&mut self, node: &Node<S>) -> Result<(), Failure> {
+        let Some(machine) = node.replica.as_ref().map(|replica| replica.machine()) else {
+            return Ok(());
+        };
+        let (mut digest, mut chunk) = (0xcbf2_9ce4_8422_2325_u64, Vec::new());
+        let mut frozen = machine.freeze();
+        loop {
+            chunk.clear();
+            let more = frozen.next_chunk(64 << 10, &mut chunk);
+            for &byte in &chunk {
+                digest = (digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+            if !more {
+                break;
+            }
+        }
+        let applied = machine.applied();
+        let (other, known) = *self.states.entry(applied).or_insert((node.id, digest));
+        if known != digest {
+            let details = format!("{other} and {} differ at {applied}", node.id);
+            return Err(Failure::new("equal logs give equal states", details));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! The simulated network: who reaches whom, and how long it takes.
+//!
+//! Between nodes frames travel one by one and may be lost, doubled, delayed and overtaken, which is worse than
+//! any TCP connection would do to them. Between a client and a node bytes travel in order, in chunks of any
+//! size, until the connection breaks. A link has a direction: a cut may be one-way.
+
+use std::collections::BTreeSet;
+
+use margay_log::id::Micros;
+use margay_log::rng::Rng;
+
+/// One end of a link: a node or a client, numbered by the simulation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    Node(usize),
+    Client(usize),
+}
+
+/// How bad the network is. Chances are per mille and per frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    pub lost: u64,
+    pub doubled: u64,
+    /// A frame that dawdles takes up to this long instead of the usual.
+    pub dawdles: u64,
+    pub dawdle: Micros,
+    pub usual_min: Micros,
+    pub usual_max: Micros,
+}
+
+impl Weather {
+    /// What a healthy network looks like.
+    pub(super) const FAIR: Weather = Weather {
+        lost: 0,
+        doubled: 0,
+        dawdles: 0,
+        dawdle: Micros(0),
+        usual_min: Micros(50),
+        usual_max: Micros(500),
+    };
+
+    /// Some weather, from fair to foul.
+    pub(super) fn draw(rng: &mut Rng) -> Weather {
+        Weather {
+            lost: if rng.chance(1, 2) { rng.below(150) } else { 0 },
+            doubled: if rng.chance(1, 2) { rng.below(100) } else { 0 },
+            dawdles: if rng.chance(1, 2) { rng.below(100) } else { 0 },
+            dawdle: Micros::from_millis(1 + rng.below(300)),
+            usual_min: Micros(20 + rng.below(200)),
+            usual_max: Micros(300 + rng.below(5_000)),
+        }
+    }
+}
+
+/// Links and weather.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub weather: Weather,
+    cut: BTreeSet<(End, End)>,
+}
+
+impl Network {
+    pub(super) fn new(weather: Weather) -> Network {
+        Network { weather, cut: BTreeSet::new() }
+    }
+
+    /// Whether `from` reaches `to` now.
+    pub(super) fn reaches(&self, from: End, to: End) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+
+    /// Cuts the link in this direction.
+    pub(super) fn cut(&mut self, from: End, to: End) {
+        self.cut.insert((from, to));
+    }
+
+    /// Mends everything.
+    pub(super) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// When the copies of a frame arrive after it was sent: none if it is lost, two if it is doubled.
+    pub(super) fn delays(&self, rng: &mut Rng, from: End, to: End) -> [Option<Micros>; 2] {
+        if !self.reaches(from, to) || rng.chance(self.weather.lost, 1_000) {
+            return [None, None];
+        }
+        let first = self.delay(rng);
+        let second = rng.chance(self.weather.doubled, 1_000).then(|| self.delay(rng));
+        [Some(first), second]
+    }
+
+    /// How long one frame takes.
+    pub(super) fn delay(&self, rng: &mut Rng) -> Micros {
+        let Weather { dawdles, dawdle, usual_min, usual_max, .. } = self.weather;
+        if rng.chance(dawdles, 1_000) {
+            Micros(usual_max.0 + rng.below(dawdle.0.max(1)))
+        } else {
+            Micros(usual_min.0 + rng.below(usual_max.since(usual_min).0.max(1)))
+        }
+    }
+}

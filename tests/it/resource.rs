@@ -1,0 +1,10 @@
+//! Resources: against plain models, as handles show them, and against bad input.
+
+mod events;
+mod golden;
+mod handles;
+mod hostile;
+mod lock;
+mod models;
+mod registry;
+pub(crate) mod script;

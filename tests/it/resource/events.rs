@@ -1,0 +1,120 @@
+//! Events: numbered, kept within bounds, resumed without gap or duplicate.
+
+use crate::machine::World;
+use margay::machine::{Event, EventPayload, Events, Filter, ResourceId, kind};
+use margay::resource::map::{ClearV1, PutV1, RemoveV1};
+use margay_log::id::Index;
+
+fn put(key: &[u8], size: usize) -> PutV1 {
+    PutV1 { key: key.to_vec(), value: vec![7; size], previous: false }
+}
+
+fn after(world: &World, id: u64, after: (u64, u32), filter: &Filter) -> Events {
+    let mut bytes = Vec::new();
+    filter.encode(&mut bytes);
+    assert_eq!(Filter::decode(&bytes).as_ref(), Ok(filter));
+    world.machine.events(ResourceId(id), (Index(after.0), after.1), &bytes)
+}
+
+fn some(events: Events) -> Vec<(Index, Event)> {
+    match events {
+        Events::Some(events) => events,
+        Events::Lagged { oldest } => panic!("lagged behind {oldest}"),
+    }
+}
+
+#[test]
+fn a_subscription_resumes_where_it_was() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    let other = world.open(session, "other", kind::MAP);
+    for n in 0..20_u8 {
+        world.command(session, id, &put(&[n], 3));
+        world.command(session, other, &put(&[n], 3));
+    }
+    let live: Vec<(Index, Event)> = world
+        .seen
+        .events
+        .iter()
+        .filter(|(_, event)| event.resource.0 == id)
+        .map(|(index, event)| (Index(*index), event.clone()))
+        .collect();
+    assert_eq!(some(after(&world, id, (0, 0), &Filter::All)), live);
+    for (seen, (index, event)) in live.iter().enumerate() {
+        let rest = some(after(&world, id, (index.0, event.ordinal), &Filter::All));
+        assert_eq!(rest, live[seen + 1..]);
+    }
+}
+
+#[test]
+fn filters_choose_by_key_and_everybody_hears_of_a_clear() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    for key in ["a", "ab", "b"] {
+        world.command(session, id, &put(key.as_bytes(), 1));
+    }
+    world.command(session, id, &RemoveV1 { key: b"a".to_vec(), previous: false });
+    world.command(session, id, &ClearV1 {});
+    let keys = |filter: Filter| -> Vec<(u16, Option<Vec<u8>>)> {
+        let events = some(after(&world, id, (0, 0), &filter));
+        events.iter().map(|(_, e)| (e.kind, e.key().map(<[u8]>::to_vec))).collect()
+    };
+    let (a, ab) = (Some(b"a".to_vec()), Some(b"ab".to_vec()));
+    assert_eq!(keys(Filter::Key(b"a".to_vec())), [(1, a.clone()), (2, a.clone()), (3, None)]);
+    let prefix = keys(Filter::Prefix(b"a".to_vec()));
+    assert_eq!(prefix, [(1, a.clone()), (1, ab), (2, a), (3, None)]);
+    assert_eq!(keys(Filter::Key(b"x".to_vec())), [(3, None)]);
+    assert_eq!(keys(Filter::All).len(), 5);
+    assert!(Filter::decode(&[3]).is_err() && Filter::decode(&[1; 5_000]).is_err());
+}
+
+#[test]
+fn the_ring_is_bounded_in_number() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    let first = world.command(session, id, &put(b"k", 1)).index;
+    for _ in 0..1_024 {
+        world.command(session, id, &put(b"k", 1));
+    }
+    assert_eq!(some(after(&world, id, (first, 0), &Filter::All)).len(), 1_024);
+    let oldest = Index(first + 1);
+    assert_eq!(after(&world, id, (first - 1, 0), &Filter::All), Events::Lagged { oldest });
+}
+
+#[test]
+fn the_ring_is_bounded_in_bytes() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    let mut last = 0;
+    for n in 0..10_u8 {
+        last = world.command(session, id, &put(&[n], 300 << 10)).index;
+    }
+    assert_eq!(some(after(&world, id, (last - 3, 0), &Filter::All)).len(), 3);
+    assert!(matches!(after(&world, id, (last - 4, 0), &Filter::All), Events::Lagged { .. }));
+    // An event that does not fit at all is told, but not kept.
+    last = world.command(session, id, &put(b"big", 1 << 20)).index;
+    assert_eq!(world.seen.events.last().unwrap().0, last);
+    assert!(matches!(after(&world, id, (last - 1, 0), &Filter::All), Events::Lagged { .. }));
+    assert_eq!(some(after(&world, id, (last, 0), &Filter::All)), []);
+}
+
+#[test]
+fn an_event_travels_whole() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    world.command(session, id, &put(b"k", 0));
+    world.command(session, id, &put(b"k", 2));
+    let (_, event) = world.seen.events.last().unwrap();
+    let payload = EventPayload::decode(&event.payload()).expect("what we wrote");
+    let expected =
+        EventPayload { key: Some(b"k".to_vec()), new: Some(vec![7, 7]), old: Some(vec![]) };
+    assert_eq!(payload, expected);
+    for cut in 0..event.payload().len() {
+        assert!(EventPayload::decode(&event.payload()[..cut]).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! Bytes that are in logs and snapshots out there: they never change.
+//!
+//! `MARGAY_GOLDEN=write` writes the files anew, for an operation or a format that is new.
+
+use crate::machine::{Logged, command};
+use crate::machine::{World, chunks, register, restore};
+use margay::machine::{StateMachine, kind};
+use margay::resource::Registry;
+use margay::resource::codec::{Encode, Operation};
+use margay::resource::{counter, lock, map, registry, value};
+use margay_log::id::Micros;
+use std::fmt::Write;
+
+type Coded = (String, u8, u16, Vec<u8>);
+
+fn code<O: Encode>(operation: &O) -> Coded {
+    (O::NAME.to_owned(), O::KIND, O::SCHEMA, operation.encode())
+}
+
+/// One of each operation there is, with telling contents.
+pub(super) fn operations() -> Vec<Coded> {
+    let (key, value) = (b"key".to_vec(), b"a value".to_vec());
+    let expected = Some(b"expected".to_vec());
+    let (name, prefix, after) = (b"name".to_vec(), b"pre".to_vec(), b"prefix".to_vec());
+    let version = 0x0102_0304_0506_0708;
+    let mut all = vec![
+        code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
+        code(&registry::DeleteV1 { resource: version }),
+        code(&registry::FindV1 { name, kind: kind::LOCK }),
+        code(&registry::ListV1 { prefix: prefix.clone(), kind: 0, after, limit: 7 }),
+        code(&value::SetV1 { value: value.clone() }),
+        code(&value::GetAndSetV1 { value: value.clone() }),
+        code(&value::CompareAndSetV1 { expected: expected.clone(), value: value.clone() }),
+        code(&value::CompareAndSetV1 { expected: None, value: value.clone() }),
+        code(&value::CompareVersionV1 { version, value: value.clone() }),
+        code(&value::DeleteV1 {}),
+        code(&value::GetV1 {}),
+        code(&counter::SetV1 { value: -2 }),
+        code(&counter::AddV1 { delta: i64::MIN }),
+        code(&counter::CompareAndSetV1 { expected: -1, value: 0x0102_0304 }),
+        code(&counter::GetV1 {}),
+    ];
+    all.extend([
+        code(&map::PutV1 { key: key.clone(), value: value.clone(), previous: true }),
+        code(&map::PutIfAbsentV1 { key: key.clone(), value: value.clone() }),
+        code(&map::RemoveV1 { key: key.clone(), previous: false }),
+        code(&map::RemoveIfV1 { key: key.clone(), expected: expected.clone(), version: 0 }),
+        code(&map::ReplaceV1 { key: key.clone(), value: value.clone() }),
+        code(&map::ReplaceIfV1 { key: key.clone(), expected, version, value }),
+        code(&map::ClearV1 {}),
+        code(&map::GetV1 { key: key.clone() }),
+        code(&map::ContainsV1 { key: key.clone() }),
+        code(&map::SizeV1 {}),
+        code(&map::PageV1 { prefix, after: Some(key), limit: 5, values: true }),
+        code(&lock::LockV1 { request: version, wait_ms: Some(1_500) }),
+        code(&lock::LockV1 { request: 1, wait_ms: None }),
+        code(&lock::UnlockV1 { token: version }),
+        code(&lock::CancelV1 { request: version }),
+        code(&lock::HolderV1 {}),
+    ]);
+    all
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").expect("to a string");
+        out
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+fn compare(file: &str, golden: &str, written: &str) {
+    if std::env::var_os("MARGAY_GOLDEN").is_some_and(|wish| wish == "write") {
+        let path = format!("{}/tests/it/golden/{file}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, written).expect("the source tree can be written");
+        return;
+    }
+    for (line, (old, new)) in golden.lines().zip(written.lines()).enumerate() {
+        assert_eq!(new, old, "{file}:{}: bytes that are out there have changed", line + 1);
+    }
+    assert_eq!(golden.lines().count(), written.lines().count(), "{file}");
+}
+
+#[test]
+fn operations_keep_their_bytes() {
+    let mut written = String::new();
+    for (name, kind, schema, payload) in operations() {
+        writeln!(written, "{kind} {schema:04x} {name} {}", hex(&payload)).expect("to a string");
+    }
+    compare("operations.txt", include_str!("../golden/operations.txt"), &written);
+}
+
+#[test]
+fn operations_of_the_past_are_admitted() {
+    for line in include_str!("../golden/operations.txt").lines() {
+        let mut words = line.split(' ');
+        let kind = words.next().unwrap().parse().unwrap();
+        let schema = u16::from_str_radix(words.next().unwrap(), 16).unwrap();
+        words.next();
+        let payload = unhex(words.next().unwrap());
+        // Queries are no commands.
+        if schema < 0x4000 && !(kind == kind::REGISTRY && schema >= 0x0300) {
+            assert_eq!(Registry::check(kind, schema, &payload), Ok(()), "{line}");
+        }
+    }
+}
+
+#[test]
+fn numbers_of_operations_are_used_once() {
+    let mut numbers: Vec<(u8, u16)> =
+        operations().iter().map(|(_, kind, schema, _)| (*kind, *schema)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    // Two of them are in the list twice.
+    assert_eq!(numbers.len(), operations().len() - 2);
+    assert_eq!((map::PutV1::KIND, map::PutV1::SCHEMA), (18, 0x0101));
+}
+
+/// A world in which everything is there that a snapshot can hold.
+fn full() -> World {
+    let mut world = World::new();
+    let one = world.register(1);
+    let ids: Vec<u64> = [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK]
+        .iter()
+        .map(|kind| world.open(one, &format!("r{kind}"), *kind))
+        .collect();
+    world.tick(Micros::from_millis(5));
+    let two = world.entry(register(2));
+    world.command(one, ids[0], &value::SetV1 { value: b"first".to_vec() });
+    world.command(one, ids[0], &value::GetAndSetV1 { value: b"second".to_vec() });
+    world.command(one, ids[1], &counter::AddV1 { delta: -7 });
+    for key in ["a", "b", "c"] {
+        let value = key.repeat(3).into_bytes();
+        world.command(one, ids[2], &map::PutV1 { key: key.into(), value, previous: false });
+    }
+    world.command(one, ids[2], &map::RemoveV1 { key: b"b".to_vec(), previous: true });
+    world.command(one, ids[3], &lock::LockV1 { request: 9, wait_ms: None });
+    world.command(two, ids[3], &lock::LockV1 { request: 8, wait_ms: Some(1_000) });
+    world.command(one, ids[3], &lock::LockV1 { request: 7, wait_ms: None });
+    let mut last = command(two, 2, ids[1], &counter::AddV1 { delta: i64::MIN });
+    last.acked = 1;
+    world.send(last);
+    world.entry(Logged { kind: kind::NOOP, ..Logged::default() });
+    world
+}
+
+#[test]
+fn snapshots_keep_their_bytes() {
+    let written: String =
+        chunks(&full().machine, 256).iter().map(|chunk| hex(chunk) + "\n").collect();
+    compare("snapshot.txt", include_str!("../golden/snapshot.txt"), &written);
+}
+
+#[test]
+fn snapshots_of_the_past_are_restored() {
+    let lines = include_str!("../golden/snapshot.txt").lines();
+    let old: Vec<Vec<u8>> = lines.map(unhex).collect();
+    let machine = restore(&old).expect("an old snapshot");
+    assert_eq!(chunks(&machine, 256), chunks(&full().machine, 256));
+    assert_eq!(machine.applied(), full().machine.applied());
+}

@@ -1,0 +1,374 @@
+//! Value, counter and map against the plainest model there is.
+
+use crate::machine::{Told, World};
+use margay::machine::bytes::Reader;
+use margay::machine::{Code, Event, kind};
+use margay::resource::{counter, map, value};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+type Bytes = Vec<u8>;
+type Found = Option<(Bytes, u64)>;
+
+/// A version, 0 for none, and the value.
+fn found(payload: &[u8]) -> Found {
+    let mut reader = Reader::new(payload);
+    let version = reader.u64().expect("a version");
+    let value = reader.rest().to_vec();
+    if version == 0 {
+        assert!(value.is_empty());
+        return None;
+    }
+    Some((value, version))
+}
+
+/// Done, or what was there instead.
+fn swapped(payload: &[u8]) -> Result<(), Found> {
+    match payload {
+        [1] => Ok(()),
+        [0, rest @ ..] => Err(found(rest)),
+        _ => panic!("not the answer of a conditional operation: {payload:?}"),
+    }
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(0_u8..3, 0..3)
+}
+
+/// What a step should have told: the event's kind, key, new and old value.
+type Change = (u16, Option<Bytes>, Option<Bytes>, Option<Bytes>);
+
+fn change(event: &Event) -> Change {
+    let key = event.key().map(<[u8]>::to_vec);
+    let new = event.new.as_ref().map(|pair| pair.value().to_vec());
+    let old = event.old.as_ref().map(|pair| pair.value().to_vec());
+    (event.kind, key, new, old)
+}
+
+#[derive(Clone, Debug)]
+enum MapStep {
+    Put(Bytes, Bytes, bool),
+    PutIfAbsent(Bytes, Bytes),
+    Remove(Bytes, bool),
+    RemoveIf(Bytes, Option<Bytes>, bool),
+    Replace(Bytes, Bytes),
+    ReplaceIf(Bytes, Option<Bytes>, bool, Bytes),
+    Clear,
+}
+
+fn map_step() -> impl Strategy<Value = MapStep> {
+    use MapStep::*;
+    let maybe = || prop::option::of(bytes());
+    let flag = any::<bool>;
+    prop_oneof![
+        4 => (bytes(), bytes(), flag()).prop_map(|(key, value, previous)| Put(key, value, previous)),
+        2 => (bytes(), bytes()).prop_map(|(key, value)| PutIfAbsent(key, value)),
+        2 => (bytes(), flag()).prop_map(|(key, previous)| Remove(key, previous)),
+        2 => (bytes(), maybe(), flag()).prop_map(|(key, old, right)| RemoveIf(key, old, right)),
+        2 => (bytes(), bytes()).prop_map(|(key, value)| Replace(key, value)),
+        2 => (bytes(), maybe(), flag(), bytes())
+            .prop_map(|(key, old, right, value)| ReplaceIf(key, old, right, value)),
+        1 => Just(Clear),
+    ]
+}
+
+#[derive(Default)]
+struct MapModel {
+    entries: BTreeMap<Bytes, (Bytes, u64)>,
+    changes: Vec<Change>,
+}
+
+impl MapModel {
+    fn put(&mut self, key: &Bytes, value: &Bytes, version: u64) -> Found {
+        let old = self.entries.insert(key.clone(), (value.clone(), version));
+        let before = old.as_ref().map(|(value, _)| value.clone());
+        self.changes.push((map::PUT, Some(key.clone()), Some(value.clone()), before));
+        old
+    }
+
+    fn remove(&mut self, key: &Bytes) -> Found {
+        let old = self.entries.remove(key)?;
+        self.changes.push((map::REMOVED, Some(key.clone()), None, Some(old.0.clone())));
+        Some(old)
+    }
+
+    fn meets(&self, key: &Bytes, expected: &Option<Bytes>, version: u64) -> Result<(), Found> {
+        match self.entries.get(key) {
+            Some((value, has))
+                if expected.as_ref().is_none_or(|expected| expected == value)
+                    && (version == 0 || version == *has) =>
+            {
+                Ok(())
+            }
+            other => Err(other.cloned()),
+        }
+    }
+}
+
+fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step: &MapStep) {
+    // A right version is that of the entry now; a wrong one nothing has ever had.
+    let version = |model: &MapModel, key: &Bytes, right: bool| match model.entries.get(key) {
+        Some((_, version)) if right => *version,
+        _ => u64::MAX,
+    };
+    let told: Told;
+    match step.clone() {
+        MapStep::Put(key, value, previous) => {
+            told = world.command(
+                session,
+                id,
+                &map::PutV1 { key: key.clone(), value: value.clone(), previous },
+            );
+            let old = model.put(&key, &value, told.index);
+            match previous {
+                true => assert_eq!(found(&told.payload), old),
+                false => assert!(told.payload.is_empty()),
+            }
+        }
+        MapStep::PutIfAbsent(key, value) => {
+            told = world.command(
+                session,
+                id,
+                &map::PutIfAbsentV1 { key: key.clone(), value: value.clone() },
+            );
+            let there = model.entries.get(&key).cloned();
+            assert_eq!(
+                swapped(&told.payload),
+                there.clone().map_or(Ok(()), |found| Err(Some(found)))
+            );
+            if there.is_none() {
+                model.put(&key, &value, told.index);
+            }
+        }
+        MapStep::Remove(key, previous) => {
+            told = world.command(session, id, &map::RemoveV1 { key: key.clone(), previous });
+            let old = model.remove(&key);
+            assert_eq!(told.payload[0] == 1, old.is_some());
+            match previous {
+                true => assert_eq!(found(&told.payload[1..]), old),
+                false => assert_eq!(told.payload.len(), 1),
+            }
+        }
+        MapStep::RemoveIf(key, expected, right) => {
+            let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
+            let (asked, wanted) = (key.clone(), expected.clone());
+            told = world.command(
+                session,
+                id,
+                &map::RemoveIfV1 { key: asked, expected: wanted, version },
+            );
+            let meets = model.meets(&key, &expected, version);
+            assert_eq!(swapped(&told.payload), meets);
+            if meets.is_ok() {
+                model.remove(&key);
+            }
+        }
+        MapStep::Replace(key, value) => {
+            told = world.command(
+                session,
+                id,
+                &map::ReplaceV1 { key: key.clone(), value: value.clone() },
+            );
+            let old = model.entries.get(&key).cloned();
+            assert_eq!(found(&told.payload), old);
+            if old.is_some() {
+                model.put(&key, &value, told.index);
+            }
+        }
+        MapStep::ReplaceIf(key, expected, right, value) => {
+            let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
+            let replace = map::ReplaceIfV1 {
+                key: key.clone(),
+                expected: expected.clone(),
+                version,
+                value: value.clone(),
+            };
+            told = world.command(session, id, &replace);
+            let meets = model.meets(&key, &expected, version);
+            assert_eq!(swapped(&told.payload), meets);
+            if meets.is_ok() {
+                model.put(&key, &value, told.index);
+            }
+        }
+        MapStep::Clear => {
+            told = world.command(session, id, &map::ClearV1 {});
+            if !model.entries.is_empty() {
+                model.entries.clear();
+                model.changes.push((map::CLEARED, None, None, None));
+            }
+        }
+    }
+    assert_eq!(told.code, Code::OK);
+}
+
+/// All entries, page by page.
+fn pages(world: &World, id: u64, prefix: &Bytes, limit: u32) -> Vec<(Bytes, Found)> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = map::PageV1 { prefix: prefix.clone(), after, limit, values: true };
+        let told = world.query(0, id, &page);
+        let mut reader = Reader::new(&told.payload);
+        let more = reader.u8().unwrap() != 0;
+        let count = reader.u32().unwrap();
+        assert!(count <= limit && (!more || count > 0));
+        for _ in 0..count {
+            let key = reader.bytes().unwrap().to_vec();
+            let version = reader.u64().unwrap();
+            let value = reader.optional().unwrap().expect("asked for").to_vec();
+            all.push((key, Some((value, version))));
+        }
+        reader.end().unwrap();
+        if !more {
+            return all;
+        }
+        after = all.last().map(|(key, _)| key.clone());
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_map_is_an_ordered_map(
+        steps in prop::collection::vec(map_step(), 1..80),
+        prefix in bytes(),
+        limit in 1_u32..5,
+    ) {
+        let mut world = World::new();
+        let session = world.register(1);
+        let id = world.open(session, "map", kind::MAP);
+        let mut model = MapModel::default();
+        for step in &steps {
+            map_play(&mut world, session, id, &mut model, step);
+        }
+        let told: Vec<Change> = world.seen.events.iter().map(|(_, event)| change(event)).collect();
+        prop_assert_eq!(told, model.changes);
+        let size = world.query(session, id, &map::SizeV1 {}).payload;
+        prop_assert_eq!(size, (model.entries.len() as u64).to_le_bytes());
+        let expected: Vec<_> = model
+            .entries
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix))
+            .map(|(key, found)| (key.clone(), Some(found.clone())))
+            .collect();
+        prop_assert_eq!(pages(&world, id, &prefix, limit), expected);
+        for key in model.entries.keys().chain([&prefix]) {
+            let got = found(&world.query(session, id, &map::GetV1 { key: key.clone() }).payload);
+            prop_assert_eq!(&got, &model.entries.get(key).cloned());
+            let contains = world.query(session, id, &map::ContainsV1 { key: key.clone() }).payload;
+            prop_assert_eq!(contains, got.map_or(0, |(_, version)| version).to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn a_value_is_an_option(steps in prop::collection::vec((0..5_u8, bytes(), any::<bool>()), 1..60)) {
+        let mut world = World::new();
+        let session = world.register(1);
+        let id = world.open(session, "value", kind::VALUE);
+        let mut model: Found = None;
+        let mut changes: Vec<Change> = Vec::new();
+        for (step, bytes, right) in steps {
+            let held = model.clone();
+            let (old, version) = held.clone().map_or((None, 0), |(old, version)| (Some(old), version));
+            let value = bytes.clone();
+            let (told, done) = match step {
+                0 => (world.command(session, id, &value::SetV1 { value }), true),
+                1 => {
+                    let told = world.command(session, id, &value::GetAndSetV1 { value });
+                    prop_assert_eq!(found(&told.payload), held);
+                    (told, true)
+                }
+                2 => {
+                    let expected = if right { old.clone() } else { Some(bytes.clone()) };
+                    let done = expected == old;
+                    let told = world.command(session, id, &value::CompareAndSetV1 { expected, value });
+                    prop_assert_eq!(swapped(&told.payload), if done { Ok(()) } else { Err(held) });
+                    (told, done)
+                }
+                3 => {
+                    let version = if right { version } else { version + 1 };
+                    let told = world.command(session, id, &value::CompareVersionV1 { version, value });
+                    prop_assert_eq!(swapped(&told.payload), if right { Ok(()) } else { Err(held) });
+                    (told, right)
+                }
+                _ => {
+                    let told = world.command(session, id, &value::DeleteV1 {});
+                    prop_assert_eq!(&told.payload[..], [u8::from(old.is_some())]);
+                    if old.is_some() {
+                        changes.push((value::REMOVED, Some(vec![]), None, old.clone()));
+                    }
+                    model = None;
+                    (told, false)
+                }
+            };
+            prop_assert_eq!(told.code, Code::OK);
+            if done {
+                changes.push((value::CHANGED, Some(vec![]), Some(bytes.clone()), old));
+                model = Some((bytes, told.index));
+            }
+            prop_assert_eq!(found(&world.query(session, id, &value::GetV1 {}).payload), model.clone());
+        }
+        let told: Vec<Change> = world.seen.events.iter().map(|(_, event)| change(event)).collect();
+        prop_assert_eq!(told, changes);
+    }
+
+    #[test]
+    fn a_counter_is_an_i64_that_refuses_to_overflow(
+        steps in prop::collection::vec((0..3_u8, edge(), edge()), 1..60),
+    ) {
+        let mut world = World::new();
+        let session = world.register(1);
+        let id = world.open(session, "counter", kind::COUNTER);
+        let mut model = 0_i64;
+        let both = |old: i64, new: i64| [old.to_le_bytes(), new.to_le_bytes()].concat();
+        for (step, one, other) in steps {
+            match step {
+                0 => {
+                    let told = world.command(session, id, &counter::SetV1 { value: one });
+                    prop_assert_eq!(told.payload, both(model, one));
+                    model = one;
+                }
+                1 => {
+                    let told = world.command(session, id, &counter::AddV1 { delta: one });
+                    match model.checked_add(one) {
+                        Some(new) => {
+                            prop_assert_eq!(told.payload, both(model, new));
+                            model = new;
+                        }
+                        None => prop_assert_eq!(told.code, Code::OVERFLOW),
+                    }
+                }
+                _ => {
+                    let swap = counter::CompareAndSetV1 { expected: one, value: other };
+                    let told = world.command(session, id, &swap);
+                    prop_assert_eq!(told.payload[0] == 1, model == one);
+                    prop_assert_eq!(&told.payload[1..], model.to_le_bytes());
+                    if model == one {
+                        model = other;
+                    }
+                }
+            }
+            let got = world.query(session, id, &counter::GetV1 {}).payload;
+            prop_assert_eq!(got, model.to_le_bytes());
+        }
+    }
+}
+
+fn edge() -> impl Strategy<Value = i64> {
+    prop_oneof![-2..3_i64, Just(i64::MAX), Just(i64::MIN), Just(i64::MAX - 1), any::<i64>()]
+}
+
+#[test]
+fn a_page_is_bounded_in_bytes_and_always_gets_on() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    for n in 0..4_u8 {
+        let value = vec![n; 700 << 10];
+        world.command(session, id, &map::PutV1 { key: vec![n], value, previous: false });
+    }
+    let page = |after| map::PageV1 { prefix: vec![], after, limit: 0, values: true };
+    let first = world.query(session, id, &page(None)).payload;
+    assert_eq!((first[0], first[1]), (1, 1), "one item, and more to come");
+    assert_eq!(pages(&world, id, &vec![], 1_000).len(), 4);
+    let keys = map::PageV1 { prefix: vec![], after: None, limit: 0, values: false };
+    assert_eq!(world.query(session, id, &keys).payload[..2], [0, 4]);
+}

@@ -1,0 +1,216 @@
+//! Random histories over all types of resources, sessions that come and go, repeats, gaps and garbage.
+
+use crate::machine::{Batched, Logged, World, register};
+use margay::machine::{Code, kind};
+use margay::resource::codec::Encode;
+use margay::resource::{counter, lock, map, registry, value};
+use proptest::prelude::*;
+use proptest::sample::Index as Pick;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Register(u8),
+    End(Pick, bool),
+    Tick(u64),
+    Command(Pick, Pick, Coded),
+    /// A command of the first session to the registry.
+    First(Coded),
+    /// A command from the log once more.
+    Again(Pick),
+    /// A command with a sequence that is not the next.
+    Skip(Pick, u64),
+}
+
+/// An operation as bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Coded {
+    kind: u8,
+    schema: u16,
+    payload: Vec<u8>,
+}
+
+impl Coded {
+    fn logged(&self, session: u64, resource: u64, sequence: u64) -> Logged {
+        let (acked, payload) = (sequence.saturating_sub(4), self.payload.clone());
+        let Coded { kind, schema, .. } = *self;
+        Logged { kind, schema, resource, session, sequence, acked, payload }
+    }
+}
+
+fn code<O: Encode>(operation: &O) -> Coded {
+    Coded { kind: O::KIND, schema: O::SCHEMA, payload: operation.encode() }
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(0_u8..3, 0..3)
+}
+
+fn map_operation() -> impl Strategy<Value = Coded> {
+    let maybe = || prop::option::of(bytes());
+    prop_oneof![
+        (bytes(), bytes(), any::<bool>()).prop_map(|(key, value, previous)| code(&map::PutV1 {
+            key,
+            value,
+            previous
+        })),
+        (bytes(), bytes()).prop_map(|(key, value)| code(&map::PutIfAbsentV1 { key, value })),
+        (bytes(), any::<bool>()).prop_map(|(key, previous)| code(&map::RemoveV1 { key, previous })),
+        (bytes(), maybe(), 0_u64..9).prop_map(|(key, expected, version)| {
+            code(&map::RemoveIfV1 { key, expected, version })
+        }),
+        (bytes(), bytes()).prop_map(|(key, value)| code(&map::ReplaceV1 { key, value })),
+        (bytes(), maybe(), 0_u64..9, bytes()).prop_map(|(key, expected, version, value)| {
+            code(&map::ReplaceIfV1 { key, expected, version, value })
+        }),
+        Just(code(&map::ClearV1 {})),
+    ]
+}
+
+fn value_operation() -> impl Strategy<Value = Coded> {
+    prop_oneof![
+        bytes().prop_map(|value| code(&value::SetV1 { value })),
+        bytes().prop_map(|value| code(&value::GetAndSetV1 { value })),
+        (prop::option::of(bytes()), bytes())
+            .prop_map(|(expected, value)| code(&value::CompareAndSetV1 { expected, value })),
+        (0_u64..9, bytes())
+            .prop_map(|(version, value)| code(&value::CompareVersionV1 { version, value })),
+        Just(code(&value::DeleteV1 {})),
+    ]
+}
+
+fn lock_operation() -> impl Strategy<Value = Coded> {
+    let wait = prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    prop_oneof![
+        4 => (0..3_u64, wait)
+            .prop_map(|(request, wait_ms)| code(&lock::LockV1 { request, wait_ms })),
+        1 => (0..60_u64).prop_map(|token| code(&lock::UnlockV1 { token })),
+        2 => (0..3_u64).prop_map(|request| code(&lock::CancelV1 { request })),
+    ]
+}
+
+fn own_operation() -> impl Strategy<Value = Coded> {
+    let kinds =
+        prop_oneof![Just(kind::VALUE), Just(kind::COUNTER), Just(kind::MAP), Just(kind::LOCK)];
+    prop_oneof![
+        6 => (0..4_u8, kinds).prop_map(|(name, kind)| {
+            code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
+        }),
+        1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
+    ]
+}
+
+fn garbage() -> impl Strategy<Value = Coded> {
+    let payload = prop::collection::vec(any::<u8>(), 0..40);
+    (6_u8..22, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
+        kind,
+        schema: schema << 8 | 1,
+        payload,
+    })
+}
+
+fn coded() -> impl Strategy<Value = Coded> {
+    prop_oneof![
+        3 => own_operation(),
+        3 => map_operation(),
+        2 => value_operation(),
+        2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
+        6 => lock_operation(),
+        1 => garbage(),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pick = any::<Pick>;
+    prop_oneof![
+        2 => (0..5_u8).prop_map(Step::Register),
+        1 => (pick(), any::<bool>()).prop_map(|(session, expire)| Step::End(session, expire)),
+        2 => (0..5_000_u64).prop_map(Step::Tick),
+        20 => (pick(), pick(), coded()).prop_map(|(session, id, op)| Step::Command(session, id, op)),
+        1 => pick().prop_map(Step::Again),
+        1 => (pick(), 0..4_u64).prop_map(|(session, skip)| Step::Skip(session, skip)),
+    ]
+}
+
+/// A history of up to `max` steps. It begins with sessions and with a resource of each type.
+pub(crate) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..max).prop_map(|rest| {
+        let mut steps = vec![Step::Register(0), Step::Register(1)];
+        for (name, kind) in (b'a'..).zip([kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER]) {
+            let open = registry::OpenV1 { name: vec![name], kind, options: Vec::new() };
+            steps.push(Step::First(code(&open)));
+        }
+        steps.extend(rest);
+        steps
+    })
+}
+
+/// Plays a history on one world. Returns the log it made, in batches of up to three entries, and the
+/// world.
+pub(crate) fn play(script: &[Step]) -> (Vec<Batched>, World) {
+    let mut world = World::new();
+    let mut log: Vec<Batched> = Vec::new();
+    let mut commands: Vec<Logged> = Vec::new();
+    for step in script {
+        let Some(logged) = logged(step, &world, &commands) else { continue };
+        if let Step::Tick(span) = step {
+            world.time += span;
+        }
+        if logged.session != 0 && logged.kind >= kind::REFUSED {
+            commands.push(logged.clone());
+        }
+        match log.last_mut() {
+            Some(last) if last.time == world.time && last.entries.len() < 3 => {
+                last.entries.push(logged.clone());
+            }
+            _ => log.push(Batched { time: world.time, entries: vec![logged.clone()] }),
+        }
+        world.entry(logged);
+    }
+    (log, world)
+}
+
+fn logged(step: &Step, world: &World, commands: &[Logged]) -> Option<Logged> {
+    let sessions: Vec<u64> = world.machine.sessions().iter().map(|(id, _)| id.0).collect();
+    let pick = |from: &Pick| sessions.get(from.index(sessions.len().max(1))).copied();
+    let next = |session| {
+        let known = world.machine.sessions().get(margay::machine::SessionId(session));
+        known.map_or(0, |known| known.last_sequence().0) + 1
+    };
+    Some(match step {
+        Step::Register(key) => register(*key),
+        Step::Tick(_) => Logged { kind: kind::TICK, ..Logged::default() },
+        Step::End(session, expire) => {
+            let kind = if *expire { kind::EXPIRE } else { kind::CLOSE };
+            Logged { kind, session: pick(session)?, ..Logged::default() }
+        }
+        Step::First(coded) => coded.logged(*sessions.first()?, 0, next(*sessions.first()?)),
+        Step::Command(session, id, coded) => {
+            let session = pick(session)?;
+            let own = coded.kind == kind::REGISTRY;
+            let resource = if own { 0 } else { resource(world, coded.kind, id)? };
+            coded.logged(session, resource, next(session))
+        }
+        Step::Again(back) => commands.get(back.index(commands.len().max(1)))?.clone(),
+        Step::Skip(session, skip) => {
+            let session = pick(session)?;
+            let sequence = next(session) + skip;
+            Logged { kind: kind::MAP, session, sequence, ..Logged::default() }
+        }
+    })
+}
+
+/// One of the resources opened with this kind, or now and then another.
+fn resource(world: &World, kind: u8, pick: &Pick) -> Option<u64> {
+    let list = registry::ListV1 { prefix: vec![], kind, after: vec![], limit: 0 };
+    let told = world.query(0, 0, &list);
+    assert_eq!(told.code, Code::OK);
+    let mut reader = margay::machine::bytes::Reader::new(&told.payload);
+    reader.optional().expect("the next name");
+    let mut ids = Vec::new();
+    for _ in 0..reader.u32().expect("a count") {
+        ids.push(reader.u64().expect("an id"));
+        reader.u8().expect("a kind");
+        reader.bytes().expect("a name");
+    }
+    ids.get(pick.index(ids.len().max(1))).copied()
+}

@@ -1,0 +1,176 @@
+//! `margay cluster status`: who leads what, and how far each group is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use margay::client::{Client, NodeStatus, status};
+use margay::resource::Directory;
+use margay::wire::GroupStatus;
+use margay_log::id::GroupId;
+use serde_json::json;
+
+use crate::connect::Connect;
+use crate::exit::{Exit, UNREACHABLE};
+use crate::output::{self, Table};
+use crate::units;
+
+/// Look at the cluster
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// One line per group: leader, term, how far it is, voters
+    #[command(after_help = "\
+Examples:
+  margay cluster status
+  margay cluster status --wait       # until every group answers, at most 30 s; then exit code 3
+  margay cluster status -o json      # an array: group, leader, term, commit_index, applied_index, voters")]
+    Status {
+        /// Wait until every group has a leader that answers; exit code 3 when that takes longer
+        #[arg(
+            long,
+            value_name = "TIME",
+            value_parser = units::duration,
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "30s"
+        )]
+        wait: Option<Duration>,
+    },
+}
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    let Verb::Status { wait } = &args.verb;
+    args.connect.check()?;
+    if let Some(wait) = wait {
+        wait_until_ready(&args.connect.endpoints, *wait)?;
+    }
+    let nodes = status(&args.connect.endpoints, args.connect.timeout);
+    let groups = merge(&nodes);
+    for node in &nodes {
+        if let Err(error) = &node.groups {
+            eprintln!("note: {error}");
+        }
+    }
+    if groups.is_empty() {
+        return Err(Exit::new(UNREACHABLE, "no node answered")
+            .hint("check --endpoints, and that nodes run there"));
+    }
+    if args.connect.is_json() {
+        return output::json(&groups.iter().map(to_json).collect());
+    }
+    let mut table = Table::new(&["GROUP", "LEADER", "TERM", "COMMIT", "APPLIED", "VOTERS"]);
+    for group in &groups {
+        table.row(vec![
+            group.group.0.to_string(),
+            group.leader.clone().unwrap_or_else(|| "none".to_string()),
+            group.term.0.to_string(),
+            units::grouped(group.commit.0),
+            units::grouped(group.applied.0),
+            group.voters.join(" "),
+        ]);
+    }
+    table.print()
+}
+
+fn to_json(group: &GroupStatus) -> serde_json::Value {
+    json!({
+        "group": group.group.0,
+        "leader": group.leader,
+        "term": group.term.0,
+        "commit_index": group.commit.0,
+        "applied_index": group.applied.0,
+        "voters": group.voters,
+    })
+}
+
+/// One line per group from what each node says: of the highest term, and of those the leader's own
+/// word, which is never behind.
+pub(crate) fn merge(nodes: &[NodeStatus]) -> Vec<GroupStatus> {
+    let mut groups: BTreeMap<GroupId, GroupStatus> = BTreeMap::new();
+    let rank = |status: &GroupStatus| {
+        let leads = status.leader.as_ref() == Some(&status.node);
+        (status.term, leads, status.leader.is_some(), status.commit)
+    };
+    for status in nodes.iter().filter_map(|node| node.groups.as_ref().ok()).flatten() {
+        let known = groups.entry(status.group).or_insert_with(|| status.clone());
+        if rank(status) > rank(known) {
+            *known = status.clone();
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// Returns once every group answers a linearizable read.
+pub(crate) fn wait_until_ready(endpoints: &[String], limit: Duration) -> Result<(), Exit> {
+    let end = Instant::now() + limit;
+    let mut last;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).max(LOOK);
+        match is_ready(endpoints, left) {
+            Ok(()) => return Ok(()),
+            Err(exit) => last = exit,
+        }
+        if Instant::now() + LOOK >= end {
+            return Err(last);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn is_ready(endpoints: &[String], limit: Duration) -> Result<(), Exit> {
+    let builder = Client::builder().endpoints(endpoints.to_vec()).timeout(limit);
+    let client = builder.connect()?;
+    let asked: Vec<_> = (0..client.groups())
+        .map(|group| Directory::new(client.group(GroupId(group))).find("margay", 0))
+        .collect();
+    for answer in asked {
+        answer.wait()?;
+    }
+    Ok(client.close()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use margay_log::id::{Index, Term};
+
+    fn view(node: &str, leader: Option<&str>, term: u64, commit: u64) -> NodeStatus {
+        let group = GroupStatus {
+            node: node.to_string(),
+            leader: leader.map(str::to_string),
+            term: Term(term),
+            commit: Index(commit),
+            ..GroupStatus::default()
+        };
+        NodeStatus { endpoint: node.to_string(), groups: Ok(vec![group]) }
+    }
+
+    #[test]
+    fn the_leader_of_the_highest_term_is_believed() {
+        let nodes = [
+            view("n1", Some("n1"), 3, 90),
+            view("n2", Some("n2"), 4, 100),
+            view("n3", Some("n2"), 4, 110),
+        ];
+        let groups = merge(&nodes);
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].leader.as_deref(), Some("n2"));
+        assert_eq!(groups[0].commit, Index(100), "the leader's own word");
+    }
+
+    #[test]
+    fn an_election_under_way_is_not_hidden() {
+        let nodes = [view("n1", Some("n1"), 3, 90), view("n2", None, 4, 90)];
+        assert_eq!(merge(&nodes)[0].leader, None);
+    }
+}

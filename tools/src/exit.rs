@@ -1,0 +1,159 @@
+//! How the program ends: a code for scripts, a line for people.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | a negative answer: absent, conflict, lock not got |
+//! | 2 | usage or configuration |
+//! | 3 | no leader reachable; nothing was changed |
+//! | 4 | outcome unknown: it may have been applied |
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use margay::machine::{Code, Outcome};
+use margay::resource::Failure;
+
+/// The end of a command that did not end well.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    code: u8,
+    /// One line, lower case; empty where nothing is to be said.
+    message: String,
+    /// What helps; may be empty.
+    hint: String,
+}
+
+/// A negative answer.
+pub(crate) const NEGATIVE: u8 = 1;
+/// Usage or configuration.
+pub(crate) const USAGE: u8 = 2;
+/// No leader reachable.
+pub(crate) const UNREACHABLE: u8 = 3;
+/// Outcome unknown.
+pub(crate) const UNKNOWN: u8 = 4;
+
+impl Exit {
+    /// An end with a code and a reason.
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Exit {
+        Exit { code, message: message.into(), hint: String::new() }
+    }
+
+    /// An end that needs no words.
+    pub(crate) fn quiet(code: u8) -> Exit {
+        Exit::new(code, "")
+    }
+
+    /// A wrong argument or an impossible configuration.
+    pub(crate) fn usage(message: impl Into<String>) -> Exit {
+        Exit::new(USAGE, message)
+    }
+
+    /// Says what helps.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Exit {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Says why it ends, and ends.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprint!("{self}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// `error: …` and, where there is one, `hint: …`. Control characters are shown, not obeyed: names
+/// and texts come from others.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, text) in [("error", &self.message), ("hint", &self.hint)] {
+            if !text.is_empty() {
+                let text: String = text
+                    .chars()
+                    .flat_map(
+                        |c| if c.is_control() { c.escape_default().collect() } else { vec![c] },
+                    )
+                    .collect();
+                writeln!(f, "{what}: {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<io::Error> for Exit {
+    fn from(error: io::Error) -> Exit {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Exit::quiet(0);
+        }
+        Exit::new(NEGATIVE, error.to_string())
+    }
+}
+
+impl From<Failure> for Exit {
+    fn from(failure: Failure) -> Exit {
+        let exit = Exit::new(code_of(&failure), failure.to_string());
+        match (failure.outcome(), failure.code) {
+            (Outcome::Unknown, _) => {
+                exit.hint("it may have been applied: look before trying again")
+            }
+            (Outcome::Applied, _) => exit.hint("it was applied"),
+            (_, Code::WRONG_TYPE) => exit.hint("use the command of its type, or another name"),
+            _ => exit,
+        }
+    }
+}
+
+fn code_of(failure: &Failure) -> u8 {
+    match (failure.outcome(), failure.code) {
+        (Outcome::Unknown, _) => UNKNOWN,
+        (Outcome::Applied, _) => 0,
+        (_, Code::OVERFLOW) => NEGATIVE,
+        (_, Code(100..=299) | Code::CLUSTER_MISMATCH | Code::NO_SUCH_GROUP) => USAGE,
+        (_, Code(300..=399)) => NEGATIVE,
+        _ => UNREACHABLE,
+    }
+}
+
+impl From<margay_bench::load::Error> for Exit {
+    fn from(error: margay_bench::load::Error) -> Exit {
+        use margay_bench::load::Error;
+        match error {
+            Error::Unreachable { .. } => Exit::new(UNREACHABLE, error.to_string())
+                .hint("check --endpoints, and that nodes run there"),
+            Error::Refused(failure) => failure.into(),
+            Error::Ring(_) => Exit::new(NEGATIVE, error.to_string())
+                .hint("io_uring may be blocked here: in containers, by the seccomp profile"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(code: Code, outcome: Outcome) -> u8 {
+        code_of(&Failure::with_outcome(code, outcome, ""))
+    }
+
+    #[test]
+    fn codes_say_what_a_script_must_know() {
+        assert_eq!(code(Code::BAD_NAME, Outcome::NotApplied), USAGE);
+        assert_eq!(code(Code::WRONG_TYPE, Outcome::NotApplied), USAGE);
+        assert_eq!(code(Code::OVERFLOW, Outcome::NotApplied), NEGATIVE);
+        assert_eq!(code(Code::NOT_HOLDER, Outcome::NotApplied), NEGATIVE);
+        assert_eq!(code(Code::TIMEOUT, Outcome::NotApplied), UNREACHABLE);
+        assert_eq!(code(Code::TIMEOUT, Outcome::Unknown), UNKNOWN);
+        assert_eq!(code(Code::REPLY_GONE, Outcome::Applied), 0);
+        assert_eq!(code(Code::DISK_FULL, Outcome::NotApplied), UNREACHABLE);
+    }
+
+    #[test]
+    fn messages_cannot_drive_the_terminal() {
+        let exit = Exit::usage("name \x1b[2J").hint("try\nagain");
+        assert_eq!(exit.to_string(), "error: name \\u{1b}[2J\nhint: try\\nagain\n");
+    }
+}

@@ -1,0 +1,131 @@
+//! What goes to standard output: tables for people, JSON for programs.
+//!
+//! A reader that has seen enough closes the pipe; that is no failure of ours, so writing reports it
+//! as [`Exit::quiet`].
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::exit::Exit;
+
+/// `-o`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Format {
+    // For people.
+    Table,
+    // For programs; the keys are stable.
+    Json,
+}
+
+/// Writes `text` and a line end.
+pub(crate) fn line(text: &str) -> Result<(), Exit> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes as they are, and a line end.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Exit> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())?;
+    Ok(())
+}
+
+/// Writes one JSON value, in one line.
+pub(crate) fn json(value: &Value) -> Result<(), Exit> {
+    line(&value.to_string())
+}
+
+/// What belongs into JSON and a terminal as text, though it may be any bytes.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// As [`text`], safe to show in a table: control characters cannot move the cursor.
+pub(crate) fn cell(bytes: &[u8]) -> String {
+    text(bytes).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether progress may be drawn.
+pub(crate) fn is_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Columns of text. Columns whose cells are all numbers are aligned at their ends.
+pub(crate) struct Table {
+    is_headed: bool,
+    heads: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(heads: &[&'static str]) -> Table {
+        Table { is_headed: true, heads: heads.to_vec(), rows: Vec::new() }
+    }
+
+    /// The same without its first line: it goes on where another ended.
+    pub(crate) fn without_heads(self) -> Table {
+        Table { is_headed: false, ..self }
+    }
+
+    /// Adds a row; one cell per head.
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.heads.len());
+        self.rows.push(cells);
+    }
+
+    /// Writes it.
+    pub(crate) fn print(&self) -> Result<(), Exit> {
+        line(self.to_string().trim_end())
+    }
+
+    fn is_number(&self, column: usize) -> bool {
+        let number = |c: char| c.is_ascii_digit() || ".,%-x".contains(c);
+        self.rows.iter().all(|row| row[column].chars().all(number))
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let heads: Vec<String> = self.heads.iter().map(|head| head.to_string()).collect();
+        let width = |column: usize| {
+            let cells = self.rows.iter().chain([&heads]).map(|row| row[column].chars().count());
+            cells.max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+        for row in [&heads].into_iter().filter(|_| self.is_headed).chain(&self.rows) {
+            let mut text = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let width = widths[column];
+                if self.is_number(column) {
+                    text.push_str(&format!("{cell:>width$}  "));
+                } else {
+                    text.push_str(&format!("{cell:<width$}  "));
+                }
+            }
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_end_and_words_begin_at_one_column() {
+        let mut table = Table::new(&["GROUP", "LEADER", "COMMIT"]);
+        table.row(vec!["0".into(), "n1".into(), "4,112".into()]);
+        table.row(vec!["10".into(), "node-é".into(), "7".into()]);
+        let lines = table.to_string();
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines[0], "GROUP  LEADER  COMMIT");
+        assert_eq!(lines[1], "    0  n1       4,112");
+        assert_eq!(lines[2], "   10  node-é       7");
+    }
+
+    #[test]
+    fn a_cell_cannot_drive_the_terminal() {
+        assert_eq!(cell(b"a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Signals and children: the few system calls the standard library does not have. The only unsafe
+//! code of this package.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::mpsc::Sender;
+
+/// What people and service managers end programs with.
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+fn set() -> libc::sigset_t {
+    // SAFETY: a sigset_t is plain data, and sigemptyset makes it a valid empty set before it is
+    // used; the signal numbers are valid, so neither call can fail.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        SIGNALS.iter().for_each(|signal| {
+            libc::sigaddset(&mut set, *signal);
+        });
+        set
+    }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP do nothing but be sent to `sender`, wrapped by `wrap`.
+/// Must be called before any other thread is started; children start with no signal blocked.
+pub(crate) fn divert_signals<T: Send + 'static>(
+    sender: Sender<T>,
+    wrap: impl Fn(i32) -> T + Send + 'static,
+) -> io::Result<()> {
+    let set = set();
+    // SAFETY: `set` is a valid set; the old mask is not asked for.
+    let failed = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed));
+    }
+    let name = "margay-signals".to_string();
+    std::thread::Builder::new().name(name).spawn(move || {
+        loop {
+            let mut signal = 0;
+            // SAFETY: both point to live values of their types.
+            let failed = unsafe { libc::sigwait(&set, &mut signal) };
+            if failed == 0 && sender.send(wrap(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Sends a signal to a process. Whether it is still there is not our concern.
+pub(crate) fn signal(pid: u32, signal: i32) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    if pid > 0 {
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// The command's process gets `signal` when the thread that starts it ends, and so when this
+/// process does, however it does.
+pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only async-signal-safe functions are called: prctl and getppid.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have ended before that.
+            if libc::getppid() as u32 != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,2 +1,0 @@
-//! Style and arrow check.
-fn main() {}
