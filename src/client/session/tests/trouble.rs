@@ -53,6 +53,27 @@ fn the_failure_says_what_was_tried() {
 }
 
 #[test]
+fn words_of_a_node_are_shown_once_and_without_control_characters() {
+    let mut world = World::registered();
+    world.command("a", 5);
+    world.sent();
+    let of = RefusedOf::Command(Sequence(1));
+    let code = Code::OVERLOADED;
+    let retry = Micros(0);
+    world.says(&Response::Refused { of, code, retry, leader: "", text: code.text() });
+    let tried = world.session.tried();
+    assert!(tried.ends_with(": E0503 overloaded; wait and try again"), "{tried}");
+    let of = RefusedOf::Connection;
+    world.says(&Response::Refused { of, code, retry, leader: "", text: "\x1b[31mno\n" });
+    assert!(world.session.tried().ends_with("try again: [31mno"), "{}", world.session.tried());
+    world.connect();
+    world.refuses(RefusedOf::Connection, Code::NOT_LEADER, "not an\naddress");
+    world.look();
+    assert!(world.address.starts_with('n'), "{}", world.address);
+    assert!(world.address.ends_with(":5150"), "{}", world.address);
+}
+
+#[test]
 fn an_unanswered_command_is_unknown_and_keeps_its_number() {
     let mut world = World::registered();
     world.command("a", 1);
