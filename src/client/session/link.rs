@@ -180,8 +180,8 @@ impl Session {
         self.scratch = again;
     }
 
-    /// Nothing is sent for a while. What was sent together is refused together: the pause does not grow with
-    /// every refusal that comes during it.
+    /// Nothing is sent for a while. What was sent together is refused together: the pause does not
+    /// grow with every refusal that comes during it.
     pub(super) fn hold(&mut self, retry: Micros) {
         let asked = self.now.after(retry.min(self.config.timeout));
         let until = match self.held_until.filter(|until| *until > self.now) {
