@@ -120,6 +120,38 @@ fn a_full_disk_is_waited_out() {
     assert_eq!(open(&mut disk, options()).expect("opens").report.last, last);
 }
 
+/// A segment that could not be prepared and is not needed any more still has its turn: a gap in the
+/// numbers would look like a lost file.
+#[test]
+fn no_gap_where_preparing_failed() {
+    let mut world = World::new(4);
+    let log = &mut world.log;
+    world.disk.fail_prepares(Some(ENOSPC));
+    while log.space() == Space::Ready {
+        append(log, 3_000).expect("space");
+        settle(log, &mut world.disk).expect("a full disk does not stop a log");
+    }
+    while log.last().index == log.durable() {
+        append(log, 3_000).expect("queued");
+        settle(log, &mut world.disk).expect("a full disk does not stop a log");
+    }
+    // On to the segment after the one that is not there.
+    append(log, 58_000).expect("queued");
+    let durable = log.durable();
+    log.truncate_suffix(durable).expect("a batch end");
+    log.truncate_prefix(durable).expect("not poisoned");
+    let hard_states: Vec<_> = log.ops().collect();
+    world.disk.fail_prepares(None);
+    while let Some(at) = log.deadline().filter(|_| log.space() != Space::Ready) {
+        log.on_tick(at);
+        settle(log, &mut world.disk).expect("space again");
+    }
+    // The power goes before the hard state that drops the first segments is durable.
+    drop(hard_states);
+    let report = open(&mut world.disk, options()).expect("no file is missing").report;
+    assert_eq!((report.last.index, report.damage), (durable, None));
+}
+
 #[test]
 fn a_stale_done_counts_for_nothing() {
     let mut world = World::new(2);
