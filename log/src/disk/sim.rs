@@ -211,8 +211,8 @@ impl SimDisk {
         true
     }
 
-    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the segment is
-    /// not there or ends before.
+    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the
+    /// segment is not there or ends before.
     pub fn overwrite(&mut self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> bool {
         let Some(file) = self.segments.get_mut(&segment) else { return false };
         let whole = offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK);
