@@ -12,6 +12,7 @@ impl Shard {
     /// see a broken connection, and nothing about the membership changes.
     pub(super) fn finish(mut self) {
         self.close_door();
+        self.ring.cancel(self.node.inboxes[self.index].eventfd());
         let until = sys::now().after(config::STOP_TIME);
         self.net.now = sys::now();
         for index in self.net.indexes() {

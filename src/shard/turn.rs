@@ -116,7 +116,7 @@ impl Shard {
             RECEIVE => self.on_received(index, completion),
             SEND => self.net.on_sent(&mut self.ring, index, result, completion.memory),
             ACCEPT => self.on_accepted(result, completion.more),
-            WAKE if completion.more => {}
+            WAKE if completion.more || self.node.is_stopping() => {}
             WAKE => self.ring.watch(self.node.inboxes[self.index].eventfd(), WAKE),
             CONNECT => self.net.on_connected(&mut self.ring, &self.node, index, result),
             _ => unreachable!("a token of nobody's: {token:#x}"),
