@@ -15,7 +15,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use margay_log::Opened;
 use margay_log::disk::direct::Direct;
@@ -529,9 +528,6 @@ fn plan(
     Ok(plans)
 }
 
-/// How long a log waits for the writes of a killed process to end.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
-
 fn open_log(
     node: &Node,
     group: GroupId,
@@ -545,7 +541,7 @@ fn open_log(
         incarnation: node.incarnation,
         ..margay_log::Options::default()
     };
-    let mut files = Direct::open_waiting(path, LOCK_WAIT).map_err(failed)?;
+    let mut files = Direct::open(path).map_err(failed)?;
     let opened = margay_log::open(&mut files, options).map_err(failed)?;
     Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48)))
 }

@@ -158,7 +158,7 @@ impl Received {
     /// # Errors
     /// What is wrong with them.
     pub fn check(
-        mut buffer: Buffer,
+        buffer: Buffer,
         length: usize,
         cluster: ClusterId,
         group: GroupId,
@@ -173,6 +173,7 @@ impl Received {
             return Err(FormatError::Identity);
         }
         check_body(&header, &bytes[BATCH_HEADER..])?;
+        let (mut buffer, _) = fitted(buffer, end);
         buffer.set_length(end);
         buffer[..BATCH_OFFSET].fill(0);
         buffer[end..].fill(0);
@@ -188,6 +189,18 @@ impl Received {
     pub(crate) fn into_parts(self) -> (BatchHeader, Buffer) {
         (self.header, self.buffer)
     }
+}
+
+/// A buffer for the batch that ends at `end`: the one it is in, or a small one if that is four
+/// times too large, and then the large one too.
+fn fitted(buffer: Buffer, end: usize) -> (Buffer, Option<Buffer>) {
+    let length = in_blocks(end as u64) as usize;
+    if buffer.capacity() < 4 * length {
+        return (buffer, None);
+    }
+    let mut small = Buffer::zeroed(length);
+    small[BATCH_OFFSET..end].copy_from_slice(&buffer[BATCH_OFFSET..end]);
+    (small, Some(buffer))
 }
 
 /// The batch that is being built. Entries are laid down where they will stay.
@@ -247,18 +260,12 @@ impl Open {
         crc32c::crc32c(&self.buffer[BODY_OFFSET..self.used])
     }
 
-    /// The whole buffer with `header` in its place, cut to blocks and zero behind the body. A batch far
-    /// smaller than the buffer it was built in moves to one of its size; the large one is returned too.
+    /// The whole buffer with `header` in its place, cut to blocks and zero behind the body. A batch
+    /// far smaller than the buffer it was built in moves to one of its size; the large one is
+    /// returned too.
     pub(crate) fn into_buffer(self, header: &BatchHeader) -> (Buffer, Option<Buffer>) {
         assert!(header.length == self.size() && header.count == self.count);
-        let mut buffer = self.buffer;
-        let mut spare = None;
-        let length = in_blocks(self.used as u64) as usize;
-        if buffer.capacity() >= 4 * length {
-            let mut small = Buffer::zeroed(length);
-            small[BODY_OFFSET..self.used].copy_from_slice(&buffer[BODY_OFFSET..self.used]);
-            spare = Some(std::mem::replace(&mut buffer, small));
-        }
+        let (mut buffer, spare) = fitted(self.buffer, self.used);
         buffer.set_length(self.used);
         buffer[self.used..].fill(0);
         buffer[BATCH_OFFSET..BODY_OFFSET].copy_from_slice(&header.encode());

@@ -1,8 +1,8 @@
 //! The log: batches in order, from whoever leads. It does no I/O: it emits [`Op`]s and is told
 //! `Done`s.
 //!
-//! Here is what the owner says to the log. What the disk says is in [`crate::progress`], reading
-//! back in [`crate::read`], opening in [`crate::recover`].
+//! Here is what the owner says to the log. What the disk says is in `progress.rs`, reading
+//! back in `read.rs`, opening in [`crate::recover`].
 //!
 //! Invariants: the log is a chain of whole batches; only a suffix of batches is ever dropped, or a
 //! prefix of segments; a frame's place is decided when its batch enters the log and is never used

@@ -1,7 +1,7 @@
 //! Opening a log: what is on disk becomes a [`Log`] and a [`Report`], or an error that says why
 //! not.
 //!
-//! Straight-line and blocking, over a [`Storage`]. What the frames mean is [`crate::walk`]'s; here
+//! Straight-line and blocking, over a [`Storage`]. What the frames mean is `walk.rs`'s; here
 //! are the files: whose they are, whether one is missing, where to go on.
 //!
 //! Invariants: nothing on disk is changed but leftovers below the log's beginning, the hard state,

@@ -94,6 +94,11 @@ impl Stream {
         self.cursor < self.entries.len()
     }
 
+    /// Whether an unanswered command is to be sent (again).
+    pub(super) fn is_unsent(&self, sequence: Sequence) -> bool {
+        self.position(sequence).is_some_and(|position| position >= self.cursor)
+    }
+
     /// Gives a command the next number. It is sent by the next [`Stream::send`].
     pub(super) fn push(&mut self, call: CallId, operation: Operation, now: Micros) -> Sequence {
         self.entries.push_back(Entry {

@@ -34,6 +34,45 @@ struct State {
     mute: bool,
 }
 
+impl State {
+    /// Applies a command, unless it was applied before. Whether the connection goes on.
+    fn answer_command(
+        &mut self,
+        key: &[u8; 16],
+        sequence: Sequence,
+        payload: &[u8],
+        index: Index,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let (session, last) = self.sessions[key];
+        if sequence.0 > last + 1 {
+            let (of, code) = (RefusedOf::Command(sequence), Code::SEQUENCE_GAP);
+            let (retry, leader, text) = (Micros(0), "", "");
+            Response::Refused { of, code, retry, leader, text }.encode(out);
+            return true;
+        }
+        if sequence.0 == last + 1 {
+            self.applied.push(payload.to_vec());
+            self.sessions.insert(*key, (session, sequence.0));
+            let count = self.applied.len();
+            if self.break_every.is_some_and(|every| count.is_multiple_of(every)) {
+                return false;
+            }
+        }
+        if payload == b"wait" {
+            let (waiter, resource) = (Index(sequence.0 + 1_000), ResourceId(5));
+            let notice = |state| Notice { session, resource, waiter, state };
+            Response::Notice(notice(NoticeState::Waiting)).encode(out);
+            let (code, payload) = (Code::OK, b"waiting");
+            Response::Reply { sequence, index: waiter, code, payload }.encode(out);
+            Response::Notice(notice(NoticeState::Granted { token: 9 })).encode(out);
+        } else {
+            Response::Reply { sequence, index, code: Code::OK, payload }.encode(out);
+        }
+        true
+    }
+}
+
 #[derive(Clone)]
 struct Node {
     address: String,
@@ -131,29 +170,7 @@ impl Node {
                 Response::Closed { session }.encode(out);
             }
             Request::Command { sequence, payload, .. } => {
-                let (session, last) = state.sessions[&key.unwrap()];
-                if sequence.0 == last + 1 {
-                    state.applied.push(payload.to_vec());
-                    state.sessions.insert(key.unwrap(), (session, sequence.0));
-                    let count = state.applied.len();
-                    if state.break_every.is_some_and(|every| count.is_multiple_of(every)) {
-                        return false;
-                    }
-                }
-                if sequence.0 > last + 1 {
-                    let (of, code) = (RefusedOf::Command(sequence), Code::SEQUENCE_GAP);
-                    let (retry, leader, text) = (Micros(0), "", "");
-                    Response::Refused { of, code, retry, leader, text }.encode(out);
-                } else if payload == b"wait" {
-                    let (waiter, resource) = (Index(sequence.0 + 1_000), ResourceId(5));
-                    let notice = |state| Notice { session, resource, waiter, state };
-                    Response::Notice(notice(NoticeState::Waiting)).encode(out);
-                    let (code, payload) = (Code::OK, b"waiting");
-                    Response::Reply { sequence, index: waiter, code, payload }.encode(out);
-                    Response::Notice(notice(NoticeState::Granted { token: 9 })).encode(out);
-                } else {
-                    Response::Reply { sequence, index, code: Code::OK, payload }.encode(out);
-                }
+                return state.answer_command(&key.unwrap(), sequence, payload, index, out);
             }
             Request::Query { id, payload, .. } => {
                 Response::QueryReply { id, index, code: Code::OK, payload }.encode(out);

@@ -18,8 +18,10 @@ use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::{
+    ffi::OsStrExt,
+    fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +40,6 @@ pub const FILES_MAX: usize = 16;
 pub(crate) const ZEROS: usize = 256 << 10;
 /// Marks a file that is being made.
 pub(crate) const TEMPORARY: &str = ".tmp";
-/// How long to wait for a lock by default.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
@@ -50,6 +51,21 @@ pub enum Mode {
     /// Through the page cache, because the file system refuses `O_DIRECT`: `O_DSYNC` alone. Durable
     /// all the same, slower.
     Buffered,
+}
+
+/// Choices in opening a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// How long to wait for a lock that somebody else holds. Default 5 s.
+    pub lock_wait: Duration,
+    /// Go through the page cache even where the file system can do without. Default false.
+    pub buffered: bool,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access { lock_wait: LOCK_WAIT, buffered: false }
+    }
 }
 
 /// An open directory of one log.
@@ -72,23 +88,23 @@ impl Direct {
     /// # Errors
     /// [`Error::Locked`] if somebody else has it open still after 5 seconds, or [`Error::Path`].
     pub fn open(path: &Path) -> Result<Direct, Error> {
-        Direct::open_waiting(path, LOCK_WAIT)
+        Direct::open_with(path, Access::default())
     }
 
-    /// As [`Direct::open`], waiting for locks at most `lock_wait`.
+    /// As [`Direct::open`], with other choices.
     ///
     /// # Errors
     /// As [`Direct::open`].
-    pub fn open_waiting(path: &Path, lock_wait: Duration) -> Result<Direct, Error> {
+    pub fn open_with(path: &Path, access: Access) -> Result<Direct, Error> {
         make_directory(path).map_err(|error| failed("create", path, &error))?;
         let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
-        lock(&directory, path, lock_wait)?;
-        let mode = probe(path).map_err(|error| failed("write to", path, &error))?;
+        lock(&directory, path, access.lock_wait)?;
+        let possible = probe(path).map_err(|error| failed("write to", path, &error))?;
         let mut direct = Direct {
             path: path.to_owned(),
             directory: Arc::new(directory),
-            mode,
-            lock_wait,
+            mode: if access.buffered { Mode::Buffered } else { possible },
+            lock_wait: access.lock_wait,
             hard_state: None,
             segments: Vec::new(),
             queue: Vec::new(),
@@ -110,6 +126,7 @@ impl Direct {
         &self.path
     }
 
+    #[cfg(feature = "uring")]
     pub(crate) fn directory(&self) -> &Arc<File> {
         &self.directory
     }

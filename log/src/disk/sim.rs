@@ -54,6 +54,12 @@ impl File {
         }
     }
 
+    fn is_zero(&self, offset: u64, length: usize) -> bool {
+        let first = offset / BLOCK as u64;
+        let mut written = self.blocks.range(first..first + (length / BLOCK) as u64);
+        written.all(|(_, block)| **block == [0; BLOCK])
+    }
+
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
         assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
         if offset + bytes.len() as u64 > self.size {
@@ -88,6 +94,7 @@ pub struct SimDisk {
     fail_write: Option<DiskError>,
     fail_prepare: Option<DiskError>,
     unreadable: BTreeSet<(SegmentNumber, u64)>,
+    overwrites: u64,
     fuse: Option<u32>,
 }
 
@@ -114,6 +121,7 @@ impl SimDisk {
             fail_write: None,
             fail_prepare: None,
             unreadable: BTreeSet::new(),
+            overwrites: 0,
             fuse: None,
         }
     }
@@ -203,8 +211,8 @@ impl SimDisk {
         true
     }
 
-    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the segment is
-    /// not there or ends before.
+    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the
+    /// segment is not there or ends before.
     pub fn overwrite(&mut self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> bool {
         let Some(file) = self.segments.get_mut(&segment) else { return false };
         let whole = offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK);
@@ -213,6 +221,12 @@ impl SimDisk {
         }
         file.write(offset, bytes, || true);
         true
+    }
+
+    /// How many log writes were submitted to blocks that were not zero. A log makes none.
+    #[must_use]
+    pub fn overwrites(&self) -> u64 {
+        self.overwrites
     }
 
     /// Makes the block at `offset` unreadable: reads of it fail with `EIO` until it is written.
@@ -371,6 +385,11 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn submit(&mut self, op: Op) {
+        if let Op::Write { segment, offset, data, .. } = &op
+            && let Some(file) = self.segments.get(segment)
+        {
+            self.overwrites += u64::from(!file.is_zero(*offset, data.len()));
+        }
         self.in_flight.push_back(op);
     }
 

@@ -1,12 +1,7 @@
 //! The disk through io_uring, in two layers: [`Driver`] turns operations into ring entries and
 //! completions into results, and has no ring; [`Uring`] is a driver with a ring of its own.
 //!
-//! A segment is prepared step by step, one ring operation under way at a time, so that filling it
-//! with zeros never holds up a log write for longer than one of its pieces takes:
-//!
-//! ```text
-//! create ─► allocate ─► header ─► zeros … ─► sync ─► rename ─► sync directory ─► open
-//! ```
+//! How a segment is prepared is in `prepare.rs`.
 //!
 //! Invariants: buffers, paths and descriptors that an entry points to belong to its slot until the
 //! completion, whoever drops what; a slot has one entry under way; a result is told once.
@@ -116,7 +111,8 @@ impl Driver {
         self.slots.len() - self.free.len()
     }
 
-    /// Begins `op`: appends its first entry.
+    /// Begins `op`: appends its first entry. Reading a segment that has not been used for long
+    /// opens its file again, with a plain call.
     pub fn start(&mut self, op: Op, entries: &mut Vec<squeue::Entry>) {
         let work = self.begin(op);
         let slot = match self.free.pop() {

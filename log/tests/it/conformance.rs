@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use margay_log::disk::Disk;
 use margay_log::format::EntryHeader;
-use margay_log::id::{BatchEnd, Chain, ClusterId, EntryId, GroupId, Index, Micros, Term};
-use margay_log::{Buffer, Error, Log, Options, Read, Received, Report, Space, open};
+use margay_log::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Micros, Term};
+use margay_log::{Error, Log, Options, Read, Report, Space, open};
 
 /// A log on some disk.
 struct Host {
@@ -248,7 +248,7 @@ impl Drop for TempDir {
 #[cfg(feature = "direct")]
 mod direct {
     use super::*;
-    use margay_log::disk::direct::{Direct, Mode};
+    use margay_log::disk::direct::{Access, Direct, Mode};
 
     impl Medium for TempDir {
         fn open(&mut self) -> Host {
@@ -262,9 +262,28 @@ mod direct {
         }
     }
 
+    /// Through the page cache, as where a file system refuses `O_DIRECT`.
+    struct Buffered(TempDir);
+
+    impl Medium for Buffered {
+        fn open(&mut self) -> Host {
+            let access = Access { buffered: true, ..Access::default() };
+            let mut direct = Direct::open_with(self.0.path(), access).expect("a directory");
+            assert_eq!(direct.mode(), Mode::Buffered);
+            let opened = open(&mut direct, options()).expect("opens");
+            let disk = Box::new(direct);
+            Host { log: opened.log, disk, report: opened.report, meta: opened.meta }
+        }
+    }
+
     #[test]
     fn plain_calls() {
         suite(&mut TempDir::new("direct"));
+    }
+
+    #[test]
+    fn plain_calls_through_the_page_cache() {
+        suite(&mut Buffered(TempDir::new("buffered")));
     }
 }
 
@@ -313,44 +332,4 @@ mod uring {
         }
         assert!(durable > Index::ZERO);
     }
-}
-
-/// A follower refuses what does not fit, and says why.
-#[cfg(feature = "sim")]
-#[test]
-fn refusals() {
-    use margay_log::Refused;
-    let mut disk = margay_log::disk::sim::SimDisk::new(5);
-    let mut leader = open(&mut disk, options()).expect("opens").log;
-    let mut disk = margay_log::disk::sim::SimDisk::new(6);
-    let mut follower = open(&mut disk, options()).expect("opens").log;
-    let mut batches = Vec::new();
-    for term in [1, 1, 2, 2] {
-        leader.push(&header(term), b"x").expect("fits");
-        batches.push(leader.seal(Term(term), 0).expect("space"));
-    }
-    let received = |at: usize| {
-        let bytes: &[u8] = batches[at].bytes();
-        let mut buffer = Buffer::zeroed(64 + bytes.len());
-        buffer[64..64 + bytes.len()].copy_from_slice(bytes);
-        Received::check(buffer, bytes.len(), ClusterId(1), GroupId(0)).expect("well-formed")
-    };
-    let gap = follower.accept(received(1)).expect_err("a gap");
-    assert_eq!(gap, Refused::Gap { last: Index(0) });
-    follower.accept(received(0)).expect("follows");
-    follower.accept(received(1)).expect("follows");
-    assert_eq!(follower.ops().count(), 2);
-    follower.accept(received(0)).expect("held already");
-    assert_eq!((follower.last().index, follower.ops().count()), (Index(2), 0));
-    follower.truncate_suffix(Index(1)).expect("a batch end");
-    follower.push(&header(3), b"other").expect("fits");
-    follower.seal(Term(3), 0).expect("space");
-    let other = follower.accept(received(2)).expect_err("another log");
-    assert_eq!(other, Refused::Chain { prev: Index(2), chain: follower.chain_at(Index(2)) });
-    assert_eq!(follower.last(), EntryId::new(Term(3), Index(2)));
-    follower
-        .reset(BatchEnd { id: EntryId::new(Term(9), Index(9)), chain: Chain(1) })
-        .expect("runs");
-    let gone = follower.accept(received(3)).expect_err("behind the beginning");
-    assert_eq!(gone, Refused::Gone { first: Index(10) });
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use margay_log::disk::Disk;
-use margay_log::disk::direct::Direct;
+use margay_log::disk::direct::{Access, Direct};
 use margay_log::format::EntryHeader;
 use margay_log::id::{GroupId, Incarnation, Term};
 use margay_log::{Error, Options, open};
@@ -12,6 +12,8 @@ use margay_log::{Error, Options, open};
 use crate::conformance::TempDir;
 
 const FIRST: &str = "segment-0000000000000001.log";
+
+const AT_ONCE: Access = Access { lock_wait: Duration::ZERO, buffered: false };
 
 fn options() -> Options {
     Options { segment_first: 64 << 10, segment_max: 64 << 10, ..Options::default() }
@@ -43,7 +45,7 @@ fn one_at_a_time() {
     let directory = TempDir::new("locked");
     filled(directory.path());
     let holder = Direct::open(directory.path()).expect("free");
-    let error = Direct::open_waiting(directory.path(), Duration::ZERO).expect_err("taken");
+    let error = Direct::open_with(directory.path(), AT_ONCE).expect_err("taken");
     assert!(matches!(&error, Error::Locked { .. }));
     assert!(error.to_string().contains(&directory.path().display().to_string()));
     // Another process, as far as locks go: the lock of each file on its own descriptor.
@@ -51,14 +53,14 @@ fn one_at_a_time() {
     let file = std::fs::File::open(directory.path().join(FIRST)).expect("a segment");
     let taken = flock(&file);
     assert!(taken, "the file is free");
-    let error = Direct::open_waiting(directory.path(), Duration::ZERO).expect_err("taken");
+    let error = Direct::open_with(directory.path(), AT_ONCE).expect_err("taken");
     assert!(matches!(error, Error::Locked { path } if path.ends_with(FIRST)));
     drop(file);
     reopened(directory.path(), options()).expect("free again");
 }
 
-/// Locks a file without unsafe code in a test: `flock` locks the descriptor that we pass on to it, and
-/// the lock stays with that.
+/// Locks a file without unsafe code in a test: `flock` locks the descriptor that we pass on to it,
+/// and the lock stays with that.
 fn flock(file: &std::fs::File) -> bool {
     let mut flock = std::process::Command::new("flock");
     flock.args(["-n", "0"]).stdin(file.try_clone().expect("a descriptor"));

@@ -3,8 +3,8 @@
 use margay_log::disk::Disk;
 use margay_log::disk::sim::{EIO, ENOSPC, SimDisk};
 use margay_log::format::EntryHeader;
-use margay_log::id::{EntryId, Index, Micros, Term};
-use margay_log::{Error, Log, Progress, Read, Refused, Space, open};
+use margay_log::id::{BatchEnd, Chain, EntryId, Index, Micros, Term};
+use margay_log::{Error, Full, Log, Progress, Read, Refused, Space, open};
 
 use crate::world::{World, make, options, received};
 
@@ -120,6 +120,38 @@ fn a_full_disk_is_waited_out() {
     assert_eq!(open(&mut disk, options()).expect("opens").report.last, last);
 }
 
+/// A segment that could not be prepared and is not needed any more still has its turn: a gap in the
+/// numbers would look like a lost file.
+#[test]
+fn no_gap_where_preparing_failed() {
+    let mut world = World::new(4);
+    let log = &mut world.log;
+    world.disk.fail_prepares(Some(ENOSPC));
+    while log.space() == Space::Ready {
+        append(log, 3_000).expect("space");
+        settle(log, &mut world.disk).expect("a full disk does not stop a log");
+    }
+    while log.last().index == log.durable() {
+        append(log, 3_000).expect("queued");
+        settle(log, &mut world.disk).expect("a full disk does not stop a log");
+    }
+    // On to the segment after the one that is not there.
+    append(log, 58_000).expect("queued");
+    let durable = log.durable();
+    log.truncate_suffix(durable).expect("a batch end");
+    log.truncate_prefix(durable).expect("not poisoned");
+    let hard_states: Vec<_> = log.ops().collect();
+    world.disk.fail_prepares(None);
+    while let Some(at) = log.deadline().filter(|_| log.space() != Space::Ready) {
+        log.on_tick(at);
+        settle(log, &mut world.disk).expect("space again");
+    }
+    // The power goes before the hard state that drops the first segments is durable.
+    drop(hard_states);
+    let report = open(&mut world.disk, options()).expect("no file is missing").report;
+    assert_eq!((report.last.index, report.damage), (durable, None));
+}
+
 #[test]
 fn a_stale_done_counts_for_nothing() {
     let mut world = World::new(2);
@@ -144,4 +176,65 @@ fn a_stale_done_counts_for_nothing() {
     assert_eq!(world.log.durable(), Index(2));
     let report = open(&mut world.disk, options()).expect("opens").report;
     assert_eq!((report.last, report.superseded), (EntryId::new(Term(1), Index(2)), 2));
+}
+
+/// A follower refuses what does not fit, and says why.
+#[test]
+fn refusals() {
+    let mut leader = open(&mut SimDisk::new(5), options()).expect("opens").log;
+    let mut follower = open(&mut SimDisk::new(6), options()).expect("opens").log;
+    let mut batches = Vec::new();
+    for term in [1, 1, 2, 2] {
+        leader.push(&EntryHeader::default(), b"x").expect("fits");
+        batches.push(leader.seal(Term(term), 0).expect("space"));
+    }
+    let batch = |at: usize| received(batches[at].bytes());
+    let gap = follower.accept(batch(1)).expect_err("a gap");
+    assert_eq!(gap, Refused::Gap { last: Index(0) });
+    follower.accept(batch(0)).expect("follows");
+    follower.accept(batch(1)).expect("follows");
+    assert_eq!(follower.ops().count(), 2);
+    follower.accept(batch(0)).expect("held already");
+    assert_eq!((follower.last().index, follower.ops().count()), (Index(2), 0));
+    follower.truncate_suffix(Index(1)).expect("a batch end");
+    follower.push(&EntryHeader::default(), b"other").expect("fits");
+    follower.seal(Term(3), 0).expect("space");
+    let other = follower.accept(batch(2)).expect_err("another log");
+    assert_eq!(other, Refused::Chain { prev: Index(2), chain: follower.chain_at(Index(2)) });
+    assert_eq!(follower.last(), EntryId::new(Term(3), Index(2)));
+    let start = BatchEnd { id: EntryId::new(Term(9), Index(9)), chain: Chain(1) };
+    follower.reset(start).expect("runs");
+    let gone = follower.accept(batch(3)).expect_err("behind the beginning");
+    assert_eq!(gone, Refused::Gone { first: Index(10) });
+}
+
+/// A leader is told what does not fit, and nothing is lost by it.
+#[test]
+fn a_batch_has_an_end() {
+    use margay_log::format::{BATCH_MAX, LENGTH_MAX, PAYLOAD_MAX};
+    let mut disk = SimDisk::new(7);
+    let mut log = open(&mut disk, options()).expect("opens").log;
+    assert_eq!(log.seal(Term(1), 0).expect_err("nothing in it"), Error::Empty);
+    let large = vec![1; PAYLOAD_MAX as usize + 1];
+    let length = large.len() as u64;
+    assert_eq!(log.push(&EntryHeader::default(), &large), Err(Full::Payload { length }));
+    let mut entries = 0;
+    while u64::from(BATCH_MAX) > log.open_bytes() + 4_096 {
+        log.push(&EntryHeader::default(), &[2; 4_000]).expect("fits");
+        entries += 1;
+    }
+    log.push(&EntryHeader::default(), &large[1..]).expect("the last one may be large");
+    assert_eq!(log.push(&EntryHeader::default(), b""), Err(Full::Batch));
+    assert_eq!(log.open_entries(), entries + 1);
+    assert!(log.open_bytes() <= u64::from(LENGTH_MAX));
+    // Larger than any segment is meant to be: it gets one of its own.
+    log.seal(Term(2), 0).expect("space for one batch there always is");
+    assert_eq!(log.push(&EntryHeader::default(), b""), Ok(Index(u64::from(entries) + 2)));
+    let found = Error::TermBackwards { last: Term(2), found: Term(1) };
+    assert_eq!(log.seal(Term(1), 0).expect_err("backwards"), found);
+    log.discard_open();
+    settle(&mut log, &mut disk).expect("no fault");
+    assert_eq!(log.durable(), log.last().index);
+    let report = open(&mut disk, options()).expect("opens").report;
+    assert_eq!((report.last, report.damage), (log.last(), None));
 }

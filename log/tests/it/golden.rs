@@ -1,5 +1,5 @@
-//! The bytes of format version 1, for good: whoever changes them needs a new version and a way to read
-//! the old one. `MARGAY_BLESS=1` writes the files anew.
+//! The bytes of format version 1, for good: whoever changes them needs a new version and a way to
+//! read the old one. `MARGAY_BLESS=1` writes the files anew.
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The tests of margay-log that need more than one module: one binary.
 
+#[cfg(any(feature = "sim", feature = "direct"))]
 mod conformance;
 #[cfg(feature = "direct")]
 mod directory;

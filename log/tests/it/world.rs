@@ -107,6 +107,7 @@ impl World {
 
     /// The log is told what has finished.
     pub(crate) fn tell(&mut self) {
+        assert_eq!(self.disk.overwrites(), 0, "a block is written once");
         let mut done = Vec::new();
         self.disk.poll(false, &mut done);
         for done in done {

@@ -51,14 +51,25 @@ struct Refusal<'a> {
 
 impl Refusal<'_> {
     fn attempt(&self) -> Attempt {
+        // What cannot be an address is none.
+        let is_address = |c: char| c.is_ascii_graphic();
         match self.code {
-            Code::NOT_LEADER => Attempt::NotLeader(self.leader.to_owned()),
-            code => Attempt::Refused(code, self.text.to_owned()),
+            Code::NOT_LEADER if self.leader.chars().all(is_address) => {
+                Attempt::NotLeader(self.leader.to_owned())
+            }
+            Code::NOT_LEADER => Attempt::NotLeader(String::new()),
+            code => Attempt::Refused(code, self.words()),
         }
     }
 
     fn failure(&self, outcome: Outcome) -> Failure {
-        Failure::with_outcome(self.code, outcome, self.text)
+        Failure::with_outcome(self.code, outcome, self.words())
+    }
+
+    /// What the text adds to the code, fit to be shown.
+    fn words(&self) -> String {
+        let known = self.text == self.code.text();
+        self.text.chars().filter(|c| !known && !c.is_control()).collect()
     }
 }
 
@@ -248,10 +259,13 @@ impl Session {
         // refused now.
         let certain =
             refusal.code.outcome() == Outcome::NotApplied || refusal.code == Code::SESSION_EXPIRED;
+        // A node that refuses one refuses each of those behind it: that says nothing new.
+        let is_echo = self.stream.is_unsent(sequence);
         if !self.stream.refuse(sequence, certain) {
             return;
         }
         match Verdict::of(refusal.code) {
+            Verdict::Later if is_echo => {}
             Verdict::Elsewhere => self.leave(refusal.attempt()),
             Verdict::Ended => self.expire(),
             Verdict::Later => {

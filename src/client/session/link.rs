@@ -180,10 +180,15 @@ impl Session {
         self.scratch = again;
     }
 
-    /// Nothing is sent for a while.
+    /// Nothing is sent for a while. What was sent together is refused together: the pause does not
+    /// grow with every refusal that comes during it.
     pub(super) fn hold(&mut self, retry: Micros) {
-        let pause = self.load.next(&mut self.random).max(retry.min(self.config.timeout));
-        self.held_until = Some(self.now.after(pause));
+        let asked = self.now.after(retry.min(self.config.timeout));
+        let until = match self.held_until.filter(|until| *until > self.now) {
+            Some(until) => until,
+            None => self.now.after(self.load.next(&mut self.random)),
+        };
+        self.held_until = Some(until.max(asked));
     }
 
     pub(super) fn check_link(&mut self) {

@@ -309,6 +309,23 @@ fn a_refusal_for_load_is_waited_out_and_order_is_kept() {
 }
 
 #[test]
+fn a_refusal_and_its_echoes_make_one_pause() {
+    let mut world = World::registered();
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        world.command(text, 5);
+    }
+    world.sent();
+    world.refuses(RefusedOf::Command(Sequence(2)), Code::OVERLOADED, "");
+    for sequence in 3..=6 {
+        world.refuses(RefusedOf::Command(Sequence(sequence)), Code::SEQUENCE_GAP, "");
+    }
+    world.wait(Micros::from_millis(20));
+    let sent = world.sent();
+    assert_eq!(sent[0], "#2 b acked #0", "1 was not refused");
+    assert_eq!(sent.len(), 5);
+}
+
+#[test]
 fn too_many_calls_at_once_are_refused_and_nothing_is_lost() {
     let mut world = World::with(|config| config.in_flight_max = 2);
     world.command("a", 5);

@@ -1,6 +1,6 @@
 //! Events: numbered, kept within bounds, resumed without gap or duplicate.
 
-use crate::machine::World;
+use crate::machine::{World, chunks, restore};
 use margay::machine::{Event, EventPayload, Events, Filter, ResourceId, kind};
 use margay::resource::map::{ClearV1, PutV1, RemoveV1};
 use margay_log::id::Index;
@@ -100,6 +100,24 @@ fn the_ring_is_bounded_in_bytes() {
     assert_eq!(world.seen.events.last().unwrap().0, last);
     assert!(matches!(after(&world, id, (last - 1, 0), &Filter::All), Events::Lagged { .. }));
     assert_eq!(some(after(&world, id, (last, 0), &Filter::All)), []);
+}
+
+#[test]
+fn a_restored_ring_knows_what_it_has_lost() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "map", kind::MAP);
+    for _ in 0..1_030 {
+        world.command(session, id, &put(b"k", 1));
+    }
+    let restored = restore(&chunks(&world.machine, 1_000)).expect("what we wrote");
+    let last = world.machine.applied().0;
+    for back in [0, 1, 1_023, 1_024, 1_025, last] {
+        let position = (Index(last - back), 0);
+        let expected = world.machine.events(ResourceId(id), position, &[]);
+        assert_eq!(restored.events(ResourceId(id), position, &[]), expected);
+        assert_eq!(matches!(expected, Events::Lagged { .. }), back > 1_024);
+    }
 }
 
 #[test]

@@ -282,41 +282,59 @@ proptest! {
     }
 }
 
+/// Locks held by one session, each with a wait of another that is due at once; their ids.
+fn crowded(locks: usize) -> (World, u64, u64, Vec<u64>) {
+    let mut world = World::new();
+    let session = world.register(1);
+    let ids: Vec<u64> =
+        (0..locks).map(|n| world.open(session, &format!("lock-{n}"), kind::LOCK)).collect();
+    let other = world.register(2);
+    for id in &ids {
+        let told = world.command(session, *id, &LockV1 { request: 1, wait_ms: None });
+        assert_eq!(told.payload[0], GRANTED);
+        let told = world.command(other, *id, &LockV1 { request: 1, wait_ms: Some(5) });
+        assert_eq!(told.payload[0], WAITING);
+    }
+    world.time += 5_000;
+    world.seen = Default::default();
+    (world, session, other, ids)
+}
+
+fn timed_out(world: &World) -> usize {
+    let all = world.seen.notices.iter();
+    all.filter(|notice| notice.state == NoticeState::TimedOut).count()
+}
+
+fn granted(world: &World) -> bool {
+    world.seen.notices.iter().any(|n| matches!(n.state, NoticeState::Granted { .. }))
+}
+
 /// The machine fires 1,024 timers a batch; what else is due must be gone all the same.
 #[test]
 fn due_waiters_are_gone_before_their_timers_fire() {
-    let mut world = World::new();
-    let session = world.register(1);
-    let locks: Vec<u64> =
-        (0..1_100).map(|n| world.open(session, &format!("lock-{n}"), kind::LOCK)).collect();
-    let other = world.register(2);
-    for id in &locks {
-        assert_eq!(
-            read(&world.command(session, *id, &LockV1 { request: 1, wait_ms: None }).payload).0,
-            GRANTED
-        );
-        assert_eq!(
-            read(&world.command(other, *id, &LockV1 { request: 1, wait_ms: Some(5) }).payload).0,
-            WAITING
-        );
-    }
+    let (mut world, session, other, locks) = crowded(1_100);
+    // The timer of the last is the 1,100th: not fired when the unlock is applied in this very batch.
     let last = *locks.last().unwrap();
-    world.time += 5_000;
-    world.seen = Default::default();
-    // Its timer is the 1,100th: not fired yet when the unlock is applied in this very batch.
     let holder = world.query(session, last, &HolderV1 {}).payload;
     let mut reader = Reader::new(&holder);
     let (_, _, token) = (reader.u8().unwrap(), reader.u64().unwrap(), reader.u64().unwrap());
     assert_eq!(reader.u32().unwrap(), 0, "a query sees that too");
     assert_eq!(world.command(session, last, &UnlockV1 { token }).code, Code::OK);
-    let timed_out = |world: &World| {
-        let all = world.seen.notices.iter();
-        all.filter(|notice| notice.state == NoticeState::TimedOut).count()
-    };
     assert_eq!(timed_out(&world), 1_025, "1,024 fired, one met on the way");
-    assert!(!world.seen.notices.iter().any(|n| matches!(n.state, NoticeState::Granted { .. })));
+    assert!(!granted(&world));
+    let mut listed = Vec::new();
+    world.machine.holdings(SessionId(other), &mut listed);
+    assert_eq!(listed, [], "nor is it listed as waiting");
     world.tick(Micros(0));
     assert_eq!(timed_out(&world), 1_100);
+    assert_eq!(world.machine.next_timer(), None);
+}
+
+#[test]
+fn due_waiters_do_not_inherit_from_a_session_that_ends() {
+    let (mut world, session, _, _) = crowded(1_100);
+    world.end(kind::EXPIRE, session);
+    assert_eq!((timed_out(&world), granted(&world)), (1_100, false));
     assert_eq!(world.machine.next_timer(), None);
 }
 

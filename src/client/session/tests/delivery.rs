@@ -110,9 +110,10 @@ fn a_notice_is_told_once_and_the_list_at_attach_completes_the_picture() {
     }
     world.says(&Response::Notice(notice(41, NoticeState::Waiting)));
     world.says(&Response::Notice(notice(42, NoticeState::Waiting)));
+    world.says(&Response::Notice(notice(43, NoticeState::Waiting)));
     assert_eq!(
         world.told(),
-        ["40 Waiting", "40 Granted { token: 40 }", "41 Waiting", "42 Waiting"],
+        ["40 Waiting", "40 Granted { token: 40 }", "41 Waiting", "42 Waiting", "43 Waiting"],
     );
     assert_eq!(world.session.holding(ResourceId(5), Index(40)), Some(granted));
 
@@ -120,7 +121,7 @@ fn a_notice_is_told_once_and_the_list_at_attach_completes_the_picture() {
     world.reconnect();
     world.sent();
     let holds = NoticeState::Granted { token: 50 };
-    world.says(&attached(vec![notice(41, holds)]));
+    world.says(&attached(vec![notice(41, holds), notice(43, NoticeState::Waiting)]));
     assert_eq!(world.told(), ["41 Granted { token: 50 }", "40 Lost", "42 TimedOut"]);
     world.says(&Response::Notice(notice(40, NoticeState::Lost)));
     assert!(world.told().is_empty());

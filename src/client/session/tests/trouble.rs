@@ -53,6 +53,27 @@ fn the_failure_says_what_was_tried() {
 }
 
 #[test]
+fn words_of_a_node_are_shown_once_and_without_control_characters() {
+    let mut world = World::registered();
+    world.command("a", 5);
+    world.sent();
+    let of = RefusedOf::Command(Sequence(1));
+    let code = Code::OVERLOADED;
+    let retry = Micros(0);
+    world.says(&Response::Refused { of, code, retry, leader: "", text: code.text() });
+    let tried = world.session.tried();
+    assert!(tried.ends_with(": E0503 overloaded; wait and try again"), "{tried}");
+    let of = RefusedOf::Connection;
+    world.says(&Response::Refused { of, code, retry, leader: "", text: "\x1b[31mno\n" });
+    assert!(world.session.tried().ends_with("try again: [31mno"), "{}", world.session.tried());
+    world.connect();
+    world.refuses(RefusedOf::Connection, Code::NOT_LEADER, "not an\naddress");
+    world.look();
+    assert!(world.address.starts_with('n'), "{}", world.address);
+    assert!(world.address.ends_with(":5150"), "{}", world.address);
+}
+
+#[test]
 fn an_unanswered_command_is_unknown_and_keeps_its_number() {
     let mut world = World::registered();
     world.command("a", 1);
@@ -135,7 +156,9 @@ fn expiry_leaves_what_was_sent_in_doubt_and_the_next_command_begins_anew() {
         ["Expired", "0 Unknown SESSION_EXPIRED(401)", "1 NotApplied SESSION_EXPIRED(401)"],
     );
     world.command("later", 5);
+    let address = world.address.clone();
     world.connect();
+    assert_eq!(world.address, address, "the node is not to blame");
     assert_eq!(world.sent(), ["register 1", "query q after #0 seen 0"]);
     world.says(&registered(0, SessionId(300)));
     assert!(world.sent().is_empty(), "an answer to the first life");
@@ -143,6 +166,15 @@ fn expiry_leaves_what_was_sent_in_doubt_and_the_next_command_begins_anew() {
     assert_eq!(world.told(), ["Connected"]);
     assert_eq!(world.sent(), ["#1 later acked #0"]);
     assert_eq!(world.session.session(), Some(SessionId(301)));
+}
+
+#[test]
+fn a_command_that_came_after_the_expiry_had_no_effect() {
+    let mut world = World::registered();
+    world.command("a", 5);
+    world.sent();
+    world.says(&reply(1, 0, Code::SESSION_EXPIRED));
+    assert_eq!(world.told(), ["Expired", "0 NotApplied SESSION_EXPIRED(401)"]);
 }
 
 #[test]
@@ -220,6 +252,22 @@ fn a_silent_node_is_left() {
 }
 
 #[test]
+fn silence_counts_from_the_first_request_after_an_idle_time() {
+    let mut world = World::new();
+    world.connect();
+    let address = world.address.clone();
+    world.pass(Micros(60 * SECOND.0));
+    world.query("q");
+    assert_eq!(world.sent(), ["query q after #0 seen 0"]);
+    world.pass(SECOND);
+    world.look();
+    assert_eq!(world.address, address);
+    world.pass(SECOND);
+    world.look();
+    assert_ne!(world.address, address);
+}
+
+#[test]
 fn an_idle_session_without_members_needs_no_connection() {
     let mut world = World::new();
     world.connect();
@@ -271,6 +319,7 @@ fn a_gap_in_the_log_is_filled_from_the_first_unanswered() {
     }
     world.sent();
     world.says(&reply(3, 0, Code::SEQUENCE_GAP));
+    assert!(world.sent().is_empty(), "after a pause");
     world.wait(SECOND);
     assert_eq!(world.sent(), ["#1 a acked #0", "#2 b acked #0", "#3 c acked #0"]);
 }
