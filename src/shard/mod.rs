@@ -43,7 +43,6 @@ use crate::wire::Frame;
 use disk::GroupDisk;
 use greet::Door;
 use net::Net;
-use node::Hush;
 pub(crate) use node::{Counters, Node};
 use ring::{Completion, Ring};
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
@@ -124,7 +123,6 @@ pub(crate) struct Shard {
     touched: Vec<u32>,
     completions: Vec<Completion>,
     frames: u64,
-    hush: Hush,
     spin: Spin,
     /// When this shard went to sleep, and until when, if it did.
     slept: Option<(Micros, Micros)>,

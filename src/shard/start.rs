@@ -13,7 +13,6 @@ use super::disk::GroupDisk;
 use super::greet::Door;
 use super::links::Link;
 use super::net::Net;
-use super::node::Hush;
 use super::ring::{Ring, TAG_DRIVER};
 use super::{Group, Node, Shard, Slot, Spin, sys};
 use crate::config;
@@ -114,6 +113,7 @@ impl Shard {
             touched.push(slot);
             let peers = node.members().filter(|id| *id != node.id);
             net.links.extend(peers.map(|to| Link::new(slot, group, to)));
+            net.links_each = node.members.len() - 1;
         }
         let mut shard = Shard {
             index,
@@ -126,7 +126,6 @@ impl Shard {
             touched,
             completions: Vec::new(),
             frames: 0,
-            hush: Hush::default(),
             spin: Spin::new(plan.spin),
             slept: None,
             node,
