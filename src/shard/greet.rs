@@ -1,7 +1,7 @@
 //! Who comes in: accepting, the hello, and refusals in words that the stranger understands.
 //!
-//! Whoever accepts reads exactly the hello, with nothing else in flight, and answers errors itself. A right
-//! hello goes with its descriptor to the shard that owns the group.
+//! Whoever accepts reads exactly the hello, with nothing else in flight, and answers errors itself.
+//! A right hello goes with its descriptor to the shard that owns the group.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
-//! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with them.
+//! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with
+//! them.
 
 use margay_log::id::NodeId;
 
@@ -99,7 +100,8 @@ impl Shard {
         }
     }
 
-    /// Hellos that are complete. Deferred until their receives are counted off: they may change shards.
+    /// Hellos that are complete. Deferred until their receives are counted off: they may change
+    /// shards.
     pub(super) fn on_greeted(&mut self) {
         for index in std::mem::take(&mut self.greeted) {
             let Some(conn) = self.net.get(index) else { continue };

@@ -1,7 +1,8 @@
-//! Connections to peers: one per group and node, for what this node has to say. Answers come on the peer's own.
+//! Connections to peers: one per group and node, for what this node has to say. Answers come on the
+//! peer's own.
 //!
-//! What is said while a link is down is lost; the core repeats itself. A link that breaks is reported, tried
-//! again at once, then with growing pauses.
+//! What is said while a link is down is lost; the core repeats itself. A link that breaks is
+//! reported, tried again at once, then with growing pauses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The connections of a shard: the table, what is sent, and deadlines.
 //!
-//! A slot is used again only when the ring is done with the connection in it, so the index alone names it in
-//! completions. What arrives is handled in `inbound`; who connects and is accepted in `greet` and `links`.
+//! A slot is used again only when the ring is done with the connection in it, so the index alone
+//! names it in completions. What arrives is handled in `inbound`; who connects and is accepted in
+//! `greet` and `links`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -358,7 +359,8 @@ impl Net {
         }
     }
 
-    /// A closing connection has sent everything: says that nothing follows, and waits for it to be read.
+    /// A closing connection has sent everything: says that nothing follows, and waits for it to be
+    /// read.
     fn say_last(&mut self, index: u32) {
         let now = self.now;
         let Some(conn) = self.get(index) else { return };

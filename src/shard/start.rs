@@ -84,7 +84,8 @@ async fn run(node: Arc<Node>, plan: Plan, ready: Sender<Result<(), Error>>) {
     {
         tracing::warn!(shard = plan.index, cpu, "this thread could not be pinned to its cpu");
     }
-    // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is quick.
+    // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is
+    // quick.
     glommio::timer::sleep(Duration::from_millis(1)).await;
 
     match Shard::new(node, plan) {
