@@ -56,7 +56,9 @@ pub enum Error {
     },
 
     /// Another process has the data directory.
-    #[error("{path} is in use by process {pid}; stop it, or use another --data", path = path.display())]
+    #[error(
+        "{path} is in use by process {pid}; stop it, or use another --data", path = path.display()
+    )]
     Locked {
         /// The directory.
         path: PathBuf,
@@ -113,8 +115,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the process should end with: 2 for what the operator has to change, 6 for storage that must not be
-    /// trusted, 1 for the rest.
+    /// What the process should end with: 2 for what the operator has to change, 6 for storage that
+    /// must not be trusted, 1 for the rest.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1,11 +1,13 @@
-//! How a cluster is founded: all founders exchange offers, and when they agree each makes the same record.
+//! How a cluster is founded: all founders exchange offers, and when they agree each makes the same
+//! record.
 //!
-//! Deterministic, and no I/O: told offers, records and the time; says whom to ask and what has been founded.
-//! The record is configuration 0 of every group and its hash is the cluster's id; a node that has it durable
-//! may vote. As each node founds at most once, two records can never both find a quorum.
+//! Deterministic, and no I/O: told offers, records and the time; says whom to ask and what has been
+//! founded. The record is configuration 0 of every group and its hash is the cluster's id; a node
+//! that has it durable may vote. As each node founds at most once, two records can never both find
+//! a quorum.
 //!
-//! Wiped and restarted founders have another incarnation: a founder that already has a record answers with it,
-//! and the other side sees that it is known with another disk.
+//! Wiped and restarted founders have another incarnation: a founder that already has a record
+//! answers with it, and the other side sees that it is known with another disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -284,7 +286,8 @@ pub enum Disagreement {
 }
 
 impl Disagreement {
-    /// Whether this node's part is over. Otherwise the others can be started anew and waiting goes on.
+    /// Whether this node's part is over. Otherwise the others can be started anew and waiting goes
+    /// on.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Disagreement::OtherDisk { .. } | Disagreement::NotFounder { .. })

@@ -1,16 +1,17 @@
 //! A node of a cluster: everything from the options to the last descriptor closed.
 //!
-//! Boot: look at the machine, lock the directory, know who one is, found the cluster, open the logs, start the
-//! shards. Stop: accept no more, cancel, reap until nothing is in flight, drop. Stopping is not leaving: the
-//! node stays a member and takes up where it was.
+//! Boot: look at the machine, lock the directory, know who one is, found the cluster, open the
+//! logs, start the shards. Stop: accept no more, cancel, reap until nothing is in flight, drop.
+//! Stopping is not leaving: the node stays a member and takes up where it was.
 
+mod cluster;
 mod directory;
 mod founding;
 mod group;
+mod options;
 mod signals;
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +24,15 @@ use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 
 use crate::config;
 use crate::error::Error;
-use crate::forming::{self, Ask, Forming, Founder, FoundingRecord, Offer, Peer, peers_text};
+use crate::forming::{self, Founder, Peer};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{Node, Plan, Running, driver_tag, start, sys};
 pub use group::{replica, resources, run};
 
+use cluster::{founded, founders, resolve, resolve_one};
 use directory::Directory;
+use options::check;
 use preflight::{Finding, Level};
 use signals::SignalWatch;
 
@@ -52,7 +55,8 @@ pub struct ServerConfig {
     pub cpus: Option<Vec<usize>>,
     /// Listen on a public address although nobody is authenticated.
     pub unsafe_no_auth: bool,
-    /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0 never.
+    /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0
+    /// never.
     pub spin_us: u32,
 }
 
@@ -128,8 +132,8 @@ pub struct Stats {
 }
 
 impl Server {
-    /// Starts a node whose groups are made by `make`; returns when it listens. `stop` ends the waiting for other
-    /// founders.
+    /// Starts a node whose groups are made by `make`; returns when it listens. `stop` ends the
+    /// waiting for other founders.
     ///
     /// # Errors
     /// See [`Error`]; nothing is left running.
@@ -215,7 +219,8 @@ impl Server {
         }
     }
 
-    /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh meanwhile.
+    /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh
+    /// meanwhile.
     fn watch(&self, signals: &SignalWatch) {
         const FRESH: i32 = 10_000;
         while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
@@ -256,8 +261,8 @@ impl Drop for Server {
     }
 }
 
-/// Runs a node with groups made by `make` until SIGTERM or SIGINT, or until it must not go on. A second signal
-/// ends the process at once.
+/// Runs a node with groups made by `make` until SIGTERM or SIGINT, or until it must not go on. A
+/// second signal ends the process at once.
 ///
 /// # Errors
 /// See [`Error`] and [`Error::exit_code`].
@@ -272,83 +277,6 @@ pub fn run_with(
     server.watch(&signals);
     tracing::info!("stopping");
     server.stop()
-}
-
-/// Shards, and the CPUs they are pinned to (none: they are not). Refuses what cannot be.
-fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error> {
-    forming::check_name(&config.name)
-        .map_err(|why| Error::Config(format!("--name {}: {why}", config.name)))?;
-    if !config.listen.ip().is_loopback() && !config.unsafe_no_auth {
-        return Err(Error::PublicBind(config.listen));
-    }
-    check_peers(config)?;
-    let available = sys::cpus_available().unwrap_or_default();
-    let shards = config.shards.or(config.cpus.as_ref().map(Vec::len)).unwrap_or(available.len());
-    let shards = if config.shards.is_none() { shards.max(1) } else { shards };
-    if shards == 0 || shards > config::SHARDS_MAX {
-        let max = config::SHARDS_MAX;
-        return Err(Error::Config(format!("--shards {shards}: between 1 and {max}")));
-    }
-    if config.groups.is_some_and(|groups| groups == 0 || groups > config::GROUPS_MAX) {
-        let (groups, max) = (config.groups.unwrap_or(0), config::GROUPS_MAX);
-        return Err(Error::Config(format!("--groups {groups}: between 1 and {max}")));
-    }
-    let cpus = match &config.cpus {
-        Some(cpus) if cpus.len() < shards => {
-            let count = cpus.len();
-            return Err(Error::Config(format!("--cpus names {count} cpus for {shards} shards")));
-        }
-        Some(cpus) => match cpus.iter().find(|cpu| !available.contains(cpu)) {
-            Some(cpu) => {
-                return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use")));
-            }
-            None => cpus.clone(),
-        },
-        // A machine of our own: pin. Otherwise the scheduler knows better.
-        None if available.len() >= shards && config.peers_elsewhere() => available,
-        None => Vec::new(),
-    };
-    Ok((shards, cpus))
-}
-
-fn check_peers(config: &ServerConfig) -> Result<(), Error> {
-    let fault = |text: String| Err(Error::Config(format!("--peers: {text}")));
-    if config.peers.is_empty() {
-        return Ok(());
-    }
-    if config.peers.len() > config::FOUNDERS_MAX {
-        return fault(format!("at most {} nodes", config::FOUNDERS_MAX));
-    }
-    let mut seen: Vec<&Peer> = Vec::new();
-    for peer in &config.peers {
-        if let Err(why) = forming::check_name(&peer.name) {
-            return fault(format!("{}: {why}", peer.name));
-        }
-        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) || peer.address.len() > config::ADDRESS_BYTES_MAX {
-            return fault(format!("{}: an address is host:port", peer.name));
-        }
-        if let Some(twin) = seen.iter().find(|s| s.name == peer.name || s.address == peer.address) {
-            return fault(format!("{twin} and {peer} share a name or an address"));
-        }
-        seen.push(peer);
-    }
-    if !seen.iter().any(|peer| peer.name == config.name) {
-        return fault(format!(
-            "{} is not among them; name all founders, this node too",
-            config.name
-        ));
-    }
-    Ok(())
-}
-
-impl ServerConfig {
-    /// Whether this node has its machine for itself, as far as the list tells.
-    fn peers_elsewhere(&self) -> bool {
-        let host = |peer: &Peer| peer.address.rsplit_once(':').map(|(host, _)| host.to_owned());
-        let own = self.peers.iter().find(|peer| peer.name == self.name).and_then(host);
-        self.peers.iter().filter(|peer| peer.name != self.name).all(|peer| host(peer) != own)
-    }
 }
 
 /// Problems end the start; warnings become notes.
@@ -382,102 +310,6 @@ fn local_address(listener: &OwnedFd, address: SocketAddr) -> Result<SocketAddr, 
     let error = |e: std::io::Error| Error::Listen { address, cause: e.to_string() };
     let copy = TcpListener::from(listener.try_clone().map_err(error)?);
     copy.local_addr().map_err(error)
-}
-
-/// The list this node founds with; a node alone is its own list.
-fn founders(config: &ServerConfig, address: SocketAddr) -> Vec<Peer> {
-    if config.peers.is_empty() {
-        vec![Peer { name: config.name.clone(), address: address.to_string() }]
-    } else {
-        config.peers.clone()
-    }
-}
-
-/// The founding record: the one that is durable here, or a new one.
-fn founded(
-    config: &ServerConfig,
-    directory: &Directory,
-    peers: Vec<Peer>,
-    shards: usize,
-    listener: &OwnedFd,
-    stop: &AtomicBool,
-) -> Result<FoundingRecord, Error> {
-    if let Some(record) = directory.founding()? {
-        return known(config, directory, record);
-    }
-    let ask = Ask { shards: shards as u16, groups: config.groups.unwrap_or(0) as u16 };
-    let (name, incarnation) = (config.name.clone(), directory.incarnation);
-    let offer = Offer { name, incarnation, peers: peers_text(&peers), ask };
-    let forming = Forming::new(offer, peers);
-    let error = |e: std::io::Error| {
-        let address = config.listen;
-        Error::Listen { address, cause: e.to_string() }
-    };
-    let plain = TcpListener::from(listener.try_clone().map_err(error)?);
-    plain.set_nonblocking(true).map_err(error)?;
-    let record = founding::found(forming, &plain, stop)?;
-    directory.set_founding(&record)?;
-    Ok(record)
-}
-
-/// A node that is started again: its options must fit what it is.
-fn known(
-    config: &ServerConfig,
-    directory: &Directory,
-    record: FoundingRecord,
-) -> Result<FoundingRecord, Error> {
-    let own = record.founders().iter().find(|founder| founder.name == config.name);
-    if own.is_none_or(|own| own.incarnation != directory.incarnation) {
-        return Err(Error::Mismatch(format!(
-            "{}: the cluster in it knows {} with another disk; remove the node and use --join",
-            directory.path().display(),
-            config.name
-        )));
-    }
-    if let Some(groups) = config.groups.filter(|groups| *groups != record.groups()) {
-        return Err(Error::Mismatch(format!(
-            "the cluster was founded with {} groups, this node was started with --groups {groups}; \
-             the number cannot change",
-            record.groups()
-        )));
-    }
-    let names = |peers: &[Peer]| -> Vec<String> {
-        let mut names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
-        names.sort();
-        names
-    };
-    let (ours, theirs) = (names(&config.peers), names(&record.peers()));
-    if !config.peers.is_empty() && ours != theirs {
-        return Err(Error::Mismatch(format!(
-            "the cluster was founded by {}, this node was started with --peers {}",
-            theirs.join(", "),
-            ours.join(", ")
-        )));
-    }
-    Ok(record)
-}
-
-/// Where all members are.
-fn resolve(record: &FoundingRecord, peers: &[Peer]) -> Result<BTreeMap<NodeId, SocketAddr>, Error> {
-    let mut addresses = BTreeMap::new();
-    for peer in peers {
-        let Some(id) = record.node(&peer.name) else { continue };
-        match resolve_one(peer) {
-            Ok(address) => drop(addresses.insert(id, address)),
-            // A peer that cannot be found now is looked for again; the others may be enough.
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-    Ok(addresses)
-}
-
-fn resolve_one(peer: &Peer) -> Result<SocketAddr, Error> {
-    let error = |cause: String| {
-        let (name, address) = (peer.name.clone(), peer.address.clone());
-        Error::Resolve { name, address, cause }
-    };
-    let mut found = peer.address.to_socket_addrs().map_err(|e| error(e.to_string()))?;
-    found.next().ok_or_else(|| error("no address".to_owned()))
 }
 
 /// Connections this process has descriptors for.

@@ -1,7 +1,7 @@
 //! The founding, with plain blocking sockets: exchanges offers until the cluster is founded.
 //!
-//! Runs before any shard. Each exchange has a thread of its own and an end in time, so that a founder that is
-//! slow, away or hostile delays nobody else.
+//! Runs before any shard. Each exchange has a thread of its own and an end in time, so that a
+//! founder that is slow, away or hostile delays nobody else.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use crate::error::Error;
 use crate::shard::sys;
 
-/// Watches for signals from its making until it is dropped. Made before any other thread, so that all of them
-/// leave the signals to it.
+/// Watches for signals from its making until it is dropped. Made before any other thread, so that
+/// all of them leave the signals to it.
 pub(super) struct SignalWatch {
     /// Set by the first signal.
     pub(super) stop: Arc<AtomicBool>,

@@ -6,8 +6,9 @@
 //!               └────────────────┼─► Closing ─► Dead ─► (slot free)
 //! dialled ─► Dialing ─► Greeting ─► PeerOut ───────┘
 //! ```
-//! In `Closing` the last words go out and what still arrives is thrown away; in `Dead` the socket is shut down
-//! and only the ring's last completions are awaited. Any state may go to `Dead` at once.
+//! In `Closing` the last words go out and what still arrives is thrown away; in `Dead` the socket
+//! is shut down and only the ring's last completions are awaited. Any state may go to `Dead` at
+//! once.
 
 use std::os::fd::OwnedFd;
 

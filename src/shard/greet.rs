@@ -1,7 +1,7 @@
 //! Who comes in: accepting, the hello, and refusals in words that the stranger understands.
 //!
-//! Whoever accepts reads exactly the hello, with nothing else in flight, and answers errors itself. A right
-//! hello goes with its descriptor to the shard that owns the group.
+//! Whoever accepts reads exactly the hello, with nothing else in flight, and answers errors itself.
+//! A right hello goes with its descriptor to the shard that owns the group.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -101,7 +101,7 @@ impl Shard {
 
     fn refuse_new(&mut self, fd: OwnedFd, refusal: Refusal) {
         self.node.counters(self.index).refused.add(1);
-        if self.hush.may_speak(self.net.now) {
+        if self.net.hush.may_speak(self.net.now) {
             tracing::warn!("connection refused: {refusal}");
         }
         if self.net.refused >= REFUSED_MAX {
@@ -119,7 +119,7 @@ impl Shard {
 
     /// Descriptors have run out: takes one connection on the reserve, tells it, and pauses.
     fn turn_away(&mut self, error: io::Error) {
-        if self.hush.may_speak(self.net.now) {
+        if self.net.hush.may_speak(self.net.now) {
             tracing::warn!("cannot accept connections: {error}; raise the limit of open files");
         }
         self.node.counters(self.index).refused.add(1);
@@ -152,7 +152,7 @@ impl Shard {
                 Code::NO_SUCH_GROUP => format!("groups 0 to {} are served", self.node.groups - 1),
                 _ => format!("cluster {}: {}", self.node.cluster, code.text()),
             };
-            if self.hush.may_speak(self.net.now) {
+            if self.net.hush.may_speak(self.net.now) {
                 let (node, group) = (hello.node, hello.group);
                 tracing::warn!(%node, %group, "hello refused: {code}");
             }
@@ -215,7 +215,7 @@ impl Shard {
 
     /// The first bytes of a connection are not a hello.
     pub(super) fn on_bad_hello(&mut self, index: u32, error: wire::Error) {
-        if self.hush.may_speak(self.net.now) {
+        if self.net.hush.may_speak(self.net.now) {
             tracing::warn!("connection refused: {error}");
         }
         self.node.counters(self.index).refused.add(1);

@@ -1,4 +1,5 @@
-//! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with them.
+//! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with
+//! them.
 
 use margay_log::id::NodeId;
 
@@ -99,7 +100,8 @@ impl Shard {
         }
     }
 
-    /// Hellos that are complete. Deferred until their receives are counted off: they may change shards.
+    /// Hellos that are complete. Deferred until their receives are counted off: they may change
+    /// shards.
     pub(super) fn on_greeted(&mut self) {
         for index in std::mem::take(&mut self.greeted) {
             let Some(conn) = self.net.get(index) else { continue };
@@ -230,7 +232,7 @@ impl Shard {
 
     fn on_fault(&mut self, index: u32, role: Role, fault: &Fault) {
         self.node.counters(self.index).faults.add(1);
-        if self.hush.may_speak(self.net.now) {
+        if self.net.hush.may_speak(self.net.now) {
             match role {
                 Role::Client { slot, .. } => {
                     let group = self.groups[slot as usize].group;
@@ -264,7 +266,7 @@ impl Shard {
         let now = self.net.now;
         let Some(conn) = self.net.get(index) else { return };
         if conn.send_until <= now {
-            if self.hush.may_speak(now) {
+            if self.net.hush.may_speak(now) {
                 tracing::warn!("connection closed: the other side does not read");
             }
             return self.net.kill(&mut self.ring, index);

@@ -1,7 +1,8 @@
-//! Connections to peers: one per group and node, for what this node has to say. Answers come on the peer's own.
+//! Connections to peers: one per group and node, for what this node has to say. Answers come on the
+//! peer's own.
 //!
-//! What is said while a link is down is lost; the core repeats itself. A link that breaks is reported, tried
-//! again at once, then with growing pauses.
+//! What is said while a link is down is lost; the core repeats itself. A link that breaks is
+//! reported, tried again at once, then with growing pauses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use margay_log::batch::Batch;
 use margay_log::id::{GroupId, Micros, NodeId};
 
-use super::conn::{Greeting, State};
+use super::conn::{Greeting, NEVER, State};
 use super::net::{CONNECT, Net};
 use super::ring::Ring;
 use super::{Node, sys};
@@ -46,7 +47,7 @@ impl Link {
     }
 
     /// The connection is gone, or was never made.
-    pub(crate) fn broke(&mut self, now: Micros) {
+    fn broke(&mut self, now: Micros) {
         self.status = Status::Down(now.after(self.pause));
         self.pause = Micros((self.pause.0 * 2).min(config::BACKOFF_MAX.0));
     }
@@ -67,37 +68,45 @@ impl Link {
 }
 
 impl Net {
-    /// When the next link is to be tried.
-    pub(crate) fn links_due(&self) -> Option<Micros> {
-        let due = self.links.iter().filter_map(|link| match link.status {
-            Status::Down(at) => Some(at),
-            Status::Trying | Status::Up(_) => None,
-        });
-        due.min()
-    }
-
     /// Dials every peer whose time has come.
     pub(crate) fn dial_due(&mut self, ring: &mut Ring, node: &Node) {
+        if self.links_due > self.now {
+            return;
+        }
         for number in 0..self.links.len() {
             match self.links[number].status {
                 Status::Down(at) if at <= self.now => self.dial(ring, node, number as u32),
                 _ => {}
             }
         }
+        let due = self.links.iter().filter_map(|link| match link.status {
+            Status::Down(at) => Some(at),
+            Status::Trying | Status::Up(_) => None,
+        });
+        self.links_due = due.min().unwrap_or(NEVER);
+    }
+
+    /// A link is down from now on, or still.
+    pub(crate) fn link_broke(&mut self, number: u32) {
+        let now = self.now;
+        let link = &mut self.links[number as usize];
+        link.broke(now);
+        if let Status::Down(at) = link.status {
+            self.links_due = self.links_due.min(at);
+        }
     }
 
     fn dial(&mut self, ring: &mut Ring, node: &Node, number: u32) {
-        let now = self.now;
         let link = &mut self.links[number as usize];
         let Some(address) = node.address(link.to) else {
             link.complain("its address is not known".to_owned());
-            return link.broke(now);
+            return self.link_broke(number);
         };
         let fd = match open(&address) {
             Ok(fd) => fd,
             Err(e) => {
                 link.complain(format!("no socket: {e}"));
-                return link.broke(now);
+                return self.link_broke(number);
             }
         };
         link.status = Status::Trying;
@@ -153,15 +162,18 @@ impl Net {
         tracing::debug!(group = %link.group, peer = %link.to, "connected to peer");
         if let Some(conn) = self.get(index) {
             conn.state = State::PeerOut { link: number };
-            conn.state_until = super::conn::NEVER;
+            conn.state_until = NEVER;
         }
         self.thirst(index);
     }
 
     /// Queues a message for a peer; without a connection it is lost.
     pub(crate) fn say(&mut self, slot: u32, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>) {
-        let up = self.links.iter().find_map(|link| match link.status {
-            Status::Up(conn) if link.slot == slot && link.to == to => Some(conn),
+        // Links are in the order of slots, equally many for each.
+        let each = self.links_each;
+        let links = &self.links[slot as usize * each..(slot as usize + 1) * each];
+        let up = links.iter().find_map(|link| match link.status {
+            Status::Up(conn) if link.to == to => Some(conn),
             _ => None,
         });
         let Some(index) = up else { return };

@@ -1,7 +1,7 @@
 //! From shard to shard: connections that were accepted by one and belong to another.
 //!
-//! A small bounded queue per shard and a wake-up through the eventfd that its loop sleeps on. Only descriptors
-//! with nothing in flight are handed over.
+//! A small bounded queue per shard and a wake-up through the eventfd that its loop sleeps on. Only
+//! descriptors with nothing in flight are handed over.
 
 use std::collections::VecDeque;
 use std::io;

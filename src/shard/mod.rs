@@ -1,14 +1,16 @@
 //! A shard: one thread, one executor, one ring, and the groups that live on it.
 //!
-//! **The turn.** Reap what has completed, read the clock once, hand everything to the replicas it is for,
-//! flush each replica that was touched or is due once, send once per connection. Time enters only here.
+//! **The turn.** Reap what has completed, read the clock once, hand everything to the replicas it
+//! is for, flush each replica that was touched or is due once, send once per connection. Time
+//! enters only here.
 //!
-//! **Sleep.** One system call submits what the last turn left, sleeps and collects; it sleeps only when nobody
-//! has called, nothing is due and nothing was left over, and until the next deadline. The sleep is in the
-//! shard's own [`ring`], not in the executor's: that would take about ten more operations each time, and
-//! glommio 0.9 can lose a wake-up (see [`config::EXECUTOR_PREEMPT`](crate::config::EXECUTOR_PREEMPT)). So the
-//! loop is the executor's one task; glommio gives it its thread and its place. Other threads call through an
-//! eventfd that the ring watches.
+//! **Sleep.** One system call submits what the last turn left, sleeps and collects; it sleeps only
+//! when nobody has called, nothing is due and nothing was left over, and until the next deadline.
+//! The sleep is in the shard's own [`ring`], not in the executor's: that would take about ten more
+//! operations each time, and glommio 0.9 can lose a wake-up (see
+//! [`config::EXECUTOR_PREEMPT`](crate::config::EXECUTOR_PREEMPT)). So the loop is the executor's
+//! one task; glommio gives it its thread and its place. Other threads call through an eventfd that
+//! the ring watches.
 //!
 //! No request crosses shards after its connection has been handed over.
 
@@ -43,12 +45,12 @@ use crate::wire::Frame;
 use disk::GroupDisk;
 use greet::Door;
 use net::Net;
-use node::Hush;
 pub(crate) use node::{Counters, Node};
 use ring::{Completion, Ring};
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
 
-/// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica is one.
+/// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica
+/// is one.
 pub trait Group {
     /// A frame from another node's group of the same number, and the batch that followed it.
     ///
@@ -124,7 +126,6 @@ pub(crate) struct Shard {
     touched: Vec<u32>,
     completions: Vec<Completion>,
     frames: u64,
-    hush: Hush,
     spin: Spin,
     /// When this shard went to sleep, and until when, if it did.
     slept: Option<(Micros, Micros)>,
@@ -135,7 +136,8 @@ pub(crate) struct Shard {
 struct Spin {
     /// At most this long; 0 never.
     limit: Micros,
-    /// Of the last sleeps, how many were over so soon that spinning would have avoided them, times 16.
+    /// Of the last sleeps, how many were over so soon that spinning would have avoided them, times
+    /// 16.
     short: u32,
 }
 

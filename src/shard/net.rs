@@ -1,7 +1,8 @@
 //! The connections of a shard: the table, what is sent, and deadlines.
 //!
-//! A slot is used again only when the ring is done with the connection in it, so the index alone names it in
-//! completions. What arrives is handled in `inbound`; who connects and is accepted in `greet` and `links`.
+//! A slot is used again only when the ring is done with the connection in it, so the index alone
+//! names it in completions. What arrives is handled in `inbound`; who connects and is accepted in
+//! `greet` and `links`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,6 +13,7 @@ use margay_log::id::{Micros, NodeId};
 
 use super::conn::{Conn, NEVER, State};
 use super::links::Link;
+use super::node::Hush;
 use super::ring::{Memory, Ring, Sending};
 use super::sys;
 use crate::config;
@@ -48,10 +50,16 @@ pub(crate) struct Net {
     pub(crate) gone: Vec<Gone>,
     deadlines: BinaryHeap<Reverse<(Micros, u32)>>,
     pub(crate) links: Vec<Link>,
+    /// Links of each slot.
+    pub(crate) links_each: usize,
+    /// When the next link is to be tried, or earlier.
+    pub(crate) links_due: Micros,
     /// Memory of incomplete frames.
     pub(crate) partial_bytes: usize,
     /// Connections in `Closing` that were never counted.
     pub(crate) refused: usize,
+    /// Bounds what is said about connections.
+    pub(crate) hush: Hush,
     pub(crate) now: Micros,
 }
 
@@ -67,6 +75,9 @@ impl Net {
             gone: Vec::new(),
             deadlines: BinaryHeap::new(),
             links: Vec::new(),
+            links_each: 0,
+            links_due: Micros(0),
+            hush: Hush::default(),
             partial_bytes: 0,
             refused: 0,
             now,
@@ -193,14 +204,13 @@ impl Net {
 
     /// Tells whoever counted on it.
     fn leave(&mut self, index: u32, before: State) {
-        let now = self.now;
-        let Some(conn) = self.conns[index as usize].as_mut() else { return };
+        let Some(conn) = self.conns[index as usize].as_ref() else { return };
         match before {
             State::Client { slot } => self.gone.push(Gone::Client { slot, conn: conn.id }),
             State::Dialing { link } | State::Greeting { link, .. } | State::PeerOut { link } => {
                 let was_up = matches!(before, State::PeerOut { .. });
-                let link = &mut self.links[link as usize];
-                link.broke(now);
+                self.link_broke(link);
+                let link = &self.links[link as usize];
                 if was_up {
                     self.gone.push(Gone::Peer { slot: link.slot, peer: link.to });
                 }
@@ -236,7 +246,9 @@ impl Net {
     /// The end of a turn: receives again, and one send for every connection that is owed something.
     pub(crate) fn flush(&mut self, ring: &mut Ring) {
         for (index, reason) in std::mem::take(&mut self.doomed) {
-            tracing::warn!(reason, "connection closed");
+            if self.hush.may_speak(self.now) {
+                tracing::warn!("connection closed: {reason}");
+            }
             self.kill(ring, index);
         }
         let mut thirsty = std::mem::take(&mut self.thirsty);
@@ -347,7 +359,8 @@ impl Net {
         }
     }
 
-    /// A closing connection has sent everything: says that nothing follows, and waits for it to be read.
+    /// A closing connection has sent everything: says that nothing follows, and waits for it to be
+    /// read.
     fn say_last(&mut self, index: u32) {
         let now = self.now;
         let Some(conn) = self.get(index) else { return };

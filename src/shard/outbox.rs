@@ -65,7 +65,8 @@ impl Outbox {
         })
     }
 
-    /// Forgets what was sent. Keeps a buffer of usual size for the next turn and gives a large one back.
+    /// Forgets what was sent. Keeps a buffer of usual size for the next turn and gives a large one
+    /// back.
     pub(crate) fn clear(&mut self) {
         const KEEP: usize = 256 << 10;
         if self.bytes.capacity() > KEEP {

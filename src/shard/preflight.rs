@@ -1,4 +1,5 @@
-//! What this machine must offer, looked at before any executor is made: cause and remedy instead of a panic.
+//! What this machine must offer, looked at before any executor is made: cause and remedy instead of
+//! a panic.
 //!
 //! `margay doctor` prints all findings; a server starts unless one of them is a [`Level::Problem`].
 

@@ -1,7 +1,7 @@
 //! Frames out of pieces of bytes, without copying a frame that arrives whole and aligned.
 //!
-//! A connection owns memory only while a frame is incomplete, and never before its header has been checked.
-//! Framing only: what a frame says is somebody else's business.
+//! A connection owns memory only while a frame is incomplete, and never before its header has been
+//! checked. Framing only: what a frame says is somebody else's business.
 
 use margay_log::batch::BATCH_OFFSET;
 use margay_log::buffer::Buffer;
@@ -20,8 +20,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// The next whole frame at the front of `piece`, which is shortened by what was taken. `None`: `piece` is
-    /// used up.
+    /// The next whole frame at the front of `piece`, which is shortened by what was taken. `None`:
+    /// `piece` is used up.
     pub(crate) fn next<'a, 'p: 'a>(
         &'a mut self,
         piece: &mut &'p [u8],

@@ -1,8 +1,8 @@
 //! The shard's io_uring: what is pushed is never lost, and memory in flight belongs to it.
 //!
-//! One ring per shard, for sockets and log. Every socket operation has a slot that owns its buffers until the
-//! final completion, whatever has become of the connection in the meantime. Disk operations are the log
-//! driver's: it owns their buffers, and its completions pass through.
+//! One ring per shard, for sockets and log. Every socket operation has a slot that owns its buffers
+//! until the final completion, whatever has become of the connection in the meantime. Disk
+//! operations are the log driver's: it owns their buffers, and its completions pass through.
 //!
 //! `user_data`: the upper 16 bits say whose completion it is ([`TAG_OPERATION`], or a driver's tag
 //! from [`TAG_DRIVER`] on), the lower 48 are the owner's.
@@ -116,7 +116,8 @@ impl Ring {
             .setup_cqsize(config::RING_COMPLETIONS)
             .build(config::RING_ENTRIES)?;
         let pool = Pool::new(config::POOL_BUFFERS, config::POOL_BUFFER_BYTES);
-        // SAFETY: the entries live as long as `pool`, which `Drop` keeps while anything is in flight.
+        // SAFETY: the entries live as long as `pool`, which `Drop` keeps while anything is in
+        // flight.
         unsafe {
             let (entries, count) = (pool.entries(), pool.count());
             ring.submitter().register_buf_ring_with_flags(entries, count, POOL_GROUP, 0)?;
@@ -136,11 +137,11 @@ impl Ring {
         self.in_flight
     }
 
-    /// Submits what was pushed and collects what has completed. With `wait` it sleeps until there is something,
-    /// for that long at most: submitting, sleeping and waking up are one system call.
+    /// Submits what was pushed and collects what has completed. With `wait` it sleeps until there
+    /// is something, for that long at most: submitting, sleeping and waking up are one system call.
     ///
-    /// Since Linux 6.13 an enter runs about twenty deferred works, so this repeats while more may be there:
-    /// until fewer come, or the bounds of a turn are reached.
+    /// Since Linux 6.13 an enter runs about twenty deferred works, so this repeats while more may
+    /// be there: until fewer come, or the bounds of a turn are reached.
     pub(crate) fn reap(
         &mut self,
         out: &mut Vec<Completion>,
@@ -174,7 +175,8 @@ impl Ring {
         }
     }
 
-    /// Whether an enter would do anything, without a system call: something to submit or to collect.
+    /// Whether an enter would do anything, without a system call: something to submit or to
+    /// collect.
     pub(crate) fn has_news(&mut self) -> bool {
         self.fill_queue();
         let queue = self.ring.submission();
@@ -196,7 +198,8 @@ impl Ring {
     fn enter(&mut self) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         let submit = self.ring.submission().len() as u32;
-        // SAFETY: the queue holds `submit` entries whose memory lives in slots, drivers or this struct.
+        // SAFETY: the queue holds `submit` entries whose memory lives in slots, drivers or this
+        // struct.
         let result =
             unsafe { self.ring.submitter().enter::<libc::sigset_t>(submit, 0, GETEVENTS, None) };
         match result {

@@ -13,7 +13,6 @@ use super::disk::GroupDisk;
 use super::greet::Door;
 use super::links::Link;
 use super::net::Net;
-use super::node::Hush;
 use super::ring::{Ring, TAG_DRIVER};
 use super::{Group, Node, Shard, Slot, Spin, sys};
 use crate::config;
@@ -85,7 +84,8 @@ async fn run(node: Arc<Node>, plan: Plan, ready: Sender<Result<(), Error>>) {
     {
         tracing::warn!(shard = plan.index, cpu, "this thread could not be pinned to its cpu");
     }
-    // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is quick.
+    // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is
+    // quick.
     glommio::timer::sleep(Duration::from_millis(1)).await;
 
     match Shard::new(node, plan) {
@@ -114,6 +114,7 @@ impl Shard {
             touched.push(slot);
             let peers = node.members().filter(|id| *id != node.id);
             net.links.extend(peers.map(|to| Link::new(slot, group, to)));
+            net.links_each = node.members.len() - 1;
         }
         let mut shard = Shard {
             index,
@@ -126,7 +127,6 @@ impl Shard {
             touched,
             completions: Vec::new(),
             frames: 0,
-            hush: Hush::default(),
             spin: Spin::new(plan.spin),
             slept: None,
             node,

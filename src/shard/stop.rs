@@ -1,4 +1,5 @@
-//! The end of a shard, in order: accept no more, say good-bye, cancel, reap until nothing is in flight, drop.
+//! The end of a shard, in order: accept no more, say good-bye, cancel, reap until nothing is in
+//! flight, drop.
 
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use super::{Shard, sys};
 use crate::config;
 
 impl Shard {
-    /// After this the ring and everything it used may be dropped. Stopping is not leaving: peers and clients
-    /// see a broken connection, and nothing about the membership changes.
+    /// After this the ring and everything it used may be dropped. Stopping is not leaving: peers
+    /// and clients see a broken connection, and nothing about the membership changes.
     pub(super) fn finish(mut self) {
         self.close_door();
+        self.ring.cancel(self.node.inboxes[self.index].eventfd());
         let until = sys::now().after(config::STOP_TIME);
         self.net.now = sys::now();
         for index in self.net.indexes() {
@@ -51,7 +53,8 @@ impl Shard {
         }
     }
 
-    /// Collects what ends, without telling the replicas: they are not asked to do anything any more.
+    /// Collects what ends, without telling the replicas: they are not asked to do anything any
+    /// more.
     fn reap_last(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         if self.ring.reap(&mut completions, Some(Duration::from_millis(10))).is_err() {

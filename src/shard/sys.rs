@@ -38,8 +38,8 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
 /// Adds one to an eventfd: whoever reads it wakes up.
 pub(crate) fn eventfd_signal(fd: BorrowedFd<'_>) {
     let one: u64 = 1;
-    // SAFETY: eight readable bytes, as an eventfd wants them. The only possible failure is a counter at its
-    // maximum, where the reader is awake anyway.
+    // SAFETY: eight readable bytes, as an eventfd wants them. The only possible failure is a
+    // counter at its maximum, where the reader is awake anyway.
     unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
 }
 
@@ -50,8 +50,9 @@ pub(crate) fn eventfd_clear(fd: BorrowedFd<'_>) {
     unsafe { libc::read(fd.as_raw_fd(), (&raw mut value).cast(), 8) };
 }
 
-/// A listening socket on `address`. Several of them may share the address (SO_REUSEPORT): the kernel spreads
-/// new connections over them. Accepted sockets inherit TCP_NODELAY and keep-alive from it.
+/// A listening socket on `address`. Several of them may share the address (SO_REUSEPORT): the
+/// kernel spreads new connections over them. Accepted sockets inherit TCP_NODELAY and keep-alive
+/// from it.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
     let fd = stream_socket(&address)?;
     set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -185,7 +186,8 @@ pub(crate) fn accept_now(listener: &OwnedFd) -> io::Result<OwnedFd> {
     if check(unsafe { libc::poll(&mut poll, 1, 0) })? == 0 {
         return Err(io::ErrorKind::WouldBlock.into());
     }
-    // SAFETY: accept4 may be told not to report the address; the descriptor it returns is new and ours alone.
+    // SAFETY: accept4 may be told not to report the address; the descriptor it returns is new and
+    // ours alone.
     unsafe {
         let fd = check(libc::accept4(listener.as_raw_fd(), none, no_length, flags))?;
         Ok(OwnedFd::from_raw_fd(fd))
@@ -213,11 +215,13 @@ pub(crate) fn shutdown(fd: &OwnedFd, how: std::net::Shutdown) {
 /// Takes over a descriptor that a ring completion has handed to us.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "a descriptor from the kernel is not negative");
-    // SAFETY: called with the result of an accept only: the descriptor is new and has no other owner.
+    // SAFETY: called with the result of an accept only: the descriptor is new and has no other
+    // owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A lock on a file of its own: released by the kernel when the process ends. `false`: somebody else holds it.
+/// A lock on a file of its own: released by the kernel when the process ends. `false`: somebody
+/// else holds it.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: a plain call.
     match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
@@ -364,7 +368,8 @@ pub(crate) fn exit_now(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Waits until one of the descriptors can be read or `millis` have passed (negative: for ever). Says which can.
+/// Waits until one of the descriptors can be read or `millis` have passed (negative: for ever).
+/// Says which can.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], millis: c_int) -> Vec<bool> {
     let mut polls: Vec<libc::pollfd> = fds
         .iter()

@@ -75,13 +75,14 @@ impl Shard {
         {
             return None;
         }
+        let nap = Duration::from_micros(deadline.since(now).0.min(config::SLEEP_MAX.0));
         if self.ring.has_news() {
             // Submitting comes first; what completes at once ends the sleep at once.
-            return Some(Duration::from_micros(deadline.since(now).0));
+            return Some(nap);
         }
         self.node.counters(self.index).parks.add(1);
         self.slept = Some((now, deadline));
-        Some(Duration::from_micros(deadline.since(now).0.min(config::SLEEP_MAX.0)))
+        Some(nap)
     }
 
     /// Time enters: the clock of the whole turn.
@@ -116,7 +117,7 @@ impl Shard {
             RECEIVE => self.on_received(index, completion),
             SEND => self.net.on_sent(&mut self.ring, index, result, completion.memory),
             ACCEPT => self.on_accepted(result, completion.more),
-            WAKE if completion.more => {}
+            WAKE if completion.more || self.node.is_stopping() => {}
             WAKE => self.ring.watch(self.node.inboxes[self.index].eventfd(), WAKE),
             CONNECT => self.net.on_connected(&mut self.ring, &self.node, index, result),
             _ => unreachable!("a token of nobody's: {token:#x}"),
@@ -155,9 +156,7 @@ impl Shard {
         while let Some(index) = self.net.next_expired() {
             self.on_expired(index);
         }
-        if self.net.links_due().is_some_and(|at| at <= now) {
-            self.net.dial_due(&mut self.ring, &self.node);
-        }
+        self.net.dial_due(&mut self.ring, &self.node);
         if self.door.paused_until.is_some_and(|until| until <= now) {
             self.open_door();
         }
@@ -205,7 +204,8 @@ impl Shard {
     /// When this shard must run again even if nothing happens.
     fn deadline(&self) -> Option<Micros> {
         let groups = self.groups.iter().filter_map(|group| group.deadline).min();
-        let others = [self.net.deadline(), self.net.links_due(), self.door.paused_until];
+        let links = Some(self.net.links_due);
+        let others = [self.net.deadline(), links, self.door.paused_until];
         groups.into_iter().chain(others.into_iter().flatten()).min()
     }
 

@@ -5,4 +5,6 @@ mod machine;
 mod raft;
 mod resource;
 mod script;
+#[cfg(feature = "server")]
+mod shard;
 mod wire;

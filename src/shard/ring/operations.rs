@@ -13,7 +13,8 @@ use super::{
 use crate::shard::sys::RawAddress;
 
 impl Ring {
-    /// Accepts until an error or a cancel: one completion per connection, its result the descriptor.
+    /// Accepts until an error or a cancel: one completion per connection, its result the
+    /// descriptor.
     pub(crate) fn accept(&mut self, listener: &OwnedFd, token: u64) -> OperationId {
         let (id, user_data) = self.start(token, Held::Nothing);
         let fd = types::Fd(listener.as_raw_fd());
@@ -63,7 +64,8 @@ impl Ring {
         id
     }
 
-    /// Sends what of `sending` is not sent yet, or the next mebibyte of it. The result counts the bytes.
+    /// Sends what of `sending` is not sent yet, or the next mebibyte of it. The result counts the
+    /// bytes.
     pub(crate) fn send(
         &mut self,
         fd: &OwnedFd,
@@ -81,8 +83,8 @@ impl Ring {
             opcode::SendMsg::new(fd, header).flags(flags as u32).build()
         };
         let (id, user_data) = self.start(token, Held::Sending(sending));
-        // SAFETY: bytes, pieces and header live in the box or behind its `Arc`s, and nobody changes them while
-        // the slot holds it.
+        // SAFETY: bytes, pieces and header live in the box or behind its `Arc`s, and nobody changes
+        // them while the slot holds it.
         unsafe { self.push(entry.user_data(user_data)) };
         id
     }
@@ -115,14 +117,15 @@ impl Ring {
         unsafe { self.push(entry.user_data(user_data)) };
     }
 
-    /// Pushes what a log's driver wants started: entries made by it, with its tag, naming its own memory.
+    /// Pushes what a log's driver wants started: entries made by it, with its tag, naming its own
+    /// memory.
     pub(crate) fn drive(&mut self, entries: &mut Vec<squeue::Entry>) {
         for entry in entries.drain(..) {
             let tag = entry.get_user_data() >> 48;
             assert!(tag >= u64::from(TAG_DRIVER), "a driver's entries carry its tag");
             self.in_flight += 1;
-            // SAFETY: `margay_log::disk::uring::Driver` owns the memory of its entries until it is told of
-            // their completion, and a shard keeps its drivers until nothing is in flight.
+            // SAFETY: `margay_log::disk::uring::Driver` owns the memory of its entries until it is
+            // told of their completion, and a shard keeps its drivers until nothing is in flight.
             unsafe { self.push(entry) };
         }
     }

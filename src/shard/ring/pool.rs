@@ -1,7 +1,7 @@
 //! Receive buffers that the kernel chooses from when data arrives: an idle connection owns none.
 //!
-//! Invariant: a buffer is either in the ring of provided buffers (the kernel's), or behind one [`Pooled`] (ours).
-//! Dropping a `Pooled` gives it back.
+//! Invariant: a buffer is either in the ring of provided buffers (the kernel's), or behind one
+//! [`Pooled`] (ours). Dropping a `Pooled` gives it back.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -23,7 +23,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// `count` buffers (a power of two) of `size` bytes (a multiple of the block size), all of them provided.
+    /// `count` buffers (a power of two) of `size` bytes (a multiple of the block size), all of them
+    /// provided.
     pub(super) fn new(count: u16, size: u32) -> Rc<Pool> {
         assert!(count.is_power_of_two() && size.is_multiple_of(BLOCK as u32));
         let entries = (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(BLOCK);
@@ -60,9 +61,9 @@ impl Pool {
         let base = self.memory.as_ptr().cast::<BufRingEntry>();
         let tail = self.tail.get();
         let slot = usize::from(tail & (self.count - 1));
-        // SAFETY: `slot` < count. An entry behind the tail is ours to write: at most `count` buffers exist, and
-        // this one is not among those the kernel has. Fields are written one by one because the kernel's tail
-        // lies inside the first entry.
+        // SAFETY: `slot` < count. An entry behind the tail is ours to write: at most `count`
+        // buffers exist, and this one is not among those the kernel has. Fields are written one by
+        // one because the kernel's tail lies inside the first entry.
         unsafe {
             let entry = &mut *base.add(slot);
             entry.set_addr(self.buffer(id) as u64);
@@ -71,7 +72,8 @@ impl Pool {
         }
         let tail = tail.wrapping_add(1);
         self.tail.set(tail);
-        // SAFETY: the tail is an aligned u16 inside the first entry; the kernel reads it with acquire ordering.
+        // SAFETY: the tail is an aligned u16 inside the first entry; the kernel reads it with
+        // acquire ordering.
         unsafe {
             let shared = BufRingEntry::tail(base).cast_mut().cast::<AtomicU16>();
             (*shared).store(tail, Ordering::Release);
@@ -90,8 +92,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout. The ring it was registered with holds a reference until it is
-        // closed and nothing of it is in flight.
+        // SAFETY: allocated with this layout. The ring it was registered with holds a reference
+        // until it is closed and nothing of it is in flight.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) };
     }
 }
@@ -107,7 +109,8 @@ impl std::ops::Deref for Pooled {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the kernel has initialised `length` bytes and does not write again before `provide`.
+        // SAFETY: the kernel has initialised `length` bytes and does not write again before
+        // `provide`.
         unsafe { std::slice::from_raw_parts(self.pool.buffer(self.id), self.length as usize) }
     }
 }

@@ -153,7 +153,10 @@ fn keys_and_values_are_bounded() {
 /// The type a nesting bomb needs; none of ours is like it, and the depth is bounded all the same.
 #[derive(rkyv::Archive, rkyv::Serialize)]
 #[rkyv(
-    serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source),
+    serialize_bounds(
+        __S: rkyv::ser::Writer + rkyv::ser::Allocator,
+        __S::Error: rkyv::rancor::Source,
+    ),
     bytecheck(bounds(
         __C: rkyv::validation::ArchiveContext,
         __C::Error: rkyv::rancor::Source,

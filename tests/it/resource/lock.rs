@@ -45,7 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, request, wait)| Step::Lock { session, request, wait }),
         5 => (0..4_usize, prop::bool::weighted(0.8))
             .prop_map(|(session, right)| Step::Unlock { session, right }),
-        2 => (0..4_usize, 0..3_u64).prop_map(|(session, request)| Step::Cancel { session, request }),
+        2 => (0..4_usize, 0..3_u64)
+            .prop_map(|(session, request)| Step::Cancel { session, request }),
         1 => (0..4_usize).prop_map(|session| Step::End { session }),
         2 => (0..12_u64).prop_map(|ms| Step::Tick { ms }),
         2 => (0..12_u64).prop_map(|ms| Step::Pass { ms }),
@@ -313,7 +314,7 @@ fn granted(world: &World) -> bool {
 #[test]
 fn due_waiters_are_gone_before_their_timers_fire() {
     let (mut world, session, other, locks) = crowded(1_100);
-    // The timer of the last is the 1,100th: not fired when the unlock is applied in this very batch.
+    // The timer of the last is the 1,100th: it does not fire before the unlock in this very batch.
     let last = *locks.last().unwrap();
     let holder = world.query(session, last, &HolderV1 {}).payload;
     let mut reader = Reader::new(&holder);

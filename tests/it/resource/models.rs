@@ -61,7 +61,8 @@ fn map_step() -> impl Strategy<Value = MapStep> {
     let maybe = || prop::option::of(bytes());
     let flag = any::<bool>;
     prop_oneof![
-        4 => (bytes(), bytes(), flag()).prop_map(|(key, value, previous)| Put(key, value, previous)),
+        4 => (bytes(), bytes(), flag())
+            .prop_map(|(key, value, previous)| Put(key, value, previous)),
         2 => (bytes(), bytes()).prop_map(|(key, value)| PutIfAbsent(key, value)),
         2 => (bytes(), flag()).prop_map(|(key, previous)| Remove(key, previous)),
         2 => (bytes(), maybe(), flag()).prop_map(|(key, old, right)| RemoveIf(key, old, right)),
@@ -151,17 +152,7 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
         MapStep::RemoveIf(key, expected, right) => {
             let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
-            let (asked, wanted) = (key.clone(), expected.clone());
-            told = world.command(
-                session,
-                id,
-                &map::RemoveIfV1 { key: asked, expected: wanted, version },
-            );
-            let meets = model.meets(&key, &expected, version);
-            assert_eq!(swapped(&told.payload), meets);
-            if meets.is_ok() {
-                model.remove(&key);
-            }
+            told = map_play_remove_if(world, (session, id), model, (key, expected, version));
         }
         MapStep::Replace(key, value) => {
             told = world.command(
@@ -177,18 +168,8 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
         MapStep::ReplaceIf(key, expected, right, value) => {
             let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
-            let replace = map::ReplaceIfV1 {
-                key: key.clone(),
-                expected: expected.clone(),
-                version,
-                value: value.clone(),
-            };
-            told = world.command(session, id, &replace);
-            let meets = model.meets(&key, &expected, version);
-            assert_eq!(swapped(&told.payload), meets);
-            if meets.is_ok() {
-                model.put(&key, &value, told.index);
-            }
+            let condition = (key, expected, version);
+            told = map_play_replace_if(world, (session, id), model, condition, value);
         }
         MapStep::Clear => {
             told = world.command(session, id, &map::ClearV1 {});
@@ -199,6 +180,47 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
     }
     assert_eq!(told.code, Code::OK);
+}
+
+/// What must be there: a key, its value if that counts, its version (0: any).
+type Condition = (Bytes, Option<Bytes>, u64);
+
+fn map_play_remove_if(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    (key, expected, version): Condition,
+) -> Told {
+    let remove = map::RemoveIfV1 { key: key.clone(), expected: expected.clone(), version };
+    let told = world.command(session, id, &remove);
+    let meets = model.meets(&key, &expected, version);
+    assert_eq!(swapped(&told.payload), meets);
+    if meets.is_ok() {
+        model.remove(&key);
+    }
+    told
+}
+
+fn map_play_replace_if(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    (key, expected, version): Condition,
+    value: Bytes,
+) -> Told {
+    let replace = map::ReplaceIfV1 {
+        key: key.clone(),
+        expected: expected.clone(),
+        version,
+        value: value.clone(),
+    };
+    let told = world.command(session, id, &replace);
+    let meets = model.meets(&key, &expected, version);
+    assert_eq!(swapped(&told.payload), meets);
+    if meets.is_ok() {
+        model.put(&key, &value, told.index);
+    }
+    told
 }
 
 /// All entries, page by page.
@@ -213,6 +235,7 @@ fn pages(world: &World, id: u64, prefix: &Bytes, limit: u32) -> Vec<(Bytes, Foun
         assert!(count <= limit && (!more || count > 0));
         for _ in 0..count {
             let key = reader.bytes().unwrap().to_vec();
+            assert!(all.last().is_none_or(|(last, _)| *last < key), "pages get on");
             let version = reader.u64().unwrap();
             let value = reader.optional().unwrap().expect("asked for").to_vec();
             all.push((key, Some((value, version))));
@@ -259,7 +282,9 @@ proptest! {
     }
 
     #[test]
-    fn a_value_is_an_option(steps in prop::collection::vec((0..5_u8, bytes(), any::<bool>()), 1..60)) {
+    fn a_value_is_an_option(
+        steps in prop::collection::vec((0..5_u8, bytes(), any::<bool>()), 1..60),
+    ) {
         let mut world = World::new();
         let session = world.register(1);
         let id = world.open(session, "value", kind::VALUE);
@@ -267,7 +292,8 @@ proptest! {
         let mut changes: Vec<Change> = Vec::new();
         for (step, bytes, right) in steps {
             let held = model.clone();
-            let (old, version) = held.clone().map_or((None, 0), |(old, version)| (Some(old), version));
+            let old = held.clone().map(|(old, _)| old);
+            let version = held.as_ref().map_or(0, |(_, version)| *version);
             let value = bytes.clone();
             let (told, done) = match step {
                 0 => (world.command(session, id, &value::SetV1 { value }), true),
@@ -279,13 +305,15 @@ proptest! {
                 2 => {
                     let expected = if right { old.clone() } else { Some(bytes.clone()) };
                     let done = expected == old;
-                    let told = world.command(session, id, &value::CompareAndSetV1 { expected, value });
+                    let swap = value::CompareAndSetV1 { expected, value };
+                    let told = world.command(session, id, &swap);
                     prop_assert_eq!(swapped(&told.payload), if done { Ok(()) } else { Err(held) });
                     (told, done)
                 }
                 3 => {
                     let version = if right { version } else { version + 1 };
-                    let told = world.command(session, id, &value::CompareVersionV1 { version, value });
+                    let swap = value::CompareVersionV1 { version, value };
+                    let told = world.command(session, id, &swap);
                     prop_assert_eq!(swapped(&told.payload), if right { Ok(()) } else { Err(held) });
                     (told, right)
                 }
@@ -304,7 +332,8 @@ proptest! {
                 changes.push((value::CHANGED, Some(vec![]), Some(bytes.clone()), old));
                 model = Some((bytes, told.index));
             }
-            prop_assert_eq!(found(&world.query(session, id, &value::GetV1 {}).payload), model.clone());
+            let got = world.query(session, id, &value::GetV1 {}).payload;
+            prop_assert_eq!(found(&got), model.clone());
         }
         let told: Vec<Change> = world.seen.events.iter().map(|(_, event)| change(event)).collect();
         prop_assert_eq!(told, changes);

@@ -1,4 +1,4 @@
-//! Random histories over all types of resources, sessions that come and go, repeats, gaps and garbage.
+//! Random histories over all types of resources: sessions that come and go, repeats, gaps, garbage.
 
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
@@ -125,7 +125,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5_u8).prop_map(Step::Register),
         1 => (pick(), any::<bool>()).prop_map(|(session, expire)| Step::End(session, expire)),
         2 => (0..5_000_u64).prop_map(Step::Tick),
-        20 => (pick(), pick(), coded()).prop_map(|(session, id, op)| Step::Command(session, id, op)),
+        20 => (pick(), pick(), coded())
+            .prop_map(|(session, id, op)| Step::Command(session, id, op)),
         1 => pick().prop_map(Step::Again),
         1 => (pick(), 0..4_u64).prop_map(|(session, skip)| Step::Skip(session, skip)),
     ]
@@ -144,8 +145,8 @@ pub(crate) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// Plays a history on one world. Returns the log it made, in batches of up to three entries, and the
-/// world.
+/// Plays a history on one world. Returns the log it made, in batches of up to three entries, and
+/// the world.
 pub(crate) fn play(script: &[Step]) -> (Vec<Batched>, World) {
     let mut world = World::new();
     let mut log: Vec<Batched> = Vec::new();

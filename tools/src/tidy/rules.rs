@@ -43,6 +43,8 @@ const UNSAFE: &[&str] = &[
     "log/src/disk/direct.rs",
     "log/src/disk/uring.rs",
     "src/shard/ring.rs",
+    "src/shard/ring/operations.rs",
+    "src/shard/ring/pool.rs",
     "src/shard/sys.rs",
     "bench/src/ring.rs",
     "tools/src/sys.rs",

@@ -1,0 +1,84 @@
+//! What a node may be started with: impossible options are refused before anything is made.
+
+use super::ServerConfig;
+use crate::config;
+use crate::error::Error;
+use crate::forming::{self, Peer};
+use crate::shard::sys;
+
+/// Shards, and the CPUs they are pinned to (none: they are not). Refuses what cannot be.
+pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error> {
+    forming::check_name(&config.name)
+        .map_err(|why| Error::Config(format!("--name {}: {why}", config.name)))?;
+    if !config.listen.ip().is_loopback() && !config.unsafe_no_auth {
+        return Err(Error::PublicBind(config.listen));
+    }
+    check_peers(config)?;
+    let available = sys::cpus_available().unwrap_or_default();
+    let shards = config.shards.or(config.cpus.as_ref().map(Vec::len)).unwrap_or(available.len());
+    let shards = if config.shards.is_none() { shards.max(1) } else { shards };
+    if shards == 0 || shards > config::SHARDS_MAX {
+        let max = config::SHARDS_MAX;
+        return Err(Error::Config(format!("--shards {shards}: between 1 and {max}")));
+    }
+    if config.groups.is_some_and(|groups| groups == 0 || groups > config::GROUPS_MAX) {
+        let (groups, max) = (config.groups.unwrap_or(0), config::GROUPS_MAX);
+        return Err(Error::Config(format!("--groups {groups}: between 1 and {max}")));
+    }
+    let cpus = match &config.cpus {
+        Some(cpus) if cpus.len() < shards => {
+            let count = cpus.len();
+            return Err(Error::Config(format!("--cpus names {count} cpus for {shards} shards")));
+        }
+        Some(cpus) => match cpus.iter().find(|cpu| !available.contains(cpu)) {
+            Some(cpu) => {
+                return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use")));
+            }
+            None => cpus.clone(),
+        },
+        // A machine of our own: pin. Otherwise the scheduler knows better.
+        None if available.len() >= shards && config.peers_elsewhere() => available,
+        None => Vec::new(),
+    };
+    Ok((shards, cpus))
+}
+
+fn check_peers(config: &ServerConfig) -> Result<(), Error> {
+    let fault = |text: String| Err(Error::Config(format!("--peers: {text}")));
+    if config.peers.is_empty() {
+        return Ok(());
+    }
+    if config.peers.len() > config::FOUNDERS_MAX {
+        return fault(format!("at most {} nodes", config::FOUNDERS_MAX));
+    }
+    let mut seen: Vec<&Peer> = Vec::new();
+    for peer in &config.peers {
+        if let Err(why) = forming::check_name(&peer.name) {
+            return fault(format!("{}: {why}", peer.name));
+        }
+        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none_or(|port| port == 0) || peer.address.len() > config::ADDRESS_BYTES_MAX {
+            return fault(format!("{}: an address is host:port", peer.name));
+        }
+        if let Some(twin) = seen.iter().find(|s| s.name == peer.name || s.address == peer.address) {
+            return fault(format!("{twin} and {peer} share a name or an address"));
+        }
+        seen.push(peer);
+    }
+    if !seen.iter().any(|peer| peer.name == config.name) {
+        return fault(format!(
+            "{} is not among them; name all founders, this node too",
+            config.name
+        ));
+    }
+    Ok(())
+}
+
+impl ServerConfig {
+    /// Whether this node has its machine for itself, as far as the list tells.
+    fn peers_elsewhere(&self) -> bool {
+        let host = |peer: &Peer| peer.address.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let own = self.peers.iter().find(|peer| peer.name == self.name).and_then(host);
+        self.peers.iter().filter(|peer| peer.name != self.name).all(|peer| host(peer) != own)
+    }
+}
