@@ -53,8 +53,8 @@ fn check_reach(config: &ServerConfig) -> Result<(), Error> {
     if config.listen.ip().is_loopback() && !told.ip().is_loopback() {
         let listen = config.listen;
         return Err(Error::Config(format!(
-            "--peers says that {} is at {told}, but it listens on {listen}, where only this machine \
-             finds it; say --listen {told}",
+            "--peers says that {} is at {told}, but it listens on {listen}, where only this \
+             machine finds it; say --listen {told}",
             config.name
         )));
     }
