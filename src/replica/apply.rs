@@ -1,7 +1,7 @@
 //! Applying what is committed, and the sessions' expiry.
 //!
-//! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies about
-//! `apply_bytes` and leaves the rest to the next.
+//! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies
+//! about `apply_bytes` and leaves the rest to the next.
 
 use margay_log::Read;
 use margay_log::batch::Batch;
@@ -73,7 +73,8 @@ impl<S: StateMachine> Replica<S> {
         if self.ticking.is_some_and(|at| at <= applied) {
             self.ticking = None;
         }
-        // The first time the own no-op is applied, and only then, the sessions become this leader's.
+        // The first time the own no-op is applied, and only then, the sessions become this
+        // leader's.
         if self.ready_at.is_some_and(|at| at <= applied) && !self.leading {
             self.leading = true;
             self.front.start_leading(now, self.machine.sessions());

@@ -1,8 +1,9 @@
 //! Who is connected to this replica, and the sessions as their leader sees them.
 //!
-//! All of it is volatile. Sessions themselves are replicated (`machine::session`); here is what only their
-//! leader knows: which connection speaks for a session, what was proposed for it and not yet applied, and when
-//! it was last heard. A new leader starts this afresh, with a full time-out for everyone.
+//! All of it is volatile. Sessions themselves are replicated (`machine::session`); here is what
+//! only their leader knows: which connection speaks for a session, what was proposed for it and not
+//! yet applied, and when it was last heard. A new leader starts this afresh, with a full time-out
+//! for everyone.
 //!
 //! Invariant: a session is answered on the one connection that attached to it last.
 
@@ -101,7 +102,8 @@ impl Front {
         self.bind(conn, session);
     }
 
-    /// Makes `conn` the connection of `session`; the connection it had before is to be told and closed.
+    /// Makes `conn` the connection of `session`; the connection it had before is to be told and
+    /// closed.
     pub(super) fn bind(&mut self, conn: ConnId, session: SessionId) -> Option<ConnId> {
         let led = self.sessions.get_mut(&session)?;
         let before = led.conn.replace(conn).filter(|&before| before != conn);
@@ -109,10 +111,10 @@ impl Front {
             before.session = None;
         }
         let held = self.conns.entry(conn).or_default().session.replace(session);
-        if let Some(held) = held.filter(|&held| held != session) {
-            if let Some(held) = self.sessions.get_mut(&held) {
-                held.conn = None;
-            }
+        if let Some(held) = held.filter(|&held| held != session)
+            && let Some(held) = self.sessions.get_mut(&held)
+        {
+            held.conn = None;
         }
         before
     }
@@ -120,10 +122,10 @@ impl Front {
     /// A connection is gone. Its session lives on until it expires.
     pub(super) fn gone(&mut self, conn: ConnId) {
         let Some(gone) = self.conns.remove(&conn) else { return };
-        if let Some(led) = gone.session.and_then(|session| self.sessions.get_mut(&session)) {
-            if led.conn == Some(conn) {
-                led.conn = None;
-            }
+        if let Some(led) = gone.session.and_then(|session| self.sessions.get_mut(&session))
+            && led.conn == Some(conn)
+        {
+            led.conn = None;
         }
         for (_, resource) in gone.subscriptions {
             if let Some(subscribers) = self.subscribers.get_mut(&resource) {
@@ -161,7 +163,8 @@ impl Front {
         }
     }
 
-    /// This node's own no-op is applied: it leads the sessions there are, each with a full time-out.
+    /// This node's own no-op is applied: it leads the sessions there are, each with a full
+    /// time-out.
     pub(super) fn start_leading(&mut self, now: Micros, sessions: &Sessions) {
         debug_assert!(self.sessions.is_empty());
         for (session, known) in sessions.iter() {
@@ -184,8 +187,8 @@ impl Front {
         self.expiries.insert((now.after(timeout), session));
     }
 
-    /// Leadership is lost: every session's connection is sent to the next leader. What was proposed may or may
-    /// not be applied there; the sequence tells.
+    /// Leadership is lost: every session's connection is sent to the next leader. What was proposed
+    /// may or may not be applied there; the sequence tells.
     pub(super) fn stop_leading(&mut self, leader: &str, host: &mut dyn Host) {
         for led in self.sessions.values() {
             let Some(conn) = led.conn else { continue };

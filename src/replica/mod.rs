@@ -1,12 +1,13 @@
 //! One group on one node: Raft, log and state machine put together. Moves bytes; does no I/O.
 //!
-//! The core decides about positions, the log owns the bytes, the machine gives them meaning. A replica is
-//! told what arrived (`on_peer`, `on_client`, `on_disk`) and once per turn asked to `flush`: due deadlines,
-//! one sealed batch where the pipeline has room, what the core wants sent, what has become committed applied
-//! and answered. Whatever leaves goes through [`Host`]; a shard and the simulator each are one.
+//! The core decides about positions, the log owns the bytes, the machine gives them meaning. A
+//! replica is told what arrived (`on_peer`, `on_client`, `on_disk`) and once per turn asked to
+//! `flush`: due deadlines, one sealed batch where the pipeline has room, what the core wants sent,
+//! what has become committed applied and answered. Whatever leaves goes through [`Host`]; a shard
+//! and the simulator each are one.
 //!
-//! What does not live here: sockets and files (`shard`), how frames look (`wire`), what commands mean
-//! (`resource`), who may lead (`raft`).
+//! What does not live here: sockets and files (`shard`), how frames look (`wire`), what commands
+//! mean (`resource`), who may lead (`raft`).
 //!
 //! Invariants
 //! - A reply leaves only after its entry was applied, and an entry is applied only when committed.
@@ -138,8 +139,8 @@ pub enum Fatal {
     /// The log is poisoned.
     #[error(transparent)]
     Log(#[from] margay_log::Error),
-    /// A batch that Raft accepts but that is not sealed on what this log holds: the logs differ at a position
-    /// both call committed, or memory is broken.
+    /// A batch that Raft accepts but that is not sealed on what this log holds: the logs differ at
+    /// a position both call committed, or memory is broken.
     #[error("group {group}: this log differs from the leader's behind index {behind}: {why}")]
     Diverged {
         /// The group.
@@ -208,8 +209,8 @@ pub struct Replica<S: StateMachine> {
 }
 
 impl<S: StateMachine> Replica<S> {
-    /// Takes over an opened log. `state` is the machine's state at index 0; the committed part of the log is
-    /// applied to it as soon as the commit index is known.
+    /// Takes over an opened log. `state` is the machine's state at index 0; the committed part of
+    /// the log is applied to it as soon as the commit index is known.
     ///
     /// # Errors
     /// The meta block of the log's hard state cannot be read.
@@ -258,8 +259,8 @@ impl<S: StateMachine> Replica<S> {
         })
     }
 
-    /// A frame from another node's replica of this group; `batch` holds the bytes that followed it, from
-    /// [`margay_log::batch::BATCH_OFFSET`] on.
+    /// A frame from another node's replica of this group; `batch` holds the bytes that followed it,
+    /// from [`margay_log::batch::BATCH_OFFSET`] on.
     ///
     /// # Errors
     /// The peer broke the protocol; its connection should be closed.
@@ -275,10 +276,10 @@ impl<S: StateMachine> Replica<S> {
             return Err(Fault::Stranger(from));
         }
         let peer = PeerMessage::decode(frame)?;
-        if let message::Body::AppendAck { matched, .. } = peer.message.body {
-            if self.ignore_ack(from, matched, &peer) {
-                return Ok(());
-            }
+        if let message::Body::AppendAck { matched, .. } = peer.message.body
+            && self.ignore_ack(from, matched, &peer)
+        {
+            return Ok(());
         }
         self.arriving = None;
         if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
@@ -298,8 +299,8 @@ impl<S: StateMachine> Replica<S> {
             self.arriving = Some(received);
         }
         self.step(now, Input::Message { from, message: peer.message });
-        // A batch whose bytes do not belong where its message said must stop this replica, not the peer.
-        // That is found while the outputs run, and reported by the flush that ends the turn.
+        // A batch whose bytes do not belong where its message said must stop this replica, not the
+        // peer. That is found while the outputs run, and reported by the flush that ends the turn.
         self.run_outputs(now, host);
         self.arriving = None;
         Ok(())
@@ -310,7 +311,8 @@ impl<S: StateMachine> Replica<S> {
         match self.log.chain_at(matched) {
             Some(chain) if chain != peer.chain => {
                 tracing::error!(
-                    group = self.config.group.0, %from, %matched, theirs = %peer.chain, ours = %chain,
+                    group = self.config.group.0,
+                    %from, %matched, theirs = %peer.chain, ours = %chain,
                     "a follower acknowledged another log; its acknowledgement is ignored"
                 );
                 true
@@ -409,8 +411,8 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the gate, not the
-    /// leader's own disk).
+    /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the
+    /// gate, not the leader's own disk).
     fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         while self.raft.role() == RoleKind::Leader && self.log.open_entries() > 0 {
             let idle = self.uncommitted.is_empty();

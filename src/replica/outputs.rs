@@ -1,7 +1,7 @@
 //! Doing what the core wants: its outputs, in order, until there are none.
 //!
-//! Replication reads the sealed batches from the log's tail and hands the very buffers that go to the disk to
-//! the network; what is no longer in memory is fetched first.
+//! Replication reads the sealed batches from the log's tail and hands the very buffers that go to
+//! the disk to the network; what is no longer in memory is fetched first.
 
 use margay_log::Read;
 use margay_log::batch::Batch;
@@ -93,7 +93,8 @@ impl<S: StateMachine> Replica<S> {
         host.peer(to, &self.frame, batch);
     }
 
-    /// Sends the batches behind `after`, the same buffers that go to the disk, and tells the core how far.
+    /// Sends the batches behind `after`, the same buffers that go to the disk, and tells the core
+    /// how far.
     fn replicate(
         &mut self,
         now: Micros,
@@ -193,8 +194,8 @@ impl<S: StateMachine> Replica<S> {
         self.refuse_all_reads(host);
     }
 
-    /// Appends an entry of the system's own to the open batch. `None` where it does not fit now: the caller
-    /// comes back with the next turn.
+    /// Appends an entry of the system's own to the open batch. `None` where it does not fit now:
+    /// the caller comes back with the next turn.
     pub(super) fn push_system(&mut self, kind: u8, session: u64, payload: &[u8]) -> Option<Index> {
         let header = EntryHeader { kind, session, ..EntryHeader::default() };
         self.log.push(&header, payload).ok()

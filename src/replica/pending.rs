@@ -1,7 +1,8 @@
 //! Reads, and whatever else must hear that this node still leads before it is answered.
 //!
-//! What arrives in one turn shares one confirming round (Raft thesis §6.4). A round that is confirmed says
-//! which index must be applied first; a query also waits for the commands its session sent before it.
+//! What arrives in one turn shares one confirming round (Raft thesis §6.4). A round that is
+//! confirmed says which index must be applied first; a query also waits for the commands its
+//! session sent before it.
 
 use std::collections::VecDeque;
 
@@ -161,7 +162,8 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// A query sees what is due as gone, also before a batch says so: on the leader by its own clock.
+    /// A query sees what is due as gone, also before a batch says so: on the leader by its own
+    /// clock.
     fn query_time(&self) -> LogTime {
         self.machine.time()
     }

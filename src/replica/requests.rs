@@ -1,7 +1,8 @@
 //! What clients ask: one function per request, admission first.
 //!
-//! A command that is refused for what it says is logged as refused under its own sequence, so that the
-//! sequence has no gap; one that is refused for load is not admitted, nor is what was pipelined behind it.
+//! A command that is refused for what it says is logged as refused under its own sequence, so that
+//! the sequence has no gap; one that is refused for load is not admitted, nor is what was pipelined
+//! behind it.
 
 use margay_log::Space;
 use margay_log::format::EntryHeader;
@@ -151,7 +152,8 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    /// Places a command in the open batch, once; `None` where neither it nor the next batch has room.
+    /// Places a command in the open batch, once; `None` where neither it nor the next batch has
+    /// room.
     fn propose_command(
         &mut self,
         now: Micros,

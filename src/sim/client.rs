@@ -1,8 +1,8 @@
 //! A simulated client: the real session, and a program of handles that runs over it.
 //!
-//! The program is a future that a simulated node of glommio, tokio or a thread would run; here it is polled
-//! whenever something may have come for it. Its handles submit to a [`Desk`], and this file carries orders
-//! from the desk to the session and answers back.
+//! The program is a future that a simulated node of glommio, tokio or a thread would run; here it
+//! is polled whenever something may have come for it. Its handles submit to a [`Desk`], and this
+//! file carries orders from the desk to the session and answers back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -286,10 +286,10 @@ impl Client {
     fn finish(&mut self, call: CallId, result: Result<Answer, Failure>) {
         if let Some(completer) = self.calls.remove(&call) {
             completer.complete(result);
-        } else if let Err(failure) = result {
-            if let Some(feed) = self.feeds.remove(&call) {
-                feed.end(failure);
-            }
+        } else if let Err(failure) = result
+            && let Some(feed) = self.feeds.remove(&call)
+        {
+            feed.end(failure);
         }
     }
 

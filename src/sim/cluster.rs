@@ -1,8 +1,8 @@
 //! The simulated cluster: nodes, links and virtual time. One queue of events, one seed.
 //!
-//! A node's replica is called as a shard would call it: inputs as they come, then one flush that ends the
-//! turn. Disk operations end after a drawn time, in any order; a crash resolves those under way as a power
-//! cut does.
+//! A node's replica is called as a shard would call it: inputs as they come, then one flush that
+//! ends the turn. Disk operations end after a drawn time, in any order; a crash resolves those
+//! under way as a power cut does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -341,14 +341,15 @@ impl<S: StateMachine> Cluster<S> {
             }
         }
         for (conn, bytes) in clients {
-            self.to_client(conn, bytes);
+            self.send_to_client(conn, bytes);
         }
         for conn in closing {
             self.break_link(conn, None);
         }
     }
 
-    /// A client wants a connection. Tells how it is named; whether it came about, an event will say.
+    /// A client wants a connection. Tells how it is named; whether it came about, an event will
+    /// say.
     pub(super) fn connect(&mut self, client: usize, node: usize) -> ConnId {
         self.conns += 1;
         let conn = ConnId(self.conns);
@@ -379,7 +380,7 @@ impl<S: StateMachine> Cluster<S> {
     }
 
     /// Sends a client's bytes on their way.
-    pub(super) fn to_node(&mut self, conn: ConnId, bytes: Vec<u8>) {
+    pub(super) fn send_to_node(&mut self, conn: ConnId, bytes: Vec<u8>) {
         let Some(link) = self.links.get(&conn) else { return };
         let (from, to) = (End::Client(link.client), End::Node(link.node));
         if !self.network.reaches(from, to) {
@@ -392,7 +393,7 @@ impl<S: StateMachine> Cluster<S> {
         self.schedule(after, Event::ToNode { conn, bytes });
     }
 
-    fn to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
+    fn send_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
         let Some(link) = self.links.get(&conn) else { return };
         let (from, to) = (End::Node(link.node), End::Client(link.client));
         if !self.network.reaches(from, to) {

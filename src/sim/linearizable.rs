@@ -1,12 +1,12 @@
 //! Is a history linearizable? The search of Wing and Gong with Lowe's memory of what was seen.
 //!
-//! A history is a set of operations with the times of their invocation and of their reply. It is linearizable
-//! if every operation can be given one instant between the two so that a plain sequential model, run in that
-//! order, gives the replies that were seen (Herlihy and Wing 1990). An operation whose reply was lost may take
-//! effect at any time after its invocation, or never.
+//! A history is a set of operations with the times of their invocation and of their reply. It is
+//! linearizable if every operation can be given one instant between the two so that a plain
+//! sequential model, run in that order, gives the replies that were seen (Herlihy and Wing 1990).
+//! An operation whose reply was lost may take effect at any time after its invocation, or never.
 //!
-//! The search is exponential in the number of operations that overlap: callers split histories by key, which
-//! is sound because linearizability is local, and bound the number of steps.
+//! The search is exponential in the number of operations that overlap: callers split histories by
+//! key, which is sound because linearizability is local, and bound the number of steps.
 
 use std::collections::BTreeSet;
 
@@ -104,7 +104,8 @@ struct Search<S> {
 }
 
 impl<S: Clone + Ord> Search<S> {
-    /// The next operation, from place `from` of the order on, that may come now and leads somewhere new.
+    /// The next operation, from place `from` of the order on, that may come now and leads somewhere
+    /// new.
     fn next<M: Model<State = S>>(
         &mut self,
         model: &M,

@@ -1,9 +1,9 @@
 //! A whole cluster and its clients on one thread, from one seed.
 //!
-//! The replicas, logs, sessions, resources and handles are those that ship; only disks, network, clients'
-//! programs and time are simulated. A run has two phases: faults, drawn from the seed, and then peace, in which
-//! everything must converge. After every turn what must hold is checked; at the end what the clients saw is
-//! judged. The same seed gives the same run, byte for byte.
+//! The replicas, logs, sessions, resources and handles are those that ship; only disks, network,
+//! clients' programs and time are simulated. A run has two phases: faults, drawn from the seed, and
+//! then peace, in which everything must converge. After every turn what must hold is checked; at
+//! the end what the clients saw is judged. The same seed gives the same run, byte for byte.
 //!
 //! What does not live here: sockets, files, and anything that a run could not repeat.
 
@@ -365,15 +365,15 @@ impl Run {
         }
         let bytes = std::mem::take(self.clients[client].session.outgoing());
         if let Some(conn) = self.clients[client].link.filter(|_| !bytes.is_empty()) {
-            self.cluster.to_node(conn, bytes);
+            self.cluster.send_to_node(conn, bytes);
         }
         let wake = &mut self.clients[client];
-        if let Some(deadline) = wake.deadline() {
-            if wake.wake.is_none_or(|at| deadline < at) {
-                wake.wake = Some(deadline);
-                let after = Micros(deadline.since(now).0 + 1);
-                self.cluster.schedule(after, Event::Client { client });
-            }
+        if let Some(deadline) = wake.deadline()
+            && wake.wake.is_none_or(|at| deadline < at)
+        {
+            wake.wake = Some(deadline);
+            let after = Micros(deadline.since(now).0 + 1);
+            self.cluster.schedule(after, Event::Client { client });
         }
     }
 }

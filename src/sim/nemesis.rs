@@ -1,8 +1,8 @@
 //! Faults: which, when, and how much a cluster must bear.
 //!
-//! Any number of nodes may be down or cut off at a time; what was acknowledged must survive it all, for disks
-//! keep what they said was durable. Which kinds of faults a run has is drawn once, so that some runs are only
-//! crashes, some only cuts.
+//! Any number of nodes may be down or cut off at a time; what was acknowledged must survive it all,
+//! for disks keep what they said was durable. Which kinds of faults a run has is drawn once, so
+//! that some runs are only crashes, some only cuts.
 
 use margay_log::id::Micros;
 use margay_log::rng::Rng;
@@ -88,7 +88,8 @@ impl Nemesis {
     fn cut<S: StateMachine>(&self, cluster: &mut Cluster<S>, at: usize) {
         let direction = cluster.rng.below(3);
         let partly = cluster.rng.chance(1, 3);
-        // A leader that its clients still reach is the one that could answer with what is no longer true.
+        // A leader that its clients still reach is the one that could answer with what is no longer
+        // true.
         let clients = if cluster.rng.chance(1, 2) { 0 } else { cluster.clients };
         cluster.trace.line(
             cluster.now,

@@ -1,8 +1,9 @@
 //! The simulated network: who reaches whom, and how long it takes.
 //!
-//! Between nodes frames travel one by one and may be lost, doubled, delayed and overtaken, which is worse than
-//! any TCP connection would do to them. Between a client and a node bytes travel in order, in chunks of any
-//! size, until the connection breaks. A link has a direction: a cut may be one-way.
+//! Between nodes frames travel one by one and may be lost, doubled, delayed and overtaken, which is
+//! worse than any TCP connection would do to them. Between a client and a node bytes travel in
+//! order, in chunks of any size, until the connection breaks. A link has a direction: a cut may be
+//! one-way.
 
 use std::collections::BTreeSet;
 
@@ -79,7 +80,8 @@ impl Network {
         self.cut.clear();
     }
 
-    /// When the copies of a frame arrive after it was sent: none if it is lost, two if it is doubled.
+    /// When the copies of a frame arrive after it was sent: none if it is lost, two if it is
+    /// doubled.
     pub(super) fn delays(&self, rng: &mut Rng, from: End, to: End) -> [Option<Micros>; 2] {
         if !self.reaches(from, to) || rng.chance(self.weather.lost, 1_000) {
             return [None, None];

@@ -1,7 +1,7 @@
 //! What simulated clients do, and what they remember of it.
 //!
-//! Every operation goes into a journal with the times of its invocation and reply. The journals are judged
-//! afterwards by `history`. Values are unique, so that what was read says who wrote it.
+//! Every operation goes into a journal with the times of its invocation and reply. The journals are
+//! judged afterwards by `history`. Values are unique, so that what was read says who wrote it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,8 +26,6 @@ pub(super) struct Journal {
     pub keys: Vec<Vec<Operation<KeyOp, KeyReply>>>,
     pub counter: Vec<Operation<CounterOp, CounterReply>>,
     pub tenures: Vec<Tenure>,
-    /// Map events as each watcher saw them: (index, ordinal).
-    pub watched: Vec<Vec<(u64, u32)>>,
     pub operations: u64,
     pub unknown: u64,
 }
@@ -132,7 +130,8 @@ impl Worker {
         }
     }
 
-    /// Takes the lock, holds it for a while, gives it back; remembers from when to when it was certainly ours.
+    /// Takes the lock, holds it for a while, gives it back; remembers from when to when it was
+    /// certainly ours.
     async fn touch_lock(&mut self, lock: &Lock<Desk>) {
         let sessions = self.desk.expired();
         let wait = std::time::Duration::from_millis(50 + self.rng.below(2_000));

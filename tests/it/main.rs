@@ -5,6 +5,8 @@ mod machine;
 mod raft;
 mod resource;
 mod script;
+#[cfg(feature = "sim")]
+mod sim;
 #[cfg(feature = "server")]
 mod shard;
 mod wire;

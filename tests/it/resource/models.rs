@@ -127,19 +127,7 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
             }
         }
         MapStep::PutIfAbsent(key, value) => {
-            told = world.command(
-                session,
-                id,
-                &map::PutIfAbsentV1 { key: key.clone(), value: value.clone() },
-            );
-            let there = model.entries.get(&key).cloned();
-            assert_eq!(
-                swapped(&told.payload),
-                there.clone().map_or(Ok(()), |found| Err(Some(found)))
-            );
-            if there.is_none() {
-                model.put(&key, &value, told.index);
-            }
+            told = map_play_put_if_absent(world, (session, id), model, key, value);
         }
         MapStep::Remove(key, previous) => {
             told = world.command(session, id, &map::RemoveV1 { key: key.clone(), previous });
@@ -152,17 +140,7 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
         MapStep::RemoveIf(key, expected, right) => {
             let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
-            let (asked, wanted) = (key.clone(), expected.clone());
-            told = world.command(
-                session,
-                id,
-                &map::RemoveIfV1 { key: asked, expected: wanted, version },
-            );
-            let meets = model.meets(&key, &expected, version);
-            assert_eq!(swapped(&told.payload), meets);
-            if meets.is_ok() {
-                model.remove(&key);
-            }
+            told = map_play_remove_if(world, (session, id), model, (key, expected, version));
         }
         MapStep::Replace(key, value) => {
             told = world.command(
@@ -178,18 +156,8 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
         MapStep::ReplaceIf(key, expected, right, value) => {
             let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
-            let replace = map::ReplaceIfV1 {
-                key: key.clone(),
-                expected: expected.clone(),
-                version,
-                value: value.clone(),
-            };
-            told = world.command(session, id, &replace);
-            let meets = model.meets(&key, &expected, version);
-            assert_eq!(swapped(&told.payload), meets);
-            if meets.is_ok() {
-                model.put(&key, &value, told.index);
-            }
+            let condition = (key, expected, version);
+            told = map_play_replace_if(world, (session, id), model, condition, value);
         }
         MapStep::Clear => {
             told = world.command(session, id, &map::ClearV1 {});
@@ -200,6 +168,65 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
     }
     assert_eq!(told.code, Code::OK);
+}
+
+/// What must be there: a key, its value if that counts, its version (0: any).
+type Condition = (Bytes, Option<Bytes>, u64);
+
+fn map_play_put_if_absent(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    key: Bytes,
+    value: Bytes,
+) -> Told {
+    let put = map::PutIfAbsentV1 { key: key.clone(), value: value.clone() };
+    let told = world.command(session, id, &put);
+    let there = model.entries.get(&key).cloned();
+    let expected = there.clone().map_or(Ok(()), |found| Err(Some(found)));
+    assert_eq!(swapped(&told.payload), expected);
+    if there.is_none() {
+        model.put(&key, &value, told.index);
+    }
+    told
+}
+
+fn map_play_remove_if(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    (key, expected, version): Condition,
+) -> Told {
+    let remove = map::RemoveIfV1 { key: key.clone(), expected: expected.clone(), version };
+    let told = world.command(session, id, &remove);
+    let meets = model.meets(&key, &expected, version);
+    assert_eq!(swapped(&told.payload), meets);
+    if meets.is_ok() {
+        model.remove(&key);
+    }
+    told
+}
+
+fn map_play_replace_if(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    (key, expected, version): Condition,
+    value: Bytes,
+) -> Told {
+    let replace = map::ReplaceIfV1 {
+        key: key.clone(),
+        expected: expected.clone(),
+        version,
+        value: value.clone(),
+    };
+    let told = world.command(session, id, &replace);
+    let meets = model.meets(&key, &expected, version);
+    assert_eq!(swapped(&told.payload), meets);
+    if meets.is_ok() {
+        model.put(&key, &value, told.index);
+    }
+    told
 }
 
 /// All entries, page by page.

@@ -10,12 +10,12 @@ const LINE_COLUMNS_MAX: usize = 100;
 /// Top-level module of package margay → those it may name. Absent: any (server, lib).
 const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
-    ("error", &["config"]),
+    ("error", &["config", "forming"]),
     ("raft", &[]),
     ("machine", &["config"]),
     ("wire", &["raft", "machine", "config"]),
     ("resource", &["machine", "config"]),
-    ("forming", &["wire", "config", "error"]),
+    ("forming", &["wire", "config"]),
     ("replica", &["raft", "machine", "wire", "config", "error"]),
     ("client", &["wire", "machine", "resource", "config", "error"]),
     (
@@ -30,7 +30,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("glommio", &["src/shard/", "src/server.rs", "src/server/"]),
     (
         "io_uring",
-        &["src/shard/", "src/server.rs", "src/server/", "bench/", "log/src/disk/uring.rs"],
+        &[
+            "src/shard/",
+            "src/server.rs",
+            "src/server/",
+            "bench/",
+            "log/src/disk/uring.rs",
+            "log/src/disk/prepare.rs",
+        ],
     ),
     ("core_affinity", &["src/shard/", "src/server.rs", "src/server/"]),
     ("polling", &["src/client/"]),
@@ -43,6 +50,8 @@ const UNSAFE: &[&str] = &[
     "log/src/disk/direct.rs",
     "log/src/disk/uring.rs",
     "src/shard/ring.rs",
+    "src/shard/ring/operations.rs",
+    "src/shard/ring/pool.rs",
     "src/shard/sys.rs",
     "bench/src/ring.rs",
     "tools/src/sys.rs",
@@ -70,6 +79,7 @@ const NOT_DETERMINISTIC: &[&str] = &[
     "src/client/net.rs",
     "src/client/status.rs",
     "log/src/disk/direct.rs",
+    "log/src/disk/prepare.rs",
     "log/src/disk/uring.rs",
 ];
 

@@ -81,7 +81,9 @@ fn a_map_of_many_pages_passes_through() {
         }
         open.push_back(map.put(format!("{n:05}").as_bytes(), b"x"));
     }
-    open.into_iter().for_each(|put| drop(put.wait().expect("is put")));
+    for put in open {
+        put.wait().expect("is put");
+    }
     let out = margay(&["map", "entries", "cli-pages"]).with(0).out;
     assert_eq!(out.lines().count(), 2_501, "a head and all entries");
     let last = out.lines().last().unwrap_or_default();
