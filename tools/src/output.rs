@@ -50,6 +50,9 @@ pub(crate) fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Longer cells stand out of their column: one of them must not push all others to the right.
+const WIDTH_MAX: usize = 60;
+
 /// Columns of text. Columns whose cells are all numbers are aligned at their ends.
 pub(crate) struct Table {
     is_headed: bool,
@@ -89,18 +92,16 @@ impl std::fmt::Display for Table {
         let heads: Vec<String> = self.heads.iter().map(|head| head.to_string()).collect();
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&heads]).map(|row| row[column].chars().count());
-            cells.max().unwrap_or(0)
+            cells.max().unwrap_or(0).min(WIDTH_MAX)
         };
         let widths: Vec<usize> = (0..heads.len()).map(width).collect();
         for row in [&heads].into_iter().filter(|_| self.is_headed).chain(&self.rows) {
             let mut text = String::new();
             for (column, cell) in row.iter().enumerate() {
-                let width = widths[column];
-                if self.is_number(column) {
-                    text.push_str(&format!("{cell:>width$}  "));
-                } else {
-                    text.push_str(&format!("{cell:<width$}  "));
-                }
+                let gap = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+                let (before, after) =
+                    if self.is_number(column) { (&*gap, "") } else { ("", &*gap) };
+                text.extend([before, cell, after, "  "]);
             }
             writeln!(f, "{}", text.trim_end())?;
         }
@@ -122,6 +123,15 @@ mod tests {
         assert_eq!(lines[0], "GROUP  LEADER  COMMIT");
         assert_eq!(lines[1], "    0  n1       4,112");
         assert_eq!(lines[2], "   10  node-é       7");
+    }
+
+    #[test]
+    fn a_huge_cell_does_not_move_the_others() {
+        let mut table = Table::new(&["KEY", "VALUE", "VERSION"]);
+        table.row(vec!["a".into(), "x".repeat(100_000), "v1".into()]);
+        table.row(vec!["b".into(), "y".into(), "v2".into()]);
+        let text = table.to_string();
+        assert_eq!(text.lines().last().map(str::len), Some("KEY  ".len() + 60 + "  v2".len()));
     }
 
     #[test]

@@ -24,7 +24,8 @@ fn set() -> libc::sigset_t {
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP do nothing but be sent to `sender`, wrapped by `wrap`.
-/// Must be called before any other thread is started; children start with no signal blocked.
+/// Must be called before any other thread is started. Children inherit the blocked signals:
+/// [`die_with_parent`] gives them theirs back.
 pub(crate) fn divert_signals<T: Send + 'static>(
     sender: Sender<T>,
     wrap: impl Fn(i32) -> T + Send + 'static,
@@ -59,12 +60,14 @@ pub(crate) fn signal(pid: u32, signal: i32) {
 }
 
 /// The command's process gets `signal` when the thread that starts it ends, and so when this
-/// process does, however it does.
+/// process does, however it does. It starts with no signal blocked.
 pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {
-    let parent = std::process::id();
-    // SAFETY: between fork and exec only async-signal-safe functions are called: prctl and getppid.
+    let (parent, diverted) = (std::process::id(), set());
+    // SAFETY: between fork and exec only async-signal-safe functions are called: sigprocmask, prctl
+    // and getppid, on values made before.
     unsafe {
         command.pre_exec(move || {
+            libc::sigprocmask(libc::SIG_UNBLOCK, &diverted, std::ptr::null_mut());
             if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
                 return Err(io::Error::last_os_error());
             }
