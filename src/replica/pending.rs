@@ -157,7 +157,8 @@ impl<S: StateMachine> Replica<S> {
                 let mut notices = Vec::new();
                 self.machine.holdings(session, &mut notices);
                 if notices.len() > NOTICES_MAX {
-                    // More than one frame can list. It ends with the session, and all of it is free.
+                    // More than one frame can list. It ends with the session, and all of it is
+                    // free.
                     let of = RefusedOf::Session(session);
                     return refuse(host, conn, of, Code::TOO_MANY_WAITERS, Micros(0), "");
                 }

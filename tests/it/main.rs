@@ -5,8 +5,8 @@ mod machine;
 mod raft;
 mod resource;
 mod script;
-#[cfg(feature = "sim")]
-mod sim;
 #[cfg(feature = "server")]
 mod shard;
+#[cfg(feature = "sim")]
+mod sim;
 mod wire;
