@@ -85,6 +85,9 @@ pub const CLOSING_TIME: Micros = Micros::from_millis(1_000);
 /// Bytes waiting to be sent to one connection, at most.
 pub const OUT_BYTES_MAX: usize = 8 << 20;
 
+/// Of an out-buffer that was sent, this much is kept for the next turn; twice per connection.
+pub const OUT_BYTES_KEPT: usize = 32 << 10;
+
 /// A connection to a peer is made within this time.
 pub const CONNECT_TIME: Micros = Micros::from_millis(2_000);
 /// First pause after a failed connection to a peer; doubles up to [`BACKOFF_MAX`].

@@ -90,7 +90,7 @@ pub enum Error {
 
     /// The founders do not agree.
     #[error("{0}")]
-    Forming(#[from] crate::forming::Disagreement),
+    Forming(String),
 
     /// Stopped before the cluster was founded.
     #[error("stopped while waiting for the other founders")]

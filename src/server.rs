@@ -24,7 +24,7 @@ use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 
 use crate::config;
 use crate::error::Error;
-use crate::forming::{self, Founder, Peer};
+use crate::forming::{Disagreement, Founder, Peer};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{Node, Plan, Running, driver_tag, start, sys};
@@ -151,9 +151,9 @@ impl Server {
 
         let peers = founders(config, address);
         let record = founded(config, &directory, peers.clone(), shards, &listener, stop)?;
-        let id = record.node(&config.name).ok_or_else(|| forming::Disagreement::NotFounder {
-            name: config.name.clone(),
-            cluster: record.cluster(),
+        let id = record.node(&config.name).ok_or_else(|| {
+            let (name, cluster) = (config.name.clone(), record.cluster());
+            Error::Forming(Disagreement::NotFounder { name, cluster }.to_string())
         })?;
         let peers = if config.peers.is_empty() { record.peers() } else { peers };
         let addresses = resolve(&record, &peers)?;
@@ -286,11 +286,7 @@ fn inspect(findings: Vec<Finding>) -> Result<Vec<String>, Error> {
         return Err(Error::Preflight(problem.to_string()));
     }
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning);
-    let notes: Vec<String> = warnings.map(ToString::to_string).collect();
-    for note in &notes {
-        tracing::warn!("{note}");
-    }
-    Ok(notes)
+    Ok(warnings.map(ToString::to_string).collect())
 }
 
 fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {

@@ -311,7 +311,8 @@ impl<S: StateMachine> Replica<S> {
         match self.log.chain_at(matched) {
             Some(chain) if chain != peer.chain => {
                 tracing::error!(
-                    group = self.config.group.0, %from, %matched, theirs = %peer.chain, ours = %chain,
+                    group = self.config.group.0,
+                    %from, %matched, theirs = %peer.chain, ours = %chain,
                     "a follower acknowledged another log; its acknowledgement is ignored"
                 );
                 true

@@ -14,7 +14,7 @@ use crate::machine::{
     Code, Effects, LogTime, Query, ResourceId, Sequence, SessionId, StateMachine,
 };
 use crate::raft::message::{Input, ReadId, RoleKind};
-use crate::wire::client::{RefusedOf, Response};
+use crate::wire::client::{NOTICES_MAX, RefusedOf, Response};
 
 /// What to answer once the round is confirmed.
 #[derive(Debug)]
@@ -123,7 +123,9 @@ impl<S: StateMachine> Replica<S> {
                 _ => Sequence(0),
             };
             let seen = self.machine.applied() >= index
-                && (after.0 == 0 || self.applied_sequence(waiting.session) >= after.0);
+                && (after.0 == 0
+                    || waiting.session == SessionId::default()
+                    || self.applied_sequence(waiting.session) >= after.0);
             if seen {
                 self.serve_read(&waiting, host);
             } else {
@@ -154,6 +156,12 @@ impl<S: StateMachine> Replica<S> {
                 let sequence = known.last_sequence();
                 let mut notices = Vec::new();
                 self.machine.holdings(session, &mut notices);
+                if notices.len() > NOTICES_MAX {
+                    // More than one frame can list. It ends with the session, and all of it is
+                    // free.
+                    let of = RefusedOf::Session(session);
+                    return refuse(host, conn, of, Code::TOO_MANY_WAITERS, Micros(0), "");
+                }
                 Response::Attached { session, index, sequence, notices }.encode(out);
             }
             Want::Register { correlation, timeout } => {

@@ -48,7 +48,9 @@ pub(super) fn found(
             match output {
                 Output::Ask(peer) => table.ask(peer),
                 Output::Formed(record) => return Ok(record),
-                Output::Disagrees(why) if why.is_final() => return Err(why.into()),
+                Output::Disagrees(why) if why.is_final() => {
+                    return Err(Error::Forming(why.to_string()));
+                }
                 Output::Disagrees(why) => tracing::warn!("{why}"),
             }
         }

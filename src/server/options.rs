@@ -1,5 +1,7 @@
 //! What a node may be started with: impossible options are refused before anything is made.
 
+use std::net::SocketAddr;
+
 use super::ServerConfig;
 use crate::config;
 use crate::error::Error;
@@ -14,6 +16,7 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
         return Err(Error::PublicBind(config.listen));
     }
     check_peers(config)?;
+    check_reach(config)?;
     let available = sys::cpus_available().unwrap_or_default();
     let shards = config.shards.or(config.cpus.as_ref().map(Vec::len)).unwrap_or(available.len());
     let shards = if config.shards.is_none() { shards.max(1) } else { shards };
@@ -41,6 +44,21 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
         None => Vec::new(),
     };
     Ok((shards, cpus))
+}
+
+/// A node that listens on this machine only is not found where its list says it is.
+fn check_reach(config: &ServerConfig) -> Result<(), Error> {
+    let own = config.peers.iter().find(|peer| peer.name == config.name);
+    let Some(Ok(told)) = own.map(|peer| peer.address.parse::<SocketAddr>()) else { return Ok(()) };
+    if config.listen.ip().is_loopback() && !told.ip().is_loopback() {
+        let listen = config.listen;
+        return Err(Error::Config(format!(
+            "--peers says that {} is at {told}, but it listens on {listen}, where only this \
+             machine finds it; say --listen {told}",
+            config.name
+        )));
+    }
+    Ok(())
 }
 
 fn check_peers(config: &ServerConfig) -> Result<(), Error> {

@@ -73,7 +73,10 @@ impl Shard {
                 libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                     self.turn_away(io::Error::from_raw_os_error(-result));
                 }
-                _ => {}
+                // The stranger has left already, or this shard is closing.
+                libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ECANCELED => {}
+                // Nothing that trying again at once would help.
+                _ => self.door.paused_until = Some(self.net.now.after(config::ACCEPT_PAUSE)),
             }
         }
         self.open_door();

@@ -58,12 +58,18 @@ impl Link {
         self.said.clear();
     }
 
-    /// Says why there is no connection, unless that was the last thing said.
+    /// Says why there is no connection, unless that was the last thing said. One group of a shard
+    /// speaks for all of them: they fail together.
     fn complain(&mut self, reason: String) {
-        if self.said != reason {
-            tracing::warn!(group = %self.group, peer = %self.to, "no connection to peer: {reason}");
-            self.said = reason;
+        if self.said == reason {
+            return;
         }
+        if self.slot == 0 {
+            tracing::warn!(peer = %self.to, "no connection to peer: {reason}");
+        } else {
+            tracing::debug!(group = %self.group, peer = %self.to, "no connection: {reason}");
+        }
+        self.said = reason;
     }
 }
 

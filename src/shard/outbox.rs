@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use margay_log::batch::Batch;
 
+use crate::config;
+
 /// A batch up to this size is copied behind its frame: cheaper than one more piece to gather.
 const COPY_MAX: usize = 16 << 10;
 
@@ -68,13 +70,57 @@ impl Outbox {
     /// Forgets what was sent. Keeps a buffer of usual size for the next turn and gives a large one
     /// back.
     pub(crate) fn clear(&mut self) {
-        const KEEP: usize = 256 << 10;
-        if self.bytes.capacity() > KEEP {
+        if self.bytes.capacity() > config::OUT_BYTES_KEPT {
             self.bytes = Vec::new();
         } else {
             self.bytes.clear();
         }
         self.batches.clear();
         self.batch_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use margay_log::Options;
+    use margay_log::disk::direct::Direct;
+    use margay_log::format::EntryHeader;
+    use margay_log::id::Term;
+    use std::path::Path;
+
+    fn batch(directory: &Path, size: usize) -> Arc<Batch> {
+        let path = directory.join(size.to_string());
+        let mut files = Direct::open(&path).expect("a new directory");
+        let options = Options { segment_first: 1 << 20, ..Options::default() };
+        let mut log = margay_log::open(&mut files, options).expect("a new log").log;
+        log.push(&EntryHeader::default(), &vec![7; size]).expect("room");
+        log.seal(Term(1), 0).expect("sealed")
+    }
+
+    #[test]
+    fn pieces_add_up_wherever_a_send_was_cut() {
+        let name = format!("margay-outbox-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let (small, large) = (batch(&directory, 100), batch(&directory, 50_000));
+        std::fs::remove_dir_all(&directory).expect("it is ours");
+        let mut outbox = Outbox::default();
+        outbox.push(b"one", None);
+        outbox.push(b"two", Some(&large));
+        outbox.push(b"three", Some(&small));
+        outbox.push(b"four", Some(&large));
+        assert!(!outbox.is_plain());
+        let mut all = b"onetwo".to_vec();
+        all.extend_from_slice(large.bytes());
+        all.extend_from_slice(b"three");
+        all.extend_from_slice(small.bytes());
+        all.extend_from_slice(b"four");
+        all.extend_from_slice(large.bytes());
+        assert_eq!(outbox.len(), all.len());
+        for skip in [0, 1, 3, 6, 7, 30_000, all.len() - 1, all.len()] {
+            assert_eq!(outbox.pieces(skip).collect::<Vec<_>>().concat(), all[skip..], "{skip}");
+        }
+        outbox.clear();
+        assert!(outbox.is_empty() && outbox.is_plain());
     }
 }

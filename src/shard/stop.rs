@@ -33,6 +33,8 @@ impl Shard {
                 operations = self.ring.in_flight(),
                 "stopped with operations under way"
             );
+            // The kernel may still use their memory: leaking it is the only safe thing left.
+            std::mem::forget(self);
         }
     }
 

@@ -7,4 +7,6 @@ mod resource;
 mod script;
 #[cfg(feature = "server")]
 mod shard;
+#[cfg(feature = "sim")]
+mod sim;
 mod wire;

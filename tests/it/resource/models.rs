@@ -127,19 +127,7 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
             }
         }
         MapStep::PutIfAbsent(key, value) => {
-            told = world.command(
-                session,
-                id,
-                &map::PutIfAbsentV1 { key: key.clone(), value: value.clone() },
-            );
-            let there = model.entries.get(&key).cloned();
-            assert_eq!(
-                swapped(&told.payload),
-                there.clone().map_or(Ok(()), |found| Err(Some(found)))
-            );
-            if there.is_none() {
-                model.put(&key, &value, told.index);
-            }
+            told = map_play_put_if_absent(world, (session, id), model, key, value);
         }
         MapStep::Remove(key, previous) => {
             told = world.command(session, id, &map::RemoveV1 { key: key.clone(), previous });
@@ -184,6 +172,24 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
 
 /// What must be there: a key, its value if that counts, its version (0: any).
 type Condition = (Bytes, Option<Bytes>, u64);
+
+fn map_play_put_if_absent(
+    world: &mut World,
+    (session, id): (u64, u64),
+    model: &mut MapModel,
+    key: Bytes,
+    value: Bytes,
+) -> Told {
+    let put = map::PutIfAbsentV1 { key: key.clone(), value: value.clone() };
+    let told = world.command(session, id, &put);
+    let there = model.entries.get(&key).cloned();
+    let expected = there.clone().map_or(Ok(()), |found| Err(Some(found)));
+    assert_eq!(swapped(&told.payload), expected);
+    if there.is_none() {
+        model.put(&key, &value, told.index);
+    }
+    told
+}
 
 fn map_play_remove_if(
     world: &mut World,
