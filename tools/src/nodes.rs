@@ -189,6 +189,15 @@ impl Nodes {
         read().unwrap_or_else(|error| format!("(no log: {error})"))
     }
 
+    /// What a node has warned of that has to do with its directory.
+    pub(crate) fn warnings(&self, node: usize) -> Vec<String> {
+        let dir = self.plan.dir.join(name(node));
+        let log = fs::read_to_string(dir.with_extension("log")).unwrap_or_default();
+        let dir = dir.display().to_string();
+        let warned = log.lines().filter_map(|line| Some(line.split_once(" WARN ")?.1));
+        warned.filter(|text| text.contains(&dir)).map(str::to_string).collect()
+    }
+
     fn spawn(&mut self, node: usize) -> io::Result<()> {
         let peer = |(n, address): (usize, &String)| format!("{}={address}", name(n));
         let peers: Vec<String> = self.addresses.iter().enumerate().map(peer).collect();
