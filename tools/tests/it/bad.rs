@@ -54,7 +54,7 @@ impl One {
         One::launch(serve(&[], &dir.join("data"), &["--shards", "1"]), dir)
     }
 
-    /// Starts `command`, with what it says in a file in `dir`. Returns once it listens.
+    /// Starts `command`, with what it says in a file in `dir`. Returns once it serves.
     #[track_caller]
     fn launch(mut command: Command, dir: &Path) -> One {
         let log = dir.join("log");
@@ -71,6 +71,8 @@ impl One {
             one.address = address.unwrap_or_default().to_owned();
             address.is_some()
         });
+        // Before that its groups have no leader, and refuse everything for that.
+        serves(&one.address);
         one
     }
 
