@@ -132,7 +132,9 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     assert_eq!(counter.get().wait().expect("reads"), 2, "nothing acknowledged is lost");
     let goal = nodes.status().iter().filter_map(|node| node.groups.as_ref().ok()).flatten()
         .map(|group| group.commit.0).max();
+    let began = std::time::Instant::now();
     until("all nodes to agree", || {
+        assert!(began.elapsed().as_secs() < 10, "{goal:?} {:#?} {}", nodes.status(), nodes.log(0)+&nodes.log(1)+&nodes.log(2));
         let status = nodes.status();
         let mut groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
         groups.clone().count() == NODES && groups.all(|group| Some(group.applied.0) >= goal)

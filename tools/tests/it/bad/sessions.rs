@@ -162,7 +162,7 @@ fn content_that_is_not_allowed_is_refused_and_the_session_goes_on() {
     assert_eq!(client.map("bad-content").wait().expect_err("a counter").code, Code::WRONG_TYPE);
     assert_eq!(client.map("").wait().expect_err("no name").code, Code::BAD_NAME);
     let name = "x".repeat(10_000_000);
-    assert_eq!(client.map(&name).wait().expect_err("too long").code, Code::BAD_NAME);
+    assert_eq!(client.map(&name).wait().expect_err("long").code, Code::FRAME_TOO_LARGE);
     let cell = client.value("bad-content-value").wait().expect("opens");
     let set = cell.set(&vec![1; 3 << 20]).wait();
     assert_eq!(set.expect_err("too large").code, Code::VALUE_TOO_LARGE);
