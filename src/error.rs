@@ -121,7 +121,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Config(_) | Error::PublicBind(_) => 2,
-            Error::Fatal(_) | Error::Damaged { .. } => 6,
+            Error::Fatal(_) | Error::Damaged { .. } | Error::Log { .. } => 6,
             _ => 1,
         }
     }

@@ -299,8 +299,9 @@ impl<S: StateMachine> Replica<S> {
         key: [u8; 16],
         host: &mut dyn Host,
     ) {
+        // Only who knows the key is heard: a session must not be kept alive by guessing.
         let known = self.machine.sessions().find(&key).is_some_and(|(id, _)| id == session);
-        let expiring = self.front.hear(now, session).is_none_or(|led| led.expiring);
+        let expiring = known && self.front.hear(now, session).is_none_or(|led| led.expiring);
         let refused = self
             .not_speaking()
             .or_else(|| (!known || expiring).then_some((Code::SESSION_EXPIRED, Micros(0))));

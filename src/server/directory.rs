@@ -62,9 +62,16 @@ impl Directory {
     /// The record this node has made durable, if it has.
     pub(super) fn founding(&self) -> Result<Option<FoundingRecord>, Error> {
         let path = self.path.join("founding");
-        let Some(bytes) = read(&path)? else { return Ok(None) };
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        let copy = either_copy(&bytes).ok_or_else(|| damaged("no copy is whole".to_owned()))?;
+        let Some(bytes) = read(&path)? else {
+            // It is durable before the first log is made. Founding again would put another cluster
+            // over the logs of this one.
+            return match self.group(GroupId(0)).exists() {
+                true => Err(damaged("it is missing, but group-0 is there; restore it".to_owned())),
+                false => Ok(None),
+            };
+        };
+        let copy = either_copy(&bytes).ok_or_else(|| damaged("no copy is whole; restore it".to_owned()))?;
         FoundingRecord::decode(copy).map(Some).map_err(|e| damaged(e.to_string()))
     }
 

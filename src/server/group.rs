@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use margay_log::Buffer;
 use margay_log::disk::Done;
+use margay_log::error::segment_file;
 use margay_log::id::{Micros, NodeId};
 use margay_log::recover::Cause;
 
@@ -74,9 +75,9 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
     let failed = |cause: String| Error::Log { group: group.0, cause };
     if let Some(damage) = &opened.report.damage {
         return Err(failed(format!(
-            "damaged at {} offset {}: index {} was durable and is {}; restore this node's data or \
-             wipe it and join anew",
-            damage.segment,
+            "{} is damaged at offset {}: index {} was durable and is {}; restore this node's data \
+             or wipe it and join anew",
+            segment_file(damage.segment),
             damage.offset,
             damage.index,
             what(damage.cause)

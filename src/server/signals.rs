@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM: the first asks for an orderly stop, the second ends the process at once.
 
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,8 +52,9 @@ fn watch(signals: &sys::Signals, stop: &AtomicBool, arrived: &OwnedFd, quit: &Ow
         }
         while signals.take() {
             if stop.swap(true, Ordering::SeqCst) {
-                // Nobody is asked: the first signal asked already.
-                eprintln!("margay: second signal, ending at once");
+                // Nobody is asked: the first signal asked already. Whether anybody reads this does
+                // not matter; `eprintln!` would panic, and the process stay.
+                let _ = writeln!(io::stderr(), "margay: second signal, ending at once");
                 sys::exit_now(130);
             }
             sys::eventfd_signal(arrived.as_fd());

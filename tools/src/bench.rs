@@ -166,13 +166,14 @@ impl Progress {
         }
         let rate = (pulse.ops.saturating_sub(self.last.ops)) as f64 / since.as_secs_f64();
         let (elapsed, time) = (pulse.elapsed.as_secs_f64(), self.time.as_secs_f64());
-        eprint!("\r\x1b[K{elapsed:.1} of {time:.1} s   {} ops/s", units::grouped(rate as u64));
+        let rate = units::grouped(rate as u64);
+        output::aside(&format!("\r\x1b[K{elapsed:.1} of {time:.1} s   {rate} ops/s"));
         self.last = pulse;
     }
 
     pub(crate) fn clear(&self) {
         if self.is_shown {
-            eprint!("\r\x1b[K");
+            output::aside("\r\x1b[K");
         }
     }
 }
@@ -198,7 +199,7 @@ fn print(connect: &Connect, report: &Report) -> Result<(), Exit> {
     table.row(cells(report));
     table.print()?;
     if report.errors > 0 {
-        eprintln!("note: {} operations failed", units::grouped(report.errors));
+        output::aside(&format!("note: {} operations failed\n", units::grouped(report.errors)));
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let groups = merge(&nodes);
     for node in &nodes {
         if let Err(error) = &node.groups {
-            eprintln!("note: {error}");
+            output::aside(&format!("note: {error}\n"));
         }
     }
     if groups.is_empty() {

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     clean_up_on_signal(signals, dir, place.is_kept, live.clone())?;
     let told = tell(args, &place, live);
     if told.is_err() && !place.is_kept {
-        eprintln!("note: run it with --data DIR to keep the nodes' logs");
+        output::aside("note: run it with --data DIR to keep the nodes' logs\n");
     }
     drop(place);
     told
@@ -114,7 +114,7 @@ fn clean_up_on_signal(
 ) -> Result<(), Exit> {
     thread::Builder::new().name("margay-interrupt".to_string()).spawn(move || {
         let Ok(signal) = signals.recv() else { return };
-        eprintln!("\ninterrupted; stopping the nodes");
+        output::aside("\ninterrupted; stopping the nodes\n");
         live.kill();
         let end = Instant::now() + Duration::from_secs(2);
         while !is_kept && fs::remove_dir_all(&dir).is_err() && dir.exists() && Instant::now() < end

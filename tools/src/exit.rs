@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use margay::machine::{Code, Outcome};
 use margay::resource::Failure;
 
+use crate::output;
+
 /// The end of a command that did not end well.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
@@ -59,7 +61,7 @@ impl Exit {
     /// Says why it ends, and ends.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprint!("{self}");
+            output::aside(&self.to_string());
         }
         ExitCode::from(self.code)
     }

@@ -12,7 +12,7 @@ use margay::resource::LockGuard;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, USAGE};
-use crate::{sys, units};
+use crate::{output, sys, units};
 
 /// Run a command while holding a lock
 #[derive(clap::Args, Debug)]
@@ -151,11 +151,11 @@ fn supervise(
             Ok(Event::Signal(libc::SIGINT)) => {}
             Ok(Event::Signal(signal)) => sys::signal(pid, signal),
             Ok(Event::Lost) => {
-                eprintln!("error: the lock {name} was lost: its session has expired");
-                eprintln!(
-                    "hint: the command was told to stop; the fencing token protects what it wrote"
-                );
                 sys::signal(pid, libc::SIGTERM);
+                output::aside(&format!(
+                    "error: the lock {name} was lost: its session has expired\n\
+                     hint: the command was told to stop; the fencing token protects what it wrote\n"
+                ));
             }
             Ok(Event::Acquired(_)) => {}
             Err(_) => return Err(Exit::new(NEGATIVE, "the command's end was not seen")),

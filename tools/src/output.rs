@@ -30,6 +30,12 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Exit> {
     Ok(())
 }
 
+/// Writes to standard error, as it is. Where nobody reads that, nobody misses it: unlike
+/// `eprintln!`, which panics, this goes on to what must be done.
+pub(crate) fn aside(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Writes one JSON value, in one line.
 pub(crate) fn json(value: &Value) -> Result<(), Exit> {
     line(&value.to_string())

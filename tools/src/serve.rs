@@ -91,12 +91,14 @@ fn log() -> Result<(), Exit> {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more must not end the node: the report of a failed write goes
+        // to the same place and panics.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }
 
 fn announce(args: &Args, server: &Server) {
-    server.notes().iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(
         "margay {} node {} listening on {} · cluster {} · {} groups · {} shards · data in {}",
         env!("CARGO_PKG_VERSION"),

@@ -1,5 +1,6 @@
 //! The binary, as users run it: real processes, sockets and disks.
 
+mod bad;
 mod cli;
 mod harness;
 mod hostile;

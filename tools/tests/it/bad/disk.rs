@@ -1,0 +1,244 @@
+//! Files of a stopped node that were damaged, mixed up or taken away.
+//!
+//! What was acknowledged is never given up in silence: the next start names the file, the place and
+//! the remedy, ends with 6, and leaves what there is as it is; or it says nothing because nothing is
+//! lost.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crc32c::crc32c;
+
+use super::{One, connect, ends, serve};
+use crate::harness::{Ended, Scratch, beside_others};
+
+const BLOCK: usize = 4_096;
+const HARD_STATE: &str = "group-0/hard-state";
+const SEGMENT: &str = "group-0/segment-0000000000000001.log";
+
+/// A stopped node with twenty acknowledged values, one batch each.
+struct Stopped {
+    scratch: Scratch,
+    data: PathBuf,
+}
+
+impl Stopped {
+    fn new(test: &str) -> Stopped {
+        let scratch = Scratch::new(test);
+        let one = One::start(scratch.path());
+        let client = connect(&one.address);
+        let value = client.value("kept").wait().expect("opens");
+        for number in 0..20_u8 {
+            value.set(&[number; 2_000]).wait().expect("sets");
+        }
+        drop((value, client));
+        assert_eq!(one.stop(), Some(0));
+        let data = scratch.path().join("data");
+        Stopped { scratch, data }
+    }
+
+    fn change(&self, file: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.data.join(file);
+        let mut bytes = fs::read(&path).expect("it is there");
+        change(&mut bytes);
+        fs::write(&path, bytes).expect("ours");
+    }
+
+    /// Where the value of this number begins in the segment.
+    fn place(&self, number: u8) -> usize {
+        let bytes = fs::read(self.data.join(SEGMENT)).expect("it is there");
+        let found = bytes.windows(2_000).position(|window| window == [number; 2_000]);
+        found.expect("the segment holds it")
+    }
+
+    fn start(&self) -> Ended {
+        ends(serve(&[], &self.data, &["--shards", "1"]), self.scratch.path())
+    }
+
+    /// Asserts that the node does not start, twice, for this reason, and that no segment and no
+    /// identity has changed by that.
+    #[track_caller]
+    fn refuses(&self, code: i32, words: &[&str]) {
+        let before = files(&self.data);
+        self.start().because(code, words);
+        self.start().because(code, words);
+        let after = files(&self.data);
+        for (path, bytes) in &before {
+            let same = after.get(path) == Some(bytes);
+            assert!(same || is_volatile(path), "{} was changed", path.display());
+        }
+    }
+
+    /// Asserts that the node starts and has everything.
+    #[track_caller]
+    fn recovers(&self) -> One {
+        let one = One::start(self.scratch.path());
+        let value = connect(&one.address).value("kept").wait().expect("opens");
+        let kept = value.get().wait().expect("reads").expect("is there");
+        assert_eq!(*kept.value, [19; 2_000]);
+        one
+    }
+}
+
+/// What a start may write even where it refuses: who has the directory, and that there is damage.
+fn is_volatile(path: &Path) -> bool {
+    path.ends_with("lock") || path.ends_with("hard-state")
+}
+
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("ours").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let bytes = fs::read(&path).expect("ours");
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Gives a block another format version and the checksum that belongs to it.
+fn newer(block: &mut [u8]) {
+    block[4..6].copy_from_slice(&2_u16.to_le_bytes());
+    let crc = crc32c(&block[..BLOCK - 4]);
+    block[BLOCK - 4..].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn a_flipped_byte_in_what_was_acknowledged_is_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-flip");
+    let at = node.place(7);
+    node.change(SEGMENT, |bytes| bytes[at + 1_000] ^= 1);
+    let offset = format!("offset {}", at / BLOCK * BLOCK);
+    let file = "segment-0000000000000001.log";
+    node.refuses(6, &["group 0", file, &offset, "unreadable", "restore"]);
+    // The report is not the end of it: the byte is put back, and everything is there.
+    node.change(SEGMENT, |bytes| bytes[at + 1_000] ^= 1);
+    node.recovers().serves();
+}
+
+#[test]
+fn a_zeroed_block_in_what_was_acknowledged_is_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-zero");
+    let at = node.place(7) / BLOCK * BLOCK;
+    node.change(SEGMENT, |bytes| bytes[at..at + BLOCK].fill(0));
+    let offset = format!("offset {at}");
+    node.refuses(6, &["group 0", "segment-0000000000000001.log", &offset, "restore"]);
+}
+
+#[test]
+fn swapped_blocks_are_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-swap");
+    let (a, b) = (node.place(7) / BLOCK * BLOCK, node.place(9) / BLOCK * BLOCK);
+    node.change(SEGMENT, |bytes| {
+        let block = bytes[a..a + BLOCK].to_vec();
+        bytes.copy_within(b..b + BLOCK, a);
+        bytes[b..b + BLOCK].copy_from_slice(&block);
+    });
+    node.refuses(6, &["segment-0000000000000001.log is damaged at", "restore"]);
+}
+
+#[test]
+fn a_cut_or_missing_segment_is_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-cut");
+    let segment = node.data.join(SEGMENT);
+    let whole = fs::read(&segment).expect("it is there");
+    let file = "segment-0000000000000001.log";
+    for size in [node.place(7) / BLOCK * BLOCK, node.place(7), BLOCK, 0] {
+        let cut = OpenOptions::new().write(true).open(&segment).expect("ours");
+        cut.set_len(size as u64).expect("ours");
+        drop(cut);
+        node.refuses(6, &["group 0", file, &format!("{size} bytes"), "restore"]);
+        fs::write(&segment, &whole).expect("ours");
+    }
+    fs::remove_file(&segment).expect("ours");
+    node.refuses(6, &["group 0", file, "missing", "restore"]);
+    fs::write(&segment, &whole).expect("ours");
+    node.recovers().serves();
+}
+
+#[test]
+fn files_of_a_newer_version_are_not_touched() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-newer");
+    let segment = fs::read(node.data.join(SEGMENT)).expect("it is there");
+    node.change(SEGMENT, |bytes| newer(&mut bytes[..BLOCK]));
+    let file = "segment-0000000000000001.log";
+    node.refuses(6, &["group 0", file, "format version 2", "newer margay"]);
+    fs::write(node.data.join(SEGMENT), &segment).expect("ours");
+    let hard_state = fs::read(node.data.join(HARD_STATE)).expect("it is there");
+    node.change(HARD_STATE, |bytes| bytes.chunks_mut(BLOCK).for_each(newer));
+    let changed = fs::read(node.data.join(HARD_STATE)).expect("it is there");
+    node.refuses(6, &["group 0", "hard-state", "format version 2", "newer margay"]);
+    assert_eq!(fs::read(node.data.join(HARD_STATE)).expect("it is there"), changed);
+    fs::write(node.data.join(HARD_STATE), hard_state).expect("ours");
+    node.recovers().serves();
+}
+
+#[test]
+fn a_lost_or_rotten_hard_state_is_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-hard-state");
+    let path = node.data.join(HARD_STATE);
+    let whole = fs::read(&path).expect("it is there");
+    fs::remove_file(&path).expect("ours");
+    node.refuses(6, &["group 0", "hard-state is missing", "restore it, or wipe"]);
+    assert!(!path.exists(), "none is made in its place");
+    fs::write(&path, [0; 4 * BLOCK]).expect("ours");
+    node.refuses(6, &["group 0", "hard-state", "none of four copies", "restore it, or wipe"]);
+    fs::write(&path, []).expect("ours");
+    node.refuses(6, &["group 0", "hard-state", "restore it, or wipe"]);
+    fs::write(&path, &whole).expect("ours");
+    // One rotten copy of each pair is none: there is another.
+    let file = OpenOptions::new().write(true).open(&path).expect("ours");
+    file.write_all_at(&[0xff; 64], 0).expect("ours");
+    file.write_all_at(&[0xff; 64], 2 * BLOCK as u64).expect("ours");
+    drop(file);
+    node.recovers().serves();
+}
+
+#[test]
+fn a_damaged_identity_is_refused() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-identity");
+    let (identity, founding) = (node.data.join("node"), node.data.join("founding"));
+    let whole = fs::read(&identity).expect("it is there");
+    node.change("node", |bytes| bytes[20] ^= 1);
+    node.refuses(6, &["node is damaged", "restore it"]);
+    fs::remove_file(&identity).expect("ours");
+    node.refuses(6, &["node is damaged", "who this node is"]);
+    fs::write(&identity, &whole).expect("ours");
+
+    let record = fs::read(&founding).expect("it is there");
+    node.change("founding", |bytes| bytes.fill(0));
+    node.refuses(6, &["founding is damaged", "no copy is whole"]);
+    fs::remove_file(&founding).expect("ours");
+    // Without it the node would found another cluster over the logs of this one.
+    node.refuses(6, &["founding", "group-0"]);
+    fs::write(&founding, &record).expect("ours");
+    node.change("founding", |bytes| bytes[0] ^= 1);
+    node.recovers().serves();
+}
+
+/// A write that was cut off and never acknowledged is no damage.
+#[test]
+fn a_torn_end_is_cut_off_and_said() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-torn");
+    node.change(SEGMENT, |bytes| {
+        let end = bytes.chunks(BLOCK).rposition(|block| block.iter().any(|byte| *byte != 0));
+        let next = (end.expect("it holds something") + 1) * BLOCK;
+        bytes[next..next + 700].fill(0x5a);
+    });
+    let one = node.recovers();
+    one.serves();
+    assert!(one.said().contains("a write was cut off here by the last stop"), "{}", one.said());
+}

@@ -1,0 +1,150 @@
+//! Somebody who says that he is a member: of another cluster, with another disk, or with words that
+//! no member would say.
+
+use std::fs;
+use std::path::Path;
+
+use margay::machine::Code;
+use margay::raft::message::{Body, Message, Round};
+use margay::wire::peer::PeerMessage;
+use margay::wire::{Hello, HelloKind};
+use margay_log::id::{Chain, ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};
+
+use super::{Wire, connect, serves};
+use crate::harness::{PATIENCE, Scratch, beside_others, plan, until};
+use crate::nodes::{NODES, Nodes, name};
+
+/// What a node's directory says of its life.
+fn incarnation(data: &Path) -> Incarnation {
+    let text = fs::read_to_string(data.join("node")).expect("it is there");
+    let number = text.lines().find_map(|line| line.strip_prefix("incarnation "));
+    let number = number.and_then(|number| u64::from_str_radix(number, 16).ok());
+    Incarnation(number.expect("a number"))
+}
+
+fn hello(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> Hello {
+    let group = GroupId(0);
+    Hello { kind: HelloKind::Peer, node, incarnation, ..Hello::client(cluster, group) }
+}
+
+fn message(term: u64, body: Body, batch_length: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let message = Message { term: Term(term), body };
+    PeerMessage { message, chain: Chain(7), batch_length }.encode(&mut bytes);
+    bytes
+}
+
+/// Messages that decode and that no member sends.
+fn lies(term: u64) -> Vec<Vec<u8>> {
+    const MAX: u64 = u64::MAX;
+    let entry = |term, index| EntryId::new(Term(term), Index(index));
+    let append = |prev, commit| {
+        let (commit, round) = (Index(commit), Round(MAX));
+        Body::Append { prev, batch: None, commit, round }
+    };
+    let batch = |prev: EntryId, last| {
+        Body::Append { prev, batch: Some(last), commit: Index(MAX), round: Round(1) }
+    };
+    let follow = |body, bytes: &[u8]| {
+        let mut frame = message(term, body, bytes.len() as u32);
+        frame.extend_from_slice(bytes);
+        frame
+    };
+    vec![
+        message(MAX, Body::Vote { last: entry(MAX, MAX) }, 0),
+        message(MAX, Body::PreVote { last: entry(MAX, MAX) }, 0),
+        message(MAX, Body::VoteReply { granted: true }, 0),
+        message(MAX, append(entry(MAX, MAX), MAX), 0),
+        message(MAX, Body::TimeoutNow, 0),
+        message(0, Body::Vote { last: entry(0, 0) }, 0),
+        message(term, append(entry(term, MAX), MAX), 0),
+        message(term, append(entry(term, MAX - 1), 0), 0),
+        message(term, append(entry(0, 5), MAX), 0),
+        message(term, append(entry(MAX, 5), MAX), 0),
+        message(term, append(entry(0, 0), MAX), 0),
+        message(term, Body::AppendAck { matched: Index(MAX), round: Round(MAX) }, 0),
+        message(term, Body::AppendAck { matched: Index(1), round: Round(MAX) }, 0),
+        message(
+            term,
+            Body::AppendReject { prev: Index(MAX), hint: entry(MAX, MAX), round: Round(MAX) },
+            0,
+        ),
+        message(
+            term,
+            Body::AppendReject { prev: Index(1), hint: entry(0, 0), round: Round(0) },
+            0,
+        ),
+        message(term, Body::PreVoteReply { granted: true }, 0),
+        message(term, Body::VoteReply { granted: true }, 0),
+        follow(batch(entry(0, 0), entry(term, 1)), &[0; 112]),
+        follow(batch(entry(term, 2), entry(term, MAX)), &[0xff; 4_096]),
+        vec![0xff; 64],
+        vec![0; 64],
+    ]
+}
+
+#[test]
+fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-peers");
+    let nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
+    let endpoints = nodes.endpoints();
+    let all = endpoints.join(",");
+    let client = connect(&all);
+    let cluster = client.cluster();
+    let counter = client.counter("bad-peers").wait().expect("opens");
+    counter.increment().wait().expect("adds");
+    let life = |node: usize| incarnation(&scratch.path().join(name(node)));
+
+    let other = ClusterId(cluster.0 ^ 1);
+    let strangers = [
+        (hello(other, NodeId(2), life(1)), Code::CLUSTER_MISMATCH),
+        (hello(cluster, NodeId(9), life(1)), Code::CLUSTER_MISMATCH),
+        (hello(cluster, NodeId(0), life(1)), Code::CLUSTER_MISMATCH),
+        (hello(cluster, NodeId(2), Incarnation(life(1).0 ^ 1)), Code::DUPLICATE_NODE),
+        (hello(cluster, NodeId(1), life(0)), Code::DUPLICATE_NODE),
+        (Hello { group: GroupId(9), ..hello(cluster, NodeId(2), life(1)) }, Code::NO_SUCH_GROUP),
+    ];
+    for (hello, code) in strangers {
+        let mut wire = Wire::dial(&endpoints[0]);
+        wire.send(&hello.encode());
+        assert_eq!(wire.hello().code, code);
+        wire.closed();
+    }
+    assert!(nodes.log(0).contains("hello refused"), "{}", nodes.log(0));
+    serves(&all);
+
+    until("a leader", || nodes.leader(0).is_some());
+    let status = nodes.status();
+    let groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
+    let term = groups.map(|group| group.term.0).max().expect("somebody answers");
+    for node in 0..NODES {
+        let liar = (node + 1) % NODES;
+        for lie in lies(term) {
+            let mut wire = Wire::dial(&endpoints[node]);
+            wire.send(&hello(cluster, NodeId(liar as u32 + 1), life(liar)).encode());
+            assert_eq!(wire.hello().code, Code::OK);
+            wire.send(&lie);
+        }
+    }
+    counter.increment().wait().expect("the cluster serves");
+    serves(&all);
+    assert_eq!(counter.get().wait().expect("reads"), 2, "nothing acknowledged is lost");
+    let goal = nodes.status().iter().filter_map(|node| node.groups.as_ref().ok()).flatten()
+        .map(|group| group.commit.0).max();
+    let began = std::time::Instant::now();
+    until("all nodes to agree", || {
+        assert!(began.elapsed().as_secs() < 10, "{goal:?} {:#?} {}", nodes.status(), nodes.log(0)+&nodes.log(1)+&nodes.log(2));
+        let status = nodes.status();
+        let mut groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
+        groups.clone().count() == NODES && groups.all(|group| Some(group.applied.0) >= goal)
+    });
+    for node in 0..NODES {
+        let log = nodes.log(node);
+        assert!(!log.contains("panicked"), "{log}");
+        let status = nodes.status();
+        let groups = status[node].groups.as_ref().expect("it answers");
+        assert!(groups.iter().all(|group| group.term.0 < 1 << 32), "{groups:?}");
+    }
+    nodes.stop(PATIENCE).expect("all stop in order");
+}
