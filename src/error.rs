@@ -1,5 +1,6 @@
 //! Why a server does not start, or stops. One line each: what, where, and what helps.
 
+#[cfg(feature = "server")]
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
@@ -125,22 +126,22 @@ impl Error {
             _ => 1,
         }
     }
+}
 
+#[cfg(feature = "server")]
+impl Error {
     pub(crate) fn data(what: &'static str, path: impl Into<PathBuf>, cause: io::Error) -> Error {
         Error::Data { what, path: path.into(), cause }
     }
 
-    #[cfg(feature = "server")]
     pub(crate) fn executor(cause: &dyn Display) -> Error {
-        Error::Shard(format!("an executor does not start: {cause}; see `margay doctor`"))
+        Error::Shard(format!("an executor does not start: {cause}; raise ulimit -l and ulimit -n"))
     }
 
-    #[cfg(feature = "server")]
     pub(crate) fn ring(shard: usize, cause: &io::Error) -> Error {
-        Error::Shard(format!("shard {shard}: io_uring: {cause}; see `margay doctor`"))
+        Error::Shard(format!("shard {shard}: io_uring does not work: {cause}; restart the node"))
     }
 
-    #[cfg(feature = "server")]
     pub(crate) fn fatal(cause: &dyn Display) -> Error {
         Error::Fatal(cause.to_string())
     }

@@ -63,6 +63,10 @@ impl<S: StateMachine> Replica<S> {
             batches.clear();
             self.batches = batches;
             self.applied_to(now);
+            if self.machine.applied() == applied {
+                // The commit index lies inside a batch, as no correct leader says, or it is fetched.
+                break;
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use margay_log::id::{Index, Micros};
 use super::{ConnId, Fatal, Host};
 use crate::machine::session::Sessions;
 use crate::machine::{Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink};
+use crate::wire::PAYLOAD_MAX;
 use crate::wire::client::{RefusedOf, Response};
 
 /// A session as its leader sees it.
@@ -224,8 +225,13 @@ impl Front {
             let Some(led) = self.sessions.get_mut(&session) else { continue };
             let deaf_since = self.deaf.since(led.deaf_then);
             let silent_until = led.heard.after(led.timeout).after(deaf_since);
-            if led.correlation.is_some() || silent_until > now {
-                let again = silent_until.max(now.after(Micros::from_millis(1)));
+            if led.correlation.is_some() {
+                // Not even registered yet: it begins to count when it is.
+                self.expiries.insert((now.after(led.timeout), session));
+                continue;
+            }
+            if silent_until > now {
+                let again = silent_until;
                 self.expiries.insert((again, session));
                 continue;
             }
@@ -266,7 +272,12 @@ pub(super) fn refuse(
 /// Writes an event into an out-buffer.
 pub(super) fn send_event(out: &mut Vec<u8>, subscription: u64, index: Index, event: &Event) {
     let Event { ordinal, kind, .. } = *event;
-    Response::Event { subscription, index, ordinal, kind, payload: &event.payload() }.encode(out);
+    let payload = event.payload();
+    if payload.len() > PAYLOAD_MAX {
+        // Old and new value together do not fit a frame: read the state, then go on.
+        return Response::Lagged { subscription, oldest: index.next() }.encode(out);
+    }
+    Response::Event { subscription, index, ordinal, kind, payload: &payload }.encode(out);
 }
 
 /// Takes what the machine says while applying straight to the out-buffers.

@@ -26,9 +26,11 @@ use std::sync::Arc;
 use margay_log::batch::{Batch, Received};
 use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
+use margay_log::format::BATCH_MAX;
 use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
+use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
@@ -106,7 +108,7 @@ impl ReplicaConfig {
             seal_early: 16 << 10,
             session_in_flight: 1_024,
             group_in_flight: 8_192,
-            sessions_max: 100_000,
+            sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
         }
     }
@@ -220,6 +222,7 @@ impl<S: StateMachine> Replica<S> {
         state: S,
         now: Micros,
     ) -> Result<Self, Fatal> {
+        assert!(config.sessions_max <= SESSIONS_MAX, "the machine would refuse some");
         let group = config.group;
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
         let log = opened.log;
@@ -308,7 +311,12 @@ impl<S: StateMachine> Replica<S> {
 
     /// An acknowledgement names the chain it acknowledges; one of another log must not count.
     fn ignore_ack(&self, from: NodeId, matched: Index, peer: &PeerMessage) -> bool {
+        if !self.leads() || peer.message.term != self.raft.term() {
+            return false;
+        }
         match self.log.chain_at(matched) {
+            // Inside a batch: no position that a follower can have.
+            None if matched > Index::ZERO && matched <= self.log.last().index => true,
             Some(chain) if chain != peer.chain => {
                 tracing::error!(
                     group = self.config.group.0,
@@ -372,6 +380,10 @@ impl<S: StateMachine> Replica<S> {
         self.flush_seal(now, host)?;
         self.flush_reads(now);
         self.run_outputs(now, host);
+        if let Some(fatal) = self.front.fatal.take() {
+            // The core counts on a batch that the log has refused: nothing may be applied any more.
+            return Err(fatal);
+        }
         self.apply_committed(now, host)?;
         // Applying may have answered, and a new leader's no-op may open the pipeline again.
         self.flush_seal(now, host)?;
@@ -381,19 +393,24 @@ impl<S: StateMachine> Replica<S> {
             host.disk(op);
         }
         self.flushed_at = now;
-        if let Some(fatal) = self.front.fatal.take() {
-            return Err(fatal);
-        }
         Ok(())
     }
 
     /// When `flush` must be called at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
-        let now = if self.hungry { Some(Micros(0)) } else { None };
-        let timer = self.timer_deadline();
-        let session = if self.speaks() { self.front.next_expiry() } else { None };
-        [now, self.raft.deadline(), self.log.deadline(), timer, session].into_iter().flatten().min()
+        let now = self.hungry.then_some(Micros(0));
+        // A full batch takes no tick and no expiry. Room comes with a commit or the end of a write,
+        // and both are followed by a flush.
+        let full = self.log.open_bytes() >= u64::from(BATCH_MAX);
+        let timer = if full { None } else { self.timer_deadline() };
+        let speaks = self.speaks() && !full && self.front.len() > 0;
+        let session = if speaks { self.front.next_expiry() } else { None };
+        // A leader that is flushed less often takes the silence for its own deafness.
+        let listen =
+            speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
+        let deadlines = [now, self.raft.deadline(), self.log.deadline(), timer, session, listen];
+        deadlines.into_iter().flatten().min()
     }
 
     fn flush_deadlines(&mut self, now: Micros, host: &mut dyn Host) {

@@ -4,17 +4,24 @@
 //! confirmed says which index must be applied first; a query also waits for the commands its
 //! session sent before it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use margay_log::id::{Index, Micros};
 
 use super::front::refuse;
 use super::{ConnId, Host, Replica};
-use crate::machine::{
-    Code, Effects, LogTime, Query, ResourceId, Sequence, SessionId, StateMachine,
-};
+use crate::machine::{Code, Effects, Query, ResourceId, Sequence, SessionId, StateMachine, kind};
 use crate::raft::message::{Input, ReadId, RoleKind};
 use crate::wire::client::{NOTICES_MAX, RefusedOf, Response};
+
+/// Queries and confirmations that wait in one group, at most.
+const WAITING_MAX: usize = 65_536;
+/// Bytes of the queries among them, at most.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Those of one connection, at most.
+const WAITING_OF_ONE_MAX: usize = 2_048;
+/// Nobody waits longer for an index that does not come.
+const PATIENCE: Micros = Micros::from_millis(10_000);
 
 /// What to answer once the round is confirmed.
 #[derive(Debug)]
@@ -40,10 +47,16 @@ pub(super) enum Want {
 pub(super) struct Waiting {
     pub conn: ConnId,
     pub session: SessionId,
+    /// When it arrived.
+    pub since: Micros,
     pub want: Want,
 }
 
 impl Waiting {
+    fn bytes(&self) -> usize {
+        if let Want::Query { payload, .. } = &self.want { payload.len() } else { 0 }
+    }
+
     pub(super) fn of(&self) -> RefusedOf {
         match self.want {
             Want::Query { id, .. } => RefusedOf::Query(id),
@@ -63,24 +76,49 @@ pub(super) struct Pending {
     /// Confirmed: served once the index is applied.
     confirmed: VecDeque<(Index, Waiting)>,
     last: ReadId,
+    /// How many wait for each connection, and the bytes of all.
+    waiting: BTreeMap<ConnId, usize>,
+    count: usize,
+    bytes: usize,
     effects: Effects,
 }
 
 impl Pending {
     /// Joins the round that begins at the end of this turn.
     pub(super) fn gather(&mut self, waiting: Waiting) {
+        self.take_on(&waiting);
         self.gathering.push(waiting);
+    }
+
+    /// Whether one more may wait: nobody fills the places, or the memory, of everybody.
+    pub(super) fn has_room(&self, waiting: &Waiting) -> bool {
+        let own = self.waiting.get(&waiting.conn).copied().unwrap_or(0);
+        self.count < WAITING_MAX
+            && own < WAITING_OF_ONE_MAX
+            && self.bytes + waiting.bytes() <= WAITING_BYTES_MAX
+    }
+
+    fn take_on(&mut self, waiting: &Waiting) {
+        *self.waiting.entry(waiting.conn).or_default() += 1;
+        self.count += 1;
+        self.bytes += waiting.bytes();
+    }
+
+    fn let_go(&mut self, waiting: &Waiting) {
+        self.count -= 1;
+        self.bytes -= waiting.bytes();
+        if let Some(own) = self.waiting.get_mut(&waiting.conn) {
+            *own -= 1;
+            if *own == 0 {
+                self.waiting.remove(&waiting.conn);
+            }
+        }
     }
 
     /// Needs no round, only the index.
     pub(super) fn when_applied(&mut self, index: Index, waiting: Waiting) {
+        self.take_on(&waiting);
         self.confirmed.push_back((index, waiting));
-    }
-
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        let rounds: usize = self.rounds.iter().map(|(_, waiting)| waiting.len()).sum();
-        self.gathering.len() + rounds + self.confirmed.len()
     }
 
     /// A round is confirmed.
@@ -93,11 +131,23 @@ impl Pending {
 
     /// A connection is gone: nobody waits on it.
     pub(super) fn gone(&mut self, conn: ConnId) {
-        self.gathering.retain(|waiting| waiting.conn != conn);
-        for (_, round) in &mut self.rounds {
-            round.retain(|waiting| waiting.conn != conn);
+        if self.waiting.remove(&conn).is_none() {
+            return;
         }
-        self.confirmed.retain(|(_, waiting)| waiting.conn != conn);
+        let (mut count, mut bytes) = (0, 0);
+        let mut stays = |waiting: &Waiting| {
+            let stays = waiting.conn != conn;
+            count += usize::from(!stays);
+            bytes += if stays { 0 } else { waiting.bytes() };
+            stays
+        };
+        self.gathering.retain(&mut stays);
+        for (_, round) in &mut self.rounds {
+            round.retain(&mut stays);
+        }
+        self.confirmed.retain(|(_, waiting)| stays(waiting));
+        self.count -= count;
+        self.bytes -= bytes;
     }
 }
 
@@ -115,32 +165,37 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Answers what waited for an index that is applied by now.
-    pub(super) fn serve_reads(&mut self, _now: Micros, host: &mut dyn Host) {
+    pub(super) fn serve_reads(&mut self, now: Micros, host: &mut dyn Host) {
         for _ in 0..self.pending.confirmed.len() {
             let Some((index, waiting)) = self.pending.confirmed.pop_front() else { return };
-            let after = match waiting.want {
-                Want::Query { after, .. } => after,
-                _ => Sequence(0),
-            };
-            let seen = self.machine.applied() >= index
-                && (after.0 == 0
-                    || waiting.session == SessionId::default()
-                    || self.applied_sequence(waiting.session) >= after.0);
-            if seen {
-                self.serve_read(&waiting, host);
+            if self.has_seen(index, &waiting) {
+                self.pending.let_go(&waiting);
+                self.serve_read(now, &waiting, host);
+            } else if waiting.since.after(PATIENCE) <= now {
+                self.pending.let_go(&waiting);
+                refuse(host, waiting.conn, waiting.of(), Code::TIMEOUT, Micros(0), "");
             } else {
                 self.pending.confirmed.push_back((index, waiting));
             }
         }
     }
 
-    fn serve_read(&mut self, waiting: &Waiting, host: &mut dyn Host) {
-        let Waiting { conn, session, ref want } = *waiting;
+    /// Whether the state is as new as the one who waits may expect.
+    fn has_seen(&self, index: Index, waiting: &Waiting) -> bool {
+        let after = match waiting.want {
+            Want::Query { after, .. } if waiting.session != SessionId::default() => after.0,
+            _ => 0,
+        };
+        self.machine.applied() >= index && self.applied_sequence(waiting.session) >= after
+    }
+
+    fn serve_read(&mut self, now: Micros, waiting: &Waiting, host: &mut dyn Host) {
+        let Waiting { conn, session, ref want, .. } = *waiting;
         let index = self.machine.applied();
         let Some(out) = host.client(conn) else { return };
         match *want {
             Want::Query { id, kind, schema, resource, ref payload, .. } => {
-                let time = self.query_time();
+                let time = self.machine.time();
                 let effects = &mut self.pending.effects;
                 let query = Query { index, time, session, kind, schema, resource, payload };
                 self.machine.query(&query, effects);
@@ -157,12 +212,22 @@ impl<S: StateMachine> Replica<S> {
                 let mut notices = Vec::new();
                 self.machine.holdings(session, &mut notices);
                 if notices.len() > NOTICES_MAX {
-                    // More than one frame can list. It ends with the session, and all of it is
-                    // free.
-                    let of = RefusedOf::Session(session);
-                    return refuse(host, conn, of, Code::TOO_MANY_WAITERS, Micros(0), "");
+                    return self.end_overgrown(now, conn, session, host);
                 }
                 Response::Attached { session, index, sequence, notices }.encode(out);
+            }
+            Want::Register { correlation, .. }
+                if self.machine.sessions().get(session).is_none() =>
+            {
+                // It ended meanwhile; the next attempt opens another.
+                refuse(
+                    host,
+                    conn,
+                    RefusedOf::Register(correlation),
+                    Code::NOT_READY,
+                    Micros(0),
+                    "",
+                );
             }
             Want::Register { correlation, timeout } => {
                 Response::Registered { correlation, session, timeout, index }.encode(out);
@@ -170,10 +235,21 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// A query sees what is due as gone, also before a batch says so: on the leader by its own
-    /// clock.
-    fn query_time(&self) -> LogTime {
-        self.machine.time()
+    /// A session that holds and waits for more than one frame can list is ended: all of it is
+    /// free then.
+    fn end_overgrown(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        session: SessionId,
+        host: &mut dyn Host,
+    ) {
+        if self.push_system(kind::EXPIRE, session.0, &[]).is_some()
+            && let Some(led) = self.front.hear(now, session)
+        {
+            led.expiring = true;
+        }
+        refuse(host, conn, RefusedOf::Session(session), Code::SESSION_EXPIRED, Micros(0), "");
     }
 
     pub(super) fn refuse_reads(&mut self, id: ReadId, host: &mut dyn Host) {
@@ -192,6 +268,7 @@ impl<S: StateMachine> Replica<S> {
     fn refuse_waiting(&mut self, waiting: Vec<Waiting>, host: &mut dyn Host) {
         let leader = self.leader_address();
         for waiting in waiting {
+            self.pending.let_go(&waiting);
             refuse(host, waiting.conn, waiting.of(), Code::NOT_LEADER, Micros(0), &leader);
         }
     }

@@ -5,7 +5,7 @@
 //! behind it.
 
 use margay_log::Space;
-use margay_log::format::EntryHeader;
+use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Micros};
 
 use super::front::{refuse, send_event};
@@ -20,8 +20,6 @@ use crate::wire::client::{RefusedOf, Request, Response};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
-/// Queries and confirmations that wait in one group, at most.
-const WAITING_MAX: usize = 65_536;
 /// How long a client refused for load should wait before it tries again.
 const RETRY: Micros = Micros::from_millis(5);
 
@@ -163,6 +161,8 @@ impl<S: StateMachine> Replica<S> {
     ) -> Option<Index> {
         let checked = if arrived.kind < kind::REGISTRY {
             Err(Code::BAD_KIND)
+        } else if arrived.payload.len() > PAYLOAD_MAX as usize {
+            Err(Code::VALUE_TOO_LARGE)
         } else {
             S::check(arrived.kind, arrived.schema, arrived.payload)
         };
@@ -220,8 +220,8 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let session = self.front.session_of(conn).unwrap_or_default();
         self.front.hear(now, session);
-        let waiting = Waiting { conn, session, want };
-        if self.pending.len() >= WAITING_MAX {
+        let waiting = Waiting { conn, session, since: now, want };
+        if !self.pending.has_room(&waiting) {
             return self.refuse(host, conn, waiting.of(), Code::OVERLOADED, RETRY);
         }
         match level {
@@ -245,7 +245,10 @@ impl<S: StateMachine> Replica<S> {
         let refused = match self.not_speaking() {
             Some(refused) => Some(refused),
             None if !session::TIMEOUTS.contains(&timeout) => Some((Code::BAD_TIMEOUT, Micros(0))),
-            None if self.front.len() >= self.config.sessions_max => {
+            None if self.front.registering(&key).is_none()
+                && self.machine.sessions().find(&key).is_none()
+                && self.front.len() >= self.config.sessions_max =>
+            {
                 Some((Code::TOO_MANY_SESSIONS, Micros::from_millis(1_000)))
             }
             None => None,
@@ -260,9 +263,13 @@ impl<S: StateMachine> Replica<S> {
                 led.correlation = Some(correlation);
             }
         } else if let Some((session, timeout)) = self.machine.sessions().find(&key) {
+            if self.front.hear(now, session).is_none_or(|led| led.expiring) {
+                // It is about to end; the next attempt opens another.
+                let of = RefusedOf::Register(correlation);
+                return self.refuse(host, conn, of, Code::NOT_READY, RETRY);
+            }
             self.bind(now, conn, session, host);
-            let want = Want::Register { correlation, timeout };
-            self.pending.gather(Waiting { conn, session, want });
+            self.gather(now, conn, session, Want::Register { correlation, timeout }, host);
         } else {
             let payload = session::encode_register(&key, timeout);
             match self.push_system(kind::REGISTER, 0, &payload) {
@@ -278,6 +285,23 @@ impl<S: StateMachine> Replica<S> {
                     self.refuse(host, conn, of, Code::OVERLOADED, RETRY);
                 }
             }
+        }
+    }
+
+    /// Answers once a round that begins now is confirmed.
+    fn gather(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        session: SessionId,
+        want: Want,
+        host: &mut dyn Host,
+    ) {
+        let waiting = Waiting { conn, session, since: now, want };
+        if self.pending.has_room(&waiting) {
+            self.pending.gather(waiting);
+        } else {
+            self.refuse(host, conn, waiting.of(), Code::OVERLOADED, RETRY);
         }
     }
 
@@ -309,7 +333,7 @@ impl<S: StateMachine> Replica<S> {
             return self.refuse(host, conn, RefusedOf::Session(session), code, retry);
         }
         self.bind(now, conn, session, host);
-        self.pending.gather(Waiting { conn, session, want: Want::Attach });
+        self.gather(now, conn, session, Want::Attach, host);
     }
 
     fn on_keep_alive(
@@ -326,10 +350,13 @@ impl<S: StateMachine> Replica<S> {
         if let Some((code, retry)) = refused {
             return self.refuse(host, conn, RefusedOf::Session(session), code, retry);
         }
-        self.pending.gather(Waiting { conn, session, want: Want::KeepAlive });
+        self.gather(now, conn, session, Want::KeepAlive, host);
     }
 
     fn on_close(&mut self, now: Micros, conn: ConnId, session: SessionId, host: &mut dyn Host) {
+        if self.front.hear(now, session).is_some_and(|led| led.expiring) {
+            return; // its end is in the log already and will be told
+        }
         let refused = self.not_speaking().or_else(|| self.not_bound(conn, session)).or_else(|| {
             let pushed = self.push_system(kind::CLOSE, session.0, &[]);
             pushed.is_none().then_some((Code::OVERLOADED, RETRY))

@@ -174,9 +174,8 @@ fn a_stale_version_is_a_conflict_with_the_actual_value() {
     let _beside = beside_others();
     let scratch = Scratch::new("bad-cas");
     let one = One::start(scratch.path());
-    let run = |args: &[&str]| {
-        margay_alone(&[&["value", "--endpoints", &one.address][..], args].concat())
-    };
+    let run =
+        |args: &[&str]| margay_alone(&[&["value", "--endpoints", &one.address][..], args].concat());
     run(&["set", "cas", "new"]).with(0);
     let ended = run(&["cas", "cas", "old", "mine"]).with(1);
     assert!(format!("{}{}", ended.out, ended.err).contains("new"), "{ended:?}");
