@@ -71,7 +71,8 @@ impl Directory {
                 false => Ok(None),
             };
         };
-        let copy = either_copy(&bytes).ok_or_else(|| damaged("no copy is whole; restore it".to_owned()))?;
+        let copy = either_copy(&bytes)
+            .ok_or_else(|| damaged("no copy is whole; restore it".to_owned()))?;
         FoundingRecord::decode(copy).map(Some).map_err(|e| damaged(e.to_string()))
     }
 

@@ -34,16 +34,20 @@ fn message(term: u64, body: Body, batch_length: u32) -> Vec<u8> {
     bytes
 }
 
-/// Messages that decode and that no member sends.
+/// Messages that no member sends. What only a leader could say falsely in its own term is not among
+/// them: members trust that.
 fn lies(term: u64) -> Vec<Vec<u8>> {
     const MAX: u64 = u64::MAX;
     let entry = |term, index| EntryId::new(Term(term), Index(index));
     let append = |prev, commit| {
-        let (commit, round) = (Index(commit), Round(MAX));
+        let (commit, round) = (Index(commit), Round(1));
         Body::Append { prev, batch: None, commit, round }
     };
-    let batch = |prev: EntryId, last| {
-        Body::Append { prev, batch: Some(last), commit: Index(MAX), round: Round(1) }
+    let batch = |prev: EntryId, last| Body::Append {
+        prev,
+        batch: Some(last),
+        commit: Index(MAX),
+        round: Round(1),
     };
     let follow = |body, bytes: &[u8]| {
         let mut frame = message(term, body, bytes.len() as u32);
@@ -69,11 +73,7 @@ fn lies(term: u64) -> Vec<Vec<u8>> {
             Body::AppendReject { prev: Index(MAX), hint: entry(MAX, MAX), round: Round(MAX) },
             0,
         ),
-        message(
-            term,
-            Body::AppendReject { prev: Index(1), hint: entry(0, 0), round: Round(0) },
-            0,
-        ),
+        message(term, Body::AppendReject { prev: Index(1), hint: entry(0, 0), round: Round(0) }, 0),
         message(term, Body::PreVoteReply { granted: true }, 0),
         message(term, Body::VoteReply { granted: true }, 0),
         follow(batch(entry(0, 0), entry(term, 1)), &[0; 112]),
@@ -130,11 +130,14 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     counter.increment().wait().expect("the cluster serves");
     serves(&all);
     assert_eq!(counter.get().wait().expect("reads"), 2, "nothing acknowledged is lost");
-    let goal = nodes.status().iter().filter_map(|node| node.groups.as_ref().ok()).flatten()
-        .map(|group| group.commit.0).max();
-    let began = std::time::Instant::now();
+    let goal = nodes
+        .status()
+        .iter()
+        .filter_map(|node| node.groups.as_ref().ok())
+        .flatten()
+        .map(|group| group.commit.0)
+        .max();
     until("all nodes to agree", || {
-        assert!(began.elapsed().as_secs() < 10, "{goal:?} {:#?} {}", nodes.status(), nodes.log(0)+&nodes.log(1)+&nodes.log(2));
         let status = nodes.status();
         let mut groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
         groups.clone().count() == NODES && groups.all(|group| Some(group.applied.0) >= goal)
