@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use margay::client::{Client, Error};
+use margay::client::{Client, Error, Group};
+use margay::machine::ResourceId;
 use margay::resource::{Directory, Failure};
 
 use crate::exit::{Exit, UNREACHABLE};
@@ -62,10 +63,16 @@ impl Connect {
         }
     }
 
-    /// Whether a resource of this name and type exists. Reading one must not create it.
-    pub(crate) fn exists(client: &Client, name: &str, kind: u8) -> Result<bool, Exit> {
-        let directory = Directory::new(client.group_of(name)?);
-        Ok(directory.find(name, kind).wait()?.is_some())
+    /// The way to a resource of this name and type, if there is one. Reading one must not create
+    /// it, nor write anything: a full disk does not keep anybody from reading.
+    pub(crate) fn existing(
+        client: &Client,
+        name: &str,
+        kind: u8,
+    ) -> Result<Option<(Group, ResourceId)>, Exit> {
+        let group = client.group_of(name)?;
+        let found = Directory::new(group.clone()).find(name, kind).wait()?;
+        Ok(found.map(|listed| (group, listed.id)))
     }
 
     pub(crate) fn is_json(&self) -> bool {

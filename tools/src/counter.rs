@@ -1,6 +1,7 @@
 //! `margay counter`: a 64-bit number under a name.
 
 use margay::machine::kind;
+use margay::resource::Counter;
 use serde_json::json;
 
 use crate::connect::Connect;
@@ -42,10 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
     match &args.verb {
         Verb::Get { name } => {
-            if !Connect::exists(&client, name, kind::COUNTER)? {
-                return Err(Exit::quiet(NEGATIVE));
-            }
-            print(&args.connect, client.counter(name).wait()?.get().wait()?)
+            let found = Connect::existing(&client, name, kind::COUNTER)?;
+            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            print(&args.connect, Counter::new(group, id).get().wait()?)
         }
         Verb::Add { name, delta } => {
             print(&args.connect, client.counter(name).wait()?.add_and_get(*delta).wait()?)

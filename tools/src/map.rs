@@ -119,10 +119,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 
 /// The map, if there is one: looking at it must not create it.
 fn existing(client: &Client, name: &str) -> Result<Option<Map<Group>>, Exit> {
-    match Connect::exists(client, name, kind::MAP)? {
-        true => Ok(Some(client.map(name).wait()?)),
-        false => Ok(None),
-    }
+    let found = Connect::existing(client, name, kind::MAP)?;
+    Ok(found.map(|(group, id)| Map::new(group, id)))
 }
 
 /// Page by page, so that a map of any size passes through. Each page is as of one moment, all of

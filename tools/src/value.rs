@@ -1,7 +1,7 @@
 //! `margay value`: one value under a name.
 
 use margay::machine::kind;
-use margay::resource::{Swap, Versioned};
+use margay::resource::{Swap, Value, Versioned};
 use serde_json::json;
 
 use crate::connect::Connect;
@@ -63,9 +63,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = connect.client()?;
     match &args.verb {
         Verb::Get { name } => {
-            let found = match Connect::exists(&client, name, kind::VALUE)? {
-                true => client.value(name).wait()?.get().wait()?,
-                false => None,
+            let found = match Connect::existing(&client, name, kind::VALUE)? {
+                Some((group, id)) => Value::new(group, id).get().wait()?,
+                None => None,
             };
             print(connect, found.as_ref())?;
             found.map(|_| ()).ok_or(Exit::quiet(NEGATIVE))
@@ -87,8 +87,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             }
         }
         Verb::Delete { name } => {
-            let there = Connect::exists(&client, name, kind::VALUE)?
-                && client.value(name).wait()?.delete().wait()?;
+            let there = match Connect::existing(&client, name, kind::VALUE)? {
+                Some((group, id)) => Value::new(group, id).delete().wait()?,
+                None => false,
+            };
             if connect.is_json() {
                 output::json(&json!({ "deleted": there }))?;
             }
