@@ -157,3 +157,16 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     }
     nodes.stop(PATIENCE).expect("all stop in order");
 }
+
+#[test]
+fn a_wiped_node_is_refused_and_the_others_go_on() {
+    // It would have forgotten whom it voted for and what it has acknowledged.
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-wiped");
+    let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
+    nodes.kill(2).expect("can be killed");
+    std::fs::remove_dir_all(scratch.path().join(name(2))).expect("is removed");
+    let error = nodes.restart(2, PATIENCE).expect_err("it must not come back so");
+    assert!(error.to_string().contains("known with another disk"), "{error}");
+    serves(&nodes.endpoints().join(","));
+}
