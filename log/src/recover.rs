@@ -297,8 +297,9 @@ fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<()
         let next = expected.0.checked_add(1);
         expected = SegmentNumber(next.ok_or(Error::SegmentMissing { segment: expected })?);
     }
-    let nothing_written = hard.durable.id.index <= hard.start.id.index;
-    if listed.is_empty() && !nothing_written {
+    // The first update is that of its making, before the first segment; whoever made another had an
+    // open log, and so a segment, whatever had become durable by then.
+    if listed.is_empty() && hard.update > 1 {
         return Err(Error::SegmentMissing { segment: expected });
     }
     Ok(())

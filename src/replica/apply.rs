@@ -64,7 +64,7 @@ impl<S: StateMachine> Replica<S> {
             self.batches = batches;
             self.applied_to(now);
             if self.machine.applied() == applied {
-                // The commit index lies inside a batch, as no correct leader says, or it is fetched.
+                // It is being fetched, or commit lies inside a batch, as no correct leader says.
                 break;
             }
         }

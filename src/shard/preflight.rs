@@ -1,7 +1,7 @@
 //! What this machine must offer, looked at before any executor is made: cause and remedy instead of
 //! a panic.
 //!
-//! `margay doctor` prints all findings; a server starts unless one of them is a [`Level::Problem`].
+//! A server prints all findings, and starts unless one of them is a [`Level::Problem`].
 
 use std::fmt;
 use std::fs::{File, OpenOptions};

@@ -1,8 +1,8 @@
 //! Files of a stopped node that were damaged, mixed up or taken away.
 //!
 //! What was acknowledged is never given up in silence: the next start names the file, the place and
-//! the remedy, ends with 6, and leaves what there is as it is; or it says nothing because nothing is
-//! lost.
+//! the remedy, ends with 6, and leaves what there is as it is; or it says nothing because nothing
+//! is lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -116,7 +116,7 @@ fn a_flipped_byte_in_what_was_acknowledged_is_refused() {
     node.change(SEGMENT, |bytes| bytes[at + 1_000] ^= 1);
     let offset = format!("offset {}", at / BLOCK * BLOCK);
     let file = "segment-0000000000000001.log";
-    node.refuses(6, &["group 0", file, &offset, "unreadable", "restore"]);
+    node.refuses(6, &["group 0", file, &offset, "restore"]);
     // The report is not the end of it: the byte is put back, and everything is there.
     node.change(SEGMENT, |bytes| bytes[at + 1_000] ^= 1);
     node.recovers().serves();

@@ -34,12 +34,13 @@ fn message(term: u64, body: Body, batch_length: u32) -> Vec<u8> {
     bytes
 }
 
-/// Messages that decode and that no member sends.
+/// Messages that no member sends. What only a leader could say falsely in its own term is not among
+/// them: members trust that.
 fn lies(term: u64) -> Vec<Vec<u8>> {
     const MAX: u64 = u64::MAX;
     let entry = |term, index| EntryId::new(Term(term), Index(index));
     let append = |prev, commit| {
-        let (commit, round) = (Index(commit), Round(MAX));
+        let (commit, round) = (Index(commit), Round(1));
         Body::Append { prev, batch: None, commit, round }
     };
     let batch = |prev: EntryId, last| Body::Append {
@@ -129,6 +130,12 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     counter.increment().wait().expect("the cluster serves");
     serves(&all);
     assert_eq!(counter.get().wait().expect("reads"), 2, "nothing acknowledged is lost");
+    all_agree(&nodes);
+    nodes.stop(PATIENCE).expect("all stop in order");
+}
+
+/// Every node applies what any had committed, and nobody was led into an absurd term.
+fn all_agree(nodes: &Nodes) {
     let goal = nodes
         .status()
         .iter()
@@ -136,14 +143,7 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
         .flatten()
         .map(|group| group.commit.0)
         .max();
-    let began = std::time::Instant::now();
     until("all nodes to agree", || {
-        assert!(
-            began.elapsed().as_secs() < 10,
-            "{goal:?} {:#?} {}",
-            nodes.status(),
-            nodes.log(0) + &nodes.log(1) + &nodes.log(2)
-        );
         let status = nodes.status();
         let mut groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
         groups.clone().count() == NODES && groups.all(|group| Some(group.applied.0) >= goal)
@@ -155,7 +155,6 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
         let groups = status[node].groups.as_ref().expect("it answers");
         assert!(groups.iter().all(|group| group.term.0 < 1 << 32), "{groups:?}");
     }
-    nodes.stop(PATIENCE).expect("all stop in order");
 }
 
 #[test]
