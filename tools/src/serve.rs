@@ -99,6 +99,7 @@ fn log() -> Result<(), Exit> {
 }
 
 fn announce(args: &Args, server: &Server) {
+    server.notes().iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(
         "margay {} node {} listening on {} · cluster {} · {} groups · {} shards · data in {}",
         env!("CARGO_PKG_VERSION"),
