@@ -367,6 +367,7 @@ fn open_log(
         cluster: node.cluster,
         group,
         incarnation: node.incarnation,
+        refuse_damage: true,
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;

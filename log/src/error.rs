@@ -5,6 +5,7 @@
 
 use crate::disk::DiskError;
 use crate::id::{Chain, GroupId, Incarnation, Index, SegmentNumber, Term};
+use crate::recover::Cause;
 
 /// Name of a segment's file.
 #[must_use]
@@ -199,6 +200,22 @@ pub enum Error {
         option: &'static str,
         /// What it must satisfy.
         rule: &'static str,
+    },
+    /// What was durable is not there; nothing has been written.
+    #[error(
+        "{} is damaged at offset {offset}: index {index} was durable and is {cause}; \
+         restore this node's data or wipe it and join anew",
+        segment_file(*.segment)
+    )]
+    Damaged {
+        /// Where the first thing that is lacking may have been.
+        segment: SegmentNumber,
+        /// Byte offset there.
+        offset: u64,
+        /// The first index that is lacking.
+        index: Index,
+        /// What seems to have happened.
+        cause: Cause,
     },
     /// Segments without a hard state: the file was deleted, or not everything was copied.
     #[error(

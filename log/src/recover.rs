@@ -145,6 +145,16 @@ pub struct Damage {
     pub cause: Cause,
 }
 
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Cause::Unreadable => "unreadable",
+            Cause::Missing => "missing",
+            Cause::Unrepaired => "still missing since an earlier start",
+        })
+    }
+}
+
 /// What seems to have happened to a damaged log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
@@ -192,6 +202,11 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         return Err(Error::HardStateLost { found, needed });
     }
     let damage = find_damage(&mut walk, &hard);
+    if let Some(Damage { segment, offset, index, cause, .. }) = damage
+        && options.refuse_damage
+    {
+        return Err(Error::Damaged { segment, offset, index, cause });
+    }
     let fresh = match fresh {
         Some(number) => {
             walk.segments.rewind(number);
@@ -297,9 +312,11 @@ fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<()
         let next = expected.0.checked_add(1);
         expected = SegmentNumber(next.ok_or(Error::SegmentMissing { segment: expected })?);
     }
-    // The first update is that of its making, before the first segment; whoever made another had an
-    // open log, and so a segment, whatever had become durable by then.
-    if listed.is_empty() && hard.update > 1 {
+    let nothing_written = hard.durable.id.index <= hard.start.id.index;
+    // The first segment is there before an update follows that of the making, whatever had become
+    // durable by then. A later one may be announced before it is made.
+    let begun = hard.update > 1 && expected == SegmentNumber(1);
+    if listed.is_empty() && (begun || !nothing_written) {
         return Err(Error::SegmentMissing { segment: expected });
     }
     Ok(())

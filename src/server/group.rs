@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use margay_log::Buffer;
 use margay_log::disk::Done;
-use margay_log::error::segment_file;
 use margay_log::id::{Micros, NodeId};
-use margay_log::recover::Cause;
+use margay_log::recover::Damage;
 
 use super::{MakeGroup, Seed, Server, ServerConfig, run_with};
 use crate::error::Error;
@@ -73,15 +72,11 @@ pub fn resources() -> MakeGroup {
 pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Replica<S>, Error> {
     let Seed { cluster, group, node, founders, opened } = seed;
     let failed = |cause: String| Error::Log { group: group.0, cause };
-    if let Some(damage) = &opened.report.damage {
-        return Err(failed(format!(
-            "{} is damaged at offset {}: index {} was durable and is {}; restore this node's data \
-             or wipe it and join anew",
-            segment_file(damage.segment),
-            damage.offset,
-            damage.index,
-            what(damage.cause)
-        )));
+    // The server refuses damage before it opens a log; whoever opens one otherwise must not vote
+    // with it either.
+    if let Some(&Damage { segment, offset, index, cause, .. }) = opened.report.damage.as_ref() {
+        let damaged = margay_log::Error::Damaged { segment, offset, index, cause };
+        return Err(failed(damaged.to_string()));
     }
     for torn in &opened.report.torn {
         tracing::info!(
@@ -104,14 +99,6 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
     let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
     let config = ReplicaConfig::new(cluster, group, members, Config::new(node, spread));
     Replica::new(config, opened, state, now).map_err(|fatal| failed(fatal.to_string()))
-}
-
-fn what(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Unreadable => "unreadable",
-        Cause::Missing => "missing",
-        Cause::Unrepaired => "still missing since an earlier start",
-    }
 }
 
 /// Runs a node until SIGTERM or SIGINT; `on_ready` is called once it listens.

@@ -1,8 +1,8 @@
 //! Files of a stopped node that were damaged, mixed up or taken away.
 //!
-//! What was acknowledged is never given up in silence: the next start names the file, the place and
-//! the remedy, ends with 6, and leaves what there is as it is; or it says nothing because nothing
-//! is lost.
+//! What was acknowledged is never given up in silence: the next start names the file, the place
+//! and the remedy, ends with 6, and leaves what there is as it is; or it says nothing because
+//! nothing is lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
