@@ -118,10 +118,10 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let status = nodes.status();
     let groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
     let term = groups.map(|group| group.term.0).max().expect("somebody answers");
-    for node in 0..NODES {
+    for (node, endpoint) in endpoints.iter().enumerate() {
         let liar = (node + 1) % NODES;
         for lie in lies(term) {
-            let mut wire = Wire::dial(&endpoints[node]);
+            let mut wire = Wire::dial(endpoint);
             wire.send(&hello(cluster, NodeId(liar as u32 + 1), life(liar)).encode());
             assert_eq!(wire.hello().code, Code::OK);
             wire.send(&lie);
