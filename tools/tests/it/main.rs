@@ -3,11 +3,7 @@
 mod bad;
 mod cli;
 mod harness;
-mod hostile;
 mod kill;
-mod peer;
-mod raw;
-mod start;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]

@@ -186,3 +186,15 @@ fn who_says_hello_too_slowly_is_told_and_closed() {
     silent.into_iter().for_each(|mut wire| assert!(wire.rest().is_empty()));
     one.serves();
 }
+
+#[test]
+fn thousands_who_never_say_hello_disturb_nobody() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-silent");
+    let one = One::start(scratch.path());
+    let silent: Vec<Wire> = (0..800).map(|_| Wire::dial(&one.address)).collect();
+    one.serves();
+    drop(silent);
+    (0..3_000).for_each(|_| drop(Wire::dial(&one.address)));
+    one.serves();
+}

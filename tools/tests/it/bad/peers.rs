@@ -118,10 +118,10 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let status = nodes.status();
     let groups = status.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
     let term = groups.map(|group| group.term.0).max().expect("somebody answers");
-    for node in 0..NODES {
+    for (node, endpoint) in endpoints.iter().enumerate() {
         let liar = (node + 1) % NODES;
         for lie in lies(term) {
-            let mut wire = Wire::dial(&endpoints[node]);
+            let mut wire = Wire::dial(endpoint);
             wire.send(&hello(cluster, NodeId(liar as u32 + 1), life(liar)).encode());
             assert_eq!(wire.hello().code, Code::OK);
             wire.send(&lie);
@@ -155,4 +155,17 @@ fn all_agree(nodes: &Nodes) {
         let groups = status[node].groups.as_ref().expect("it answers");
         assert!(groups.iter().all(|group| group.term.0 < 1 << 32), "{groups:?}");
     }
+}
+
+#[test]
+fn a_wiped_node_is_refused_and_the_others_go_on() {
+    // It would have forgotten whom it voted for and what it has acknowledged.
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-wiped");
+    let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
+    nodes.kill(2).expect("can be killed");
+    std::fs::remove_dir_all(scratch.path().join(name(2))).expect("is removed");
+    let error = nodes.restart(2, PATIENCE).expect_err("it must not come back so");
+    assert!(error.to_string().contains("known with another disk"), "{error}");
+    serves(&nodes.endpoints().join(","));
 }
