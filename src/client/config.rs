@@ -38,7 +38,7 @@ pub struct SessionConfig {
     pub silence: Micros,
     /// First pause after all endpoints have failed, or after a refusal for load. Default 20 ms.
     pub backoff_min: Micros,
-    /// Longest pause. Default 500 ms.
+    /// Longest pause. Default 100 ms: a fail-over should not wait for its clients.
     pub backoff_max: Micros,
     /// Operations under way, at most. Default and upper bound: [`IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
@@ -59,7 +59,7 @@ impl SessionConfig {
             connect_timeout: Micros::from_millis(1_000),
             silence: Micros::from_millis(2_000),
             backoff_min: Micros::from_millis(20),
-            backoff_max: Micros::from_millis(500),
+            backoff_max: Micros::from_millis(100),
             in_flight_max: IN_FLIGHT_MAX,
         }
     }
