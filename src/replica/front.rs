@@ -352,3 +352,27 @@ impl Sink for Delivery<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Pair, VALUE_MAX};
+    use crate::wire;
+
+    fn sent(old: usize) -> Response<'static> {
+        let pair = |length| Some(Pair::new(b"key", &vec![7; length]));
+        let resource = ResourceId(1);
+        let event = Event { resource, ordinal: 0, kind: 1, new: pair(VALUE_MAX), old: pair(old) };
+        let mut out = Vec::new();
+        send_event(&mut out, 5, Index(9), &event);
+        let frame = wire::decode(out.leak()).expect("one whole frame");
+        Response::decode(&frame).expect("a response")
+    }
+
+    #[test]
+    fn an_event_that_fits_no_frame_lags_its_subscriber() {
+        assert!(matches!(sent(64), Response::Event { subscription: 5, index: Index(9), .. }));
+        let lagged = Response::Lagged { subscription: 5, oldest: Index(10) };
+        assert_eq!(sent(VALUE_MAX), lagged);
+    }
+}
