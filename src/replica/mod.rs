@@ -16,6 +16,7 @@
 
 mod apply;
 mod front;
+pub mod leadership;
 mod outputs;
 mod pending;
 mod requests;
@@ -32,12 +33,13 @@ use margay_log::{Log, Opened};
 
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{LogTime, Machine, StateMachine, kind};
-use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
+use crate::raft::message::{Config, Input, Output, Restored};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Frame};
 use front::Front;
+use leadership::Leadership;
 use pending::Pending;
 
 /// A client's connection, named by whoever owns the socket. Never used twice.
@@ -92,6 +94,9 @@ pub struct ReplicaConfig {
     pub sessions_max: usize,
     /// Entry bytes applied in one flush, about; the rest waits for the next turn.
     pub apply_bytes: u64,
+    /// How long a voter must have been well before this node hands leadership over to it because it
+    /// should lead; see [`leadership`].
+    pub settled: Micros,
 }
 
 impl ReplicaConfig {
@@ -110,6 +115,7 @@ impl ReplicaConfig {
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
+            settled: Micros::from_millis(5_000),
         }
     }
 
@@ -178,6 +184,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Who should lead.
+    leadership: Leadership,
     /// What the core wants done, not yet done.
     outputs: VecDeque<Output>,
     scratch: Vec<Output>,
@@ -202,6 +210,8 @@ pub struct Replica<S: StateMachine> {
     ready_at: Option<Index>,
     /// The no-op is applied and `front` leads the sessions.
     leading: bool,
+    /// The node is about to stop, and nothing is sealed any more.
+    resting: bool,
     /// More to do at once: the last flush stopped at its budget.
     hungry: bool,
     /// When the last flush was, for telling how long this leader was deaf.
@@ -241,6 +251,7 @@ impl<S: StateMachine> Replica<S> {
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            leadership: Leadership::new(config.settled),
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
@@ -254,6 +265,7 @@ impl<S: StateMachine> Replica<S> {
             ticking: None,
             ready_at: None,
             leading: false,
+            resting: false,
             hungry: false,
             flushed_at: now,
             frame: Vec::new(),
@@ -282,6 +294,9 @@ impl<S: StateMachine> Replica<S> {
         if let message::Body::AppendAck { matched, .. } = peer.message.body
             && self.ignore_ack(from, matched, &peer)
         {
+            return Ok(());
+        }
+        if peer.message.body == message::Body::TimeoutNow && self.is_retiring() {
             return Ok(());
         }
         self.arriving = None;
@@ -389,6 +404,9 @@ impl<S: StateMachine> Replica<S> {
         self.flush_seal(now, host)?;
         self.run_outputs(now, host);
         self.serve_reads(now, host);
+        if self.resting {
+            self.log.mark();
+        }
         for op in self.log.ops() {
             host.disk(op);
         }
@@ -409,7 +427,8 @@ impl<S: StateMachine> Replica<S> {
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
-        let deadlines = [now, self.raft.deadline(), self.log.deadline(), timer, session, listen];
+        let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
+        let deadlines = [now, raft, leadership, self.log.deadline(), timer, session, listen];
         deadlines.into_iter().flatten().min()
     }
 
@@ -421,6 +440,7 @@ impl<S: StateMachine> Replica<S> {
         if self.log.deadline().is_some_and(|due| due <= now) {
             self.log.on_tick(now);
         }
+        self.look_at_leadership(now, host);
         if self.speaks() {
             self.front.note_silence(now, self.flushed_at, self.config.raft.heartbeat);
             self.expire_sessions(now);
@@ -431,7 +451,7 @@ impl<S: StateMachine> Replica<S> {
     /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the
     /// gate, not the leader's own disk).
     fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
-        while self.raft.role() == RoleKind::Leader && self.log.open_entries() > 0 {
+        while self.raft.may_propose() && !self.resting && self.log.open_entries() > 0 {
             let idle = self.uncommitted.is_empty();
             let room = self.uncommitted.len() < self.config.batches_in_flight
                 && self.uncommitted_bytes < self.config.bytes_in_flight;
@@ -508,6 +528,18 @@ impl<S: StateMachine> Replica<S> {
             sessions: self.machine.sessions().len() as u32,
             voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
         }
+    }
+
+    /// Before the node stops: from now on nothing is sealed, and every flush has the log write down
+    /// how far it is durable, until [`Replica::is_settled`].
+    pub fn rest(&mut self) {
+        self.resting = true;
+    }
+
+    /// Whether everything this replica has given to its disk is done.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.log.is_marked()
     }
 
     /// The core, for checkers and reports.

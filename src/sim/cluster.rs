@@ -78,6 +78,8 @@ pub(super) struct Cluster<S: StateMachine> {
     pub clients: usize,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
+    /// How long a voter must have been well before leadership moves to it.
+    settled: Micros,
 }
 
 impl<S: StateMachine> Cluster<S> {
@@ -111,6 +113,7 @@ impl<S: StateMachine> Cluster<S> {
             state,
             clients: 0,
             disk_latency: 100 + rng.below(2_000),
+            settled: Micros::from_millis(100 + rng.below(2_000)),
             rng,
         }
     }
@@ -167,7 +170,9 @@ impl<S: StateMachine> Cluster<S> {
         node.boot += 1;
         let raft = Config::new(node.id, seed);
         let members = self.members.clone();
-        let config = ReplicaConfig::new(self.cluster, GroupId(0), members, raft);
+        let mut config = ReplicaConfig::new(self.cluster, GroupId(0), members, raft);
+        // So that leadership is handed over again and again.
+        config.settled = self.settled;
         let options = margay_log::Options {
             cluster: self.cluster,
             group: GroupId(0),
