@@ -282,8 +282,8 @@ fn a_session_belongs_to_its_key_and_to_one_connection() {
     one.serves();
 }
 
-/// Connections open session after session, each in place of the one before, until the group has no room: who comes then is told
-/// to come later, and who was there before is served.
+/// Connections open session after session, each in place of the one before, until the group has no
+/// room: who comes then is told to come later, and who was there before is served.
 #[test]
 fn more_sessions_than_a_group_keeps_are_refused_and_the_others_served() {
     const CONNECTIONS: usize = 200;
