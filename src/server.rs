@@ -157,7 +157,8 @@ impl Server {
         })?;
         let peers = if config.peers.is_empty() { record.peers() } else { peers };
         let addresses = resolve(&record, &peers)?;
-        let node = Node::new(&record, id, addresses, shards, connections()).map(Arc::new);
+        let node =
+            Node::new(&record, id, address.port(), addresses, shards, connections()).map(Arc::new);
         let node = node.map_err(|e| Error::executor(&e))?;
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
         let running = start(&node, plans)?;
@@ -368,6 +369,7 @@ fn open_log(
         group,
         incarnation: node.incarnation,
         refuse_damage: true,
+        mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;
