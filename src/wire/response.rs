@@ -156,6 +156,8 @@ pub enum RefusedOf {
     Subscription(u64),
     /// A status request, by id.
     Status(u64),
+    /// One frame, of a kind that is not known here, by that kind; the connection goes on.
+    Frame(u8),
     /// An operator's request, by id.
     Admin(u64),
 }
@@ -170,7 +172,8 @@ impl RefusedOf {
             RefusedOf::Session(session) => (4, session.0),
             RefusedOf::Subscription(id) => (5, id),
             RefusedOf::Status(id) => (6, id),
-            RefusedOf::Admin(id) => (7, id),
+            RefusedOf::Frame(kind) => (7, u64::from(kind)),
+            RefusedOf::Admin(id) => (8, id),
         }
     }
 
@@ -183,7 +186,8 @@ impl RefusedOf {
             4 => RefusedOf::Session(SessionId(number)),
             5 => RefusedOf::Subscription(number),
             6 => RefusedOf::Status(number),
-            7 => RefusedOf::Admin(number),
+            7 => RefusedOf::Frame(u8::try_from(number).ok()?),
+            8 => RefusedOf::Admin(number),
             _ => return None,
         })
     }
