@@ -27,6 +27,9 @@ pub struct Options {
     /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
     /// batch may always wait.
     pub queue_bytes: u64,
+    /// Space kept written with zeros ahead of the log's end, in bytes. Default 0: one segment, asked
+    /// for when half of the one before is used.
+    pub prepared_bytes: u64,
     /// Damage is an error, found before anything is written: what is restored then is whole again.
     /// Default: it is reported, and the log goes on without what it lacks.
     pub refuse_damage: bool,
@@ -45,6 +48,7 @@ impl Default for Options {
             tail_bytes: 64 << 20,
             writes_in_flight: 16,
             queue_bytes: 32 << 20,
+            prepared_bytes: 0,
             refuse_damage: false,
             idle_mark: Micros::from_millis(100),
         }
