@@ -1,6 +1,8 @@
 //! Tests of the library from outside, in one binary.
 
 mod client;
+#[cfg(feature = "server")]
+mod embed;
 mod machine;
 mod raft;
 mod resource;

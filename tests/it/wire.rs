@@ -139,6 +139,7 @@ fn responses() -> Vec<(&'static str, Response<'static>)> {
         ),
         ("refused_query", refused(RefusedOf::Query(5), Code::OVERLOADED, "", "8,192 in flight")),
         ("refused_connection", refused(RefusedOf::Connection, Code::SESSION_MOVED, "", "")),
+        ("refused_frame", refused(RefusedOf::Frame(200), Code::BAD_KIND, "", "")),
         ("status_reply", Response::Status { id: 8, groups: vec![group_status()] }),
     ]
 }
