@@ -159,9 +159,9 @@ impl Segments {
     /// is none. Log times must not go back.
     #[cfg(feature = "direct")]
     pub(crate) fn first_at(&self, time: u64) -> Index {
-        let is_before =
-            |segment: &Segment| segment.batches.last().is_none_or(|batch| batch.log_time < time);
-        for segment in self.list.range(..=self.active).filter(|segment| !is_before(segment)) {
+        let reaches =
+            |segment: &&Segment| segment.batches.last().is_some_and(|batch| batch.log_time >= time);
+        if let Some(segment) = self.list.iter().find(reaches) {
             let at = segment.batches.partition_point(|batch| batch.log_time < time);
             return segment.batches[at].first;
         }
