@@ -299,7 +299,7 @@ fn dropped_futures_take_nothing_back(driver: Driver) {
 fn entries_of_one_append_stay_together(driver: Driver) {
     let dir = TempDir::new(&format!("together-{driver:?}"));
     let log = open(&dir, driver);
-    let _ = log.append(b"before").expect("room");
+    drop(log.append(b"before").expect("room"));
     let entry = vec![5; 1024];
     let appended = log.append_many(&vec![&entry; 1500]).expect("fits into one batch");
     assert_eq!(appended.indexes(), Index(2)..=Index(1501));
@@ -351,7 +351,7 @@ fn what_is_too_large_is_refused(driver: Driver) {
 fn a_panic_while_filling_appends_nothing(driver: Driver) {
     let dir = TempDir::new(&format!("panic-{driver:?}"));
     let log = open(&dir, driver);
-    let _ = log.append(b"before").expect("room");
+    drop(log.append(b"before").expect("room"));
     let panicking = std::panic::AssertUnwindSafe(|| {
         let _ = log.append_with(&EntryHeader::default(), 100, |_| panic!("on purpose"));
     });
