@@ -343,8 +343,8 @@ impl Log {
     }
 
     /// Drops all entries behind `after`, in the middle of a batch, of which `kept` stays: as a new
-    /// batch that supersedes the old one on disk. Until that is durable no hard state is written: it
-    /// would drop the old batch already. Returns the last index.
+    /// batch that supersedes the old one on disk. Until that is durable no hard state is written:
+    /// it would drop the old batch already. Returns the last index.
     #[cfg(feature = "direct")]
     pub(crate) fn replace_suffix(
         &mut self,
@@ -527,25 +527,18 @@ impl Log {
         if active.cursor >= active.size / 2 && self.segments.spares().next().is_none() {
             self.add_segment(0);
         }
-        if self.options.prepared_bytes > 0 {
-            self.ask_ahead();
-        }
         position
     }
 
     /// Has as much space prepared ahead as the options say.
     pub fn prepare_ahead(&mut self) {
-        self.ask_ahead();
-        self.pump();
-    }
-
-    fn ask_ahead(&mut self) {
         let wanted = self.options.prepared_bytes;
         let spares: u64 = self.segments.spares().map(|segment| segment.size).sum();
         let mut ahead = self.segments.active().room() + spares;
         while ahead < wanted {
             ahead += self.add_segment(0);
         }
+        self.pump();
     }
 
     /// Asks for another segment, in which `bytes` fit. Returns its size.

@@ -27,8 +27,8 @@ pub struct Options {
     /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
     /// batch may always wait.
     pub queue_bytes: u64,
-    /// Space kept written with zeros ahead of the log's end, in bytes. Default 0: one segment, asked
-    /// for when half of the one before is used.
+    /// Space that [`crate::Log::prepare_ahead`] has prepared, in bytes. Default 0. Beyond that, a
+    /// segment is asked for when half of the last one is used.
     pub prepared_bytes: u64,
     /// Damage is an error, found before anything is written: what is restored then is whole again.
     /// Default: it is reported, and the log goes on without what it lacks.

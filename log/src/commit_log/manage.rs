@@ -247,7 +247,8 @@ impl Log {
                 stats.times = Some((begin, batch.log_time));
             }
         }
-        stats.free_bytes += self.segments.spares().map(|spare| spare.room()).sum::<u64>();
+        let ready = self.segments.spares().filter(|spare| spare.ready);
+        stats.free_bytes += ready.map(|spare| spare.room()).sum::<u64>();
         stats
     }
 }

@@ -47,8 +47,9 @@ pub struct CommitLogOptions {
     pub segment_max: u64,
     /// Memory for the newest entries, in bytes, from which readers are served. Default 64 MiB.
     pub cache_bytes: u64,
-    /// Space kept written with zeros ahead of the log's end, in bytes. Default 0: one segment,
-    /// begun when half of the one before is used.
+    /// Space written with zeros when the log is opened, in the background, in bytes, so that a
+    /// burst of that size finds it. Default 0. Beyond that, a segment is begun when half of the
+    /// last one is used.
     pub prepared_bytes: u64,
     /// What is let go of by itself. Default: nothing.
     pub retention: Retention,

@@ -34,7 +34,8 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
 }
 
-/// Reads a part of a log forwards and backwards. Made by [`CommitLog::read`](super::CommitLog::read).
+/// Reads a part of a log forwards and backwards. Made by
+/// [`CommitLog::read`](super::CommitLog::read).
 pub struct Reader {
     shared: Arc<Shared>,
     /// What [`Reader::read_next`] gives next.
