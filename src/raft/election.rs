@@ -36,7 +36,7 @@ impl Raft {
             if self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline) {
                 self.become_follower(None, out);
             }
-        } else if self.now >= self.election_due && self.membership.is_voter(self.config.id) {
+        } else if self.now >= self.election_due && self.may_stand() {
             self.pre_campaign(out);
         }
     }
@@ -57,7 +57,7 @@ impl Raft {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> Option<T> {
-        self.membership.agreed(|voter| {
+        self.configuration().agreed(|voter| {
             if voter == self.config.id {
                 return own;
             }
@@ -138,14 +138,15 @@ impl Raft {
             granted.push(from);
         }
         let granted = &*granted;
-        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+        if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
             self.campaign(None, out);
         }
     }
 
-    /// Stands for election, because nobody leads or because the leader hands over. The requests and the own vote wait until term and vote are durable.
+    /// Stands for election, because nobody leads or because the leader hands over. The requests and
+    /// the own vote wait until term and vote are durable.
     pub(super) fn campaign(&mut self, asked_by: Option<NodeId>, out: &mut Vec<Output>) {
-        assert!(self.membership.is_voter(self.config.id));
+        assert!(self.may_stand());
         self.reset_election_timer();
         if self.term.next() == self.term {
             return;
@@ -157,11 +158,10 @@ impl Raft {
     }
 
     fn send_to_voters(&mut self, term: Term, body: &Body, out: &mut Vec<Output>) {
-        for at in 0..self.membership.voters().len() {
-            let to = self.membership.voters()[at];
-            if to != self.config.id {
-                self.send_in(term, to, body.clone(), out);
-            }
+        let own = self.config.id;
+        let others = self.configuration().electors().filter(|to| *to != own);
+        for to in others.collect::<Vec<_>>() {
+            self.send_in(term, to, body.clone(), out);
         }
     }
 
@@ -201,7 +201,7 @@ impl Raft {
             granted.push(from);
         }
         let (granted, asked_by) = (&*granted, *asked_by);
-        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+        if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
             self.become_leader(asked_by, out);
         }
     }
@@ -220,7 +220,7 @@ impl Raft {
     fn become_leader(&mut self, asked_by: Option<NodeId>, out: &mut Vec<Output>) {
         assert!(self.is_persisted() && self.vote == Some(self.config.id));
         let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
-        let others = self.membership.members().filter(|member| *member != own);
+        let others = self.configuration().members().filter(|member| *member != own);
         let peers = others.map(|member| Progress::new(member, next, now)).collect();
         let leader = Leader {
             first: next,

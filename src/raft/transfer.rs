@@ -71,7 +71,7 @@ impl Raft {
             return Some(TransferEnd::Leads);
         }
         let peer = leader.peers.iter().find(|peer| peer.id == to);
-        let Some(peer) = peer.filter(|_| self.membership.voters().contains(&to)) else {
+        let Some(peer) = peer.filter(|_| self.configuration().voters().contains(&to)) else {
             return Some(TransferEnd::NotVoter);
         };
         let silence = self.now.since(peer.heard);
@@ -88,7 +88,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Leader { transfer: Some(transfer), peers, .. } = leader else { return };
         let to = transfer.to;
-        let votes = self.membership.voters().contains(&to);
+        let votes = self.configurations.current().voters().contains(&to);
         let peer = peers.iter().find(|peer| peer.id == to && votes);
         let end = match peer {
             None => Some(TransferEnd::NotVoter),
@@ -131,7 +131,7 @@ impl Raft {
     /// The leader hands over: stand for election at once. Without pre-vote, which those who still
     /// hear the leader would ignore.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
-        if self.leader() == Some(from) && self.membership.is_voter(self.config.id) {
+        if self.leader() == Some(from) && self.may_stand() {
             self.campaign(Some(from), out);
         }
     }

@@ -175,7 +175,7 @@ impl<S: StateMachine> Replica<S> {
         if self.raft.transferring_to().is_some() || !ready {
             return;
         }
-        let rank = rank(self.config.group, self.raft.voters());
+        let rank = rank(self.config.group, self.raft.configuration().voters());
         let Some(to) = self.leadership.successor(now, own, &rank) else { return };
         let lags = self.leadership.lags.is_some();
         tracing::info!(group = self.config.group.0, %to, lags, "handing leadership over");
@@ -217,7 +217,7 @@ impl<S: StateMachine> Replica<S> {
     pub fn is_retired(&self) -> bool {
         let leadership = &self.leadership;
         if !self.leads() {
-            return self.raft.leader().is_some() || self.raft.voters().len() < 2;
+            return self.raft.leader().is_some() || self.raft.configuration().voters().len() < 2;
         }
         let left = leadership.well.keys().any(|node| !leadership.failed.contains(node));
         self.raft.transferring_to().is_none() && !left
