@@ -176,7 +176,9 @@ impl Server {
         })?;
         let peers = if config.peers.is_empty() { record.peers() } else { peers };
         let addresses = resolve(&record, &peers)?;
-        let node = shard::Node::new(&record, id, addresses, shards, connections()).map(Arc::new);
+        let port = address.port();
+        let node = shard::Node::new(&record, id, port, addresses, shards, connections());
+        let node = node.map(Arc::new);
         let node = node.map_err(|e| Error::executor(&e))?;
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
         let running = start(&node, plans)?;
@@ -324,8 +326,7 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
         }
         _ => e.to_string(),
     };
-    free.and_then(|()| sys::listen(address))
-        .map_err(|e| Error::Listen { address, cause: cause(e) })
+    free.and_then(|()| sys::listen(address)).map_err(|e| Error::Listen { address, cause: cause(e) })
 }
 
 /// The address with the port that the system chose, where it was 0.
@@ -395,6 +396,7 @@ fn open_log(
         group,
         incarnation: node.incarnation,
         refuse_damage: true,
+        mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;
