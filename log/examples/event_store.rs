@@ -75,8 +75,8 @@ impl EventStore {
     }
 }
 
-/// A projection and how far it has come, kept in one place: the meta block of a log of its own. Both
-/// change together or not at all, so an event counts once whatever happens in between.
+/// A projection and how far it has come, kept in one place: the meta block of a log of its own.
+/// Both change together or not at all, so an event counts once whatever happens in between.
 struct Totals {
     state: CommitLog,
     handled: Index,

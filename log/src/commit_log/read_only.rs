@@ -28,8 +28,8 @@ pub struct ReadOnlyLog {
 }
 
 impl ReadOnlyLog {
-    /// Looks at the log in a directory, of whatever cluster and group. Verifies all of it. Damage is
-    /// no error; [`ReadOnlyLog::report`] says what there is.
+    /// Looks at the log in a directory, of whatever cluster and group. Verifies all of it. Damage
+    /// is no error; [`ReadOnlyLog::report`] says what there is.
     ///
     /// # Errors
     /// As [`CommitLog::open`](super::CommitLog::open), but for locks.
