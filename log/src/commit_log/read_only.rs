@@ -50,7 +50,7 @@ impl ReadOnlyLog {
             let looked = view.walk();
             let is_sound = looked.as_ref().is_ok_and(|opened| opened.report.damage.is_none());
             if is_sound || looks == LOOKS_MAX {
-                let Opened { log, meta, report } = looked?;
+                let Opened { log, meta, report, .. } = looked?;
                 let (path, shared) = (path.to_owned(), Shared::to_read(log, path));
                 return Ok(ReadOnlyLog { path, shared, report, meta });
             }
