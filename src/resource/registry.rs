@@ -7,6 +7,7 @@
 use super::codec::{Limits, Operation, Scratch, access, check, operation};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
+use super::waste::Heap;
 use super::{Firing, Resource, type_of};
 use crate::machine::bytes;
 use crate::machine::clock::Due;
@@ -127,6 +128,7 @@ pub struct Registry {
     slots: OrdMap<ResourceId, Shared<Slot>>,
     names: OrdMap<Shared<[u8]>, ResourceId>,
     links: Links,
+    waste: Heap,
 }
 
 /// What can be derived from the resources, kept so that nobody has to look at all of them.
@@ -134,7 +136,8 @@ pub struct Registry {
 struct Links {
     /// The next timer of each resource that has one.
     agenda: OrdSet<(Due, ResourceId)>,
-    /// Which resources a session holds or waits for.
+    /// Which resources a session holds, waits for or owns something in. May name more: what it
+    /// owned may be gone, and the resource too.
     involved: OrdSet<(SessionId, ResourceId)>,
 }
 
@@ -172,11 +175,19 @@ impl Slot {
             links.agenda.extend(timer.map(|due| (due, id)));
         }
         for notice in &effects.notices[before.1..] {
-            if self.state.involves(notice.session) {
-                links.involved.insert((notice.session, id));
-            } else {
-                links.involved.remove(&(notice.session, id));
-            }
+            links.note(notice.session, id, &*self.state);
+        }
+    }
+}
+
+impl Links {
+    /// Notes whether a session is involved in a resource.
+    fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
+        let link = (session, id);
+        match (state.involves(session), self.involved.contains(&link)) {
+            (true, false) => drop(self.involved.insert(link)),
+            (false, true) => drop(self.involved.remove(&link)),
+            _ => {}
         }
     }
 }
@@ -197,6 +208,7 @@ impl StateMachine for Registry {
     }
 
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.waste.shed();
         if commit.kind == kind::REGISTRY {
             if let Err(code) = self.apply_own(commit, effects) {
                 effects.refuse(code, "");
@@ -212,6 +224,10 @@ impl StateMachine for Registry {
         let slot = Shared::make_mut(slot);
         slot.state.apply(commit, effects);
         slot.settle(commit.resource, commit.index, (0, 0), effects, &mut self.links);
+        self.links.note(commit.session, commit.resource, &*slot.state);
+        if let Some(waste) = slot.state.take_waste() {
+            self.waste.add(waste);
+        }
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
@@ -231,7 +247,7 @@ impl StateMachine for Registry {
     fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
         for resource in self.involving(session) {
             self.links.involved.remove(&(session, resource));
-            let slot = self.slots.get_mut(&resource).expect("only what exists is involved");
+            let Some(slot) = self.slots.get_mut(&resource) else { continue };
             let before = (effects.events.len(), effects.notices.len());
             let commit = Commit { resource, ..*commit };
             let slot = Shared::make_mut(slot);
@@ -261,8 +277,9 @@ impl StateMachine for Registry {
 
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>) {
         for resource in self.involving(session) {
-            let slot = self.slot(resource).expect("only what exists is involved");
-            slot.state.holdings(resource, session, now, out);
+            if let Some(slot) = self.slot(resource) {
+                slot.state.holdings(resource, session, now, out);
+            }
         }
     }
 
@@ -394,7 +411,11 @@ impl Registry {
             self.links.involved.remove(&(session, id));
         }
         let commit = Commit { resource: id, ..*commit };
-        Shared::make_mut(&mut slot).state.deleted(&commit, effects);
+        let state = &mut Shared::make_mut(&mut slot).state;
+        state.deleted(&commit, effects);
+        if let Some(waste) = state.take_waste() {
+            self.waste.add(waste);
+        }
         effects.event(id, DELETED, None, None);
         Ok(())
     }
