@@ -31,7 +31,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
-    Answer, Completer, Counter, Failure, Lock, Map, Reply, Submit, Subscription, Value,
+    Answer, Completer, Counter, Failure, Lock, Map, Reply, RwLock, Semaphore, Submit, Subscription,
+    Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -226,6 +227,16 @@ impl Client {
         self.open(name, Lock::open)
     }
 
+    /// The read-write lock `name`.
+    pub fn rwlock(&self, name: &str) -> Reply<RwLock<Group>> {
+        self.open(name, RwLock::open)
+    }
+
+    /// The semaphore `name`; created with so many permits where there is none.
+    pub fn semaphore(&self, name: &str, permits: u32) -> Reply<Semaphore<Group>> {
+        self.open(name, |group, name| Semaphore::open(group, name, permits))
+    }
+
     fn open<T>(&self, name: &str, open: impl FnOnce(Group, &str) -> Reply<T>) -> Reply<T> {
         match self.group_of(name) {
             Ok(group) => open(group, name),
@@ -307,6 +318,11 @@ impl Submit for Group {
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
         let (group, waiter) = (self.group, (resource, waiter));
         self.shared.ask(|completer| Order::Await { group, waiter, completer })
+    }
+
+    fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        let (group, waiter) = (self.group, (resource, waiter));
+        self.shared.ask(|completer| Order::AwaitEnd { group, waiter, completer })
     }
 
     fn subscribe(

@@ -107,6 +107,8 @@ codes! {
     OPTIONS_TOO_LARGE = 212, NotApplied, "options are at most 4 KiB";
     /// A subscription's filter that is not well formed.
     BAD_FILTER = 213, NotApplied, "the event filter is not valid";
+    /// A number of permits, parties or tasks that is 0 or more than there can be.
+    BAD_AMOUNT = 214, NotApplied, "the number asked for is out of range";
 
     /// No resource with this id or name: never created, or deleted.
     NO_SUCH_RESOURCE = 301, NotApplied, "no such resource; it was deleted or never created";
@@ -116,12 +118,16 @@ codes! {
     NOT_HOLDER = 303, NotApplied, "not held by this session under this token";
     /// A token older than one already seen.
     STALE_TOKEN = 304, NotApplied, "a newer holder has been here; this token is stale";
+    /// Permits given back that are not held, or not so many.
+    BAD_RELEASE = 305, NotApplied, "these permits are not held; nothing was given back";
     /// The lease had ended before the acknowledgement came.
     LEASE_EXPIRED = 306, NotApplied, "the lease had ended; it is somebody else's now";
     /// The session already holds or waits under this request number.
     ALREADY_HELD = 307, NotApplied, "this request already holds or waits; use another number";
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
+    /// A wait was ended by somebody else: the resource was deleted or reset, the candidate evicted.
+    WAIT_LOST = 309, NotApplied, "the wait was ended by somebody else";
 
     /// The session is not known: expired, closed, or never registered. What it sent before may
     /// have been applied.

@@ -120,6 +120,10 @@ pub mod kind {
     pub const MAP: u8 = 18;
     /// A fair lock with fencing tokens.
     pub const LOCK: u8 = 19;
+    /// A fair read-write lock.
+    pub const RW_LOCK: u8 = 23;
+    /// A fair semaphore.
+    pub const SEMAPHORE: u8 = 24;
 }
 
 /// How fresh the answer to a query must be.

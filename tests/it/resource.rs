@@ -1,7 +1,9 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod claims;
 mod events;
 mod golden;
+mod guards;
 mod handles;
 mod hostile;
 mod lock;

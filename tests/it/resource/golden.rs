@@ -7,7 +7,7 @@ use crate::machine::{World, chunks, register, restore};
 use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{counter, lock, map, registry, rwlock, semaphore, value};
 use margay_log::id::Micros;
 use std::fmt::Write;
 
@@ -58,7 +58,24 @@ pub(super) fn operations() -> Vec<Coded> {
         code(&lock::CancelV1 { request: version }),
         code(&lock::HolderV1 {}),
     ]);
+    all.extend(claims(version));
     all
+}
+
+/// Those of what is granted in turn.
+fn claims(number: u64) -> Vec<Coded> {
+    vec![
+        code(&rwlock::LockV1 { request: number, write: true, wait_ms: Some(1_500) }),
+        code(&rwlock::UnlockV1 { hold: number }),
+        code(&rwlock::CancelV1 { request: number }),
+        code(&rwlock::StatusV1 {}),
+        code(&semaphore::AcquireV1 { request: number, permits: 3, wait_ms: None }),
+        code(&semaphore::ReleaseV1 { hold: number, permits: 3 }),
+        code(&semaphore::CancelV1 { request: number }),
+        code(&semaphore::DrainV1 { request: number }),
+        code(&semaphore::ResizeV1 { permits: 5 }),
+        code(&semaphore::StatusV1 {}),
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -128,6 +145,7 @@ fn full() -> World {
         .iter()
         .map(|kind| world.open(one, &format!("r{kind}"), *kind))
         .collect();
+    fill_claims(&mut world, one);
     world.tick(Micros::from_millis(5));
     let two = world.entry(register(2));
     world.command(one, ids[0], &value::SetV1 { value: b"first".to_vec() });
@@ -146,6 +164,20 @@ fn full() -> World {
     world.send(last);
     world.entry(Logged { kind: kind::NOOP, ..Logged::default() });
     world
+}
+
+/// What is granted in turn: a hold and a wait of each.
+fn fill_claims(world: &mut World, one: u64) {
+    let id = world.open(one, "r23", kind::RW_LOCK);
+    for (request, write) in [(1, false), (2, true)] {
+        world.command(one, id, &rwlock::LockV1 { request, write, wait_ms: Some(900) });
+    }
+    let options = semaphore::options(3);
+    let open = registry::OpenV1 { name: b"r24".to_vec(), kind: kind::SEMAPHORE, options };
+    let id = world.command(one, 0, &open).index;
+    for request in 1..3 {
+        world.command(one, id, &semaphore::AcquireV1 { request, permits: 2, wait_ms: None });
+    }
 }
 
 #[test]
