@@ -61,6 +61,8 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+#[doc(hidden)]
+pub mod breaks;
 #[allow(unsafe_code)]
 pub mod buffer;
 pub mod disk;

@@ -31,8 +31,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
-    Answer, Completer, Counter, Failure, Lock, Map, Reply, RwLock, Semaphore, Submit, Subscription,
-    Value,
+    Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, Latch, Lock, Map,
+    Reply, RwLock, Semaphore, Submit, Subscription, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -235,6 +235,30 @@ impl Client {
     /// The semaphore `name`; created with so many permits where there is none.
     pub fn semaphore(&self, name: &str, permits: u32) -> Reply<Semaphore<Group>> {
         self.open(name, |group, name| Semaphore::open(group, name, permits))
+    }
+
+    /// The barrier `name`; created for so many parties where there is none.
+    pub fn barrier(&self, name: &str, parties: u32) -> Reply<Barrier<Group>> {
+        self.open(name, |group, name| Barrier::open(group, name, parties))
+    }
+
+    /// The latch `name`; created to count down from `count` where there is none.
+    pub fn latch(&self, name: &str, count: u32) -> Reply<Latch<Group>> {
+        self.open(name, |group, name| Latch::open(group, name, count))
+    }
+
+    /// The election `name`.
+    pub fn election(&self, name: &str) -> Reply<Election<Group>> {
+        self.open(name, Election::open)
+    }
+
+    /// The resource `name` of any type, one of the program's own for instance; created with these
+    /// options where there is none.
+    pub fn resource(&self, name: &str, kind: u8, options: &[u8]) -> Reply<Handle<Group>> {
+        self.open(name, |group, name| {
+            let opened = Directory::new(group.clone()).open(name, kind, options);
+            opened.and_then(move |id| Ok(Handle::new(group, id)))
+        })
     }
 
     fn open<T>(&self, name: &str, open: impl FnOnce(Group, &str) -> Reply<T>) -> Reply<T> {

@@ -128,6 +128,8 @@ codes! {
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
     /// A wait was ended by somebody else: the resource was deleted or reset, the candidate evicted.
     WAIT_LOST = 309, NotApplied, "the wait was ended by somebody else";
+    /// No such candidate in the election: it was never there, or is out.
+    NO_SUCH_CANDIDATE = 310, NotApplied, "no such candidate; it has never entered, or is out";
 
     /// The session is not known: expired, closed, or never registered. What it sent before may
     /// have been applied.
@@ -192,6 +194,8 @@ impl Code {
         self == Code::OK
     }
 }
+
+impl std::error::Error for Code {}
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -66,6 +66,7 @@ mod terms;
 
 use std::mem;
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -428,7 +429,7 @@ impl Raft {
 
     /// At most one `Persist` per step.
     fn persist(&mut self, out: &mut Vec<Output>) {
-        if mem::take(&mut self.persist_owed) {
+        if mem::take(&mut self.persist_owed) && !breaks::VOTE_NOT_PERSISTED.on() {
             self.persist_issued = Ticket(self.persist_issued.0 + 1);
             let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
             out.push(Output::Persist { ticket, term, vote });

@@ -14,6 +14,7 @@
 //!   both).
 //! * A leader commits by counting only entries of its own term (paper §5.4.2, Figure 8).
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId};
 
 use super::message::{Body, Message, Output};
@@ -137,7 +138,12 @@ impl Raft {
         // A new batch is acknowledged when it is durable. A leader that waits for a round, or has
         // not heard this node for a while because its disk is slow, gets an answer at once.
         let silence = self.now.since(follower.acked_at);
-        if !taken || follower.round > follower.acked_round || silence >= self.config.heartbeat {
+        let early = breaks::ACK_BEFORE_DURABLE.on();
+        if early
+            || !taken
+            || follower.round > follower.acked_round
+            || silence >= self.config.heartbeat
+        {
             self.acknowledge(out);
         }
     }
@@ -212,7 +218,10 @@ impl Raft {
     fn acknowledge(&mut self, out: &mut Vec<Output>) {
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
-        let (matched, round) = (self.durable_index.min(follower.verified), follower.round);
+        let (mut matched, round) = (self.durable_index.min(follower.verified), follower.round);
+        if breaks::ACK_BEFORE_DURABLE.on() {
+            matched = follower.verified;
+        }
         follower.acked = matched;
         follower.acked_round = round;
         follower.acked_at = self.now;
@@ -288,7 +297,8 @@ impl Raft {
         // Entries of earlier terms commit with the first of this one (paper §5.4.2): on a majority
         // or not, a leader elected without them could still replace them. All entries from `first`
         // on are of this term.
-        if index > self.commit_index && index >= leader.first {
+        let own = index >= leader.first || breaks::COMMIT_OLD_TERM.on();
+        if index > self.commit_index && own {
             self.commit_index = index;
             out.push(Output::Commit { index });
         }

@@ -263,6 +263,19 @@ impl Claims {
         true
     }
 
+    /// Somebody's hold is taken away. Returns whether there was one.
+    pub(super) fn lose(&mut self, waiter: Index, at: Moment, effects: &mut Effects) -> bool {
+        let Some(hold) = self.remove(waiter) else { return false };
+        effects.notice(hold.session, at.resource, waiter, NoticeState::Lost);
+        true
+    }
+
+    /// All that a session holds or waits for.
+    pub(super) fn names_of(&self, session: SessionId) -> Vec<Index> {
+        let held = self.held_by(session).map(|hold| hold.waiter);
+        held.chain(self.waiters.of_session(session).map(|(index, _)| index)).collect()
+    }
+
     /// A session is over: nothing of it is left, and nobody is told.
     pub(super) fn end_session(&mut self, session: SessionId) {
         self.waiters.remove_session(session);

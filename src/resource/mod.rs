@@ -4,13 +4,17 @@
 //! is replicated), handle (what the application holds). Handles are generic over [`Submit`]: the
 //! client, a node in the same process and the simulator carry operations alike.
 
+pub mod barrier;
 mod claims;
 pub mod codec;
 pub mod counter;
 pub mod directory;
+pub mod election;
 pub mod handle;
+pub mod latch;
 pub mod lock;
 pub mod map;
+pub mod own;
 pub mod registry;
 pub mod reply;
 mod ring;
@@ -20,11 +24,15 @@ pub mod snapshot;
 pub mod value;
 pub mod waiters;
 
+pub use barrier::Barrier;
 pub use counter::Counter;
 pub use directory::Directory;
+pub use election::{Election, Leadership};
 pub use handle::{Handle, Swap, Versioned};
+pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
+pub use own::{OwnType, register};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
@@ -187,7 +195,8 @@ struct Type {
     create: fn(options: &[u8]) -> Created,
 }
 
-type Created = Result<Box<dyn Resource>, Code>;
+/// A new resource's state, or why its options are refused.
+pub type Created = Result<Box<dyn Resource>, Code>;
 
 /// All types there are, by kind.
 static TYPES: &[Type] = &[
@@ -227,10 +236,18 @@ static TYPES: &[Type] = &[
         check: semaphore::check,
         create: semaphore::create,
     },
+    Type { kind: kind::BARRIER, name: "barrier", check: barrier::check, create: barrier::create },
+    Type { kind: kind::LATCH, name: "latch", check: latch::check, create: latch::create },
+    Type {
+        kind: kind::ELECTION,
+        name: "election",
+        check: election::check,
+        create: without_options::<election::ElectionState>,
+    },
 ];
 
 fn type_of(kind: u8) -> Option<&'static Type> {
-    TYPES.iter().find(|known| known.kind == kind)
+    TYPES.iter().find(|known| known.kind == kind).or_else(|| own::find(kind))
 }
 
 /// What a type of resource is called.

@@ -89,6 +89,17 @@ impl Waiters {
         self.moved.get(&index).copied()
     }
 
+    /// Those that were moved to the front, each with the entry that did.
+    pub fn moved(&self) -> impl Iterator<Item = (Index, Index)> {
+        self.moved.iter().map(|(index, by)| (*index, *by))
+    }
+
+    /// Whether this entry has moved one to the front.
+    #[must_use]
+    pub fn is_moved_by(&self, by: Index) -> bool {
+        self.front.contains_key(&Reverse(by))
+    }
+
     fn forget_move(&mut self, index: Index) {
         if let Some(by) = self.moved.remove(&index) {
             self.front.remove(&Reverse(by));

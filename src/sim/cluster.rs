@@ -41,6 +41,8 @@ pub(super) enum Event {
     Turn { node: usize, boot: u64 },
     /// A client looks at its deadlines, or does its next operation.
     Client { client: usize },
+    /// A node that is down since its `boot` starts.
+    Start { node: usize, boot: u64 },
     /// The next fault.
     Nemesis,
 }

@@ -145,6 +145,8 @@ pub enum RefusedOf {
     Subscription(u64),
     /// A status request, by id.
     Status(u64),
+    /// One frame, of a kind that is not known here, by that kind; the connection goes on.
+    Frame(u8),
 }
 
 impl RefusedOf {
@@ -157,6 +159,7 @@ impl RefusedOf {
             RefusedOf::Session(session) => (4, session.0),
             RefusedOf::Subscription(id) => (5, id),
             RefusedOf::Status(id) => (6, id),
+            RefusedOf::Frame(kind) => (7, u64::from(kind)),
         }
     }
 
@@ -169,6 +172,7 @@ impl RefusedOf {
             4 => RefusedOf::Session(SessionId(number)),
             5 => RefusedOf::Subscription(number),
             6 => RefusedOf::Status(number),
+            7 => RefusedOf::Frame(u8::try_from(number).ok()?),
             _ => return None,
         })
     }

@@ -77,6 +77,7 @@ fn group_status() -> GroupStatus {
         group: GroupId(1),
         node: "n1".to_owned(),
         leader: Some("n2".to_owned()),
+        halted: false,
         term: Term(4),
         first: Index(1),
         last: EntryId::new(Term(4), Index(100)),
@@ -139,6 +140,7 @@ fn responses() -> Vec<(&'static str, Response<'static>)> {
         ),
         ("refused_query", refused(RefusedOf::Query(5), Code::OVERLOADED, "", "8,192 in flight")),
         ("refused_connection", refused(RefusedOf::Connection, Code::SESSION_MOVED, "", "")),
+        ("refused_frame", refused(RefusedOf::Frame(200), Code::BAD_KIND, "", "")),
         ("status_reply", Response::Status { id: 8, groups: vec![group_status()] }),
     ]
 }

@@ -250,7 +250,8 @@ impl Session {
                 self.on_query_refused(CallId(id), refusal);
             }
             RefusedOf::Subscription(id) => self.on_subscription_refused(id, refusal),
-            RefusedOf::Register(_) | RefusedOf::Session(_) => {}
+            // Frames of an unknown kind are only sent by a later version, which knows what to do.
+            RefusedOf::Register(_) | RefusedOf::Session(_) | RefusedOf::Frame(_) => {}
         }
     }
 

@@ -359,7 +359,7 @@ fn who_stood_behind_a_wait_that_timed_out_is_let_in_by_the_timer() {
     let mut world = World::new();
     let session = world.register(1);
     let id = world.open(session, "rw", kind::RW_LOCK);
-    let mut lock = |world: &mut World, request, write, wait_ms| {
+    let lock = |world: &mut World, request, write, wait_ms| {
         world.command(session, id, &rwlock::LockV1 { request, write, wait_ms }).payload[0]
     };
     assert_eq!(lock(&mut world, 1, false, None), rwlock::GRANTED);

@@ -7,7 +7,9 @@ use crate::machine::{World, chunks, register, restore};
 use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::{counter, lock, map, registry, rwlock, semaphore, value};
+use margay::resource::{
+    barrier, counter, election, latch, lock, map, registry, rwlock, semaphore, value,
+};
 use margay_log::id::Micros;
 use std::fmt::Write;
 
@@ -75,6 +77,21 @@ fn claims(number: u64) -> Vec<Coded> {
         code(&semaphore::DrainV1 { request: number }),
         code(&semaphore::ResizeV1 { permits: 5 }),
         code(&semaphore::StatusV1 {}),
+        code(&barrier::AwaitV1 { request: number, wait_ms: None }),
+        code(&barrier::CancelV1 { request: number }),
+        code(&barrier::ResetV1 {}),
+        code(&barrier::StatusV1 {}),
+        code(&latch::CountDownV1 { by: 2 }),
+        code(&latch::AwaitV1 { request: number, wait_ms: Some(1_500) }),
+        code(&latch::CancelV1 { request: number }),
+        code(&latch::StatusV1 {}),
+        code(&election::CampaignV1 { request: number, data: b"me".to_vec(), wait_ms: None }),
+        code(&election::CancelV1 { request: number }),
+        code(&election::AnointV1 { candidate: number }),
+        code(&election::PromoteV1 { candidate: number }),
+        code(&election::EvictV1 { candidate: number }),
+        code(&election::LeaderV1 {}),
+        code(&election::CandidatesV1 { limit: 7 }),
     ]
 }
 
@@ -178,6 +195,17 @@ fn fill_claims(world: &mut World, one: u64) {
     for request in 1..3 {
         world.command(one, id, &semaphore::AcquireV1 { request, permits: 2, wait_ms: None });
     }
+    let id = world.open(one, "r25", kind::BARRIER);
+    for request in 1..4 {
+        world.command(one, id, &barrier::AwaitV1 { request, wait_ms: None });
+    }
+    let id = world.open(one, "r26", kind::LATCH);
+    world.command(one, id, &latch::AwaitV1 { request: 1, wait_ms: Some(900) });
+    let id = world.open(one, "r27", kind::ELECTION);
+    let campaign =
+        |request| election::CampaignV1 { request, data: vec![request as u8], wait_ms: None };
+    let names = [1, 2, 3].map(|request| world.command(one, id, &campaign(request)).index);
+    world.command(one, id, &election::PromoteV1 { candidate: names[2] });
 }
 
 #[test]

@@ -106,11 +106,11 @@ impl Near {
         self.far.lock().unwrap()
     }
 
-    fn hold(&self) {
+    pub(super) fn hold(&self) {
         self.far().held = Some(Vec::new());
     }
 
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         let held = self.far().held.take().unwrap();
         held.into_iter().for_each(|(completer, answer)| completer.complete(Ok(answer)));
     }

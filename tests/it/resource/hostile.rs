@@ -14,7 +14,17 @@ use rkyv::Archive;
 fn world() -> (World, u64, Vec<(u8, u64)>) {
     let mut world = World::new();
     let session = world.register(1);
-    let kinds = [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK, kind::RW_LOCK, kind::SEMAPHORE];
+    let kinds = [
+        kind::VALUE,
+        kind::COUNTER,
+        kind::MAP,
+        kind::LOCK,
+        kind::RW_LOCK,
+        kind::SEMAPHORE,
+        kind::BARRIER,
+        kind::LATCH,
+        kind::ELECTION,
+    ];
     let mut ids = vec![(kind::REGISTRY, 0)];
     for kind in kinds {
         ids.push((kind, world.open(session, &format!("r{kind}"), kind)));

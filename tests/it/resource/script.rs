@@ -3,7 +3,9 @@
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
-use margay::resource::{counter, lock, map, registry, rwlock, semaphore, value};
+use margay::resource::{
+    barrier, counter, election, latch, lock, map, registry, rwlock, semaphore, value,
+};
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
@@ -42,8 +44,17 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 6] =
-    [kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER, kind::RW_LOCK, kind::SEMAPHORE];
+const KINDS: [u8; 9] = [
+    kind::LOCK,
+    kind::MAP,
+    kind::VALUE,
+    kind::COUNTER,
+    kind::RW_LOCK,
+    kind::SEMAPHORE,
+    kind::BARRIER,
+    kind::LATCH,
+    kind::ELECTION,
+];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..3, 0..3)
@@ -111,10 +122,32 @@ fn claims_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+fn gathering_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let request = || 0..3_u64;
+    prop_oneof![
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&barrier::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&barrier::CancelV1 { request })),
+        1 => Just(code(&barrier::ResetV1 {})),
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&latch::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&latch::CancelV1 { request })),
+        1 => Just(code(&latch::CountDownV1 { by: 1 })),
+        4 => (request(), bytes(), wait()).prop_map(|(request, data, wait_ms)| {
+            code(&election::CampaignV1 { request, data, wait_ms })
+        }),
+        1 => request().prop_map(|request| code(&election::CancelV1 { request })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::AnointV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::PromoteV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::EvictV1 { candidate })),
+    ]
+}
+
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..8_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..12_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -138,6 +171,7 @@ fn coded() -> impl Strategy<Value = Coded> {
         2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
         6 => lock_operation(),
         8 => claims_operation(),
+        8 => gathering_operation(),
         1 => garbage(),
     ]
 }
