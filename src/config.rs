@@ -17,6 +17,8 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 
 /// Founders of a cluster, at most. Larger quorums cost latency and give nothing.
 pub const FOUNDERS_MAX: usize = 9;
+/// Members of a group, learners among them, at most.
+pub const MEMBERS_MAX: usize = 32;
 /// Groups of a cluster, at most: each has a log directory and two connections per pair of nodes.
 pub const GROUPS_MAX: u32 = 256;
 /// Shards of a node, at most.
@@ -109,6 +111,12 @@ pub const LATE: Micros = Micros::from_millis(5);
 pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
 /// Stopping waits this long for what is in flight.
 pub const STOP_TIME: Micros = Micros::from_millis(5_000);
+
+/// A port that is taken is tried again for so long: the kernel takes down what a killed process had
+/// after the process itself.
+pub const LISTEN_TIME: Micros = Micros::from_millis(2_000);
+/// Pause between two tries.
+pub const LISTEN_PAUSE: Micros = Micros::from_millis(20);
 
 /// Founders ask each other this often.
 pub const FORMING_PAUSE: Micros = Micros::from_millis(100);

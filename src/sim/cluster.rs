@@ -20,7 +20,8 @@ use super::node::Node;
 use super::trace::Trace;
 use crate::machine::StateMachine;
 use crate::raft::message::Config;
-use crate::replica::{ConnId, Member, Replica, ReplicaConfig};
+use crate::replica::membership::Member;
+use crate::replica::{ConnId, Replica, ReplicaConfig};
 use crate::wire::{self, Hello};
 
 /// What happens at some time.
@@ -85,18 +86,13 @@ pub(super) struct Cluster<S: StateMachine> {
 impl<S: StateMachine> Cluster<S> {
     pub(super) fn new(seed: u64, nodes: usize, state: fn() -> S, trace: Trace) -> Cluster<S> {
         let mut rng = Rng::new(seed);
-        let members: Vec<Member> = (1..=nodes)
-            .map(|n| Member {
-                id: NodeId(n as u32),
-                name: format!("n{n}"),
-                address: format!("n{n}:5150"),
-            })
-            .collect();
-        let nodes = members
-            .iter()
-            .map(|member| {
-                let incarnation = Incarnation(rng.next_u64() | 1);
-                Node::new(member.id, incarnation, SimDisk::new(rng.next_u64()))
+        let mut members = Vec::new();
+        let nodes = (1..=nodes)
+            .map(|n| {
+                let (id, incarnation) = (NodeId(n as u32), Incarnation(rng.next_u64() | 1));
+                let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
+                members.push(Member { id, name, address, incarnation });
+                Node::new(id, incarnation, SimDisk::new(rng.next_u64()))
             })
             .collect();
         Cluster {
