@@ -284,10 +284,10 @@ impl Game {
                 world.command(session, *id, &semaphore::ReleaseV1 { hold: name, permits })
             }
         };
-        if held.is_some() && right {
+        if let Some((claim, _)) = held.filter(|_| right) {
             assert_eq!(told.code, Code::OK);
             model.holds.retain(|(claim, _)| claim.name != name);
-            model.tell(held.unwrap().0, NoticeState::Released);
+            model.tell(claim, NoticeState::Released);
         } else {
             assert_eq!(told.code, if self.rw { Code::NOT_HOLDER } else { Code::BAD_RELEASE });
         }
