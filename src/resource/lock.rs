@@ -1,9 +1,9 @@
 //! A fair lock with fencing tokens.
 //!
 //! First come, first served. Who holds it is a *request* of a session, not the session: several
-//! tasks that share a session wait for each other like strangers. So it is not re-entrant by itself:
-//! a task that asks again while it holds the lock waits for itself, unless its handle shares what
-//! it holds ([`Lock::reentrant`]). Held until it is given back, or its session ends.
+//! tasks that share a session wait for each other like strangers. So it is not re-entrant by
+//! itself: a task that asks again while it holds the lock waits for itself, unless its handle
+//! shares what it holds ([`Lock::reentrant`]). Held until it is given back, or its session ends.
 //!
 //! Every grant carries a token: the index of the entry that granted it, so it rises strictly.
 //! Whatever the lock protects should refuse tokens lower than the highest it has seen: a holder

@@ -84,8 +84,8 @@ pub trait Submit: Clone + Send + Sync + 'static {
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
 
     /// Resolves when what a session holds or waits for is over: the final state, or
-    /// [`NoticeState::Lost`] as soon as nobody can be sure of it any more, which is when the session
-    /// was not heard of in time. Fails where the client was closed.
+    /// [`NoticeState::Lost`] as soon as nobody can be sure of it any more, which is when the
+    /// session was not heard of in time. Fails where the client was closed.
     fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
 
     /// Subscribes to events of a resource after a position, or from now on.

@@ -35,7 +35,7 @@ pub struct Waiters {
     queue: OrdMap<Index, Waiter>,
     requests: OrdMap<(SessionId, u64), Index>,
     deadlines: Timers<Index>,
-    /// Those that were moved to the front, in order of their turns: the last one moved is the first.
+    /// Those moved to the front, in order of their turns: the last one moved is the first.
     front: OrdMap<Reverse<Index>, Index>,
     /// The entry that moved a waiter to the front.
     moved: OrdMap<Index, Index>,

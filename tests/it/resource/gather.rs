@@ -71,70 +71,37 @@ impl Model {
     }
 }
 
-/// Plays the steps; `left` counts down where it is a latch, else the barrier is for three.
-fn play(steps: &[Step], mut left: Option<u32>) {
-    let mut world = World::new();
-    let mut sessions: Vec<u64> = (0..4).map(|key| world.register(key)).collect();
-    let (kind, options) = match left {
-        Some(count) => (kind::LATCH, latch::options(count)),
-        None => (kind::BARRIER, barrier::options(3)),
-    };
-    let open = OpenV1 { name: b"it".to_vec(), kind, options };
-    let id = world.command(sessions[0], 0, &open).index;
-    let mut model = Model::default();
-    for step in steps {
-        let index = world.machine.applied().0 + 1;
+struct Game {
+    world: World,
+    sessions: Vec<u64>,
+    id: u64,
+    model: Model,
+    /// What the latch has left to count down; `None` for a barrier of three.
+    left: Option<u32>,
+}
+
+impl Game {
+    fn new(left: Option<u32>) -> Game {
+        let mut world = World::new();
+        let sessions: Vec<u64> = (0..4).map(|key| world.register(key)).collect();
+        let (kind, options) = match left {
+            Some(count) => (kind::LATCH, latch::options(count)),
+            None => (kind::BARRIER, barrier::options(3)),
+        };
+        let open = OpenV1 { name: b"it".to_vec(), kind, options };
+        let id = world.command(sessions[0], 0, &open).index;
+        Game { world, sessions, id, model: Model::default(), left }
+    }
+
+    fn play(&mut self, step: &Step) {
         match *step {
-            Step::Arrive { session, request, wait: wait_ms } => {
-                let session = sessions[session];
-                let told = match left {
-                    Some(_) => world.command(session, id, &latch::AwaitV1 { request, wait_ms }),
-                    None => world.command(session, id, &barrier::AwaitV1 { request, wait_ms }),
-                };
-                let all = model.waiting.iter().chain(model.passed.iter().map(|(party, _)| party));
-                let mut all = all.map(|party| (party.session, party.request));
-                if all.any(|known| known == (session, request)) {
-                    assert_eq!(told.code, Code::ALREADY_HELD);
-                    continue;
-                }
-                let due = wait_ms.map(|wait| world.time + wait * 1_000);
-                let open = match left {
-                    Some(left) => left == 0,
-                    None => model.waiting.len() == 2,
-                };
-                if open || wait_ms != Some(0) {
-                    model.waiting.push(Party { session, request, name: index, due });
-                }
-                if open {
-                    model.pass(index);
-                }
-                assert_eq!(told.payload[0] == barrier::GRANTED, open);
+            Step::Arrive { session, request, wait } => {
+                self.arrive(self.sessions[session], request, wait);
             }
-            Step::Cancel { session, request } => {
-                let session = sessions[session];
-                match left {
-                    Some(_) => world.command(session, id, &latch::CancelV1 { request }),
-                    None => world.command(session, id, &barrier::CancelV1 { request }),
-                };
-                let other = |party: &Party| (party.session, party.request) != (session, request);
-                model.waiting.retain(other);
-                model.passed.retain(|(party, _)| other(party));
-            }
-            Step::Other => match &mut left {
-                Some(left) => {
-                    let told = world.command(sessions[0], id, &latch::CountDownV1 { by: 1 });
-                    *left = left.saturating_sub(1);
-                    assert_eq!(told.payload, u64::from(*left).to_le_bytes());
-                    if *left == 0 {
-                        model.pass(index);
-                    }
-                }
-                None => {
-                    world.command(sessions[0], id, &barrier::ResetV1 {});
-                    model.waiting.clear();
-                }
-            },
+            Step::Cancel { session, request } => self.cancel(self.sessions[session], request),
+            Step::Other => self.other(),
             Step::End(session) => {
+                let Game { world, sessions, model, .. } = self;
                 let ended = sessions[session];
                 world.end(kind::EXPIRE, ended);
                 model.waiting.retain(|party| party.session != ended);
@@ -142,17 +109,77 @@ fn play(steps: &[Step], mut left: Option<u32>) {
                 sessions[session] = world.register(session as u8);
             }
             Step::Tick(ms) => {
-                world.tick(Micros::from_millis(ms));
-                model.waiting.retain(|party| party.due.is_none_or(|due| due > world.time));
+                self.world.tick(Micros::from_millis(ms));
+                let now = self.world.time;
+                self.model.waiting.retain(|party| party.due.is_none_or(|due| due > now));
             }
         }
-        for session in &sessions {
+        self.check();
+    }
+
+    fn arrive(&mut self, session: u64, request: u64, wait_ms: Option<u64>) {
+        let Game { world, id, model, left, .. } = self;
+        let told = match left {
+            Some(_) => world.command(session, *id, &latch::AwaitV1 { request, wait_ms }),
+            None => world.command(session, *id, &barrier::AwaitV1 { request, wait_ms }),
+        };
+        let all = model.waiting.iter().chain(model.passed.iter().map(|(party, _)| party));
+        let mut all = all.map(|party| (party.session, party.request));
+        if all.any(|known| known == (session, request)) {
+            assert_eq!(told.code, Code::ALREADY_HELD);
+            return;
+        }
+        let due = wait_ms.map(|wait| world.time + wait * 1_000);
+        let open = match left {
+            Some(left) => *left == 0,
+            None => model.waiting.len() == 2,
+        };
+        if open || wait_ms != Some(0) {
+            model.waiting.push(Party { session, request, name: told.index, due });
+        }
+        if open {
+            model.pass(told.index);
+        }
+        assert_eq!(told.payload[0] == barrier::GRANTED, open);
+    }
+
+    fn cancel(&mut self, session: u64, request: u64) {
+        let Game { world, id, model, left, .. } = self;
+        match left {
+            Some(_) => world.command(session, *id, &latch::CancelV1 { request }),
+            None => world.command(session, *id, &barrier::CancelV1 { request }),
+        };
+        let other = |party: &Party| (party.session, party.request) != (session, request);
+        model.waiting.retain(other);
+        model.passed.retain(|(party, _)| other(party));
+    }
+
+    fn other(&mut self) {
+        let Game { world, sessions, id, model, left } = self;
+        match left {
+            Some(left) => {
+                let told = world.command(sessions[0], *id, &latch::CountDownV1 { by: 1 });
+                *left = left.saturating_sub(1);
+                assert_eq!(told.payload, u64::from(*left).to_le_bytes());
+                if *left == 0 {
+                    model.pass(told.index);
+                }
+            }
+            None => {
+                world.command(sessions[0], *id, &barrier::ResetV1 {});
+                model.waiting.clear();
+            }
+        }
+    }
+
+    fn check(&self) {
+        for session in &self.sessions {
             let mut listed = Vec::new();
-            world.machine.holdings(SessionId(*session), &mut listed);
+            self.world.machine.holdings(SessionId(*session), &mut listed);
             let listed: BTreeMap<u64, NoticeState> =
                 listed.iter().map(|notice| (notice.waiter.0, notice.state)).collect();
-            assert_eq!(listed, mirror(&world.seen.notices, *session));
-            assert_eq!(listed, model.of(*session));
+            assert_eq!(listed, mirror(&self.world.seen.notices, *session));
+            assert_eq!(listed, self.model.of(*session));
         }
     }
 }
@@ -160,7 +187,8 @@ fn play(steps: &[Step], mut left: Option<u32>) {
 proptest! {
     #[test]
     fn a_barrier_lets_three_pass_at_a_time(steps in prop::collection::vec(step(), 1..100)) {
-        play(&steps, None);
+        let mut game = Game::new(None);
+        steps.iter().for_each(|step| game.play(step));
     }
 
     #[test]
@@ -168,7 +196,8 @@ proptest! {
         steps in prop::collection::vec(step(), 1..100),
         count in 0_u32..5,
     ) {
-        play(&steps, Some(count));
+        let mut game = Game::new(Some(count));
+        steps.iter().for_each(|step| game.play(step));
     }
 }
 
