@@ -8,6 +8,7 @@ mod golden;
 mod guards;
 mod handles;
 mod hostile;
+mod lives;
 mod lock;
 mod models;
 mod registry;
