@@ -76,6 +76,7 @@ pub mod recover;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
+pub mod snapshot;
 mod tail;
 mod walk;
 mod writer;

@@ -32,6 +32,9 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fatal> {
         self.hungry = false;
+        if self.snapshots.is_restoring() || self.lacks_state() {
+            return Ok(());
+        }
         let mut budget = self.config.apply_bytes;
         while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
             if budget == 0 {
@@ -56,6 +59,7 @@ impl<S: StateMachine> Replica<S> {
                 let mut delivery = self.front.delivery(host);
                 self.machine.apply(batch.header().first, time, entries(batch), &mut delivery);
                 budget = budget.saturating_sub(batch.size());
+                self.snapshots.bytes = self.snapshots.bytes.saturating_add(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;
                 }

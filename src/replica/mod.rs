@@ -19,7 +19,9 @@ mod front;
 mod outputs;
 mod pending;
 mod requests;
+mod snapshot;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -27,18 +29,22 @@ use margay_log::batch::{Batch, Received};
 use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
 use margay_log::format::BATCH_MAX;
-use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, Ticket};
+use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
+use crate::config::SNAPSHOT_AFTER;
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
-use crate::wire::{self, Frame};
+use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
+use crate::wire::{self, Frame, Kind};
 use front::Front;
 use pending::Pending;
+pub use snapshot::SnapshotCounts;
+use snapshot::Snapshots;
 
 /// A client's connection, named by whoever owns the socket. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -54,6 +60,10 @@ pub trait Host {
     fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
     /// Start a disk operation on this group's directory.
     fn disk(&mut self, op: Op);
+    /// Drop what is left of a large state, without holding up the turn where that can be done.
+    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
+        drop(remains);
+    }
 }
 
 /// A member of the group, as the founding record names it.
@@ -92,6 +102,12 @@ pub struct ReplicaConfig {
     pub sessions_max: usize,
     /// Entry bytes applied in one flush, about; the rest waits for the next turn.
     pub apply_bytes: u64,
+    /// A snapshot is taken when this many bytes of entries were applied since the last one, or as
+    /// many as that one has, whichever is more.
+    pub snapshot_after: u64,
+    /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
+    /// nodes, so that they write equal files.
+    pub snapshot_chunk: usize,
 }
 
 impl ReplicaConfig {
@@ -110,6 +126,8 @@ impl ReplicaConfig {
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
+            snapshot_after: SNAPSHOT_AFTER,
+            snapshot_chunk: 64 << 10,
         }
     }
 
@@ -178,6 +196,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Snapshots of the machine.
+    snapshots: Snapshots<S>,
     /// What the core wants done, not yet done.
     outputs: VecDeque<Output>,
     scratch: Vec<Output>,
@@ -226,28 +246,37 @@ impl<S: StateMachine> Replica<S> {
         let group = config.group;
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
         let log = opened.log;
+        let snapshots = Snapshots::new(opened.snapshots, opened.report.snapshots_unreadable);
+        let commit = snapshots.committed(&log);
+        // A snapshot may have become durable before the term it was brought in.
+        let (term, vote) = match snapshots.term() {
+            begun if begun > term => (begun, None),
+            _ => (term, vote),
+        };
         let restored = Restored {
             term,
             vote,
             terms: log.terms(),
             last: log.last(),
-            snapshot: EntryId::ZERO,
+            snapshot: log.start().id,
+            commit,
             voters: config.members.iter().map(|member| member.id).collect(),
         };
         let raft = Raft::new(config.raft, restored, now);
-        Ok(Self {
+        let mut replica = Self {
             raft,
             log,
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            snapshots,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
-            commit: Index::ZERO,
+            commit,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             clock: None,
@@ -259,7 +288,9 @@ impl<S: StateMachine> Replica<S> {
             frame: Vec::new(),
             batches: Vec::new(),
             config,
-        })
+        };
+        replica.begin_restore();
+        Ok(replica)
     }
 
     /// A frame from another node's replica of this group; `batch` holds the bytes that followed it,
@@ -277,6 +308,17 @@ impl<S: StateMachine> Replica<S> {
     ) -> Result<(), Fault> {
         if from == self.config.raft.id || self.config.member(from).is_none() {
             return Err(Fault::Stranger(from));
+        }
+        match frame.kind {
+            Kind::SnapshotPiece => {
+                self.on_snapshot_piece(now, from, &SnapshotPiece::decode(frame)?, host);
+                return Ok(());
+            }
+            Kind::SnapshotAck => {
+                self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
+                return Ok(());
+            }
+            _ => {}
         }
         let peer = PeerMessage::decode(frame)?;
         if let message::Body::AppendAck { matched, .. } = peer.message.body
@@ -340,6 +382,10 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// The log is poisoned: a write into prepared space or of the hard state failed.
     pub fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal> {
+        if let Done::Snapshot { ticket, result } = done {
+            self.on_snapshot_step(now, ticket, result, host);
+            return Ok(());
+        }
         let progress = self.log.on_done(done)?;
         if let Some(index) = progress.durable {
             self.step(now, Input::Durable { index });
@@ -389,6 +435,7 @@ impl<S: StateMachine> Replica<S> {
         self.flush_seal(now, host)?;
         self.run_outputs(now, host);
         self.serve_reads(now, host);
+        self.flush_snapshots(now, host);
         for op in self.log.ops() {
             host.disk(op);
         }
@@ -399,7 +446,7 @@ impl<S: StateMachine> Replica<S> {
     /// When `flush` must be called at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
-        let now = self.hungry.then_some(Micros(0));
+        let now = (self.hungry || self.snapshots.is_hungry()).then_some(Micros(0));
         // A full batch takes no tick and no expiry. Room comes with a commit or the end of a write,
         // and both are followed by a flush.
         let full = self.log.open_bytes() >= u64::from(BATCH_MAX);
@@ -409,7 +456,8 @@ impl<S: StateMachine> Replica<S> {
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
-        let deadlines = [now, self.raft.deadline(), self.log.deadline(), timer, session, listen];
+        let (raft, log) = (self.raft.deadline(), self.log.deadline());
+        let deadlines = [now, raft, log, timer, session, listen, self.snapshots.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -508,6 +556,12 @@ impl<S: StateMachine> Replica<S> {
             sessions: self.machine.sessions().len() as u32,
             voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
         }
+    }
+
+    /// What has happened about snapshots.
+    #[must_use]
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.snapshots.counts
     }
 
     /// The core, for checkers and reports.

@@ -86,6 +86,10 @@ pub struct Summary {
     pub crashes: u64,
     /// Links that were cut, and clients whose connection broke.
     pub cuts: u64,
+    /// Snapshots that were finished.
+    pub snapshots: u64,
+    /// Snapshots that one node brought another.
+    pub installs: u64,
     /// Histories whose search was given up.
     pub given_up: u64,
 }
@@ -209,6 +213,8 @@ impl Run {
         self.summary.given_up = history::judge(&mut journal)?;
         self.summary.operations = journal.operations;
         self.summary.unknown = journal.unknown;
+        let Summary { snapshots, installs, .. } = self.cluster.counted;
+        (self.summary.snapshots, self.summary.installs) = (snapshots, installs);
         self.summary.time = self.cluster.now.since(began);
         self.summary.trace = self.cluster.trace.hash();
         Ok(self.summary)

@@ -13,5 +13,6 @@ mod mutation;
 mod power_cut;
 #[cfg(feature = "sim")]
 mod rot;
+mod snapshots;
 #[cfg(feature = "sim")]
 mod world;
