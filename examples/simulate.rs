@@ -14,7 +14,7 @@ fn main() -> std::process::ExitCode {
             Ok(summary) => {
                 operations += summary.operations;
                 unknown += summary.unknown;
-                crashes += summary.crashes;
+                crashes += summary.faults.get("crash").copied().unwrap_or(0);
                 given_up += summary.given_up;
                 virtual_time += summary.time.0;
             }

@@ -6,8 +6,10 @@
 
 mod cluster;
 mod directory;
+mod embed;
 mod founding;
 mod group;
+mod local;
 mod options;
 mod signals;
 
@@ -27,8 +29,10 @@ use crate::error::Error;
 use crate::forming::{Disagreement, Founder, Peer};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
-use crate::shard::{Node, Plan, Running, driver_tag, start, sys};
+use crate::shard::{self, Plan, Running, driver_tag, start, sys};
+pub use embed::{Node, NodeBuilder};
 pub use group::{replica, resources, run};
+pub use local::{LocalBuilder, LocalCluster};
 
 use cluster::{founded, founders, resolve, resolve_one};
 use directory::Directory;
@@ -61,6 +65,9 @@ pub struct ServerConfig {
     /// A group takes a snapshot when this many bytes of entries were applied since its last, or as
     /// many as that one has, whichever is more. Default 64 MiB.
     pub snapshot_after: u64,
+    /// Pin shards to CPUs where there are enough. Off where several nodes share a machine, or a
+    /// program has other work for its CPUs.
+    pub pin: bool,
 }
 
 impl ServerConfig {
@@ -78,6 +85,7 @@ impl ServerConfig {
             unsafe_no_auth: false,
             spin_us: 0,
             snapshot_after: config::SNAPSHOT_AFTER,
+            pin: true,
         }
     }
 }
@@ -103,7 +111,7 @@ pub type MakeGroup = Arc<dyn Fn(Seed, Micros) -> Result<Box<dyn Group>, Error> +
 
 /// A node that serves.
 pub struct Server {
-    node: Arc<Node>,
+    node: Arc<shard::Node>,
     running: Vec<Running>,
     address: SocketAddr,
     notes: Vec<String>,
@@ -150,6 +158,16 @@ impl Server {
         make: MakeGroup,
         stop: &AtomicBool,
     ) -> Result<Server, Error> {
+        Server::start_with(config, listen, make, stop)
+    }
+
+    /// The same with a way of its own to the listener.
+    fn start_with(
+        config: &ServerConfig,
+        listen: fn(SocketAddr) -> Result<OwnedFd, Error>,
+        make: MakeGroup,
+        stop: &AtomicBool,
+    ) -> Result<Server, Error> {
         let (shards, cpus) = check(config)?;
         let mut notes = inspect(preflight::machine(shards))?;
         let listener = listen(config.listen)?;
@@ -165,7 +183,9 @@ impl Server {
         })?;
         let peers = if config.peers.is_empty() { record.peers() } else { peers };
         let addresses = resolve(&record, &peers)?;
-        let node = Node::new(&record, id, addresses, shards, connections()).map(Arc::new);
+        let port = address.port();
+        let node = shard::Node::new(&record, id, port, addresses, shards, connections());
+        let node = node.map(Arc::new);
         let node = node.map_err(|e| Error::executor(&e))?;
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
         let running = start(&node, plans)?;
@@ -211,8 +231,7 @@ impl Server {
     /// What its shards have counted.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let sum =
-            |count: fn(&crate::shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
+        let sum = |count: fn(&shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
         let longest = self.node.counters.iter().map(|counters| counters.longest.get());
         Stats {
             turns: sum(|c| c.turns.get()),
@@ -259,7 +278,7 @@ impl Server {
 
     fn end(&mut self) -> Result<(), Error> {
         self.node.stop();
-        crate::shard::join(std::mem::take(&mut self.running));
+        shard::join(std::mem::take(&mut self.running));
         self.node.failure().map_or(Ok(()), Err)
     }
 }
@@ -299,6 +318,7 @@ fn inspect(findings: Vec<Finding>) -> Result<Vec<String>, Error> {
     Ok(warnings.map(ToString::to_string).collect())
 }
 
+/// Listens where nobody else does.
 fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
     let cause = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -329,7 +349,7 @@ fn connections() -> usize {
 fn plan(
     config: &ServerConfig,
     directory: &Directory,
-    node: &Arc<Node>,
+    node: &Arc<shard::Node>,
     listener: OwnedFd,
     address: SocketAddr,
     cpus: &[usize],
@@ -368,7 +388,7 @@ fn plan(
 }
 
 fn open_log(
-    node: &Node,
+    node: &shard::Node,
     group: GroupId,
     path: &Path,
     slot: usize,
@@ -379,6 +399,7 @@ fn open_log(
         group,
         incarnation: node.incarnation,
         refuse_damage: true,
+        mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;

@@ -61,8 +61,12 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+#[doc(hidden)]
+pub mod breaks;
 #[allow(unsafe_code)]
 pub mod buffer;
+#[cfg(feature = "direct")]
+pub mod commit_log;
 pub mod disk;
 pub mod error;
 pub mod format;

@@ -22,7 +22,7 @@ use crate::options::Options;
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
-use crate::snapshot::SnapshotHeader;
+use crate::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 use crate::tail::Tail;
 use crate::walk::Walk;
 use crate::writer::Writer;
@@ -112,6 +112,9 @@ pub struct Opened {
     pub meta: Vec<u8>,
     /// The snapshots whose headers are whole, oldest first. Their chunks have not been looked at.
     pub snapshots: Vec<SnapshotHeader>,
+    /// Entries of the kind [`Options::mark`] that are the first of a batch of the log: where they
+    /// are and their payloads, rising.
+    pub marked: Vec<(Index, Vec<u8>)>,
     /// What was found.
     pub report: Report,
 }
@@ -200,7 +203,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     let listed = remove_leftovers(storage, listed, &hard)?;
     check_numbers(&listed, &hard)?;
 
-    let mut walk = Walk::new(&hard);
+    let mut walk = Walk::new(&hard, options.mark);
     let mut headers = Vec::new();
     let mut fresh = None;
     for &(number, size) in &listed {
@@ -244,6 +247,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     };
     let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
     let last = walk.segments.last();
+    walk.marked.retain(|(index, _)| *index <= last.id.index);
+    let marked = std::mem::take(&mut walk.marked);
     let report = Report {
         created,
         last: last.id,
@@ -258,7 +263,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     };
     let mut log = recovered(options, &hard, pair, walk.segments, damage);
     go_on(storage, &mut log, &hard, pair, fresh)?;
-    Ok(Opened { meta: hard.meta, log, snapshots, report })
+    Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
 }
 
 /// The newest hard state, its pair, and whether the log is new.
@@ -417,9 +422,9 @@ fn read_snapshots(
     let listed = storage.snapshots().map_err(|cause| failed("list", "snapshots", cause))?;
     let (mut whole, mut unreadable) = (Vec::new(), Vec::new());
     for (index, size) in listed {
-        let mut block = Buffer::zeroed(BLOCK);
-        let header = match storage.read_snapshot(index, 0, &mut block) {
-            Ok(()) => SnapshotHeader::decode(&block).ok(),
+        let mut header = Buffer::zeroed(SNAPSHOT_HEADER);
+        let header = match storage.read_snapshot(index, 0, &mut header) {
+            Ok(()) => SnapshotHeader::decode(&header).ok(),
             Err(_) => None,
         };
         let is_ours = |header: &SnapshotHeader| {
@@ -456,6 +461,7 @@ fn recovered(
         meta: hard.meta.clone(),
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
+        replacing: Index::ZERO,
         retiring: Vec::new(),
         hard_ticket: Ticket(0),
         ops: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! The file of a snapshot: the state that a prefix of the log has led to, in checked chunks.
 //!
 //! ```text
-//! header block │ chunk │ chunk │ …      each chunk: 32 bytes, payload, zeros up to the block
+//! header, 4 blocks │ chunk │ chunk │ …      each chunk: 32 bytes, payload, zeros up to the block
 //! ```
 //!
 //! What a chunk holds is the owner's business. Nothing in the file is a node's own: owners that cut
@@ -13,22 +13,23 @@
 
 use crate::buffer::Buffer;
 use crate::error::FormatError;
-use crate::format::{
-    BLOCK, VERSION, close_block, head, in_blocks, put, recognise_block, u32_at, u64_at,
-};
+use crate::format::{BLOCK, VERSION, head, in_blocks, put, u16_at, u32_at, u64_at};
 use crate::id::{BatchEnd, Chain, ClusterId, EntryId, GroupId, Index, Term};
 
 /// Largest payload of a chunk, in bytes.
 pub const CHUNK_MAX: usize = 16 << 20;
+/// Bytes of the header: four blocks, so that the largest membership fits.
+pub const SNAPSHOT_HEADER: usize = 4 * BLOCK;
 /// Bytes in front of a chunk's payload.
 pub const CHUNK_HEADER: usize = 32;
 /// Longest part of the header that is the owner's, in bytes.
-pub const SNAPSHOT_META_MAX: usize = 3584;
+pub const SNAPSHOT_META_MAX: usize = 16_000;
 
 const SNAPSHOT_MAGIC: [u8; 4] = *b"MGYN";
 const CHUNK_MAGIC: [u8; 4] = *b"MGYC";
 const META_AT: usize = 80;
-const _: () = assert!(META_AT + SNAPSHOT_META_MAX <= BLOCK - 4);
+const CRC_AT: usize = SNAPSHOT_HEADER - 4;
+const _: () = assert!(META_AT + SNAPSHOT_META_MAX <= CRC_AT);
 
 /// Name of a snapshot's file, by the last index it contains.
 #[must_use]
@@ -36,7 +37,7 @@ pub fn snapshot_file(index: Index) -> String {
     format!("snapshot-{:016}.mgs", index.0)
 }
 
-/// The first block of a snapshot: what it is of, and how much there is of it.
+/// The first blocks of a snapshot: what it is of, and how much there is of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotHeader {
     /// The cluster.
@@ -49,7 +50,7 @@ pub struct SnapshotHeader {
     pub log_time: u64,
     /// Number of chunks.
     pub chunks: u64,
-    /// Bytes of the file, this block included.
+    /// Bytes of the file, the header included.
     pub length: u64,
     /// CRC-32C over the headers of all chunks in order, and through them over everything.
     pub digest: u32,
@@ -58,19 +59,28 @@ pub struct SnapshotHeader {
 }
 
 impl SnapshotHeader {
-    /// Reads the header block at the front of `bytes`.
+    /// Reads the header at the front of `bytes`.
     ///
     /// # Errors
     /// What is wrong with it first, in the order magic, checksum, version, content.
     pub fn decode(bytes: &[u8]) -> Result<SnapshotHeader, FormatError> {
-        let bytes = head::<BLOCK>(bytes)?;
-        recognise_block(bytes, SNAPSHOT_MAGIC)?;
+        let bytes = head::<SNAPSHOT_HEADER>(bytes)?;
+        if bytes[..4] != SNAPSHOT_MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if crc32c::crc32c(&bytes[..CRC_AT]) != u32_at(bytes, CRC_AT) {
+            return Err(FormatError::HeaderCrc);
+        }
+        let found = u16_at(bytes, 4);
+        if found != VERSION {
+            return Err(FormatError::Version { found });
+        }
         let (length, meta) = (u64_at(bytes, 64), u32_at(bytes, 76));
         if meta as usize > SNAPSHOT_META_MAX {
             return Err(FormatError::Length { length: meta });
         }
         let far = [32, 56, 64].into_iter().any(|at| u64_at(bytes, at) > u64::MAX / 2);
-        let small = length < BLOCK as u64 || !length.is_multiple_of(BLOCK as u64);
+        let small = length < SNAPSHOT_HEADER as u64 || !length.is_multiple_of(BLOCK as u64);
         if far || small || u32_at(bytes, 20) != 0 || u32_at(bytes, 44) != 0 {
             return Err(FormatError::Reserved);
         }
@@ -93,14 +103,14 @@ impl SnapshotHeader {
         })
     }
 
-    /// The bytes of the header block.
+    /// The bytes of the header.
     ///
     /// # Panics
     /// If `meta` is longer than [`SNAPSHOT_META_MAX`].
     #[must_use]
     pub fn encode(&self) -> Buffer {
         assert!(self.meta.len() <= SNAPSHOT_META_MAX);
-        let mut block = Buffer::zeroed(BLOCK);
+        let mut block = Buffer::zeroed(SNAPSHOT_HEADER);
         put(&mut block, 0, SNAPSHOT_MAGIC);
         put(&mut block, 4, VERSION.to_le_bytes());
         put(&mut block, 8, self.cluster.0.to_le_bytes());
@@ -114,7 +124,8 @@ impl SnapshotHeader {
         put(&mut block, 72, self.digest.to_le_bytes());
         put(&mut block, 76, (self.meta.len() as u32).to_le_bytes());
         block[META_AT..META_AT + self.meta.len()].copy_from_slice(&self.meta);
-        close_block(&mut block);
+        let crc = crc32c::crc32c(&block[..CRC_AT]);
+        put(&mut block, CRC_AT, crc.to_le_bytes());
         block
     }
 }
@@ -129,7 +140,8 @@ impl SnapshotMaker {
     /// Begins a snapshot; counts and digest of `header` are filled in on the way.
     #[must_use]
     pub fn new(header: SnapshotHeader) -> SnapshotMaker {
-        let header = SnapshotHeader { chunks: 0, length: BLOCK as u64, digest: 0, ..header };
+        let header =
+            SnapshotHeader { chunks: 0, digest: 0, length: SNAPSHOT_HEADER as u64, ..header };
         SnapshotMaker { header }
     }
 
@@ -183,7 +195,7 @@ impl SnapshotReader {
     /// Reads what follows `header`.
     #[must_use]
     pub fn new(header: SnapshotHeader) -> SnapshotReader {
-        let position = BLOCK as u64;
+        let position = SNAPSHOT_HEADER as u64;
         SnapshotReader { header, bytes: Vec::new(), taken: 0, chunks: 0, digest: 0, position }
     }
 

@@ -102,6 +102,14 @@ impl Endpoints {
         self.remember(attempt);
     }
 
+    /// Why the current address does not do what is asked for, if that is the last it said.
+    pub(super) fn refused(&self) -> Option<Code> {
+        match self.attempts.last() {
+            Some((address, Attempt::Refused(code, _))) if *address == self.current => Some(*code),
+            _ => None,
+        }
+    }
+
     /// The next attempt goes to the current address.
     pub(super) fn again(&mut self) {
         self.hint = Some(self.current.clone());

@@ -43,6 +43,10 @@ impl Entry {
     fn is_outside(&self) -> bool {
         !self.tainted && self.refusals.max(self.swept) >= self.sends
     }
+
+    fn is_filler(&self) -> bool {
+        self.operation.kind == kind::REFUSED
+    }
 }
 
 /// A command that has been answered.
@@ -77,6 +81,13 @@ impl Stream {
     /// The last number given out.
     pub(super) fn last(&self) -> Sequence {
         Sequence(self.first.0 - 1 + self.entries.len() as u64)
+    }
+
+    /// The last command a read must see. One that was given up outside of any log changes nothing:
+    /// reads need not wait until its number is used up.
+    pub(super) fn last_for_reads(&self) -> Sequence {
+        let fillers = self.entries.iter().rev().take_while(|entry| entry.is_filler()).count();
+        Sequence(self.last().0 - fillers as u64)
     }
 
     /// Entries that nobody waits for but that must go through.

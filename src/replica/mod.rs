@@ -15,7 +15,9 @@
 //! - Nothing about a session is answered by a leader before its own no-op has been applied.
 
 mod apply;
+mod change;
 mod front;
+pub mod membership;
 mod outputs;
 mod pending;
 mod requests;
@@ -34,17 +36,22 @@ use margay_log::{Log, Opened};
 
 use crate::config::SNAPSHOT_AFTER;
 use crate::machine::session::SESSIONS_MAX;
-use crate::machine::{LogTime, Machine, StateMachine, kind};
+use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
 use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
 use crate::wire::{self, Frame, Kind};
+use change::{Changes, restore_members};
 use front::Front;
+use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
+
+/// How long a client refused for load should wait before it tries again.
+const RETRY: Micros = Micros::from_millis(5);
 
 /// A client's connection, named by whoever owns the socket. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -64,17 +71,11 @@ pub trait Host {
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {
         drop(remains);
     }
-}
-
-/// A member of the group, as the founding record names it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its number.
-    pub id: NodeId,
-    /// Its name, unique in the cluster.
-    pub name: String,
-    /// Where it listens, `host:port`.
-    pub address: String,
+    /// Who may be sent something from now on. A host that reaches every node by its number has
+    /// nothing to do.
+    fn members(&mut self, members: &Memberships) {
+        let _ = members;
+    }
 }
 
 /// Who this replica is, and its bounds.
@@ -84,8 +85,8 @@ pub struct ReplicaConfig {
     pub cluster: ClusterId,
     /// The group.
     pub group: GroupId,
-    /// Every voter, this node among them.
-    pub members: Vec<Member>,
+    /// The voters the group was founded with. This node need not be one.
+    pub founders: Vec<Member>,
     /// Timing of the core, and this node's number.
     pub raft: Config,
     /// Batches sealed and not yet committed, at most.
@@ -113,11 +114,11 @@ pub struct ReplicaConfig {
 impl ReplicaConfig {
     /// The defaults of `config.rs` for a member of a group.
     #[must_use]
-    pub fn new(cluster: ClusterId, group: GroupId, members: Vec<Member>, raft: Config) -> Self {
+    pub fn new(cluster: ClusterId, group: GroupId, founders: Vec<Member>, raft: Config) -> Self {
         Self {
             cluster,
             group,
-            members,
+            founders,
             raft,
             batches_in_flight: 4,
             bytes_in_flight: 8 << 20,
@@ -129,10 +130,6 @@ impl ReplicaConfig {
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
         }
-    }
-
-    fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
     }
 }
 
@@ -148,9 +145,12 @@ pub enum Fault {
     /// An append that contradicts itself.
     #[error("{0}")]
     Append(&'static str),
-    /// A message from a node that is not a member.
-    #[error("node {0} is not a member of this group")]
+    /// A message from a node that is no member any more.
+    #[error("node {0} was removed from this group")]
     Stranger(NodeId),
+    /// A configuration entry that does not decode.
+    #[error(transparent)]
+    Membership(#[from] BadMembership),
 }
 
 /// Something after which this replica must not go on. The process says so and stops.
@@ -176,6 +176,16 @@ pub enum Fatal {
         /// The group.
         group: GroupId,
     },
+    /// A configuration entry of the log is not one of ours.
+    #[error("group {group}: the configuration at index {index} cannot be read: {why}")]
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// Where it is.
+        index: Index,
+        /// What is wrong with it.
+        why: BadMembership,
+    },
     /// A committed batch cannot be read back.
     #[error("group {group}: the log is damaged behind index {behind}")]
     Damaged {
@@ -189,6 +199,8 @@ pub enum Fatal {
 /// One group on one node. See the module's text.
 pub struct Replica<S: StateMachine> {
     config: ReplicaConfig,
+    /// Who belongs to the group; in step with the core's configurations.
+    members: Memberships,
     raft: Raft,
     log: Log,
     machine: Machine<S>,
@@ -203,6 +215,12 @@ pub struct Replica<S: StateMachine> {
     scratch: Vec<Output>,
     /// The batch that came with the message being handled.
     arriving: Option<Received>,
+    /// What its first entry says, if that is a configuration.
+    arriving_members: Option<Membership>,
+    /// Changes of the membership, as their leader sees them.
+    changes: Changes,
+    /// The host has not been told of the members.
+    members_news: bool,
     /// Hard-state updates under way: (the log's ticket, the core's).
     persisting: VecDeque<(Ticket, Ticket)>,
     /// Log reads under way for followers.
@@ -222,6 +240,8 @@ pub struct Replica<S: StateMachine> {
     ready_at: Option<Index>,
     /// The no-op is applied and `front` leads the sessions.
     leading: bool,
+    /// Applying came to an entry that cannot be applied: nothing is answered any more.
+    halted: Option<Halted>,
     /// More to do at once: the last flush stopped at its budget.
     hungry: bool,
     /// When the last flush was, for telling how long this leader was deaf.
@@ -247,7 +267,11 @@ impl<S: StateMachine> Replica<S> {
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
         let log = opened.log;
         let snapshots = Snapshots::new(opened.snapshots, opened.report.snapshots_unreadable);
-        let commit = snapshots.committed(&log);
+        let held = snapshots.held_by(&log);
+        let commit = held.map_or(Index::ZERO, |held| held.end.id.index);
+        let members = restore_members(&config, held, &opened.marked)?;
+        let configurations = members.iter().map(|(at, members)| (*at, members.configuration()));
+        let configurations = configurations.collect();
         // A snapshot may have become durable before the term it was brought in.
         let (term, vote) = match snapshots.term() {
             begun if begun > term => (begun, None),
@@ -260,10 +284,11 @@ impl<S: StateMachine> Replica<S> {
             last: log.last(),
             snapshot: log.start().id,
             commit,
-            voters: config.members.iter().map(|member| member.id).collect(),
+            configurations,
         };
         let raft = Raft::new(config.raft, restored, now);
         let mut replica = Self {
+            members,
             raft,
             log,
             machine: Machine::new(state),
@@ -273,6 +298,9 @@ impl<S: StateMachine> Replica<S> {
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
+            arriving_members: None,
+            changes: Changes::default(),
+            members_news: true,
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
@@ -283,6 +311,7 @@ impl<S: StateMachine> Replica<S> {
             ticking: None,
             ready_at: None,
             leading: false,
+            halted: None,
             hungry: false,
             flushed_at: now,
             frame: Vec::new(),
@@ -306,7 +335,7 @@ impl<S: StateMachine> Replica<S> {
         batch: Option<Buffer>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        if from == self.config.raft.id || self.config.member(from).is_none() {
+        if from == self.config.raft.id || self.members.current().is_removed(from) {
             return Err(Fault::Stranger(from));
         }
         match frame.kind {
@@ -327,6 +356,7 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         self.arriving = None;
+        self.arriving_members = None;
         if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
             let Some(buffer) = batch else {
                 return Err(Fault::Append("an append came without its batch"));
@@ -341,9 +371,15 @@ impl<S: StateMachine> Replica<S> {
                 // The leader sends it again; nothing was promised yet.
                 return Ok(());
             }
+            if let Some((header, payload)) = received.first_entry()
+                && header.kind == kind::CONFIGURATION
+            {
+                self.arriving_members = Some(Membership::decode(payload)?);
+            }
             self.arriving = Some(received);
         }
-        self.step(now, Input::Message { from, message: peer.message });
+        let configuration = self.arriving_members.as_ref().map(Membership::configuration);
+        self.step(now, Input::Message { from, message: peer.message, configuration });
         // A batch whose bytes do not belong where its message said must stop this replica, not the
         // peer. That is found while the outputs run, and reported by the flush that ends the turn.
         self.run_outputs(now, host);
@@ -422,6 +458,7 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// The log is poisoned, damaged or not the leader's: this replica must stop.
     pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
+        self.tell_members(host);
         self.flush_deadlines(now, host);
         self.flush_seal(now, host)?;
         self.flush_reads(now);
@@ -434,6 +471,8 @@ impl<S: StateMachine> Replica<S> {
         // Applying may have answered, and a new leader's no-op may open the pipeline again.
         self.flush_seal(now, host)?;
         self.run_outputs(now, host);
+        self.tell_members(host);
+        self.answer_change(host);
         self.serve_reads(now, host);
         self.flush_snapshots(now, host);
         for op in self.log.ops() {
@@ -479,7 +518,11 @@ impl<S: StateMachine> Replica<S> {
     /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the
     /// gate, not the leader's own disk).
     fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
-        while self.raft.role() == RoleKind::Leader && self.log.open_entries() > 0 {
+        loop {
+            self.propose_configuration();
+            if self.raft.role() != RoleKind::Leader || self.log.open_entries() == 0 {
+                return Ok(());
+            }
             let idle = self.uncommitted.is_empty();
             let room = self.uncommitted.len() < self.config.batches_in_flight
                 && self.uncommitted_bytes < self.config.bytes_in_flight;
@@ -495,11 +538,11 @@ impl<S: StateMachine> Replica<S> {
             assert_eq!(batch.header().first, self.raft.last().index.next());
             self.uncommitted.push_back((batch.header().last().index, batch.size()));
             self.uncommitted_bytes += batch.size();
-            self.step(now, Input::Appended { entries });
+            let configuration = self.sealed_configuration(batch.header().first);
+            self.step(now, Input::Appended { entries, configuration });
             assert_eq!(self.raft.last(), self.log.last());
             self.run_outputs(now, host);
         }
-        Ok(())
     }
 
     /// Gives one input to the core; what it wants done waits in `outputs`.
@@ -541,11 +584,14 @@ impl<S: StateMachine> Replica<S> {
     /// What `cluster status` shows of this replica.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        let name = |id: NodeId| self.config.member(id).map(|member| member.name.clone());
+        let name = |id: NodeId| self.members.member(id).map(|member| member.name.clone());
+        let named = |ids: &[NodeId]| ids.iter().filter_map(|id| name(*id)).collect();
+        let members = self.raft.configuration();
         GroupStatus {
             group: self.config.group,
             node: name(self.config.raft.id).unwrap_or_default(),
             leader: self.raft.leader().and_then(name),
+            halted: self.halted.is_some(),
             term: self.raft.term(),
             first: self.log.first(),
             last: self.log.last(),
@@ -554,7 +600,9 @@ impl<S: StateMachine> Replica<S> {
             commit: self.commit,
             applied: self.machine.applied(),
             sessions: self.machine.sessions().len() as u32,
-            voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
+            voters: named(members.voters()),
+            outgoing: named(members.outgoing()),
+            learners: named(members.learners()),
         }
     }
 
@@ -562,6 +610,12 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn snapshot_counts(&self) -> SnapshotCounts {
         self.snapshots.counts
+    }
+
+    /// Who belongs to the group.
+    #[must_use]
+    pub fn members(&self) -> &Memberships {
+        &self.members
     }
 
     /// The core, for checkers and reports.

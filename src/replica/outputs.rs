@@ -9,7 +9,7 @@ use margay_log::format::EntryHeader;
 use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
 
 use super::{Fatal, Host, Replica};
-use crate::machine::{LogTime, StateMachine, kind};
+use crate::machine::{Code, LogTime, StateMachine, kind};
 use crate::raft::message::{Body, Input, Message, Output, RoleKind, Round};
 use crate::wire::peer::PeerMessage;
 
@@ -140,6 +140,7 @@ impl<S: StateMachine> Replica<S> {
     /// Puts the batch that arrived into the log.
     fn accept(&mut self, prev: EntryId) {
         let received = self.arriving.take().expect("the core accepts only what arrived");
+        self.accept_members(prev.index);
         if let Err(refused) = self.log.accept(received) {
             self.front.fatal = Some(Fatal::Diverged {
                 group: self.config.group,
@@ -152,6 +153,7 @@ impl<S: StateMachine> Replica<S> {
     fn on_commit(&mut self, index: Index) {
         assert!(index > self.commit, "commit goes forward only");
         self.commit = index;
+        self.members_news |= self.members.commit(index);
         while let Some(&(last, bytes)) = self.uncommitted.front() {
             if last > index {
                 break;
@@ -184,6 +186,7 @@ impl<S: StateMachine> Replica<S> {
     /// An open batch exists only in its leader: whoever waits for it asks the next leader.
     fn stop_leading(&mut self, host: &mut dyn Host) {
         self.log.discard_open();
+        self.give_up_change(host);
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
         self.clock = None;
@@ -191,8 +194,8 @@ impl<S: StateMachine> Replica<S> {
         self.ready_at = None;
         self.leading = false;
         let leader = self.leader_address();
-        self.front.stop_leading(&leader, host);
-        self.refuse_all_reads(host);
+        self.front.stop_leading(Code::NOT_LEADER, &leader, host);
+        self.refuse_all_reads(Code::NOT_LEADER, host);
     }
 
     /// Appends an entry of the system's own to the open batch. `None` where it does not fit now:
@@ -205,7 +208,7 @@ impl<S: StateMachine> Replica<S> {
     /// Where clients should go: the leader's address, or nothing where none is known.
     pub(super) fn leader_address(&self) -> String {
         let leader = self.raft.leader().filter(|&id| id != self.config.raft.id);
-        let member = leader.and_then(|id| self.config.member(id));
+        let member = leader.and_then(|id| self.members.member(id));
         member.map(|member| member.address.clone()).unwrap_or_default()
     }
 }

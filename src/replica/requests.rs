@@ -10,7 +10,7 @@ use margay_log::id::{Index, Micros};
 
 use super::front::{refuse, send_event};
 use super::pending::{Waiting, Want};
-use super::{ConnId, Fault, Host, Replica};
+use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
     Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
     session,
@@ -20,8 +20,6 @@ use crate::wire::client::{RefusedOf, Request, Response};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
-/// How long a client refused for load should wait before it tries again.
-const RETRY: Micros = Micros::from_millis(5);
 
 /// A command as it arrived.
 struct Arrived<'a> {
@@ -45,7 +43,14 @@ impl<S: StateMachine> Replica<S> {
         frame: &Frame<'_>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        match Request::decode(frame)? {
+        let request = Request::decode(frame)?;
+        if self.halted.is_some() && !matches!(request, Request::Status { .. }) {
+            // Another node may run a program that can go on.
+            self.refuse(host, conn, RefusedOf::Connection, Code::HALTED, Micros(0));
+            host.close(conn);
+            return Ok(());
+        }
+        match request {
             Request::Command { sequence, acked, kind, schema, resource, payload } => {
                 let arrived = Arrived { sequence, acked, kind, schema, resource, payload };
                 self.on_command(now, conn, &arrived, host);
@@ -65,6 +70,7 @@ impl<S: StateMachine> Replica<S> {
                 self.on_subscribe(conn, id, resource, after, filter, host);
             }
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
+            Request::Admin { id, admin } => self.on_admin(conn, id, admin, host),
             Request::Status { id } => {
                 let groups = vec![self.status()];
                 if let Some(out) = host.client(conn) {

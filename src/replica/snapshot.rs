@@ -74,11 +74,10 @@ impl<S: StateMachine> Snapshots<S> {
         }
     }
 
-    /// The last entry known to be committed because the log holds it and a snapshot ends there.
-    pub(super) fn committed(&self, log: &Log) -> Index {
-        let ends = self.kept.iter().map(|kept| kept.end);
-        let held = ends.filter(|end| log.chain_at(end.id.index) == Some(end.chain));
-        held.map(|end| end.id.index).max().unwrap_or(Index::ZERO)
+    /// The newest whose end the log holds: up to there it is committed.
+    pub(super) fn held_by(&self, log: &Log) -> Option<&SnapshotHeader> {
+        let held = |kept: &&SnapshotHeader| log.chain_at(kept.end.id.index) == Some(kept.end.chain);
+        self.kept.iter().rfind(held)
     }
 
     /// The highest term that a snapshot ends in.
@@ -201,6 +200,7 @@ impl<S: StateMachine> Replica<S> {
             group: self.config.group,
             end: BatchEnd { id: EntryId::new(term, applied), chain },
             log_time: self.machine.time().0,
+            meta: self.members.encode_at(applied),
             ..SnapshotHeader::default()
         };
         tracing::debug!(group = self.config.group.0, %applied, "snapshot begun");

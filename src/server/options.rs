@@ -40,7 +40,7 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
             None => cpus.clone(),
         },
         // A machine of our own: pin. Otherwise the scheduler knows better.
-        None if available.len() >= shards && config.peers_elsewhere() => available,
+        None if config.pin && available.len() >= shards && config.peers_elsewhere() => available,
         None => Vec::new(),
     };
     Ok((shards, cpus))

@@ -1,7 +1,7 @@
 //! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with
 //! them.
 
-use margay_log::id::NodeId;
+use margay_log::id::{Micros, NodeId};
 
 use super::conn::State;
 use super::greet::refusal;
@@ -11,6 +11,7 @@ use super::{Shard, View};
 use crate::config;
 use crate::machine::Code;
 use crate::replica::{ConnId, Fault};
+use crate::wire::client::{RefusedOf, Response};
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Hello, HelloKind, Kind};
 
@@ -180,7 +181,7 @@ impl Shard {
             self.frames += 1;
             match wire::decode(bytes) {
                 Ok(frame) => self.on_frame(role, bytes, &frame, intake)?,
-                Err(error) if !error.is_fatal() => self.on_unknown(index, &error),
+                Err(error @ wire::Error::Kind(kind)) => self.on_unknown(index, kind, &error),
                 Err(error) => return Err(error.into()),
             }
             if !self.net.get(index).is_some_and(|conn| conn.is_serving()) {
@@ -222,10 +223,12 @@ impl Shard {
     }
 
     /// A message of a later version: said, and the connection goes on.
-    fn on_unknown(&mut self, index: u32, error: &wire::Error) {
+    fn on_unknown(&mut self, index: u32, kind: u8, error: &wire::Error) {
         let Some(conn) = self.net.get(index) else { return };
         if matches!(conn.state, State::Client { .. }) && conn.owed() < config::OUT_BYTES_MAX {
-            refusal(error.code(), &error.to_string()).encode(conn.out.bytes_mut());
+            let (of, code, text) = (RefusedOf::Frame(kind), error.code(), &error.to_string());
+            let refused = Response::Refused { of, code, retry: Micros(0), leader: "", text };
+            refused.encode(conn.out.bytes_mut());
             self.net.mark(index);
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) cluster: ClusterId,
     pub(crate) incarnation: Incarnation,
+    /// Where it listens.
+    pub(crate) port: u16,
     pub(crate) groups: u32,
     pub(crate) shards: usize,
     /// The founding record, for founders that missed it.
@@ -47,6 +49,7 @@ impl Node {
     pub(crate) fn new(
         founding: &crate::forming::FoundingRecord,
         id: NodeId,
+        port: u16,
         addresses: BTreeMap<NodeId, SocketAddr>,
         shards: usize,
         connections: usize,
@@ -60,6 +63,7 @@ impl Node {
             id,
             cluster: founding.cluster(),
             incarnation: own.incarnation,
+            port,
             groups: founding.groups(),
             shards,
             record: founding.encode(),
@@ -85,6 +89,7 @@ impl Node {
             groups: self.groups,
             incarnation: self.incarnation,
             code,
+            port: self.port,
         }
     }
 

@@ -77,6 +77,16 @@ pub(crate) fn probe_address(address: SocketAddr) -> io::Result<()> {
     bind(&fd, address)
 }
 
+/// Keeps an address for this process, without listening: whoever listens there with [`listen`]
+/// shares it, and the kernel gives it to nobody else.
+pub(crate) fn reserve(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = stream_socket(&address)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    bind(&fd, address)?;
+    Ok(fd)
+}
+
 /// A TCP socket for connecting to `address`.
 pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };

@@ -1,18 +1,17 @@
-//! A simulated client: the real session, and a program of handles that runs over it.
+//! A simulated client: the real session, and programs of handles that run over it.
 //!
-//! The program is a future that a simulated node of glommio, tokio or a thread would run; here it
-//! is polled whenever something may have come for it. Its handles submit to a [`Desk`], and this
-//! file carries orders from the desk to the session and answers back.
+//! A program is a future that an executor or a thread would run; here all of a client's are polled
+//! whenever something may have come for one. Their handles submit to a [`Desk`], and this file
+//! carries orders from the desk to the session and answers back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use margay_log::id::{GroupId, Index, Micros};
 use margay_log::rng::Rng;
 
+use super::workload::Program;
 use crate::client::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
 use crate::machine::{Code, Filter, Level, NoticeState, ResourceId};
 use crate::replica::ConnId;
@@ -22,7 +21,7 @@ use crate::resource::{Answer, Failure, Reply, Submit};
 /// How long a simulated call may take.
 const PATIENCE: Micros = Micros::from_millis(5_000);
 
-/// What a program has asked for and the session has not heard of yet.
+/// What the programs have asked for and the session has not heard of yet.
 enum Order {
     Call(Call, Completer<Answer>),
     Notice(ResourceId, Index, Completer<NoticeState>),
@@ -34,7 +33,7 @@ struct Shared {
     orders: VecDeque<Order>,
     now: Micros,
     unique: u64,
-    /// The session has ended since the program last looked.
+    /// How many sessions have ended.
     expired: u64,
     /// Until when what the session holds is certainly its own.
     safe_until: Option<Micros>,
@@ -43,7 +42,7 @@ struct Shared {
     sleeping: Option<Micros>,
 }
 
-/// Where handles submit. Cloned into every handle of the program.
+/// Where handles submit. Cloned into every handle of the programs.
 #[derive(Clone, Default)]
 pub(super) struct Desk(Arc<Mutex<Shared>>);
 
@@ -67,20 +66,20 @@ impl Desk {
         self.shared().safe_until.map_or(0, |at| at.0)
     }
 
-    /// Whether the program should come to its end.
+    /// Whether the programs should come to their end.
     pub(super) fn closing(&self) -> bool {
         self.shared().closing
     }
 
-    /// Resolves when the time has come.
+    /// Resolves when the time has come. Whoever sleeps says so again each time programs run.
     pub(super) async fn sleep_until(&self, at: u64) {
         std::future::poll_fn(|_| {
             let mut shared = self.shared();
             if shared.now.0 >= at {
-                shared.sleeping = None;
                 return Poll::Ready(());
             }
-            shared.sleeping = Some(Micros(at));
+            let first = shared.sleeping.map_or(Micros(at), |other| other.min(Micros(at)));
+            shared.sleeping = Some(first);
             Poll::Pending
         })
         .await;
@@ -141,8 +140,6 @@ impl Submit for Desk {
     }
 }
 
-type Program = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// See the module's text.
 pub(super) struct Client {
     pub session: Session,
@@ -150,11 +147,11 @@ pub(super) struct Client {
     /// Whether the link is up, or still being made.
     pub linked: bool,
     pub desk: Desk,
-    program: Option<Program>,
+    programs: Vec<Program>,
     calls: BTreeMap<CallId, Completer<Answer>>,
     feeds: BTreeMap<CallId, Feed>,
     notices: Vec<(ResourceId, Index, Completer<NoticeState>)>,
-    /// Something came that the program has not seen.
+    /// Something came that the programs have not seen.
     told: bool,
     /// When `Event::Client` was last scheduled for.
     pub wake: Option<Micros>,
@@ -165,7 +162,7 @@ impl Client {
         rng: &mut Rng,
         endpoints: Vec<String>,
         now: Micros,
-        program: impl FnOnce(Desk) -> Program,
+        programs: impl FnOnce(&Desk) -> Vec<Program>,
     ) -> Client {
         let key = (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())).to_le_bytes();
         let mut config = SessionConfig::new(GroupId(0), endpoints, key, rng.next_u64());
@@ -176,7 +173,7 @@ impl Client {
             session: Session::new(config, now),
             link: None,
             linked: false,
-            program: Some(program(desk.clone())),
+            programs: programs(&desk),
             desk,
             calls: BTreeMap::new(),
             feeds: BTreeMap::new(),
@@ -186,30 +183,27 @@ impl Client {
         }
     }
 
-    /// Whether the program has come to its end.
+    /// Whether all programs have come to their end.
     pub(super) fn is_done(&self) -> bool {
-        self.program.is_none()
+        self.programs.is_empty()
     }
 
-    /// The program should come to its end.
+    /// The programs should come to their end.
     pub(super) fn close(&mut self) {
         self.desk.shared().closing = true;
     }
 
-    /// Lets the program run as far as it can, and gives the session what it asked for.
+    /// Lets the programs run as far as they can, and gives the session what they asked for.
     pub(super) fn run(&mut self, now: Micros) {
         {
             let mut shared = self.desk.shared();
             shared.now = now;
             shared.safe_until = self.session.safe_until();
+            shared.sleeping = None;
         }
         self.told = false;
-        if let Some(program) = &mut self.program {
-            let mut context = Context::from_waker(Waker::noop());
-            if program.as_mut().poll(&mut context).is_ready() {
-                self.program = None;
-            }
-        }
+        let mut context = Context::from_waker(Waker::noop());
+        self.programs.retain_mut(|program| program.as_mut().poll(&mut context).is_pending());
         loop {
             let order = self.desk.shared().orders.pop_front();
             let Some(order) = order else { break };
@@ -248,7 +242,7 @@ impl Client {
         self.told = true;
     }
 
-    /// Takes what the session has to tell the program. What concerns the connection is returned.
+    /// Takes what the session has to tell the programs. What concerns the connection is returned.
     pub(super) fn take_outputs(&mut self) -> Vec<Output> {
         let mut rest = Vec::new();
         while let Some(output) = self.session.poll() {
@@ -293,12 +287,12 @@ impl Client {
         }
     }
 
-    /// Whether an answer or an order waits that the program or the session has not seen.
+    /// Whether an answer or an order waits that a program or the session has not seen.
     pub(super) fn has_news(&self) -> bool {
         !self.desk.shared().orders.is_empty() || self.told
     }
 
-    /// When the session or the program must be looked at next.
+    /// When the session or a program must be looked at next.
     pub(super) fn deadline(&self) -> Option<Micros> {
         let sleeping = self.desk.shared().sleeping;
         [self.session.deadline(), sleeping].into_iter().flatten().min()

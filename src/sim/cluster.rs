@@ -20,7 +20,8 @@ use super::trace::Trace;
 use super::{Failure, Summary};
 use crate::machine::StateMachine;
 use crate::raft::message::Config;
-use crate::replica::{ConnId, Member, Replica, ReplicaConfig};
+use crate::replica::membership::Member;
+use crate::replica::{ConnId, Replica, ReplicaConfig};
 use crate::wire::{self, Hello};
 
 /// What happens at some time.
@@ -41,6 +42,8 @@ pub(super) enum Event {
     Turn { node: usize, boot: u64 },
     /// A client looks at its deadlines, or does its next operation.
     Client { client: usize },
+    /// A node that is down since its `boot` starts.
+    Start { node: usize, boot: u64 },
     /// The next fault.
     Nemesis,
 }
@@ -88,18 +91,13 @@ pub(super) struct Cluster<S: StateMachine> {
 impl<S: StateMachine> Cluster<S> {
     pub(super) fn new(seed: u64, nodes: usize, state: fn() -> S, trace: Trace) -> Cluster<S> {
         let mut rng = Rng::new(seed);
-        let members: Vec<Member> = (1..=nodes)
-            .map(|n| Member {
-                id: NodeId(n as u32),
-                name: format!("n{n}"),
-                address: format!("n{n}:5150"),
-            })
-            .collect();
-        let nodes = members
-            .iter()
-            .map(|member| {
-                let incarnation = Incarnation(rng.next_u64() | 1);
-                Node::new(member.id, incarnation, SimDisk::new(rng.next_u64()))
+        let mut members = Vec::new();
+        let nodes = (1..=nodes)
+            .map(|n| {
+                let (id, incarnation) = (NodeId(n as u32), Incarnation(rng.next_u64() | 1));
+                let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
+                members.push(Member { id, name, address, incarnation });
+                Node::new(id, incarnation, SimDisk::new(rng.next_u64()))
             })
             .collect();
         Cluster {

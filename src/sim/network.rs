@@ -75,6 +75,11 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    /// Whether any link is cut.
+    pub(super) fn is_cut(&self) -> bool {
+        !self.cut.is_empty()
+    }
+
     /// Mends everything.
     pub(super) fn heal(&mut self) {
         self.cut.clear();

@@ -1,7 +1,13 @@
 //! Tests of the library from outside, in one binary.
 
 mod client;
+#[cfg(feature = "server")]
+mod embed;
+#[cfg(feature = "server")]
+mod examples;
 mod machine;
+#[cfg(feature = "server")]
+mod own;
 mod raft;
 mod resource;
 mod script;

@@ -183,7 +183,7 @@ fn snapshot() {
     };
     let mut maker = SnapshotMaker::new(header);
     let (offset, chunk) = maker.chunk(b"a state");
-    assert_eq!((offset, chunk.len()), (4096, 4096));
+    assert_eq!((offset, chunk.len()), (16384, 4096));
     check("snapshot_chunk", &chunk);
     check("snapshot_header", &maker.header().encode());
     assert_eq!(SnapshotHeader::decode(&maker.header().encode()).as_ref(), Ok(maker.header()));

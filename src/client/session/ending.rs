@@ -70,6 +70,10 @@ impl Session {
         let after = format!("{}.{}s", tenths / 10, tenths % 10);
         let tried = self.endpoints.to_string();
         let tried = if tried.is_empty() { tried } else { format!(" ({tried})") };
+        if let (Link::Open, Some(code)) = (&self.link, self.endpoints.refused()) {
+            // It was asked again and again, and always said why not.
+            return Failure::with_outcome(code, outcome, format!("for {after}{tried}"));
+        }
         if self.link == Link::Open {
             let address = self.endpoints.current();
             let text = format!("no answer from {address} after {after}{tried}");

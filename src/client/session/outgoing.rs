@@ -67,7 +67,8 @@ impl Session {
                 *sent = true;
                 self.asked += 1;
                 let Operation { kind, schema, resource, ref payload } = *operation;
-                let (id, level, seen, after) = (call.0, *level, self.seen, self.stream.last());
+                let (id, level, seen, after) =
+                    (call.0, *level, self.seen, self.stream.last_for_reads());
                 let query =
                     Request::Query { id, level, seen, after, kind, schema, resource, payload };
                 query.encode(&mut self.out);

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use margay_log::Buffer;
 use margay_log::disk::{DiskError, SnapshotStep};
-use margay_log::format::BLOCK;
 use margay_log::id::{Micros, NodeId, Ticket};
-use margay_log::snapshot::SnapshotHeader;
+use margay_log::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 
 use super::super::{Host, Replica};
 use super::restore::Feeding;
@@ -66,8 +65,9 @@ impl<S: StateMachine> Replica<S> {
         installing.heard = now;
         installing.from = from;
         let position = installing.feeding.position();
-        let begins = piece.offset == 0 && position == BLOCK as u64 && installing.steps.len() == 1;
-        let fresh = if begins { &piece.bytes[BLOCK..] } else { piece.bytes };
+        let begins =
+            piece.offset == 0 && position == SNAPSHOT_HEADER as u64 && installing.steps.len() == 1;
+        let fresh = if begins { &piece.bytes[SNAPSHOT_HEADER..] } else { piece.bytes };
         if !begins && piece.offset != position || installing.publish.is_some() {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
         }
@@ -191,7 +191,7 @@ impl<S: StateMachine> Replica<S> {
             }
         };
         self.snapshots.counts.installed += 1;
-        self.take_over(now, header.end, machine, host);
+        self.take_over(now, &header, machine, host);
         tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
         let older = std::mem::take(&mut self.snapshots.kept);
         for old in older.iter().map(|old| old.end.id.index).filter(|&old| old != index) {

@@ -6,11 +6,13 @@
 
 use margay_log::Buffer;
 use margay_log::disk::{DiskError, SnapshotStep};
-use margay_log::id::{BatchEnd, Micros, Ticket};
+use margay_log::id::{Micros, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
 
+use super::super::membership::Memberships;
 use super::super::{Host, Replica};
 use crate::machine::{Machine, Restoring, RestoringMachine, StateMachine};
+use crate::raft::message::Input;
 
 /// Bytes read and restored at a time.
 const PIECE: u64 = 128 << 10;
@@ -126,7 +128,7 @@ impl<S: StateMachine> Replica<S> {
         match ended {
             Ok(machine) => {
                 self.snapshots.counts.restored += 1;
-                self.take_over(now, header.end, machine, host);
+                self.take_over(now, &header, machine, host);
             }
             Err(why) => {
                 let index = header.end.id.index;
@@ -141,29 +143,38 @@ impl<S: StateMachine> Replica<S> {
         None
     }
 
-    /// A whole machine at `end` is here, and durable as a snapshot: it takes the place of the one
+    /// A whole machine is here, and durable as a snapshot: it takes the place of the one
     /// there is, and of the log where that does not lead there.
     pub(super) fn take_over(
         &mut self,
         now: Micros,
-        end: BatchEnd,
+        header: &SnapshotHeader,
         machine: Machine<S>,
         host: &mut dyn Host,
     ) {
+        let end = header.end;
+        let members = Memberships::decode(&header.meta);
         let holds = self.log.chain_at(end.id.index) == Some(end.chain);
-        if !holds && (!self.raft.may_install(end.id) || self.log.reset(end).is_err()) {
+        let may = self.raft.may_install(end.id);
+        let (Ok((at, members)), true) = (members, may && (holds || self.log.reset(end).is_ok()))
+        else {
             // Only a broken peer, or a log that has stopped, brings us here; the file stays.
             tracing::error!(group = self.config.group.0, %end.id,
                 "the snapshot contradicts the log");
             host.dispose(Box::new(machine));
             return;
-        }
+        };
         let before = self.machine.applied();
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
         self.snapshots.bytes = 0;
         self.apply_fetch = None;
-        self.step(now, crate::raft::message::Input::Installed { end: end.id });
+        let configuration = (at, members.configuration());
+        if !holds {
+            self.members = Memberships::new(at, members);
+            self.members_news = true;
+        }
+        self.step(now, Input::Installed { end: end.id, configuration });
         assert_eq!(self.raft.last(), self.log.last());
         self.send_missed_to_all(before, host);
         self.run_outputs(now, host);

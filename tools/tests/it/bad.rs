@@ -6,6 +6,7 @@
 
 mod disk;
 mod frames;
+mod full;
 mod peers;
 mod process;
 mod sessions;

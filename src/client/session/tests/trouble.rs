@@ -97,11 +97,27 @@ fn a_command_refused_every_time_is_not_applied_and_its_number_is_used_up() {
     world.sent();
     world.refuses(RefusedOf::Command(Sequence(1)), Code::OVERLOADED, "");
     world.wait(SECOND);
-    assert_eq!(world.told(), ["0 NotApplied TIMEOUT(708)"]);
+    assert_eq!(world.told(), ["0 NotApplied OVERLOADED(503)"], "why, not only that it was late");
     assert_eq!(world.sent(), ["#1 nothing", "#2 b acked #0"]);
     world.says(&reply(1, 101, Code::TIMEOUT));
     world.replies(2, 102);
     assert_eq!(world.told(), ["1 ok at 102 OK(0)"]);
+}
+
+#[test]
+fn reads_do_not_wait_for_a_command_that_was_given_up_outside_the_log() {
+    let mut world = World::registered();
+    world.command("a", 5);
+    world.sent();
+    world.replies(1, 101);
+    world.told();
+    world.command("b", 1);
+    world.sent();
+    world.refuses(RefusedOf::Command(Sequence(2)), Code::DISK_FULL, "");
+    world.wait(SECOND);
+    assert_eq!(world.told(), ["0 NotApplied DISK_FULL(801)"]);
+    world.query("q");
+    assert_eq!(world.sent(), ["#2 nothing", "query q after #1 seen 101"]);
 }
 
 #[test]

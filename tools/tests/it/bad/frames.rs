@@ -26,7 +26,7 @@ fn spoilt(spoil: impl FnOnce(&mut [u8])) -> Vec<u8> {
 }
 
 /// What a process has had in memory at most, in KiB.
-fn peak_memory(pid: u32) -> u64 {
+pub(super) fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
@@ -85,7 +85,7 @@ fn an_unknown_kind_is_refused_and_its_connection_kept() {
     let mut wire = Wire::client(&one.address);
     wire.send(&spoilt(|bytes| bytes[4] = 200));
     let (of, code, text) = wire.refusal();
-    assert_eq!((of, code), (RefusedOf::Connection, Code::BAD_KIND));
+    assert_eq!((of, code), (RefusedOf::Frame(200), Code::BAD_KIND));
     assert!(text.contains("unknown message kind 200"), "{text}");
     // The same connection goes on, in pieces of one byte: nothing is ever aligned.
     let mut request = Vec::new();
@@ -184,6 +184,39 @@ fn who_says_hello_too_slowly_is_told_and_closed() {
     }
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
     silent.into_iter().for_each(|mut wire| assert!(wire.rest().is_empty()));
+    one.serves();
+}
+
+/// What follows the hello is a frame that never ends: half of it and silence, and one that comes a
+/// byte at a time.
+#[test]
+fn who_does_not_end_a_frame_is_told_and_closed() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-half");
+    let one = One::start(scratch.path());
+    let mut frame = Vec::new();
+    Request::Status { id: 9 }.encode(&mut frame);
+    let (mut half, mut slow) = (Wire::client(&one.address), Wire::client(&one.address));
+    let began = Instant::now();
+    half.send(&frame[..16]);
+    let mut sender = slow.0.try_clone().expect("a second handle");
+    // This pace is the abuse itself: 32 bytes in 48 s.
+    thread::spawn(move || {
+        for byte in frame {
+            if std::io::Write::write_all(&mut sender, &[byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1_500));
+        }
+    });
+    for wire in [&mut half, &mut slow] {
+        wire.0.set_read_timeout(Some(Duration::from_secs(40))).expect("a socket option");
+        let (of, code, text) = wire.refusal();
+        assert_eq!((of, code), (RefusedOf::Connection, Code::BAD_FRAME));
+        assert!(text.contains("complete within 30 s"), "{text}");
+    }
+    let took = began.elapsed();
+    assert!((29..36).contains(&took.as_secs()), "{took:?}");
     one.serves();
 }
 

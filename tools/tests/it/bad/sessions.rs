@@ -9,6 +9,7 @@ use margay::resource::{counter, lock, map, registry, value};
 use margay::wire::client::{RefusedOf, Request, Response};
 use margay_log::id::{Index, Micros};
 
+use super::frames::peak_memory;
 use super::{One, Wire, connect, serves};
 use crate::harness::{Scratch, beside_others, margay_alone};
 
@@ -279,6 +280,44 @@ fn a_session_belongs_to_its_key_and_to_one_connection() {
     ask(&mut second, &Request::KeepAlive { session: SessionId(SESSIONS_MAX as u64 * 9), acked });
     assert_eq!(second.refusal().1, Code::NO_SESSION);
     one.serves();
+}
+
+/// Connections open session after session, each in place of the one before, until the group has no
+/// room: who comes then is told to come later, and who was there before is served.
+#[test]
+fn more_sessions_than_a_group_keeps_are_refused_and_the_others_served() {
+    const CONNECTIONS: usize = 200;
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-many");
+    let one = One::start(scratch.path());
+    let client = connect(&one.address);
+    let counter = client.counter("bad-many").wait().expect("opens");
+    let mut wires: Vec<Wire> = (0..CONNECTIONS).map(|_| Wire::client(&one.address)).collect();
+    let (mut opened, mut refused) = (0, 0);
+    while refused == 0 {
+        assert!(opened <= SESSIONS_MAX, "{opened} sessions");
+        for (number, wire) in (opened..).zip(&mut wires) {
+            let (correlation, mut key) = (number as u64, [7; 16]);
+            key[..8].copy_from_slice(&correlation.to_le_bytes());
+            ask(wire, &Request::Register { correlation, key, timeout: Micros(300 * SECONDS) });
+        }
+        for wire in &mut wires {
+            wire.answer(|answer| match answer {
+                Response::Registered { .. } => opened += 1,
+                Response::Refused { of: RefusedOf::Register(_), code, retry, .. } => {
+                    assert_eq!(code, Code::TOO_MANY_SESSIONS);
+                    assert!(retry > Micros(0), "it is said when to come again");
+                    refused += 1;
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+    // The client's own session is one of them.
+    assert_eq!(opened, SESSIONS_MAX - 1);
+    assert_eq!(counter.increment().wait().expect("who was there before is served"), 1);
+    let memory = peak_memory(one.child.id());
+    println!("{SESSIONS_MAX} sessions: {memory} KiB at most");
 }
 
 /// More commands at once than a session may have under way, from a client that does not read.

@@ -1,0 +1,117 @@
+//! Known bugs that can be put back, one at a time, to see whether the simulator notices.
+//!
+//! Each is one line here and one condition where the bug belongs: `if breaks::ACK_EARLY.on()`.
+//! Without the feature `breaks` the condition is the constant `false` and nothing of it is left.
+//! With the feature a bug is on only for the thread that switched it on, so simulations of several
+//! threads do not disturb each other.
+//!
+//! Invariant: no bug is on unless [`Break::switch_on`] was called, which only the simulator does.
+
+/// A known bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Break {
+    /// As `margay sim --break NAME` takes it.
+    pub name: &'static str,
+    /// What is wrong, in one line.
+    pub what: &'static str,
+}
+
+macro_rules! breaks {
+    ($($constant:ident $name:literal $what:literal;)*) => {
+        $(#[doc = $what] pub const $constant: Break = Break { name: $name, what: $what };)*
+        /// All there are, in the order of the table.
+        pub const ALL: &[Break] = &[$($constant),*];
+    };
+}
+
+breaks! {
+    VOTE_NOT_PERSISTED "vote-not-persisted" "term and vote are told before they are on disk";
+    ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
+    COMMIT_OLD_TERM "commit-old-term" "entries of earlier terms commit by counting (figure 8)";
+    READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
+}
+
+impl Break {
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Break> {
+        ALL.iter().copied().find(|known| known.name == name)
+    }
+
+    /// Whether the bug is in place.
+    #[inline]
+    #[must_use]
+    pub fn on(self) -> bool {
+        active() == Some(self)
+    }
+}
+
+#[cfg(not(feature = "breaks"))]
+#[inline]
+const fn active() -> Option<Break> {
+    None
+}
+
+#[cfg(feature = "breaks")]
+pub use switch::Switch;
+#[cfg(feature = "breaks")]
+use switch::active;
+
+#[cfg(feature = "breaks")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Break;
+
+    std::thread_local! {
+        static ACTIVE: Cell<Option<Break>> = const { Cell::new(None) };
+    }
+
+    #[inline]
+    pub(super) fn active() -> Option<Break> {
+        ACTIVE.get()
+    }
+
+    /// Keeps a bug in place on this thread until it is dropped.
+    #[derive(Debug)]
+    pub struct Switch(Option<Break>);
+
+    impl Break {
+        /// Puts the bug in place on this thread.
+        #[must_use = "the bug is taken out again when this is dropped"]
+        pub fn switch_on(self) -> Switch {
+            Switch(ACTIVE.replace(Some(self)))
+        }
+    }
+
+    impl Drop for Switch {
+        fn drop(&mut self) {
+            ACTIVE.set(self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        for (at, known) in ALL.iter().enumerate() {
+            assert_eq!(ALL.iter().position(|other| other.name == known.name), Some(at));
+            assert_eq!(Break::named(known.name), Some(*known));
+        }
+    }
+
+    #[test]
+    fn a_bug_is_off_unless_it_is_switched_on() {
+        assert!(!ALL.iter().any(|known| known.on()));
+        #[cfg(feature = "breaks")]
+        {
+            let switch = ALL[0].switch_on();
+            assert!(ALL[0].on() && !ALL[1].on());
+            drop(switch);
+            assert!(!ALL[0].on());
+        }
+    }
+}

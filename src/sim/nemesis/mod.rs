@@ -1,0 +1,135 @@
+//! Faults: one file per kind, one line in the table per file.
+//!
+//! Any number of nodes may be down or cut off at a time; what was acknowledged must survive it all,
+//! for disks keep what they said was durable. Which kinds of faults a run has is drawn once, so
+//! that some runs are only crashes, some only cuts. When peace comes every fault mends what it did.
+
+mod connections;
+mod crash;
+mod cut;
+mod pause;
+mod weather;
+
+use std::collections::BTreeMap;
+
+use margay_log::id::Micros;
+use margay_log::rng::Rng;
+
+use super::Failure;
+use super::cluster::Cluster;
+use crate::machine::StateMachine;
+
+/// A kind of fault.
+pub(super) trait Fault<S: StateMachine> {
+    /// Does something bad, or nothing where there is nothing to do; whatever is drawn is drawn from
+    /// `cluster.rng`. What it did goes into the trace. Returns whether it did something.
+    ///
+    /// # Errors
+    /// A property that did not hold.
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure>;
+
+    /// Peace: takes back what it did and what does not pass by itself. Nodes that are down are
+    /// started and cut links mended without it.
+    ///
+    /// # Errors
+    /// A property that did not hold.
+    fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
+        let _ = cluster;
+        Ok(())
+    }
+}
+
+/// A kind of fault in the table.
+struct Kind<S: StateMachine> {
+    name: &'static str,
+    /// It is part of so many of 12 runs.
+    chance: u64,
+    /// How often it strikes in such a run, relative to the others.
+    weight: u64,
+    new: fn(&mut Rng) -> Box<dyn Fault<S>>,
+}
+
+impl<S: StateMachine> Kind<S> {
+    fn new(
+        name: &'static str,
+        chance: u64,
+        weight: u64,
+        new: fn(&mut Rng) -> Box<dyn Fault<S>>,
+    ) -> Kind<S> {
+        Kind { name, chance, weight, new }
+    }
+}
+
+/// All kinds there are: name, runs of 12 that have it, weight, and how it begins.
+fn table<S: StateMachine>() -> Vec<Kind<S>> {
+    vec![
+        Kind::new("crash", 8, 2, |_| Box::new(crash::Crash)),
+        Kind::new("cut", 6, 1, |_| Box::new(cut::Cut)),
+        Kind::new("heal", 6, 1, |_| Box::new(cut::Heal)),
+        Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
+        Kind::new("weather", 6, 1, |_| Box::new(weather::Change)),
+        Kind::new("broken connections", 6, 1, |_| Box::new(connections::Break)),
+    ]
+}
+
+struct Active<S: StateMachine> {
+    name: &'static str,
+    weight: u64,
+    fault: Box<dyn Fault<S>>,
+}
+
+/// The faults of one run. See the module's text.
+pub(super) struct Nemesis<S: StateMachine> {
+    active: Vec<Active<S>>,
+    /// Pause between two strikes, at most.
+    every: u64,
+    /// How often each kind did something.
+    struck: BTreeMap<&'static str, u64>,
+}
+
+impl<S: StateMachine> Nemesis<S> {
+    pub(super) fn new(rng: &mut Rng) -> Nemesis<S> {
+        let mut active = Vec::new();
+        for Kind { name, chance, weight, new } in table() {
+            let mut own = rng.fork();
+            if rng.chance(chance, 12) {
+                active.push(Active { name, weight, fault: new(&mut own) });
+            }
+        }
+        let every = 50_000 + rng.below(1_000_000);
+        Nemesis { active, every, struck: BTreeMap::new() }
+    }
+
+    /// What this run has.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.active.iter().map(|active| active.name).collect()
+    }
+
+    /// How often each kind of fault did something.
+    pub(super) fn struck(&self) -> &BTreeMap<&'static str, u64> {
+        &self.struck
+    }
+
+    /// Lets one fault strike. Returns when to come again.
+    pub(super) fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<Micros, Failure> {
+        let all: u64 = self.active.iter().map(|active| active.weight).sum();
+        if all > 0 {
+            let mut drawn = cluster.rng.below(all);
+            for active in &mut self.active {
+                if drawn < active.weight {
+                    if active.fault.strike(cluster)? {
+                        *self.struck.entry(active.name).or_default() += 1;
+                    }
+                    break;
+                }
+                drawn -= active.weight;
+            }
+        }
+        Ok(Micros(1_000 + cluster.rng.below(self.every)))
+    }
+
+    /// The trouble is over.
+    pub(super) fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
+        self.active.iter_mut().try_for_each(|active| active.fault.mend(cluster))
+    }
+}

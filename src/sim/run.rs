@@ -1,0 +1,279 @@
+//! One run: the cluster, its clients, faults and checks, from the first event to the verdict.
+
+use margay_log::id::Micros;
+use margay_log::rng::Rng;
+
+use super::checker::Checker;
+use super::client::Client;
+use super::cluster::{Cluster, Event};
+use super::nemesis::Nemesis;
+use super::network::End;
+use super::trace::Trace;
+use super::workload::Running;
+use super::{Failure, Options, Summary};
+use crate::client::session::Output;
+use crate::machine::StateMachine;
+use crate::replica::ConnId;
+
+/// See the module's text.
+pub(super) struct Run<S: StateMachine> {
+    options: Options,
+    pub(super) cluster: Cluster<S>,
+    clients: Vec<Client>,
+    workloads: Vec<Box<dyn Running>>,
+    checker: Checker,
+    nemesis: Nemesis<S>,
+    events: u64,
+    peaceful: bool,
+}
+
+impl<S: StateMachine> Run<S> {
+    /// `workloads` draws what the clients do.
+    pub(super) fn new(
+        options: Options,
+        state: fn() -> S,
+        workloads: impl FnOnce(&mut Rng) -> Vec<Box<dyn Running>>,
+    ) -> Run<S> {
+        let trace = Trace::new(options.loud);
+        let mut cluster = Cluster::new(options.seed, options.nodes, state, trace);
+        let workloads = workloads(&mut cluster.rng);
+        let (now, endpoints) = (cluster.now, cluster.addresses());
+        let clients = (1..=options.clients as u64)
+            .map(|id| {
+                let mut rng = cluster.rng.fork();
+                Client::new(&mut cluster.rng, endpoints.clone(), now, |desk| {
+                    let mut program =
+                        |kind: &dyn Running| kind.program(desk.clone(), rng.fork(), id);
+                    workloads.iter().map(|kind| program(kind.as_ref())).collect()
+                })
+            })
+            .collect();
+        cluster.clients = options.clients;
+        let nemesis = Nemesis::new(&mut cluster.rng);
+        Run {
+            options,
+            cluster,
+            clients,
+            workloads,
+            checker: Checker::default(),
+            nemesis,
+            events: 0,
+            peaceful: false,
+        }
+    }
+
+    /// Runs to the end.
+    pub(super) fn drive(&mut self) -> Result<Summary, Failure> {
+        let began = self.cluster.now;
+        let kinds: Vec<&str> = self.workloads.iter().map(|kind| kind.name()).collect();
+        let faults = if self.options.faults { self.nemesis.names() } else { Vec::new() };
+        self.cluster.trace.line(began, format_args!("clients use {}", kinds.join(", ")));
+        self.cluster.trace.line(began, format_args!("faults: {}", faults.join(", ")));
+        for at in 0..self.options.nodes {
+            self.cluster.start(at)?;
+        }
+        for client in 0..self.clients.len() {
+            self.cluster.schedule(Micros(0), Event::Client { client });
+        }
+        if self.options.faults {
+            self.cluster.schedule(Micros::from_millis(100), Event::Nemesis);
+        }
+        let trouble_ends = began.after(self.options.trouble);
+        let peace_ends = trouble_ends.after(self.options.peace);
+        while let Some(event) = self.cluster.next() {
+            self.events += 1;
+            if !self.peaceful && self.cluster.now >= trouble_ends {
+                self.make_peace()?;
+            }
+            if self.cluster.now >= peace_ends {
+                return Err(self.no_end());
+            }
+            self.handle(event)?;
+            if self.peaceful && self.is_over() {
+                break;
+            }
+        }
+        let mut summary = Summary {
+            trace: self.cluster.trace.hash(),
+            time: self.cluster.now.since(began),
+            events: self.events,
+            faults: self.nemesis.struck().clone(),
+            ..Summary::default()
+        };
+        for kind in &self.workloads {
+            summary.given_up += kind.judge()?;
+            summary.operations += kind.tally().operations;
+            summary.unknown += kind.tally().unknown;
+        }
+        let Summary { snapshots, installs, .. } = self.cluster.counted;
+        (summary.snapshots, summary.installs) = (snapshots, installs);
+        Ok(summary)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Failure> {
+        let Some(event) = self.cluster.unless_paused(event) else { return Ok(()) };
+        match event {
+            Event::Peer { to, from, frame, batch } => {
+                self.cluster.on_peer(to, from, &frame, batch.as_ref())?;
+            }
+            Event::ToNode { conn, bytes } => self.cluster.on_client_bytes(conn, &bytes)?,
+            Event::ToClient { conn, bytes } => self.on_bytes(conn, &bytes),
+            Event::Connected { client, conn } => self.on_connected(client, conn),
+            Event::Broken { conn, at } => self.on_broken(conn, at),
+            Event::Disk { node, boot } => self.cluster.on_disk(node, boot)?,
+            Event::Turn { node, boot } => {
+                self.cluster.on_turn(node, boot)?;
+                let deep = self.cluster.rng.chance(1, 50);
+                self.checker.look(&self.cluster.nodes, node, deep)?;
+            }
+            Event::Client { client } => {
+                let now = self.cluster.now;
+                if self.clients[client].wake.is_some_and(|wake| wake <= now) {
+                    self.clients[client].wake = None;
+                }
+                self.clients[client].session.on_tick(now);
+                self.run_client(client);
+            }
+            Event::Start { node, boot } => {
+                if self.cluster.nodes[node].boot == boot && !self.cluster.nodes[node].is_up() {
+                    self.cluster.start(node)?;
+                }
+            }
+            Event::Nemesis if !self.peaceful => {
+                let next = self.nemesis.strike(&mut self.cluster)?;
+                self.cluster.schedule(next, Event::Nemesis);
+            }
+            Event::Nemesis => {}
+        }
+        Ok(())
+    }
+
+    /// The end of trouble: everything is mended, and clients finish what they are at.
+    fn make_peace(&mut self) -> Result<(), Failure> {
+        self.peaceful = true;
+        self.cluster.trace.line(self.cluster.now, format_args!("peace"));
+        self.cluster.network.heal();
+        self.nemesis.mend(&mut self.cluster)?;
+        for at in 0..self.options.nodes {
+            if !self.cluster.nodes[at].is_up() {
+                self.cluster.start(at)?;
+            }
+            self.cluster.turn_soon(at);
+        }
+        for client in 0..self.clients.len() {
+            self.clients[client].close();
+            self.run_client(client);
+        }
+        Ok(())
+    }
+
+    /// Every client is done and every node has applied the same.
+    fn is_over(&self) -> bool {
+        if !self.clients.iter().all(Client::is_done) {
+            return false;
+        }
+        let mut replicas = self.cluster.nodes.iter().map(|node| node.replica.as_ref());
+        let Some(Some(first)) = replicas.next() else { return false };
+        let applied = first.machine().applied();
+        applied == first.log().last().index
+            && replicas.all(|replica| {
+                replica.is_some_and(|replica| {
+                    replica.machine().applied() == applied
+                        && replica.log().last() == first.log().last()
+                })
+            })
+    }
+
+    fn no_end(&self) -> Failure {
+        let mut details = String::new();
+        for node in &self.cluster.nodes {
+            let Some(replica) = &node.replica else { continue };
+            details.push_str(&format!("\n  {} {:?}", node.id, replica.status()));
+        }
+        for (at, client) in self.clients.iter().enumerate() {
+            let (done, tried) = (client.is_done(), client.session.tried());
+            let state = client.session.state();
+            details.push_str(&format!("\n  client {at}: done {done}, {state:?}, tried {tried}"));
+        }
+        Failure::new("in peace everything comes to its end", details)
+    }
+
+    fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        let now = self.cluster.now;
+        let Some(link) = self.cluster.links.get(&conn) else { return };
+        let client = link.client;
+        if self.clients[client].link != Some(conn) {
+            return;
+        }
+        self.clients[client].session.on_bytes(now, bytes);
+        self.run_client(client);
+    }
+
+    fn on_connected(&mut self, client: usize, conn: ConnId) {
+        if self.clients[client].link != Some(conn) {
+            return;
+        }
+        let now = self.cluster.now;
+        let Some(endpoint) = self.cluster.address_of(conn) else { return };
+        self.clients[client].linked = true;
+        self.clients[client].session.on_connected(now, &endpoint);
+        self.run_client(client);
+    }
+
+    fn on_broken(&mut self, conn: ConnId, at: End) {
+        let now = self.cluster.now;
+        let Some(client) = self.cluster.on_broken(conn, at) else { return };
+        let told = &mut self.clients[client];
+        if told.link != Some(conn) {
+            return;
+        }
+        told.link = None;
+        if std::mem::take(&mut told.linked) {
+            told.session.on_disconnected(now);
+        } else {
+            told.session.on_failed(now, "connection refused");
+        }
+        self.run_client(client);
+    }
+
+    /// Lets a client do what it can: its program, its session, its connection.
+    fn run_client(&mut self, client: usize) {
+        let now = self.cluster.now;
+        for _ in 0..64 {
+            self.clients[client].run(now);
+            let outputs = self.clients[client].take_outputs();
+            let idle = outputs.is_empty() && !self.clients[client].has_news();
+            for output in outputs {
+                match output {
+                    Output::Connect(address) => {
+                        let node = self.cluster.node_named(&address).expect("known addresses");
+                        self.clients[client].link = Some(self.cluster.connect(client, node));
+                        self.clients[client].linked = false;
+                    }
+                    Output::Disconnect => {
+                        if let Some(conn) = self.clients[client].link.take() {
+                            self.clients[client].linked = false;
+                            self.cluster.break_link(conn, None);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if idle {
+                break;
+            }
+        }
+        let bytes = std::mem::take(self.clients[client].session.outgoing());
+        if let Some(conn) = self.clients[client].link.filter(|_| !bytes.is_empty()) {
+            self.cluster.send_to_node(conn, bytes);
+        }
+        let wake = &mut self.clients[client];
+        if let Some(deadline) = wake.deadline()
+            && wake.wake.is_none_or(|at| deadline < at)
+        {
+            wake.wake = Some(deadline);
+            let after = Micros(deadline.since(now).0 + 1);
+            self.cluster.schedule(after, Event::Client { client });
+        }
+    }
+}

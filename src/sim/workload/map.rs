@@ -1,0 +1,110 @@
+//! Keys of a map that all clients write and read: each key is a register with a history.
+
+use super::{Actor, Journal, Workload};
+use crate::resource::handle::{Swap, Versioned};
+use crate::resource::map::Map;
+use crate::sim::Failure;
+use crate::sim::client::Desk;
+use crate::sim::history::History;
+use crate::sim::linearizable::Model;
+
+/// Keys that all clients share.
+const KEYS: u64 = 4;
+
+/// See the module's text.
+pub(in crate::sim) struct Keys {
+    map: Map<Desk>,
+}
+
+/// A history for each key.
+#[derive(Default)]
+pub(in crate::sim) struct Histories {
+    keys: [History<Register>; KEYS as usize],
+}
+
+impl Journal for Histories {
+    fn judge(&mut self) -> Result<u64, Failure> {
+        let judged = self.keys.iter().enumerate();
+        judged.map(|(key, history)| history.judge(&format!("map key {key}"))).sum()
+    }
+}
+
+/// An operation on one key; the reply is the value there was before.
+#[derive(Clone, Debug)]
+pub(in crate::sim) enum Op {
+    Get,
+    Put(u64),
+    PutIfAbsent(u64),
+    Remove,
+}
+
+/// A key by itself.
+#[derive(Default)]
+pub(in crate::sim) struct Register;
+
+impl Model for Register {
+    type State = Option<u64>;
+    type Op = Op;
+    type Reply = Option<u64>;
+
+    fn init(&self) -> Option<u64> {
+        None
+    }
+
+    fn step(&self, state: &Option<u64>, op: &Op) -> (Option<u64>, Option<u64>) {
+        let after = match *op {
+            Op::Get => *state,
+            Op::Put(value) => Some(value),
+            Op::PutIfAbsent(value) => state.or(Some(value)),
+            Op::Remove => None,
+        };
+        (after, *state)
+    }
+}
+
+impl Workload for Keys {
+    type Journal = Histories;
+
+    async fn open(actor: &mut Actor<Histories>) -> Keys {
+        Keys { map: actor.open(|desk| Map::open(desk, "map")).await }
+    }
+
+    async fn act(&mut self, actor: &mut Actor<Histories>) {
+        let key = actor.rng.below(KEYS);
+        let (name, value) = (key.to_le_bytes(), actor.fresh());
+        let written = value.to_le_bytes();
+        let invoked = actor.now();
+        let (op, result) = match actor.rng.below(4) {
+            0 => (Op::Get, self.map.get(&name).await.map(number)),
+            1 => (Op::Remove, self.map.get_and_remove(&name).await.map(number)),
+            2 => {
+                let put = self.map.put_if_absent(&name, &written).await;
+                let before = put.map(|swap| match swap {
+                    Swap::Done(_) => None,
+                    Swap::Conflict(found) => number(found),
+                });
+                (Op::PutIfAbsent(value), before)
+            }
+            _ => (Op::Put(value), self.map.get_and_put(&name, &written).await.map(number)),
+        };
+        actor.record(invoked, op, result, |journal| &mut journal.keys[key as usize]);
+    }
+
+    async fn look(&mut self, actor: &mut Actor<Histories>) {
+        for key in 0..KEYS {
+            loop {
+                let invoked = actor.now();
+                let Ok(found) = self.map.get(&key.to_le_bytes()).await else { continue };
+                actor.record(invoked, Op::Get, Ok(number(found)), |journal: &mut Histories| {
+                    &mut journal.keys[key as usize]
+                });
+                break;
+            }
+        }
+    }
+}
+
+/// A value as the number it was written as.
+fn number(found: Option<Versioned>) -> Option<u64> {
+    found.and_then(|found| found.value.try_into().ok()).map(u64::from_le_bytes)
+}

@@ -1,0 +1,129 @@
+//! Disks that are full, and disks that fail: small file systems made for one node, in a mount
+//! namespace of its own that goes with it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use margay::client::Group;
+use margay::machine::{Code, Outcome};
+use margay::resource::{Failure, Map};
+
+use super::{One, connect, serve};
+use crate::harness::{Scratch, beside_others, run, until};
+
+/// Writes into a file until there is no space left.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("a small file finds its place");
+    let mut piece = 1 << 20;
+    while piece >= 4_096 {
+        let block = vec![0x55; piece];
+        let more = file.write_all(&block).and_then(|()| file.sync_data());
+        if more.is_err() {
+            piece /= 2;
+        }
+    }
+}
+
+/// A node whose data is on an ext4 of 64 MiB, in a file that lies in memory. What is at `path` in
+/// its namespace others see below `/proc`.
+struct Small {
+    one: One,
+    scratch: Scratch,
+}
+
+impl Small {
+    /// `None` where this machine lets nobody mount: that is said, and nothing is tested.
+    fn start(test: &str) -> Option<Small> {
+        let scratch = Scratch::new(test);
+        let (base, data) = (scratch.path().join("base"), scratch.path().join("data"));
+        fs::create_dir_all(&base).expect("ours");
+        fs::create_dir_all(&data).expect("ours");
+        // $0 is the directory in memory, $1 where the file system goes.
+        let script = "mount -t tmpfs -o size=96m none \"$0\" && truncate -s 64M \"$0/image\" && \
+                      mkfs.ext4 -q \"$0/image\" && mount -o loop \"$0/image\" \"$1\" && \
+                      rmdir \"$1/lost+found\" && chmod 700 \"$1\" && shift && exec \"$@\"";
+        let (base, data) = (base.to_string_lossy(), data.to_string_lossy());
+        let before = ["unshare", "--mount", "sh", "-c", script, &base, &data];
+        let mut trial = Command::new("unshare");
+        let may = run({
+            trial.args(&before[1..]).arg("true");
+            trial
+        });
+        if may.code != Some(0) {
+            println!("skipped: a small file system cannot be mounted here: {}", may.err.trim());
+            return None;
+        }
+        let command = serve(&before, data.as_ref().as_ref(), &["--shards", "1"]);
+        let one = One::launch(command, scratch.path());
+        Some(Small { one, scratch })
+    }
+
+    /// A path of the node's namespace.
+    fn seen(&self, path: &str) -> PathBuf {
+        let path = self.scratch.path().join(path);
+        let inner = path.strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", self.one.child.id())).join(inner)
+    }
+}
+
+/// Puts values of 256 KiB under rising numbers until one is refused; returns how many went in and
+/// why the next did not.
+fn put_until_refused(map: &Map<Group>) -> (u32, Failure) {
+    for number in 0..2_000_u32 {
+        let value = vec![number as u8; 256 << 10];
+        if let Err(failure) = map.put(&number.to_le_bytes(), &value).wait() {
+            return (number, failure);
+        }
+    }
+    panic!("a disk of 64 MiB took 500 MiB");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
+    let _beside = beside_others();
+    let Some(mut small) = Small::start("bad-full") else { return };
+    let balloon = small.seen("data/balloon");
+    fill(&balloon);
+    let client = connect(&small.one.address).with_timeout(Duration::from_secs(3));
+    let map = client.map("full").wait().expect("opens");
+    let (count, failure) = put_until_refused(&map);
+    assert_eq!((failure.code, failure.outcome()), (Code::DISK_FULL, Outcome::NotApplied));
+    assert!(failure.to_string().contains("disk full"), "{failure}");
+    assert_eq!(map.size().wait().expect("reads go on"), u64::from(count));
+    fs::remove_file(&balloon).expect("ours");
+    // Nobody restarts anything.
+    until("writes to resume", || map.put(&count.to_le_bytes(), b"again").wait().is_ok());
+    small.one.serves();
+    drop((map, client));
+    small.one.child.kill().expect("it runs");
+    assert_eq!(small.one.wait(), None, "it was alive until now: {}", small.one.said());
+}
+
+#[test]
+fn a_write_that_fails_stops_the_node_with_file_and_offset() {
+    let _beside = beside_others();
+    let Some(mut small) = Small::start("bad-eio") else { return };
+    let client = connect(&small.one.address).with_timeout(Duration::from_secs(3));
+    let value = client.value("kept").wait().expect("opens");
+    value.set(b"kept").wait().expect("sets");
+    // The prepared space loses what backs it, and nothing is left to back it anew.
+    let (image, balloon) = (small.seen("base/image"), small.seen("base/balloon"));
+    let punched = run({
+        let mut command = Command::new("fallocate");
+        command.args(["--punch-hole", "--offset", "0", "--length", "64MiB"]).arg(&image);
+        command
+    });
+    punched.with(0);
+    fill(&balloon);
+    let failure = value.set(b"lost").wait().expect_err("nothing can be durable");
+    assert_ne!(failure.outcome(), Outcome::Applied, "{failure}");
+    let code = small.one.wait();
+    let said = small.one.said();
+    assert_eq!(code, Some(6), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    let words = ["error: ", "segment-", "offset ", "restart"];
+    assert!(said.lines().any(|line| words.iter().all(|word| line.contains(word))), "{said}");
+}
