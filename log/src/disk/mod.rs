@@ -24,6 +24,8 @@ mod snapshots;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;
+#[cfg(feature = "direct")]
+pub mod view;
 
 /// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].
 #[derive(Debug, Clone)]
