@@ -256,6 +256,10 @@ impl Resource for MapState {
         Ok(())
     }
 
+    fn size(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     fn boxed_clone(&self) -> Box<dyn Resource> {
         Box::new(self.clone())
     }

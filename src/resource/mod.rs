@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod counter;
+pub mod describe;
 pub mod directory;
 pub mod handle;
 pub mod lock;
@@ -19,6 +20,7 @@ pub mod value;
 pub mod waiters;
 
 pub use counter::Counter;
+pub use describe::Description;
 pub use directory::Directory;
 pub use handle::{Handle, Swap, Versioned};
 pub use lock::{Lock, LockGuard};
@@ -117,6 +119,11 @@ pub trait Resource: Send + Sync + fmt::Debug {
     fn involves(&self, session: SessionId) -> bool {
         let _ = session;
         false
+    }
+
+    /// How much it holds, for people: entries, or bytes of a value. 0 for types that hold nothing.
+    fn size(&self) -> u64 {
+        0
     }
 
     /// All sessions it involves.
@@ -218,6 +225,18 @@ fn type_of(kind: u8) -> Option<&'static Type> {
 #[must_use]
 pub fn type_name(kind: u8) -> &'static str {
     type_of(kind).map_or("resource of an unknown type", |known| known.name)
+}
+
+/// The type of this name, one of the program's own types included.
+#[must_use]
+pub fn type_named(name: &str) -> Option<u8> {
+    let mut all = TYPES.iter().chain((own::OWN_MIN..=u8::MAX).filter_map(own::find));
+    all.find(|known| known.name == name).map(|known| known.kind)
+}
+
+/// Names of margay's types, by kind.
+pub fn type_names() -> impl Iterator<Item = &'static str> {
+    TYPES.iter().map(|known| known.name)
 }
 
 /// Creates a resource of a type that has no options.

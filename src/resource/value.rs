@@ -128,6 +128,10 @@ impl Resource for ValueState {
         }
     }
 
+    fn size(&self) -> u64 {
+        self.held.as_ref().map_or(0, |(pair, _)| pair.value().len() as u64)
+    }
+
     fn boxed_clone(&self) -> Box<dyn Resource> {
         Box::new(self.clone())
     }

@@ -7,7 +7,7 @@ use crate::machine::{World, chunks, register, restore};
 use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{counter, describe, lock, map, registry, value};
 use margay_log::id::Micros;
 use std::fmt::Write;
 
@@ -26,8 +26,9 @@ pub(super) fn operations() -> Vec<Coded> {
     let mut all = vec![
         code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
         code(&registry::DeleteV1 { resource: version }),
-        code(&registry::FindV1 { name, kind: kind::LOCK }),
+        code(&registry::FindV1 { name: name.clone(), kind: kind::LOCK }),
         code(&registry::ListV1 { prefix: prefix.clone(), kind: 0, after, limit: 7 }),
+        code(&describe::DescribeV1 { name }),
         code(&value::SetV1 { value: value.clone() }),
         code(&value::GetAndSetV1 { value: value.clone() }),
         code(&value::CompareAndSetV1 { expected: expected.clone(), value: value.clone() }),

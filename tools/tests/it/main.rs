@@ -4,6 +4,8 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
+mod manage;
+mod shell;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
