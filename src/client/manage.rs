@@ -47,7 +47,8 @@ impl Client {
         self.find(name).and_then(|found| Ok(found.is_some()))
     }
 
-    /// What there is to say of a resource: type, size, holders, waiters; `None` where there is none.
+    /// What there is to say of a resource: type, size, holders, waiters; `None` where there is
+    /// none.
     pub fn describe(&self, name: &str) -> Reply<Option<Description>> {
         self.with_group(name, |directory| directory.describe(name))
     }

@@ -8,8 +8,9 @@ use crate::machine::{Code, LogTime, NoticeState, ResourceId, SessionId, kind};
 /// Holders that are named, at most; all are counted.
 pub const HOLDERS_MAX: usize = 64;
 
-/// Query: a resource by name. Answers id, kind, size, kept events, number of holders and of waiters,
-/// options, the type's name; then session and token of each holder, up to [`HOLDERS_MAX`].
+/// Query: a resource by name. Answers id, kind, size, kept events, number of holders and of
+/// waiters, options, the type's name; then session and token of each holder, up to
+/// [`HOLDERS_MAX`].
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct DescribeV1 {
     /// Its name.

@@ -1,7 +1,7 @@
 //! `margay ls`, `describe`, `delete` and `watch`: resources of any type, by name.
 
 use margay::client::Found;
-use margay::machine::{EventPayload, Filter};
+use margay::machine::{EventPayload, Filter, SessionId};
 use margay::resource::{
     Delivery, Description, Handle, registry, type_name, type_named, type_names,
 };
@@ -147,7 +147,7 @@ pub(crate) fn describe(args: &Describe) -> Result<(), Exit> {
     let Some(found) = client.describe(&args.name).wait()? else { return Err(absent(&args.name)) };
     let Description { id, size, events, options, held, waiting, .. } = &found;
     if args.connect.is_json() {
-        let holder = |&(session, token): &(margay::machine::SessionId, u64)| json!({ "session": session.0, "token": token });
+        let holder = |held: &(SessionId, u64)| json!({ "session": held.0.0, "token": held.1 });
         return output::json(&json!({
             "name": args.name,
             "type": found.type_name,
