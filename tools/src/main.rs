@@ -13,6 +13,7 @@ mod exit;
 mod generate;
 mod ids;
 mod lock;
+mod log;
 mod manage;
 mod map;
 mod nodes;
@@ -53,6 +54,7 @@ enum Command {
     Counter(counter::Args),
     Map(map::Args),
     Lock(lock::Args),
+    Log(log::Args),
     Ls(manage::Ls),
     Describe(manage::Describe),
     Delete(manage::Delete),
@@ -79,6 +81,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),
         Command::Describe(args) => manage::describe(&args),
         Command::Delete(args) => manage::delete(&args),
