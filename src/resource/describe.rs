@@ -34,7 +34,7 @@ pub struct Description {
     pub kind: u8,
     /// What the type is called.
     pub type_name: String,
-    /// How much it holds, as its type counts: entries, or bytes of a value.
+    /// How many entries it holds.
     pub size: u64,
     /// Events that a late watcher can still have.
     pub events: u32,
@@ -70,7 +70,7 @@ pub(super) fn describe(id: ResourceId, slot: &Slot, now: LogTime, out: &mut Vec<
     }
     bytes::put_u64(out, id.0);
     out.push(slot.kind);
-    bytes::put_u64(out, slot.state.size());
+    bytes::put_u64(out, slot.state.size(now));
     bytes::put_u32(out, u32::try_from(slot.ring.len()).unwrap_or(u32::MAX));
     bytes::put_u32(out, held);
     bytes::put_u32(out, waiting);
