@@ -28,6 +28,7 @@
 //! and [`Follower`] read on their own threads while others write. How it is driven is written down
 //! in `shared.rs`.
 
+mod compact;
 mod files;
 mod follow;
 mod manage;
@@ -45,6 +46,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+pub use self::compact::{Compacted, Compaction};
 pub use self::follow::Follower;
 pub use self::manage::{Stats, Verified};
 pub use self::opening::{Opening, Running};
@@ -68,6 +70,8 @@ pub struct CommitLog {
 struct Handle {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// One compaction at a time.
+    compacting: std::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Handle {

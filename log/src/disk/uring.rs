@@ -62,7 +62,7 @@ enum Work {
         path: CString,
         directory: Arc<File>,
     },
-    /// Could not even begin.
+    /// Has ended already, most likely because it could not even begin.
     Failed(Done),
 }
 
@@ -197,6 +197,12 @@ impl Driver {
                 self.files.close(segment);
                 let directory = Arc::clone(self.files.directory());
                 Work::Retire { segment, path: c_string(segment_file(segment)), directory }
+            }
+            // With plain calls: whoever compacts a log waits for it anyway.
+            Op::Rewrite { segment, data } => {
+                self.files.close(segment);
+                let result = self.files.maker().rewrite(segment, &data);
+                Work::Failed(Done::Rewritten { segment, result })
             }
             Op::Prepare { segment, size, header } => {
                 let zeros = Arc::clone(&self.zeros);
