@@ -158,7 +158,6 @@ impl CommitLog {
         }
         let index = state.log.push_with(header, length, fill).map_err(too_large)?;
         let appended = Appended::new(&self.handle.shared, index, index, &state);
-        self.handle.shared.begin(state);
         Ok(appended)
     }
 
@@ -184,7 +183,6 @@ impl CommitLog {
         let first = state.log.push_all(payloads).map_err(too_large)?;
         let last = Index(first.0 + count);
         let appended = Appended::new(&self.handle.shared, first, last, &state);
-        self.handle.shared.begin(state);
         Ok(appended)
     }
 
@@ -251,7 +249,7 @@ impl CommitLog {
             let state = shared.state();
             state.check()?;
             if Shared::room(&state)? {
-                return Ok(state);
+                return Ok(shared.begin(state));
             }
             drop(state);
             shared.wait_until(|state| Shared::room(state).unwrap_or(true));

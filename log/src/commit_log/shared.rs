@@ -266,15 +266,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After an append: begins a large write at once. What is small waits for whoever asks whether
-    /// it is durable, and may be joined by others until then.
-    pub(crate) fn begin(&self, mut state: MutexGuard<'_, State>) {
-        if state.log.open_bytes() < EAGER_BYTES && state.log.durable() == state.last() {
-            return;
+    /// Before another append: begins the write of a batch that is large already, so that it is under
+    /// way while the next one is filled. What is small waits for whoever asks whether it is durable,
+    /// and may be joined by others until then.
+    pub(crate) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.log.open_bytes() < EAGER_BYTES {
+            return state;
         }
         if !self.is_async {
             self.kick(&mut state);
-            return;
+            return state;
         }
         if let Some(mut disk) = self.try_disk()
             && let Some(open) = disk.as_mut()
@@ -282,8 +283,10 @@ impl Shared {
             drop(state);
             self.turn(open, false);
             drop(disk);
-            self.pass_on(&mut self.state());
+            state = self.state();
+            self.pass_on(&mut state);
         }
+        state
     }
 
     /// Somebody must drive for whoever does not wait.
