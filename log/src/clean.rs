@@ -216,7 +216,7 @@ impl Log {
         None
     }
 
-    /// Reads every entry that is left, by `read`, verified; entries that were removed are not given.
+    /// Reads every entry that is left, by `read`, verified; those that were removed are not given.
     ///
     /// # Errors
     /// [`Error::Unreadable`] if a batch cannot be read back.
@@ -265,8 +265,8 @@ impl Log {
         self.places.iter().all(|place| place.segment > segment)
     }
 
-    /// No hard state on disk, or on its way there, knows how the log has just been cut: what was cut
-    /// off must stay where it is until one does.
+    /// No hard state on disk, or on its way there, knows how the log has just been cut: what was
+    /// cut off must stay where it is until one does.
     pub(crate) fn forget_places(&mut self) {
         self.places = [Position::default(); 2];
         self.idle.begun.position = Position::default();

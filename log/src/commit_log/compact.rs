@@ -1,5 +1,5 @@
-//! Compaction of a [`CommitLog`]: reading what is left of a segment, laying it down anew, and having
-//! the file replaced, one segment after the other.
+//! Compaction of a [`CommitLog`]: reading what is left of a segment, laying it down anew, and
+//! having the file replaced, one segment after the other.
 
 use std::time::Duration;
 

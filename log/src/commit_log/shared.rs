@@ -266,9 +266,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before another append: begins the write of a batch that is large already, so that it is under
-    /// way while the next one is filled. What is small waits for whoever asks whether it is durable,
-    /// and may be joined by others until then.
+    /// Before another append: begins the write of a batch that is large already, so that it is
+    /// under way while the next one is filled. What is small waits for whoever asks whether it is
+    /// durable, and may be joined by others until then.
     pub(crate) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         if state.log.open_bytes() < EAGER_BYTES {
             return state;

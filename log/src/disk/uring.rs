@@ -167,8 +167,8 @@ impl Driver {
         }
     }
 
-    /// Does the one operation that has begun with a plain call, if it is a write and the ring has not
-    /// seen it yet.
+    /// Does the one operation that has begun with a plain call, if it is a write and the ring has
+    /// not seen it yet.
     ///
     /// A durable write through a ring ends in a worker of the kernel's, which must be scheduled
     /// before whoever waits is woken; a plain call flushes on the caller's own thread. Alone, that

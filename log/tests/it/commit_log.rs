@@ -551,7 +551,7 @@ fn cleaned_entries_go_and_indexes_stay(driver: Driver) {
     assert_eq!(open(&dir, driver).last(), Index(10));
 }
 
-/// Reads both ways: what is kept is there, in order; what is gone is gone but in the newest segment.
+/// Reads both ways: what is kept is there, in order; the rest is gone but in the newest segment.
 fn check_kept(log: &CommitLog, keeps: impl Fn(u64) -> bool) -> u64 {
     let mut found = Vec::new();
     let mut reader = log.read(..);
