@@ -121,6 +121,8 @@ impl Log {
             // A file that could not be deleted is deleted by the next opening.
             Done::Retired { .. } => {}
             Done::Rewritten { segment, result } => self.on_rewritten(segment, result),
+            // Whoever asked for it is told by whoever drives the log.
+            Done::Snapshot { .. } => {}
         }
         if progress.durable.is_some() && self.repair <= self.durable() {
             self.repair = Index::ZERO;

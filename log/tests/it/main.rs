@@ -19,5 +19,6 @@ mod power_cut;
 mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+mod snapshots;
 #[cfg(feature = "sim")]
 mod world;
