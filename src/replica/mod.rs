@@ -22,7 +22,9 @@ pub mod membership;
 mod outputs;
 mod pending;
 mod requests;
+mod snapshot;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -30,21 +32,25 @@ use margay_log::batch::{Batch, Received};
 use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
 use margay_log::format::BATCH_MAX;
-use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, Ticket};
+use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
+use crate::config::SNAPSHOT_AFTER;
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
-use crate::wire::{self, Frame};
+use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
+use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
 use front::Front;
 use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
+pub use snapshot::SnapshotCounts;
+use snapshot::Snapshots;
 
 /// How long a client refused for load should wait before it tries again.
 const RETRY: Micros = Micros::from_millis(5);
@@ -63,6 +69,10 @@ pub trait Host {
     fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
     /// Start a disk operation on this group's directory.
     fn disk(&mut self, op: Op);
+    /// Drop what is left of a large state, without holding up the turn where that can be done.
+    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
+        drop(remains);
+    }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
     fn members(&mut self, members: &Memberships) {
@@ -98,6 +108,12 @@ pub struct ReplicaConfig {
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].
     pub settled: Micros,
+    /// A snapshot is taken when this many bytes of entries were applied since the last one, or as
+    /// many as that one has, whichever is more.
+    pub snapshot_after: u64,
+    /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
+    /// nodes, so that they write equal files.
+    pub snapshot_chunk: usize,
 }
 
 impl ReplicaConfig {
@@ -117,6 +133,8 @@ impl ReplicaConfig {
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
             settled: Micros::from_millis(5_000),
+            snapshot_after: SNAPSHOT_AFTER,
+            snapshot_chunk: 64 << 10,
         }
     }
 }
@@ -198,6 +216,8 @@ pub struct Replica<S: StateMachine> {
     pending: Pending,
     /// Who should lead.
     leadership: Leadership,
+    /// Snapshots of the machine.
+    snapshots: Snapshots<S>,
     /// What the core wants done, not yet done.
     outputs: VecDeque<Output>,
     scratch: Vec<Output>,
@@ -255,20 +275,29 @@ impl<S: StateMachine> Replica<S> {
         assert!(config.sessions_max <= SESSIONS_MAX, "the machine would refuse some");
         let group = config.group;
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
-        let members = restore_members(&config, &opened.marked)?;
+        let log = opened.log;
+        let snapshots = Snapshots::new(opened.snapshots, opened.report.snapshots_unreadable);
+        let held = snapshots.held_by(&log);
+        let commit = held.map_or(Index::ZERO, |held| held.end.id.index);
+        let members = restore_members(&config, held, &opened.marked)?;
         let configurations = members.iter().map(|(at, members)| (*at, members.configuration()));
         let configurations = configurations.collect();
-        let log = opened.log;
+        // A snapshot may have become durable before the term it was brought in.
+        let (term, vote) = match snapshots.term() {
+            begun if begun > term => (begun, None),
+            _ => (term, vote),
+        };
         let restored = Restored {
             term,
             vote,
             terms: log.terms(),
             last: log.last(),
-            snapshot: EntryId::ZERO,
+            snapshot: log.start().id,
+            commit,
             configurations,
         };
         let raft = Raft::new(config.raft, restored, now);
-        Ok(Self {
+        let mut replica = Self {
             members,
             raft,
             log,
@@ -276,6 +305,7 @@ impl<S: StateMachine> Replica<S> {
             front: Front::default(),
             pending: Pending::default(),
             leadership: Leadership::new(config.settled),
+            snapshots,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
@@ -285,7 +315,7 @@ impl<S: StateMachine> Replica<S> {
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
-            commit: Index::ZERO,
+            commit,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             clock: None,
@@ -299,7 +329,9 @@ impl<S: StateMachine> Replica<S> {
             frame: Vec::new(),
             batches: Vec::new(),
             config,
-        })
+        };
+        replica.begin_restore();
+        Ok(replica)
     }
 
     /// A frame from another node's replica of this group; `batch` holds the bytes that followed it,
@@ -317,6 +349,17 @@ impl<S: StateMachine> Replica<S> {
     ) -> Result<(), Fault> {
         if from == self.config.raft.id || self.members.current().is_removed(from) {
             return Err(Fault::Stranger(from));
+        }
+        match frame.kind {
+            Kind::SnapshotPiece => {
+                self.on_snapshot_piece(now, from, &SnapshotPiece::decode(frame)?, host);
+                return Ok(());
+            }
+            Kind::SnapshotAck => {
+                self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
+                return Ok(());
+            }
+            _ => {}
         }
         let peer = PeerMessage::decode(frame)?;
         if let message::Body::AppendAck { matched, .. } = peer.message.body
@@ -390,6 +433,10 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// The log is poisoned: a write into prepared space or of the hard state failed.
     pub fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal> {
+        if let Done::Snapshot { ticket, result } = done {
+            self.on_snapshot_step(now, ticket, result, host);
+            return Ok(());
+        }
         let progress = self.log.on_done(done)?;
         if let Some(index) = progress.durable {
             self.step(now, Input::Durable { index });
@@ -442,6 +489,7 @@ impl<S: StateMachine> Replica<S> {
         self.tell_members(host);
         self.answer_change(host);
         self.serve_reads(now, host);
+        self.flush_snapshots(now, host);
         if self.resting {
             self.log.mark();
         }
@@ -455,7 +503,7 @@ impl<S: StateMachine> Replica<S> {
     /// When `flush` must be called at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
-        let now = self.hungry.then_some(Micros(0));
+        let now = (self.hungry || self.snapshots.is_hungry()).then_some(Micros(0));
         // A full batch takes no tick and no expiry. Room comes with a commit or the end of a write,
         // and both are followed by a flush.
         let full = self.log.open_bytes() >= u64::from(BATCH_MAX);
@@ -466,7 +514,8 @@ impl<S: StateMachine> Replica<S> {
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
         let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
-        let deadlines = [now, raft, leadership, self.log.deadline(), timer, session, listen];
+        let (log, snapshots) = (self.log.deadline(), self.snapshots.deadline());
+        let deadlines = [now, raft, leadership, log, timer, session, listen, snapshots];
         deadlines.into_iter().flatten().min()
     }
 
@@ -590,6 +639,12 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.log.is_marked()
+    }
+
+    /// What has happened about snapshots.
+    #[must_use]
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.snapshots.counts
     }
 
     /// Who belongs to the group.

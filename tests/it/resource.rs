@@ -1,9 +1,14 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod claims;
+mod election;
 mod events;
+mod gather;
 mod golden;
+mod guards;
 mod handles;
 mod hostile;
+mod lives;
 mod lock;
 mod models;
 mod registry;

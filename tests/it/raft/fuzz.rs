@@ -42,7 +42,6 @@ fn random_groups_find_known_bugs() {
 
     let bugs = [
         ACK_BEFORE_DURABLE,
-        COMMIT_OLD_TERM,
         READ_WITHOUT_ROUND,
         LEASE_KEPT_ON_TRANSFER,
         LEASE_KEPT_ON_RESTART,

@@ -7,7 +7,9 @@ use crate::machine::{World, chunks, register, restore};
 use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{
+    barrier, counter, describe, election, latch, lock, map, registry, rwlock, semaphore, value,
+};
 use margay_log::id::Micros;
 use std::fmt::Write;
 
@@ -17,48 +19,147 @@ fn code<O: Encode>(operation: &O) -> Coded {
     (O::NAME.to_owned(), O::KIND, O::SCHEMA, operation.encode())
 }
 
-/// One of each operation there is, with telling contents.
+/// One of each operation there is, with telling contents: by kind, in the order of their numbers.
 pub(super) fn operations() -> Vec<Coded> {
-    let (key, value) = (b"key".to_vec(), b"a value".to_vec());
-    let expected = Some(b"expected".to_vec());
+    let all = [of_registry(), of_value(), of_counter(), of_map(), of_lock(), claims(VERSION)];
+    all.concat()
+}
+
+const VERSION: u64 = 0x0102_0304_0506_0708;
+/// Milliseconds: a time to live within bounds.
+const TTL_MS: u64 = 0x01_0203_0405;
+
+fn key() -> Vec<u8> {
+    b"key".to_vec()
+}
+
+fn value() -> Vec<u8> {
+    b"a value".to_vec()
+}
+
+fn expected() -> Option<Vec<u8>> {
+    Some(b"expected".to_vec())
+}
+
+fn of_registry() -> Vec<Coded> {
     let (name, prefix, after) = (b"name".to_vec(), b"pre".to_vec(), b"prefix".to_vec());
-    let version = 0x0102_0304_0506_0708;
-    let mut all = vec![
+    vec![
         code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
-        code(&registry::DeleteV1 { resource: version }),
-        code(&registry::FindV1 { name, kind: kind::LOCK }),
-        code(&registry::ListV1 { prefix: prefix.clone(), kind: 0, after, limit: 7 }),
-        code(&value::SetV1 { value: value.clone() }),
-        code(&value::GetAndSetV1 { value: value.clone() }),
-        code(&value::CompareAndSetV1 { expected: expected.clone(), value: value.clone() }),
-        code(&value::CompareAndSetV1 { expected: None, value: value.clone() }),
-        code(&value::CompareVersionV1 { version, value: value.clone() }),
+        code(&registry::DeleteV1 { resource: VERSION }),
+        code(&registry::FindV1 { name: name.clone(), kind: kind::LOCK }),
+        code(&registry::ListV1 { prefix, kind: 0, after, limit: 7 }),
+        code(&describe::DescribeV1 { name }),
+    ]
+}
+
+fn of_value() -> Vec<Coded> {
+    let (value, version, ephemeral, ttl_ms) = (value(), VERSION, false, 0);
+    let swap = |expected| {
+        code(&value::CompareAndSetV1 { expected, value: value.clone(), ephemeral, ttl_ms })
+    };
+    vec![
+        code(&value::SetV1 { value: value.clone(), ephemeral: true, ttl_ms: TTL_MS }),
+        code(&value::GetAndSetV1 { value: value.clone(), ephemeral, ttl_ms }),
+        swap(expected()),
+        swap(None),
+        code(&value::CompareVersionV1 { version, value: value.clone(), ephemeral, ttl_ms }),
         code(&value::DeleteV1 {}),
         code(&value::GetV1 {}),
+    ]
+}
+
+fn of_counter() -> Vec<Coded> {
+    vec![
         code(&counter::SetV1 { value: -2 }),
         code(&counter::AddV1 { delta: i64::MIN }),
         code(&counter::CompareAndSetV1 { expected: -1, value: 0x0102_0304 }),
         code(&counter::GetV1 {}),
-    ];
-    all.extend([
-        code(&map::PutV1 { key: key.clone(), value: value.clone(), previous: true }),
-        code(&map::PutIfAbsentV1 { key: key.clone(), value: value.clone() }),
+    ]
+}
+
+fn of_map() -> Vec<Coded> {
+    let (key, value, expected, version) = (key(), value(), expected(), VERSION);
+    let (ephemeral, ttl_ms) = (false, 0);
+    let put = map::PutV1 {
+        key: key.clone(),
+        value: value.clone(),
+        previous: true,
+        ephemeral: true,
+        ttl_ms: TTL_MS,
+    };
+    let (put_key, put_value) = (key.clone(), value.clone());
+    let absent =
+        map::PutIfAbsentV1 { key: put_key.clone(), value: put_value.clone(), ephemeral, ttl_ms };
+    let replace = map::ReplaceV1 { key: put_key.clone(), value: put_value, ephemeral, ttl_ms };
+    let remove_if =
+        map::RemoveIfV1 { key: put_key.clone(), expected: expected.clone(), version: 0 };
+    let replace_if = map::ReplaceIfV1 { key: put_key, expected, version, value, ephemeral, ttl_ms };
+    let page = map::PageV1 {
+        prefix: b"pre".to_vec(),
+        from: Some(b"from".to_vec()),
+        to: Some(b"until".to_vec()),
+        after: Some(key.clone()),
+        limit: 5,
+        descending: true,
+        values: true,
+    };
+    vec![
+        code(&put),
+        code(&absent),
         code(&map::RemoveV1 { key: key.clone(), previous: false }),
-        code(&map::RemoveIfV1 { key: key.clone(), expected: expected.clone(), version: 0 }),
-        code(&map::ReplaceV1 { key: key.clone(), value: value.clone() }),
-        code(&map::ReplaceIfV1 { key: key.clone(), expected, version, value }),
+        code(&remove_if),
+        code(&replace),
+        code(&replace_if),
         code(&map::ClearV1 {}),
+        code(&map::PollV1 { last: true }),
         code(&map::GetV1 { key: key.clone() }),
         code(&map::ContainsV1 { key: key.clone() }),
         code(&map::SizeV1 {}),
-        code(&map::PageV1 { prefix, after: Some(key), limit: 5, values: true }),
-        code(&lock::LockV1 { request: version, wait_ms: Some(1_500) }),
+        code(&page),
+        code(&map::GetManyV1 { keys: vec![key.clone(), b"other".to_vec()] }),
+        code(&map::FindValueV1 { value: b"sought".to_vec(), after: Some(key) }),
+    ]
+}
+
+fn of_lock() -> Vec<Coded> {
+    vec![
+        code(&lock::LockV1 { request: VERSION, wait_ms: Some(1_500) }),
         code(&lock::LockV1 { request: 1, wait_ms: None }),
-        code(&lock::UnlockV1 { token: version }),
-        code(&lock::CancelV1 { request: version }),
+        code(&lock::UnlockV1 { token: VERSION }),
+        code(&lock::CancelV1 { request: VERSION }),
         code(&lock::HolderV1 {}),
-    ]);
-    all
+    ]
+}
+
+/// Those of what is granted in turn.
+fn claims(number: u64) -> Vec<Coded> {
+    vec![
+        code(&rwlock::LockV1 { request: number, write: true, wait_ms: Some(1_500) }),
+        code(&rwlock::UnlockV1 { hold: number }),
+        code(&rwlock::CancelV1 { request: number }),
+        code(&rwlock::StatusV1 {}),
+        code(&semaphore::AcquireV1 { request: number, permits: 3, wait_ms: None }),
+        code(&semaphore::ReleaseV1 { hold: number, permits: 3 }),
+        code(&semaphore::CancelV1 { request: number }),
+        code(&semaphore::DrainV1 { request: number }),
+        code(&semaphore::ResizeV1 { permits: 5 }),
+        code(&semaphore::StatusV1 {}),
+        code(&barrier::AwaitV1 { request: number, wait_ms: None }),
+        code(&barrier::CancelV1 { request: number }),
+        code(&barrier::ResetV1 {}),
+        code(&barrier::StatusV1 {}),
+        code(&latch::CountDownV1 { by: 2 }),
+        code(&latch::AwaitV1 { request: number, wait_ms: Some(1_500) }),
+        code(&latch::CancelV1 { request: number }),
+        code(&latch::StatusV1 {}),
+        code(&election::CampaignV1 { request: number, data: b"me".to_vec(), wait_ms: None }),
+        code(&election::CancelV1 { request: number }),
+        code(&election::AnointV1 { candidate: number }),
+        code(&election::PromoteV1 { candidate: number }),
+        code(&election::EvictV1 { candidate: number }),
+        code(&election::LeaderV1 {}),
+        code(&election::CandidatesV1 { limit: 7 }),
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -128,14 +229,33 @@ fn full() -> World {
         .iter()
         .map(|kind| world.open(one, &format!("r{kind}"), *kind))
         .collect();
+    fill_claims(&mut world, one);
     world.tick(Micros::from_millis(5));
     let two = world.entry(register(2));
-    world.command(one, ids[0], &value::SetV1 { value: b"first".to_vec() });
-    world.command(one, ids[0], &value::GetAndSetV1 { value: b"second".to_vec() });
+    world.command(
+        one,
+        ids[0],
+        &value::SetV1 { value: b"first".to_vec(), ephemeral: false, ttl_ms: 0 },
+    );
+    world.command(
+        one,
+        ids[0],
+        &value::GetAndSetV1 { value: b"second".to_vec(), ephemeral: false, ttl_ms: 0 },
+    );
     world.command(one, ids[1], &counter::AddV1 { delta: -7 });
     for key in ["a", "b", "c"] {
         let value = key.repeat(3).into_bytes();
-        world.command(one, ids[2], &map::PutV1 { key: key.into(), value, previous: false });
+        world.command(
+            one,
+            ids[2],
+            &map::PutV1 {
+                key: key.into(),
+                value,
+                previous: false,
+                ephemeral: key != "b",
+                ttl_ms: 9 * u64::from(key == "c"),
+            },
+        );
     }
     world.command(one, ids[2], &map::RemoveV1 { key: b"b".to_vec(), previous: true });
     world.command(one, ids[3], &lock::LockV1 { request: 9, wait_ms: None });
@@ -146,6 +266,31 @@ fn full() -> World {
     world.send(last);
     world.entry(Logged { kind: kind::NOOP, ..Logged::default() });
     world
+}
+
+/// What is granted in turn: a hold and a wait of each.
+fn fill_claims(world: &mut World, one: u64) {
+    let id = world.open(one, "r23", kind::RW_LOCK);
+    for (request, write) in [(1, false), (2, true)] {
+        world.command(one, id, &rwlock::LockV1 { request, write, wait_ms: Some(900) });
+    }
+    let options = semaphore::options(3);
+    let open = registry::OpenV1 { name: b"r24".to_vec(), kind: kind::SEMAPHORE, options };
+    let id = world.command(one, 0, &open).index;
+    for request in 1..3 {
+        world.command(one, id, &semaphore::AcquireV1 { request, permits: 2, wait_ms: None });
+    }
+    let id = world.open(one, "r25", kind::BARRIER);
+    for request in 1..4 {
+        world.command(one, id, &barrier::AwaitV1 { request, wait_ms: None });
+    }
+    let id = world.open(one, "r26", kind::LATCH);
+    world.command(one, id, &latch::AwaitV1 { request: 1, wait_ms: Some(900) });
+    let id = world.open(one, "r27", kind::ELECTION);
+    let campaign =
+        |request| election::CampaignV1 { request, data: vec![request as u8], wait_ms: None };
+    let names = [1, 2, 3].map(|request| world.command(one, id, &campaign(request)).index);
+    world.command(one, id, &election::PromoteV1 { candidate: names[2] });
 }
 
 #[test]

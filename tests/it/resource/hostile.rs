@@ -14,7 +14,17 @@ use rkyv::Archive;
 fn world() -> (World, u64, Vec<(u8, u64)>) {
     let mut world = World::new();
     let session = world.register(1);
-    let kinds = [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK];
+    let kinds = [
+        kind::VALUE,
+        kind::COUNTER,
+        kind::MAP,
+        kind::LOCK,
+        kind::RW_LOCK,
+        kind::SEMAPHORE,
+        kind::BARRIER,
+        kind::LATCH,
+        kind::ELECTION,
+    ];
     let mut ids = vec![(kind::REGISTRY, 0)];
     for kind in kinds {
         ids.push((kind, world.open(session, &format!("r{kind}"), kind)));
@@ -90,7 +100,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(
-        kind in kind::REFUSED..24,
+        kind in kind::REFUSED..40,
         schema in prop_oneof![0_u16..0x900, 0x4000..0x4400_u16],
         payload in prop::collection::vec(prop_oneof![Just(0_u8), Just(0xff), any::<u8>()], 0..80),
     ) {
@@ -102,7 +112,7 @@ proptest! {
     #[test]
     fn any_entry_is_taken_without_a_panic(
         entries in prop::collection::vec(
-            (0_u8..24, 0..8_u64, 0..8_u64, 0..8_u64, prop::collection::vec(any::<u8>(), 0..40)),
+            (0_u8..40, 0..8_u64, 0..8_u64, 0..8_u64, prop::collection::vec(any::<u8>(), 0..40)),
             1..20,
         ),
     ) {
@@ -134,7 +144,13 @@ fn keys_and_values_are_bounded() {
     let (mut world, session, ids) = world();
     let map = ids.iter().find(|(known, _)| *known == kind::MAP).unwrap().1;
     let value = ids.iter().find(|(known, _)| *known == kind::VALUE).unwrap().1;
-    let put = |key, value| PutV1 { key: vec![0; key], value: vec![0; value], previous: false };
+    let put = |key, value| PutV1 {
+        key: vec![0; key],
+        value: vec![0; value],
+        previous: false,
+        ephemeral: false,
+        ttl_ms: 0,
+    };
     let cases = [
         ((4 << 10, 1 << 20), Code::OK),
         (((4 << 10) + 1, 0), Code::KEY_TOO_LARGE),
@@ -146,7 +162,7 @@ fn keys_and_values_are_bounded() {
         assert_eq!(checked.err().unwrap_or(Code::OK), code);
         assert_eq!(world.command(session, map, &operation).code, code);
     }
-    let set = SetV1 { value: vec![0; (1 << 20) + 1] };
+    let set = SetV1 { value: vec![0; (1 << 20) + 1], ephemeral: false, ttl_ms: 0 };
     assert_eq!(world.command(session, value, &set).code, Code::VALUE_TOO_LARGE);
 }
 

@@ -3,7 +3,9 @@
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{
+    barrier, counter, election, latch, lock, map, registry, rwlock, semaphore, value,
+};
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
@@ -41,39 +43,73 @@ fn code<O: Encode>(operation: &O) -> Coded {
     Coded { kind: O::KIND, schema: O::SCHEMA, payload: operation.encode() }
 }
 
+/// A history begins with one of each.
+const KINDS: [u8; 9] = [
+    kind::LOCK,
+    kind::MAP,
+    kind::VALUE,
+    kind::COUNTER,
+    kind::RW_LOCK,
+    kind::SEMAPHORE,
+    kind::BARRIER,
+    kind::LATCH,
+    kind::ELECTION,
+];
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..3, 0..3)
+}
+
+/// Whether an entry ends with its session, and its time to live.
+fn life() -> impl Strategy<Value = (bool, u64)> {
+    prop_oneof![2 => Just((false, 0)), 1 => (any::<bool>(), 0..4_u64)]
 }
 
 fn map_operation() -> impl Strategy<Value = Coded> {
     let maybe = || prop::option::of(bytes());
     prop_oneof![
-        (bytes(), bytes(), any::<bool>()).prop_map(|(key, value, previous)| code(&map::PutV1 {
-            key,
-            value,
-            previous
-        })),
-        (bytes(), bytes()).prop_map(|(key, value)| code(&map::PutIfAbsentV1 { key, value })),
-        (bytes(), any::<bool>()).prop_map(|(key, previous)| code(&map::RemoveV1 { key, previous })),
-        (bytes(), maybe(), 0_u64..9).prop_map(|(key, expected, version)| {
+        2 => (bytes(), bytes(), any::<bool>(), life()).prop_map(
+            |(key, value, previous, (ephemeral, ttl_ms))| {
+                code(&map::PutV1 { key, value, previous, ephemeral, ttl_ms })
+            }
+        ),
+        1 => (bytes(), bytes(), life()).prop_map(|(key, value, (ephemeral, ttl_ms))| {
+            code(&map::PutIfAbsentV1 { key, value, ephemeral, ttl_ms })
+        }),
+        1 => (bytes(), any::<bool>())
+            .prop_map(|(key, previous)| code(&map::RemoveV1 { key, previous })),
+        1 => (bytes(), maybe(), 0_u64..9).prop_map(|(key, expected, version)| {
             code(&map::RemoveIfV1 { key, expected, version })
         }),
-        (bytes(), bytes()).prop_map(|(key, value)| code(&map::ReplaceV1 { key, value })),
-        (bytes(), maybe(), 0_u64..9, bytes()).prop_map(|(key, expected, version, value)| {
-            code(&map::ReplaceIfV1 { key, expected, version, value })
+        1 => (bytes(), bytes(), life()).prop_map(|(key, value, (ephemeral, ttl_ms))| {
+            code(&map::ReplaceV1 { key, value, ephemeral, ttl_ms })
         }),
-        Just(code(&map::ClearV1 {})),
+        1 => (bytes(), maybe(), 0_u64..9, bytes(), life()).prop_map(
+            |(key, expected, version, value, (ephemeral, ttl_ms))| {
+                code(&map::ReplaceIfV1 { key, expected, version, value, ephemeral, ttl_ms })
+            }
+        ),
+        1 => any::<bool>().prop_map(|last| code(&map::PollV1 { last })),
+        1 => Just(code(&map::ClearV1 {})),
     ]
 }
 
 fn value_operation() -> impl Strategy<Value = Coded> {
     prop_oneof![
-        bytes().prop_map(|value| code(&value::SetV1 { value })),
-        bytes().prop_map(|value| code(&value::GetAndSetV1 { value })),
-        (prop::option::of(bytes()), bytes())
-            .prop_map(|(expected, value)| code(&value::CompareAndSetV1 { expected, value })),
-        (0_u64..9, bytes())
-            .prop_map(|(version, value)| code(&value::CompareVersionV1 { version, value })),
+        (bytes(), life()).prop_map(|(value, (ephemeral, ttl_ms))| {
+            code(&value::SetV1 { value, ephemeral, ttl_ms })
+        }),
+        (bytes(), life()).prop_map(|(value, (ephemeral, ttl_ms))| {
+            code(&value::GetAndSetV1 { value, ephemeral, ttl_ms })
+        }),
+        (prop::option::of(bytes()), bytes(), life()).prop_map(
+            |(expected, value, (ephemeral, ttl_ms))| {
+                code(&value::CompareAndSetV1 { expected, value, ephemeral, ttl_ms })
+            }
+        ),
+        (0_u64..9, bytes(), life()).prop_map(|(version, value, (ephemeral, ttl_ms))| {
+            code(&value::CompareVersionV1 { version, value, ephemeral, ttl_ms })
+        }),
         Just(code(&value::DeleteV1 {})),
     ]
 }
@@ -88,11 +124,51 @@ fn lock_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
-fn own_operation() -> impl Strategy<Value = Coded> {
-    let kinds =
-        prop_oneof![Just(kind::VALUE), Just(kind::COUNTER), Just(kind::MAP), Just(kind::LOCK)];
+fn claims_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
     prop_oneof![
-        6 => (0..4_u8, kinds).prop_map(|(name, kind)| {
+        4 => (0..3_u64, any::<bool>(), wait()).prop_map(|(request, write, wait_ms)| {
+            code(&rwlock::LockV1 { request, write, wait_ms })
+        }),
+        2 => (0..60_u64).prop_map(|hold| code(&rwlock::UnlockV1 { hold })),
+        1 => (0..3_u64).prop_map(|request| code(&rwlock::CancelV1 { request })),
+        4 => (0..3_u64, 0..3_u32, wait()).prop_map(|(request, permits, wait_ms)| {
+            code(&semaphore::AcquireV1 { request, permits, wait_ms })
+        }),
+        2 => (0..60_u64, 1..3_u32)
+            .prop_map(|(hold, permits)| code(&semaphore::ReleaseV1 { hold, permits })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::CancelV1 { request })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::DrainV1 { request })),
+        1 => (0..4_u32).prop_map(|permits| code(&semaphore::ResizeV1 { permits })),
+    ]
+}
+
+fn gathering_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let request = || 0..3_u64;
+    prop_oneof![
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&barrier::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&barrier::CancelV1 { request })),
+        1 => Just(code(&barrier::ResetV1 {})),
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&latch::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&latch::CancelV1 { request })),
+        1 => Just(code(&latch::CountDownV1 { by: 1 })),
+        4 => (request(), bytes(), wait()).prop_map(|(request, data, wait_ms)| {
+            code(&election::CampaignV1 { request, data, wait_ms })
+        }),
+        1 => request().prop_map(|request| code(&election::CancelV1 { request })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::AnointV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::PromoteV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::EvictV1 { candidate })),
+    ]
+}
+
+fn own_operation() -> impl Strategy<Value = Coded> {
+    let kinds = prop::sample::select(&KINDS);
+    prop_oneof![
+        6 => (0..12_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -101,7 +177,7 @@ fn own_operation() -> impl Strategy<Value = Coded> {
 
 fn garbage() -> impl Strategy<Value = Coded> {
     let payload = prop::collection::vec(any::<u8>(), 0..40);
-    (6_u8..22, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
+    (6_u8..40, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
         kind,
         schema: schema << 8 | 1,
         payload,
@@ -115,6 +191,8 @@ fn coded() -> impl Strategy<Value = Coded> {
         2 => value_operation(),
         2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
         6 => lock_operation(),
+        8 => claims_operation(),
+        8 => gathering_operation(),
         1 => garbage(),
     ]
 }
@@ -136,7 +214,7 @@ fn step() -> impl Strategy<Value = Step> {
 pub(crate) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..max).prop_map(|rest| {
         let mut steps = vec![Step::Register(0), Step::Register(1)];
-        for (name, kind) in (b'a'..).zip([kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER]) {
+        for (name, kind) in (b'a'..).zip(KINDS) {
             let open = registry::OpenV1 { name: vec![name], kind, options: Vec::new() };
             steps.push(Step::First(code(&open)));
         }

@@ -2,7 +2,8 @@
 //!
 //! Clients write unique ids while the leader, then a follower, then all three nodes are killed with
 //! SIGKILL and started again with what they left on their disks; and while the leader is asked to
-//! stop with SIGTERM, which hands leadership over. `MARGAY_KILL_ROUNDS` says how often; `scripts/kill.sh --rounds 20` sets it and shows the table.
+//! stop with SIGTERM, which hands leadership over. `MARGAY_KILL_ROUNDS` says how often;
+//! `scripts/kill.sh --rounds 20` sets it and shows the table.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
