@@ -31,8 +31,6 @@ breaks! {
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
     LEASE_KEPT_ON_TRANSFER "lease-kept-on-transfer" "a leader that has asked another to stand reads by its lease";
     LEASE_KEPT_ON_RESTART "lease-kept-on-restart" "a node that restarts votes at once";
-    LEASE_FROM_THE_ANSWER "lease-from-the-answer" "a lease lasts from when a round was answered";
-    PROMISE_ENDS_WITH_TERM "promise-ends-with-term" "who learns of a higher term votes at once";
 }
 
 impl Break {

@@ -68,7 +68,7 @@ impl Raft {
         while let Some(&(round, began)) = lease.begun.front() {
             let stale = began.after(self.config.election_min) <= now;
             if round <= confirmed {
-                lease.from = Some(if breaks::LEASE_FROM_THE_ANSWER.on() { now } else { began });
+                lease.from = Some(began);
             } else if !stale {
                 break;
             }

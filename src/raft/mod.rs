@@ -404,9 +404,6 @@ impl Raft {
                 return;
             }
             self.enter_term(term, None);
-            if breaks::PROMISE_ENDS_WITH_TERM.on() {
-                self.loyal_until = Micros(0);
-            }
             let leader = matches!(body, Body::Append { .. }).then_some(from);
             self.become_follower(leader, out);
         }

