@@ -30,7 +30,7 @@ fn progress(nodes: &Nodes, node: usize) -> (u64, u64) {
 fn a_stopped_follower_slows_nobody_and_catches_up_under_load() {
     let _alone = alone();
     let scratch = Scratch::new("laggard");
-    let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
+    let nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
     // So that leadership does not move while something is measured.
     until("n1 to lead its group", || nodes.leader(0) == Some(0));
     let follower = 2;
