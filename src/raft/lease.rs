@@ -2,9 +2,9 @@
 //! state without asking again.
 //!
 //! ```text
-//!    leader    ──●── round r begins ──────────────● a quorum has answered r ───────────┤ lease ends
-//!                │                                                                 drift │
-//!    a follower  └─────► ● hears it: no vote for anybody for election_min of its clock ──┴──►
+//!    leader    ──●── round r begins ────────● a quorum has answered r ────────┤ lease ends
+//!                │                                                        drift │
+//!    a follower  └─────► ● hears it: no vote for election_min of its clock ─────┴──►
 //! ```
 //!
 //! Who answers a round has heard this leader after the round began, and ignores candidates for

@@ -95,7 +95,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Whoever would answer reads by a lease now knows everything that anybody knows to be committed.
+    /// Whoever would answer reads by a lease knows everything that anybody knows to be committed.
     fn leases<S: StateMachine>(
         now: Micros,
         nodes: &[Node<S>],

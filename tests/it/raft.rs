@@ -3,7 +3,8 @@
 //! Commands of a story (`N` names a node):
 //!
 //! ```text
-//! cluster nodes=3 [spare=1] [leader=1] [window=BYTES] [lease=1]  a new group, and nodes that are none of it
+//! cluster nodes=3 [spare=1] [leader=1] [window=BYTES] [lease=1]
+//!                            a new group, and nodes that are none of it
 //!                    yet; with a leader, once all is quiet
 //! timeout N          the clock moves to N's deadline, and only N is told
 //! clock +MS          the clock moves, nobody is told
