@@ -29,6 +29,8 @@ breaks! {
     ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
     COMMIT_OLD_TERM "commit-old-term" "entries of earlier terms commit by counting (figure 8)";
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
+    LEASE_KEPT_ON_TRANSFER "lease-kept-on-transfer" "a leader that hands over reads by its lease";
+    LEASE_KEPT_ON_RESTART "lease-kept-on-restart" "a node that restarts votes at once";
 }
 
 impl Break {

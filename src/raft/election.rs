@@ -23,6 +23,7 @@
 
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
+use super::lease::Lease;
 use super::message::{Body, Output};
 use super::progress::Progress;
 use super::read::Reads;
@@ -227,6 +228,7 @@ impl Raft {
             peers,
             round: Round(0),
             reads: Reads::default(),
+            lease: Lease::default(),
             asked_by,
             transfer: None,
             handed_over: false,

@@ -8,7 +8,7 @@
 //! answered once, also when this node leads no longer.
 
 use margay_log::format::EntryHeader;
-use margay_log::id::{Index, NodeId};
+use margay_log::id::{Index, Micros, NodeId};
 use margay_log::snapshot::SnapshotHeader;
 
 use super::membership::{Change, Membership, Memberships, Senseless};
@@ -61,9 +61,10 @@ pub(super) fn restore_members(
     Ok(members)
 }
 
-/// What the wire says, as a change.
-fn change(admin: Admin<'_>) -> Change {
-    match admin {
+/// What the wire says, as a change of members.
+fn change(admin: Admin<'_>) -> Option<Change> {
+    Some(match admin {
+        Admin::Transfer { .. } => return None,
         Admin::Add { name, address, incarnation, node } => Change::Add {
             name: name.to_owned(),
             address: address.to_owned(),
@@ -73,20 +74,24 @@ fn change(admin: Admin<'_>) -> Change {
         Admin::Promote { name } => Change::Promote(name.to_owned()),
         Admin::Demote { name } => Change::Demote(name.to_owned()),
         Admin::Remove { name } => Change::Remove(name.to_owned()),
-    }
+    })
 }
 
 impl<S: StateMachine> Replica<S> {
     /// A client asks for a change.
     pub(super) fn on_admin(
         &mut self,
+        now: Micros,
         conn: ConnId,
         id: u64,
         admin: Admin<'_>,
         host: &mut dyn Host,
     ) {
         let name = admin.name().to_owned();
-        match self.consider(&change(admin)) {
+        let Some(change) = change(admin) else {
+            return self.on_transfer_asked(now, conn, id, &name, host);
+        };
+        match self.consider(&change) {
             Ok(Some(next)) => {
                 self.changes.asked = Some(Asked { conn, id, name, next: Some(next) });
             }
@@ -124,7 +129,7 @@ impl<S: StateMachine> Replica<S> {
                     Senseless::LastVoter { .. } => Code::UNSAFE_CHANGE,
                     _ => Code::BAD_CHANGE,
                 };
-                (code, margay_log::id::Micros(0), senseless.to_string())
+                (code, Micros(0), senseless.to_string())
             }
         };
         let leader = match code {
@@ -138,7 +143,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// The core's refusal in words, with the names of nodes.
-    fn say(&self, refused: &ChangeRefused) -> (Code, margay_log::id::Micros, String) {
+    fn say(&self, refused: &ChangeRefused) -> (Code, Micros, String) {
         let name = |id: &NodeId| match self.members.member(*id) {
             Some(member) => member.name.clone(),
             None => id.to_string(),

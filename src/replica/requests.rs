@@ -70,7 +70,7 @@ impl<S: StateMachine> Replica<S> {
                 self.on_subscribe(conn, id, resource, after, filter, host);
             }
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
-            Request::Admin { id, admin } => self.on_admin(conn, id, admin, host),
+            Request::Admin { id, admin } => self.on_admin(now, conn, id, admin, host),
             Request::Status { id } => {
                 let groups = vec![self.status()];
                 if let Some(out) = host.client(conn) {
@@ -232,8 +232,15 @@ impl<S: StateMachine> Replica<S> {
         }
         match level {
             Level::Sequential => self.pending.when_applied(seen, waiting),
-            Level::Linearizable if self.leads() => self.pending.gather(waiting),
-            Level::Linearizable => {
+            Level::Linearizable | Level::Lease if self.leads() => {
+                let lease = if level == Level::Lease { self.raft.lease(now) } else { None };
+                match lease {
+                    Some(index) => self.pending.when_applied(index, waiting),
+                    // Without a lease the answer takes a round.
+                    None => self.pending.gather(waiting),
+                }
+            }
+            Level::Linearizable | Level::Lease => {
                 self.refuse(host, conn, waiting.of(), Code::NOT_LEADER, Micros(0));
             }
         }

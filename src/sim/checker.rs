@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use margay_log::id::{Chain, Index, NodeId, Term};
+use margay_log::id::{Chain, Index, Micros, NodeId, Term};
 
 use super::Failure;
 use super::node::Node;
@@ -29,6 +29,7 @@ impl Checker {
     /// Looks at one node after its turn. `deep` compares states too, which costs more.
     pub(super) fn look<S: StateMachine>(
         &mut self,
+        now: Micros,
         nodes: &[Node<S>],
         at: usize,
         deep: bool,
@@ -51,6 +52,7 @@ impl Checker {
         }
         if commit > before {
             self.committed_at(nodes, at, commit)?;
+            Self::leases(now, nodes, commit)?;
         }
         if deep {
             self.compare_state(node)?;
@@ -89,6 +91,22 @@ impl Checker {
         if durable.count() * 2 <= nodes.len() {
             let details = format!("{} committed {commit}", node.id);
             return Err(Failure::new("commit rests on a durable quorum", details));
+        }
+        Ok(())
+    }
+
+    /// Whoever would answer reads by a lease knows everything that anybody knows to be committed.
+    fn leases<S: StateMachine>(
+        now: Micros,
+        nodes: &[Node<S>],
+        commit: Index,
+    ) -> Result<(), Failure> {
+        for node in nodes {
+            let Some(replica) = &node.replica else { continue };
+            if let Some(index) = replica.raft().lease(now).filter(|index| *index < commit) {
+                let details = format!("{} reads {index}, {commit} is committed", node.id);
+                return Err(Failure::new("reads by lease miss nothing", details));
+            }
         }
         Ok(())
     }

@@ -124,7 +124,8 @@ impl<S: StateMachine> Run<S> {
             Event::Turn { node, boot } => {
                 self.cluster.on_turn(node, boot)?;
                 let deep = self.cluster.rng.chance(1, 50);
-                self.checker.look(&self.cluster.nodes, node, deep)?;
+                let now = self.cluster.now;
+                self.checker.look(now, &self.cluster.nodes, node, deep)?;
             }
             Event::Client { client } => {
                 let now = self.cluster.now;

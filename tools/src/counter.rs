@@ -43,9 +43,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
     match &args.verb {
         Verb::Get { name } => {
-            let found = Connect::existing(&client, name, kind::COUNTER)?;
+            let found = args.connect.readable(&client, name, kind::COUNTER)?;
             let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
-            print(&args.connect, Counter::new(group, id).get().wait()?)
+            let counter = Counter::new(group, id).with_level(args.connect.level.into());
+            print(&args.connect, counter.get().wait()?)
         }
         Verb::Add { name, delta } => {
             print(&args.connect, client.counter(name).wait()?.add_and_get(*delta).wait()?)

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             print_version(connect, map.put(key.as_bytes(), value.as_bytes()).wait()?.0)
         }
         Verb::Get { name, key } => {
-            let found = match existing(&client, name)? {
+            let found = match readable(connect, &client, name)? {
                 Some(map) => map.get(key.as_bytes()).wait()?,
                 None => None,
             };
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             if there { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
         }
         Verb::Size { name } => {
-            let size = match existing(&client, name)? {
+            let size = match readable(connect, &client, name)? {
                 Some(map) => map.size().wait()?,
                 None => 0,
             };
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 false => output::line(&size.to_string()),
             }
         }
-        Verb::Entries { name, prefix } => match existing(&client, name)? {
+        Verb::Entries { name, prefix } => match readable(connect, &client, name)? {
             Some(map) => entries(connect, &map, prefix.as_bytes()),
             None => Ok(()),
         },
@@ -121,6 +121,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 fn existing(client: &Client, name: &str) -> Result<Option<Map<Group>>, Exit> {
     let found = Connect::existing(client, name, kind::MAP)?;
     Ok(found.map(|(group, id)| Map::new(group, id)))
+}
+
+/// The same, for reading at the level that was asked for.
+fn readable(connect: &Connect, client: &Client, name: &str) -> Result<Option<Map<Group>>, Exit> {
+    let found = connect.readable(client, name, kind::MAP)?;
+    Ok(found.map(|(group, id)| Map::new(group, id).with_level(connect.level.into())))
 }
 
 /// Page by page, so that a map of any size passes through. Each page is as of one moment, all of

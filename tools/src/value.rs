@@ -14,6 +14,7 @@ use crate::output;
 Examples:
   margay value set greeting hello
   margay value get greeting
+  margay value get greeting --level sequential     # from any node, leader or not
   margay value cas greeting hello welcome     # exit code 1 where it is not 'hello'
   margay value cas lease --absent mine        # only where there is none")]
 pub(crate) struct Args {
@@ -63,8 +64,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = connect.client()?;
     match &args.verb {
         Verb::Get { name } => {
-            let found = match Connect::existing(&client, name, kind::VALUE)? {
-                Some((group, id)) => Value::new(group, id).get().wait()?,
+            let found = match connect.readable(&client, name, kind::VALUE)? {
+                Some((group, id)) => {
+                    Value::new(group, id).with_level(connect.level.into()).get().wait()?
+                }
                 None => None,
             };
             print(connect, found.as_ref())?;

@@ -34,15 +34,30 @@ fn random_groups_are_safe_and_end_well() {
     }
 }
 
+/// The search finds bugs that are put back.
+#[cfg(feature = "breaks")]
+#[test]
+fn random_groups_find_known_bugs() {
+    use margay_log::breaks::*;
+
+    for bug in [ACK_BEFORE_DURABLE, LEASE_KEPT_ON_TRANSFER] {
+        let _bug = bug.switch_on();
+        let found = (0..5_000).find(|seed| catch_unwind(|| Fuzz::new(*seed, true).play()).is_err());
+        let seed = found.unwrap_or_else(|| panic!("{} is not found", bug.name));
+        println!("{} is found by seed {seed}", bug.name);
+    }
+}
+
 /// What may happen next, and how often. Each phase of a story draws one of the four anew for every
 /// action: most phases know only one or two kinds of trouble, so that the group gets somewhere
 /// before it is hit again.
-const ACTIONS: [(Action, [u64; 4]); 15] = [
+const ACTIONS: [(Action, [u64; 4]); 16] = [
     (Fuzz::deliver, [600, 600, 600, 1_000]),
     (Fuzz::pass, [20, 20, 50, 100]),
     (Fuzz::lose_patience, [0, 5, 10, 30]),
     (Fuzz::propose, [20, 50, 100, 200]),
     (Fuzz::read, [10, 20, 20, 50]),
+    (Fuzz::read_by_lease, [50, 50, 100, 200]),
     (Fuzz::transfer, [0, 0, 2, 20]),
     (Fuzz::flush, [100, 100, 200, 300]),
     (Fuzz::lose, [0, 0, 5, 100]),
@@ -85,7 +100,7 @@ impl Fuzz {
         };
         fuzz.nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5][fuzz.below(9) as usize];
         let window = [150, 1_000, 8 << 20][fuzz.below(3) as usize];
-        fuzz.cluster = Cluster::new(fuzz.nodes, fuzz.nodes, seed, window);
+        fuzz.cluster = Cluster::new(fuzz.nodes, fuzz.nodes, seed, window, true);
         fuzz.cluster.untold = untold;
         fuzz
     }
@@ -195,6 +210,13 @@ impl Fuzz {
         if leads || (raft.is_some() && self.below(8) == 0) {
             self.reads += 1;
             self.cluster.read(id, self.reads);
+        }
+    }
+
+    /// By whoever has a lease, thinks it is leader or not.
+    fn read_by_lease(&mut self) {
+        for id in 1..=self.nodes {
+            self.cluster.read_by_lease(id);
         }
     }
 

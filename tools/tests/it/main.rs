@@ -4,6 +4,7 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
+mod laggard;
 mod leaders;
 mod log;
 mod manage;
