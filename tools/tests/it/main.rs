@@ -9,6 +9,7 @@ mod leaders;
 mod log;
 mod manage;
 mod shell;
+mod txn;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
