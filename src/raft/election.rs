@@ -19,12 +19,13 @@
 //! * Refusals are not counted. They only matter for the term they bring; an election that cannot be
 //!   won ends with the candidate's time-out.
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
 use super::message::{Body, Output};
 use super::progress::Progress;
 use super::read::Reads;
-use super::{Follower, Leader, Raft, Role, Round};
+use super::{Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
     /// Two things happen because time has passed: a leader without a quorum steps down, a voter
@@ -55,7 +56,13 @@ impl Raft {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> Option<T> {
-        self.configuration().agreed(|voter| {
+        let configuration = self.configuration();
+        if breaks::REMOVED_LEADER_COUNTS.on() && !configuration.is_voter(self.config.id) {
+            let counted: Vec<NodeId> = configuration.electors().chain([self.config.id]).collect();
+            let of = |id| leader.peers.iter().find(|peer| peer.id == id).map_or(own, &of);
+            return quorum::agreed(&counted, of);
+        }
+        configuration.agreed(|voter| {
             if voter == self.config.id {
                 return own;
             }
@@ -218,7 +225,13 @@ impl Raft {
         let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
         let others = self.configuration().members().filter(|member| *member != own);
         let peers = others.map(|member| Progress::new(member, next, now)).collect();
-        let leader = Leader { first: next, peers, round: Round(0), reads: Reads::default() };
+        let leader = Leader {
+            first: next,
+            peers,
+            told_until: now,
+            round: Round(0),
+            reads: Reads::default(),
+        };
         self.become_role(Role::Leader(leader), out);
     }
 

@@ -412,6 +412,7 @@ impl<S: StateMachine> Replica<S> {
     /// The log is poisoned, damaged or not the leader's: this replica must stop.
     pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         self.tell_members(host);
+        self.refuse_late_change(now, host);
         self.flush_deadlines(now, host);
         self.flush_seal(now, host)?;
         self.flush_reads(now);
@@ -447,7 +448,9 @@ impl<S: StateMachine> Replica<S> {
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
-        let deadlines = [now, self.raft.deadline(), self.log.deadline(), timer, session, listen];
+        let change = self.change_deadline();
+        let deadlines =
+            [now, change, self.raft.deadline(), self.log.deadline(), timer, session, listen];
         deadlines.into_iter().flatten().min()
     }
 

@@ -13,6 +13,7 @@ mod exit;
 mod ids;
 mod lock;
 mod map;
+mod members;
 mod nodes;
 mod output;
 mod serve;
