@@ -115,6 +115,12 @@ pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
 /// Stopping waits this long for what is in flight.
 pub const STOP_TIME: Micros = Micros::from_millis(5_000);
 
+/// A port that is taken is tried again for so long: the kernel takes down what a killed process had
+/// after the process itself.
+pub const LISTEN_TIME: Micros = Micros::from_millis(2_000);
+/// Pause between two tries.
+pub const LISTEN_PAUSE: Micros = Micros::from_millis(20);
+
 /// Founders ask each other this often.
 pub const FORMING_PAUSE: Micros = Micros::from_millis(100);
 /// An exchange between founders is over within this time.

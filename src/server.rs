@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use margay_log::Opened;
 use margay_log::disk::direct::Direct;
@@ -304,17 +305,24 @@ fn inspect(findings: Vec<Finding>) -> Result<Vec<String>, Error> {
     Ok(warnings.map(ToString::to_string).collect())
 }
 
-/// Listens where nobody else does.
+/// Listens where nobody else does. A process that was killed may hold its port for a moment longer:
+/// the kernel takes its ring down after it.
 fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
+    let until = Instant::now() + Duration::from_micros(config::LISTEN_TIME.0);
+    let mut free = sys::probe_address(address);
+    while free.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+        && Instant::now() < until
+    {
+        std::thread::sleep(Duration::from_micros(config::LISTEN_PAUSE.0));
+        free = sys::probe_address(address);
+    }
     let cause = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             "somebody listens there already; stop it, or use another --listen".to_owned()
         }
         _ => e.to_string(),
     };
-    sys::probe_address(address)
-        .and_then(|()| sys::listen(address))
-        .map_err(|e| Error::Listen { address, cause: cause(e) })
+    free.and_then(|()| sys::listen(address)).map_err(|e| Error::Listen { address, cause: cause(e) })
 }
 
 /// The address with the port that the system chose, where it was 0.

@@ -77,6 +77,8 @@ mod options;
 mod progress;
 mod read;
 pub mod recover;
+#[cfg(feature = "direct")]
+pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;

@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod ids;
 mod lock;
+mod log;
 mod map;
 mod members;
 mod nodes;
@@ -49,6 +50,7 @@ enum Command {
     Counter(counter::Args),
     Map(map::Args),
     Lock(lock::Args),
+    Log(log::Args),
     Bench(bench::Args),
 }
 
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match ended {

@@ -208,7 +208,7 @@ impl Direct {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed("open", &path, &error)),
         }
-        let listed = self.listed().map_err(|error| failed("list", &self.path, &error))?;
+        let listed = listed(&self.path).map_err(|error| failed("list", &self.path, &error))?;
         for (segment, _) in listed {
             let path = self.path.join(segment_file(segment));
             let file = self.options().open(&path).map_err(|error| failed("open", &path, &error))?;
@@ -219,16 +219,11 @@ impl Direct {
         Ok(())
     }
 
-    fn listed(&self) -> io::Result<Vec<(SegmentNumber, u64)>> {
-        let mut listed = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if let Some(segment) = segment_number(entry.file_name().as_bytes()) {
-                listed.push((segment, entry.metadata()?.len()));
-            }
-        }
-        listed.sort_unstable();
-        Ok(listed)
+    /// Locks a directory that is there, and looks at nothing: nobody else opens it meanwhile.
+    pub(crate) fn lock_only(path: &Path) -> Result<File, Error> {
+        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
+        lock(&directory, path, LOCK_RETRY)?;
+        Ok(directory)
     }
 
     /// Makes a file and opens it, locked.
@@ -328,7 +323,7 @@ impl Maker {
 
 impl Storage for Direct {
     fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
-        self.listed().map_err(|error| disk_error(&error))
+        listed(&self.path).map_err(|error| disk_error(&error))
     }
 
     fn read(
@@ -405,6 +400,19 @@ impl Disk for Direct {
             done.push(self.perform(op));
         }
     }
+}
+
+/// The segments in a directory with their sizes, rising.
+pub(crate) fn listed(path: &Path) -> io::Result<Vec<(SegmentNumber, u64)>> {
+    let mut listed = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if let Some(segment) = segment_number(entry.file_name().as_bytes()) {
+            listed.push((segment, entry.metadata()?.len()));
+        }
+    }
+    listed.sort_unstable();
+    Ok(listed)
 }
 
 /// The system's error, by number.
@@ -520,7 +528,7 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 /// The number in the name of a segment file, if it is exactly that.
-fn segment_number(name: &[u8]) -> Option<SegmentNumber> {
+pub(crate) fn segment_number(name: &[u8]) -> Option<SegmentNumber> {
     let name = std::str::from_utf8(name).ok()?;
     let digits = name.strip_prefix("segment-")?.strip_suffix(".log")?;
     let number = SegmentNumber(digits.parse().ok()?);

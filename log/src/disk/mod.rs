@@ -22,6 +22,8 @@ pub mod sim;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;
+#[cfg(feature = "direct")]
+pub mod view;
 
 /// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].
 #[derive(Debug, Clone)]

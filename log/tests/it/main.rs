@@ -13,6 +13,8 @@ mod golden;
 mod mutation;
 #[cfg(feature = "sim")]
 mod power_cut;
+#[cfg(feature = "direct")]
+mod repair;
 #[cfg(feature = "sim")]
 mod rot;
 #[cfg(feature = "sim")]
