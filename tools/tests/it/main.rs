@@ -4,8 +4,8 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
-mod members;
 mod log;
+mod members;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
