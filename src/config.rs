@@ -128,6 +128,10 @@ pub const FORMING_TIME: Micros = Micros::from_millis(2_000);
 /// Bytes of an offer or of a founding record, at most.
 pub const FORMING_BYTES_MAX: usize = 16 << 10;
 
+/// Entry bytes applied since the last snapshot at which the next is due, unless the state is
+/// larger: 64 MiB, what a restart replays in a second or so.
+pub const SNAPSHOT_AFTER: u64 = 64 << 20;
+
 const _: () = assert!(REAP_MAX <= RING_COMPLETIONS as usize / 4);
 const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_multiple_of(4_096));
 const _: () = assert!(BACKOFF_MIN.0 < BACKOFF_MAX.0 && BACKOFF_MAX.0 < CONNECT_TIME.0 * 2);

@@ -69,6 +69,9 @@ pub struct ServerConfig {
     /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0
     /// never.
     pub spin_us: u32,
+    /// A group takes a snapshot when this many bytes of entries were applied since its last, or as
+    /// many as that one has, whichever is more. Default 64 MiB.
+    pub snapshot_after: u64,
     /// Pin shards to CPUs where there are enough. Off where several nodes share a machine, or a
     /// program has other work for its CPUs.
     pub pin: bool,
@@ -90,6 +93,7 @@ impl ServerConfig {
             cpus: None,
             unsafe_no_auth: false,
             spin_us: 0,
+            snapshot_after: config::SNAPSHOT_AFTER,
             pin: true,
         }
     }
@@ -107,6 +111,8 @@ pub struct Seed {
     pub founders: Vec<Founder>,
     /// What the log holds.
     pub opened: Opened,
+    /// See [`ServerConfig::snapshot_after`].
+    pub snapshot_after: u64,
 }
 
 /// Makes the groups of a node, each on the thread of its shard. The last argument is the time.
@@ -137,6 +143,8 @@ pub struct Stats {
     pub late_wakes: u64,
     /// Turns over the alarm.
     pub long_turns: u64,
+    /// The longest turn of any shard, in microseconds.
+    pub longest_turn_us: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections refused.
@@ -231,6 +239,7 @@ impl Server {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let sum = |count: fn(&shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
+        let longest = self.node.counters.iter().map(|counters| counters.longest.get());
         Stats {
             turns: sum(|c| c.turns.get()),
             completions: sum(|c| c.completions.get()),
@@ -238,6 +247,7 @@ impl Server {
             parks: sum(|c| c.parks.get()),
             late_wakes: sum(|c| c.late.get()),
             long_turns: sum(|c| c.long_turns.get()),
+            longest_turn_us: longest.max().unwrap_or(0),
             accepted: sum(|c| c.accepted.get()),
             refused: sum(|c| c.refused.get()),
             faults: sum(|c| c.faults.get()),
@@ -373,6 +383,7 @@ fn plan(
             node: node.id,
             founders: node.founders.clone(),
             opened,
+            snapshot_after: config.snapshot_after,
         };
         let make = Arc::clone(make);
         plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));

@@ -82,6 +82,7 @@ pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
+pub mod snapshot;
 mod tail;
 mod walk;
 mod writer;

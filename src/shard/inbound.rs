@@ -301,6 +301,7 @@ impl Shard {
     pub(super) fn group(&mut self, slot: u32) -> (&mut dyn super::Group, View<'_>) {
         let Slot { group, replica, disk, .. } = &mut self.groups[slot as usize];
         let (node, net, ring) = (&self.node, &mut self.net, &mut self.ring);
-        (replica.as_mut(), View { node, net, ring, disk, group: *group, slot })
+        let (group, waste) = (*group, &node.waste);
+        (replica.as_mut(), View { node, net, ring, disk, group, waste, slot })
     }
 }

@@ -31,7 +31,9 @@ mod start;
 mod stop;
 pub(crate) mod sys;
 mod turn;
+mod waste;
 
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -50,6 +52,7 @@ use net::Net;
 pub(crate) use node::{Counters, Node};
 use ring::{Completion, Ring};
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
+use waste::Waste;
 
 /// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica
 /// is one.
@@ -156,6 +159,7 @@ struct View<'a> {
     ring: &'a mut Ring,
     disk: &'a mut GroupDisk,
     group: GroupId,
+    waste: &'a Waste,
     slot: u32,
 }
 
@@ -189,5 +193,9 @@ impl Host for View<'_> {
 
     fn members(&mut self, members: &Memberships) {
         self.net.set_links(self.node, self.slot, self.group, members);
+    }
+
+    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
+        self.waste.dispose(remains);
     }
 }

@@ -83,6 +83,10 @@ pub struct Summary {
     pub unknown: u64,
     /// How often each kind of fault struck.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Snapshots that were finished.
+    pub snapshots: u64,
+    /// Snapshots that one node brought another.
+    pub installs: u64,
     /// Histories whose search was given up.
     pub given_up: u64,
 }

@@ -167,7 +167,9 @@ impl State {
                 self.disk_under_way -= 1;
                 self.writes_under_way -= 1;
             }
-            Done::Read { .. } | Done::HardState { .. } => self.disk_under_way -= 1,
+            Done::Read { .. } | Done::HardState { .. } | Done::Snapshot { .. } => {
+                self.disk_under_way -= 1;
+            }
         }
         let Ok(progress) = self.log.on_done(done) else {
             self.wake_all();

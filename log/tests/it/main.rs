@@ -17,5 +17,6 @@ mod power_cut;
 mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+mod snapshots;
 #[cfg(feature = "sim")]
 mod world;
