@@ -47,6 +47,7 @@ mod endpoints;
 mod error;
 mod exchange;
 mod holdings;
+mod manage;
 mod net;
 mod routing;
 pub mod session;
@@ -55,6 +56,7 @@ mod stream;
 mod subscriptions;
 
 pub use error::Error;
+pub use manage::{Found, Listing};
 pub use routing::route;
 pub use status::{NodeStatus, status};
 

@@ -6,6 +6,8 @@ mod harness;
 mod kill;
 mod log;
 mod members;
+mod manage;
+mod shell;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
