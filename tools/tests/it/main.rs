@@ -5,8 +5,8 @@ mod cli;
 mod harness;
 mod kill;
 mod log;
-mod members;
 mod manage;
+mod members;
 mod shell;
 
 // What the demo starts and proves is what is tested here.
