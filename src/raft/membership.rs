@@ -25,8 +25,8 @@
 //!   committed (§4.2.2).
 //! * **A leader that is no voter any more** leads until that is committed, without counting itself,
 //!   then steps down. Members that are removed hear of it before the leader forgets them, if they
-//!   answer within a time-out; disturb they cannot in any case, as nobody who hears a leader listens
-//!   to a candidate.
+//!   answer within a time-out; disturb they cannot in any case, as nobody who hears a leader
+//!   listens to a candidate.
 
 use margay_log::breaks;
 use margay_log::id::{Index, Micros, NodeId};
@@ -210,7 +210,8 @@ impl Raft {
 
     /// Whether `next` may be appended now. Nothing that the group could not live with: a new voter
     /// must have caught up, and a majority of the new voters must have answered since `since`. What
-    /// was heard before is no sign of life: a change that waits for a dead node cannot be taken back.
+    /// was heard before is no sign of life, and a change that waits for a dead node cannot be taken
+    /// back.
     ///
     /// # Errors
     /// Why not.

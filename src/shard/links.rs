@@ -4,9 +4,9 @@
 //! What is said while a link is down is lost; the core repeats itself. A link that breaks is
 //! reported, tried again at once, then with growing pauses.
 //!
-//! The group says who its members are. Who is one no more is still told so for a moment. A node that
-//! no configuration here names yet may be the leader that brings it: its own connection says where
-//! it can be answered.
+//! The group says who its members are. Who is one no more is still told so for a moment. A node
+//! that no configuration here names yet may be the leader that brings it: its own connection says
+//! where it can be answered.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

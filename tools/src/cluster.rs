@@ -31,7 +31,7 @@ enum Verb {
 Examples:
   margay cluster status
   margay cluster status --wait       # until every group answers, at most 30 s; then exit code 3
-  margay cluster status -o json      # group, leader, term, commit_index, applied_index, voters, …")]
+  margay cluster status -o json      # group, leader, term, commit_index, applied_index, voters")]
     Status {
         /// Wait until every group has a leader that answers; exit code 3 when that takes longer
         #[arg(

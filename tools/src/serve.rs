@@ -23,7 +23,7 @@ Examples:
   margay serve --name n4 --data /var/lib/margay --listen 10.0.0.4:5150 --unsafe-no-auth \\
       --join 10.0.0.1:5150,10.0.0.2:5150      # then: margay cluster promote n4
 
-The same line on every founder but for --name and --listen; in which order they start does not matter.
+The same line on every founder but for --name and --listen; their order does not matter.
 MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
 pub(crate) struct Args {
     /// Name of this node, unique in the cluster

@@ -1,5 +1,5 @@
-//! Changing who belongs to a cluster of real processes, while clients write: nothing acknowledged is
-//! lost.
+//! Changing who belongs to a cluster of real processes, while clients write: nothing acknowledged
+//! is lost.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
