@@ -112,6 +112,10 @@ pub const TURN_ALARM: Micros = Micros::from_millis(5);
 pub const LATE: Micros = Micros::from_millis(5);
 /// A shard looks around at least this often.
 pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
+/// A node that stops in order has this long to hand leadership over: two attempts, and an election.
+pub const RETIRE_TIME: Micros = Micros::from_millis(2_000);
+/// And then this long to write down how far its logs are durable.
+pub const REST_TIME: Micros = Micros::from_millis(1_000);
 /// Stopping waits this long for what is in flight.
 pub const STOP_TIME: Micros = Micros::from_millis(5_000);
 

@@ -24,14 +24,14 @@
 //!   any configuration that may still count: the one that removes it may be needed until it is
 //!   committed (§4.2.2).
 //! * **A leader that is no voter any more** leads until that is committed, without counting itself,
-//!   then steps down. Members that are removed hear of it before the leader forgets them, if they
-//!   answer within a time-out; disturb they cannot in any case, as nobody who hears a leader
-//!   listens to a candidate.
+//!   then asks another to stand, and steps down. Members that are removed hear of it before the
+//!   leader forgets them, if they answer within a time-out; disturb they cannot in any case, as
+//!   nobody who hears a leader listens to a candidate.
 
 use margay_log::breaks;
 use margay_log::id::{Index, Micros, NodeId};
 
-use super::message::{ChangeRefused, Output};
+use super::message::{Body, ChangeRefused, Message, Output};
 use super::progress::Progress;
 use super::{Raft, Role, quorum};
 
@@ -296,6 +296,14 @@ impl Raft {
             !told || self.configurations.may_belong(peer.id)
         });
         if !self.configurations.may_vote(self.config.id) {
+            // Nobody needs to wait for a time-out: one of those who are left stands at once.
+            let (term, last) = (self.term, self.terms.last().index);
+            let voters = self.configurations.current().voters();
+            let level = |peer: &&Progress| voters.contains(&peer.id) && peer.match_index >= last;
+            if let Some(heir) = leader.peers.iter().find(level) {
+                let message = Message { term, body: Body::TimeoutNow };
+                out.push(Output::Send { to: heir.id, message });
+            }
             self.become_follower(None, out);
         }
     }

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 
 use margay_log::id::{Index, Micros, NodeId};
 
-use super::message::Round;
+use super::message::{PeerStatus, Round};
 
 /// Sends that are remembered one by one; later ones are counted with the newest. Bounds memory, not
 /// what may be in flight: bytes do that.
@@ -94,6 +94,16 @@ impl Progress {
             goal: (next.prev(), now),
             last_round: None,
             window: Window::default(),
+        }
+    }
+
+    /// For those outside the core.
+    pub(super) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            id: self.id,
+            matched: self.match_index,
+            heard: self.heard,
+            replicating: self.state == State::Replicate,
         }
     }
 

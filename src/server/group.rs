@@ -62,6 +62,22 @@ impl<S: StateMachine> Group for Replica<S> {
     fn deadline(&self) -> Option<Micros> {
         Replica::deadline(self)
     }
+
+    fn retire(&mut self, now: Micros, host: &mut dyn Host) {
+        Replica::retire(self, now, host);
+    }
+
+    fn is_retired(&self) -> bool {
+        Replica::is_retired(self)
+    }
+
+    fn rest(&mut self) {
+        Replica::rest(self);
+    }
+
+    fn is_settled(&self) -> bool {
+        Replica::is_settled(self)
+    }
 }
 
 /// Makes replicas of margay's own resources.

@@ -108,6 +108,23 @@ pub trait Group {
 
     /// When to flush even if nothing happens.
     fn deadline(&self) -> Option<Micros>;
+
+    /// The node is about to stop: hand over what others can take. Turns go on until `is_retired`,
+    /// or for [`config::RETIRE_TIME`](crate::config::RETIRE_TIME).
+    fn retire(&mut self, _now: Micros, _host: &mut dyn Host) {}
+
+    /// Whether nothing is left to hand over.
+    fn is_retired(&self) -> bool {
+        true
+    }
+
+    /// The last turns before the stop, until `is_settled`: begin nothing, finish what is begun.
+    fn rest(&mut self) {}
+
+    /// Whether everything begun is done.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 /// A group on this shard.

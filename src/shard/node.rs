@@ -195,6 +195,11 @@ impl Node {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// Whether it must not go on.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.lock().expect("nobody panics while holding the reason").is_some()
+    }
+
     /// Tells every shard to end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);

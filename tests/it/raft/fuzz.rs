@@ -69,12 +69,13 @@ fn bugs_of_the_membership_are_found() {
 /// What may happen next, and how often. Each phase of a story draws one of the four anew for every
 /// action: most phases know only one or two kinds of trouble, so that the group gets somewhere
 /// before it is hit again.
-const ACTIONS: [(Action, [u64; 4]); 15] = [
+const ACTIONS: [(Action, [u64; 4]); 16] = [
     (Fuzz::deliver, [600, 600, 600, 1_000]),
     (Fuzz::pass, [20, 20, 50, 100]),
     (Fuzz::lose_patience, [0, 5, 10, 30]),
     (Fuzz::propose, [20, 50, 100, 200]),
     (Fuzz::read, [10, 20, 20, 50]),
+    (Fuzz::transfer, [0, 0, 2, 20]),
     (Fuzz::flush, [100, 100, 200, 300]),
     (Fuzz::lose, [0, 0, 5, 100]),
     (Fuzz::double, [0, 0, 20, 200]),
@@ -220,7 +221,7 @@ impl Fuzz {
 
     fn propose(&mut self) {
         let (id, raft) = self.any();
-        if raft.is_some_and(|raft| raft.role() == RoleKind::Leader) {
+        if raft.is_some_and(Raft::may_propose) {
             let entries = self.below(5) as u32 + 1;
             self.cluster.propose(id, entries);
         }
@@ -233,6 +234,16 @@ impl Fuzz {
         if leads || (raft.is_some() && self.below(8) == 0) {
             self.reads += 1;
             self.cluster.read(id, self.reads);
+        }
+    }
+
+    /// Mostly by somebody who leads, or thinks so.
+    fn transfer(&mut self) {
+        let to = NodeId(self.node());
+        let (id, raft) = self.any();
+        let leads = raft.is_some_and(|raft| raft.role() == RoleKind::Leader);
+        if leads || (raft.is_some() && self.below(8) == 0) {
+            self.cluster.step(id, Input::Transfer { to }, None);
         }
     }
 

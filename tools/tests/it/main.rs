@@ -4,6 +4,7 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
+mod leaders;
 mod log;
 mod manage;
 mod members;
