@@ -202,7 +202,7 @@ impl Raft {
             return Err(ChangeRefused::NotReady);
         }
         let committed = self.configurations.index() <= self.commit_index;
-        if !committed || self.configuration().is_joint() {
+        if !committed || self.configuration().is_joint() || !self.may_propose() {
             return Err(ChangeRefused::UnderWay);
         }
         Ok(())
@@ -254,7 +254,7 @@ impl Raft {
     #[must_use]
     pub fn change_ends(&self) -> bool {
         let committed = self.configurations.index() <= self.commit_index;
-        self.may_serve() && committed && self.configuration().is_joint()
+        self.may_serve() && self.may_propose() && committed && self.configuration().is_joint()
     }
 }
 
