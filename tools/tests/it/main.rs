@@ -9,6 +9,7 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod txn;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
