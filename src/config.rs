@@ -28,6 +28,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a peer's address, at most.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
+/// How long a node that is no member any more can still be told so.
+pub const LINGER: Micros = Micros::from_millis(2_000);
+
 /// Oldest kernel that has all we use (SINGLE_ISSUER and DEFER_TASKRUN came with 6.1).
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Locked memory that each executor needs, in bytes: glommio refuses to start with less.

@@ -21,13 +21,14 @@
 //! * Refusals are not counted. They only matter for the term they bring; an election that cannot be
 //!   won ends with the candidate's time-out.
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
 use super::lease::Lease;
 use super::message::{Body, Output};
 use super::progress::Progress;
 use super::read::Reads;
-use super::{Candidate, Follower, Leader, Raft, Role, Round};
+use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
     /// Two things happen because time has passed: a leader without a quorum steps down, a voter
@@ -58,7 +59,13 @@ impl Raft {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> Option<T> {
-        self.configuration().agreed(|voter| {
+        let configuration = self.configuration();
+        if breaks::REMOVED_LEADER_COUNTS.on() && !configuration.is_voter(self.config.id) {
+            let counted: Vec<NodeId> = configuration.electors().chain([self.config.id]).collect();
+            let of = |id| leader.peers.iter().find(|peer| peer.id == id).map_or(own, &of);
+            return quorum::agreed(&counted, of);
+        }
+        configuration.agreed(|voter| {
             if voter == self.config.id {
                 return own;
             }
@@ -226,6 +233,7 @@ impl Raft {
         let leader = Leader {
             first: next,
             peers,
+            told_until: now,
             round: Round(0),
             reads: Reads::default(),
             lease: Lease::default(),

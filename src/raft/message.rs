@@ -339,7 +339,7 @@ pub enum ChangeRefused {
     NotLeader,
     /// This leader has not committed an entry of its own term.
     NotReady,
-    /// Another change has not ended.
+    /// Another change has not ended, or leadership is being handed over.
     UnderWay,
     /// A new voter would hold up every commit.
     NotCaughtUp {

@@ -191,6 +191,8 @@ struct Leader {
     first: Index,
     /// Every member but this node.
     peers: Vec<Progress>,
+    /// Until then members that were removed may still be told.
+    told_until: Micros,
     /// The latest round begun.
     round: Round,
     reads: Reads,

@@ -369,5 +369,6 @@ impl Raft {
 /// Every answer in the current term confirms the leader, even a refusal.
 fn hear(peer: &mut Progress, round: Round, now: Micros) {
     peer.heard = now;
+    peer.answered = Some(now);
     peer.round = peer.round.max(round);
 }

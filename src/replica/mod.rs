@@ -474,6 +474,7 @@ impl<S: StateMachine> Replica<S> {
     /// The log is poisoned, damaged or not the leader's: this replica must stop.
     pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         self.tell_members(host);
+        self.refuse_late_change(now, host);
         self.flush_deadlines(now, host);
         self.flush_seal(now, host)?;
         self.flush_reads(now);
@@ -515,7 +516,8 @@ impl<S: StateMachine> Replica<S> {
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
         let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
         let (log, snapshots) = (self.log.deadline(), self.snapshots.deadline());
-        let deadlines = [now, raft, leadership, log, timer, session, listen, snapshots];
+        let change = self.change_deadline();
+        let deadlines = [now, raft, leadership, change, log, timer, session, listen, snapshots];
         deadlines.into_iter().flatten().min()
     }
 

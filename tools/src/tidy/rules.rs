@@ -76,6 +76,8 @@ const NOT_DETERMINISTIC: &[&str] = &[
     "src/client/driver",
     "src/client/exchange.rs",
     "src/client/mod.rs",
+    "src/client/admin.rs",
+    "src/client/ask.rs",
     "src/client/net.rs",
     "src/client/states.rs",
     "src/client/status.rs",

@@ -8,6 +8,7 @@ mod laggard;
 mod leaders;
 mod log;
 mod manage;
+mod members;
 mod shell;
 mod txn;
 

@@ -99,7 +99,7 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let other = ClusterId(cluster.0 ^ 1);
     let strangers = [
         (hello(other, NodeId(2), life(1)), Code::CLUSTER_MISMATCH),
-        (hello(cluster, NodeId(9), life(1)), Code::CLUSTER_MISMATCH),
+        (hello(cluster, NodeId(9), life(1)), Code::DUPLICATE_NODE),
         (hello(cluster, NodeId(0), life(1)), Code::CLUSTER_MISMATCH),
         (hello(cluster, NodeId(2), Incarnation(life(1).0 ^ 1)), Code::DUPLICATE_NODE),
         (hello(cluster, NodeId(1), life(0)), Code::DUPLICATE_NODE),
