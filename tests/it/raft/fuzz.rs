@@ -66,20 +66,6 @@ fn bugs_of_the_membership_are_found() {
     }
 }
 
-/// The search finds bugs that are put back.
-#[cfg(feature = "breaks")]
-#[test]
-fn random_groups_find_known_bugs() {
-    use margay_log::breaks::*;
-
-    for bug in [ACK_BEFORE_DURABLE, LEASE_KEPT_ON_TRANSFER] {
-        let _bug = bug.switch_on();
-        let found = (0..5_000).find(|seed| catch_unwind(|| Fuzz::new(*seed, true).play()).is_err());
-        let seed = found.unwrap_or_else(|| panic!("{} is not found", bug.name));
-        println!("{} is found by seed {seed}", bug.name);
-    }
-}
-
 /// What may happen next, and how often. Each phase of a story draws one of the four anew for every
 /// action: most phases know only one or two kinds of trouble, so that the group gets somewhere
 /// before it is hit again.
