@@ -5,6 +5,7 @@ mod cli;
 mod harness;
 mod kill;
 mod log;
+mod snapshots;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
