@@ -20,6 +20,7 @@ mod front;
 pub mod membership;
 mod outputs;
 mod pending;
+mod repair;
 mod requests;
 mod snapshot;
 
@@ -34,19 +35,22 @@ use margay_log::format::BATCH_MAX;
 use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
-use crate::config::SNAPSHOT_AFTER;
+use crate::config::{SCRUB_PAUSE, SNAPSHOT_AFTER};
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
+use crate::wire::repair::{ChainQuery, RepairReply, RepairRequest};
 use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
 use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
 use front::Front;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
+pub use repair::RepairCounts;
+use repair::Repairs;
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
 
@@ -109,6 +113,8 @@ pub struct ReplicaConfig {
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.
     pub snapshot_chunk: usize,
+    /// Pause between two pieces of at most 1 MiB that are looked through for rot; 0 for never.
+    pub scrub_pause: Micros,
 }
 
 impl ReplicaConfig {
@@ -129,6 +135,7 @@ impl ReplicaConfig {
             apply_bytes: 1 << 20,
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
+            scrub_pause: SCRUB_PAUSE,
         }
     }
 }
@@ -208,6 +215,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Damage, and what is done about it.
+    repairs: Repairs,
     /// Snapshots of the machine.
     snapshots: Snapshots<S>,
     /// What the core wants done, not yet done.
@@ -294,6 +303,7 @@ impl<S: StateMachine> Replica<S> {
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            repairs: Repairs::default(),
             snapshots,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
@@ -319,6 +329,7 @@ impl<S: StateMachine> Replica<S> {
             config,
         };
         replica.begin_restore();
+        replica.begin_repair(opened.report.rotten.len());
         Ok(replica)
     }
 
@@ -346,6 +357,21 @@ impl<S: StateMachine> Replica<S> {
             Kind::SnapshotAck => {
                 self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
                 return Ok(());
+            }
+            Kind::ChainQuery => {
+                let reply = self.chain_reply(ChainQuery::decode(frame)?);
+                self.frame.clear();
+                reply.encode(&mut self.frame);
+                host.peer(from, &self.frame, None);
+                return Ok(());
+            }
+            Kind::RepairRequest => {
+                self.on_repair_request(now, from, RepairRequest::decode(frame)?, host);
+                return Ok(());
+            }
+            Kind::RepairReply => {
+                let reply = RepairReply::decode(frame)?;
+                return self.on_repair_reply(now, from, reply, batch, host);
             }
             _ => {}
         }
@@ -436,6 +462,7 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         if let Some(read) = progress.read {
+            self.on_read_for_repair(now, read, host);
             if self.apply_fetch == Some(read) {
                 self.apply_fetch = None;
             }
@@ -475,6 +502,7 @@ impl<S: StateMachine> Replica<S> {
         self.answer_change(host);
         self.serve_reads(now, host);
         self.flush_snapshots(now, host);
+        self.flush_repairs(now, host);
         for op in self.log.ops() {
             host.disk(op);
         }
@@ -496,7 +524,8 @@ impl<S: StateMachine> Replica<S> {
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
         let (raft, log) = (self.raft.deadline(), self.log.deadline());
-        let deadlines = [now, raft, log, timer, session, listen, self.snapshots.deadline()];
+        let (snapshots, repair) = (self.snapshots.deadline(), self.repair_deadline());
+        let deadlines = [now, raft, log, timer, session, listen, snapshots, repair];
         deadlines.into_iter().flatten().min()
     }
 
