@@ -51,10 +51,12 @@ pub mod session;
 mod status;
 mod stream;
 mod subscriptions;
+mod verify;
 
 pub use error::Error;
 pub use routing::route;
 pub use status::{NodeStatus, status};
+pub use verify::{Comparison, chain, compare};
 
 /// States a watcher may be behind before it misses some.
 const STATES_MAX: usize = 1_024;

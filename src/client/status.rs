@@ -67,15 +67,28 @@ fn ask_group(
     group: GroupId,
     end: Instant,
 ) -> Result<(u32, Vec<GroupStatus>), String> {
+    let mut question = Vec::new();
+    Request::Status { id: 1 }.encode(&mut question);
+    let (hello, answer) = exchange(address, group, &question, end)?;
+    Ok((hello.groups, read(&answer)?))
+}
+
+/// Asks a node's replica of a group one question: its hello, and the first frame of its answer.
+pub(super) fn exchange(
+    address: &str,
+    group: GroupId,
+    question: &[u8],
+    end: Instant,
+) -> Result<(Hello, Vec<u8>), String> {
     let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
     let left = || left().ok_or_else(|| "timed out".to_owned());
     let mut stream = open_one(address, left()?).map_err(|error| reason(&error))?;
     let mut out = Hello::client(ClusterId(0), group).encode().to_vec();
-    Request::Status { id: 1 }.encode(&mut out);
+    out.extend_from_slice(question);
     stream.set_write_timeout(Some(left()?)).map_err(|error| reason(&error))?;
     stream.write_all(&out).map_err(|error| reason(&error))?;
 
-    let (mut bytes, mut hello) = (Vec::new(), None);
+    let (mut bytes, mut hello) = (Vec::new(), None::<Hello>);
     loop {
         let body = if hello.is_some() { &bytes[HELLO_BYTES..] } else { &bytes[..] };
         let length = if hello.is_some() { wire::peek(body) } else { Hello::peek(body) };
@@ -85,8 +98,8 @@ fn ask_group(
                 continue;
             }
             Some(length) if length <= body.len() => {
-                let groups = hello.map_or(1, |hello: Hello| hello.groups);
-                return Ok((groups, read(&body[..length])?));
+                let answer = body[..length].to_vec();
+                return Ok((hello.ok_or("no hello came first")?, answer));
             }
             _ => {}
         }

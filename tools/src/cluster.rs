@@ -13,6 +13,7 @@ use crate::connect::Connect;
 use crate::exit::{Exit, UNREACHABLE};
 use crate::output::{self, Table};
 use crate::units;
+use crate::verify;
 
 /// Look at the cluster
 #[derive(clap::Args, Debug)]
@@ -43,14 +44,20 @@ Examples:
         )]
         wait: Option<Duration>,
     },
+    /// Compare the logs of all replicas while they serve; exit code 1 if they differ
+    #[command(after_help = "\
+Examples:
+  margay cluster verify              # group 0: 3 replicas identical to index 1,234
+  margay cluster verify -o json      # group, identical, index, replicas, different")]
+    Verify,
 }
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
-    let Verb::Status { wait } = &args.verb;
     args.connect.check()?;
+    let Verb::Status { wait } = &args.verb else { return verify::run(&args.connect) };
     if let Some(wait) = wait {
         wait_until_ready(&args.connect.endpoints, *wait)?;
     }

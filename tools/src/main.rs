@@ -20,6 +20,7 @@ mod serve;
 mod sys;
 mod units;
 mod value;
+mod verify;
 
 use std::process::ExitCode;
 
