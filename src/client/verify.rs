@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use margay_log::id::{BatchEnd, GroupId, Index};
 
+use super::ask::exchange;
 use super::error::Error;
-use super::status::exchange;
 use crate::wire::repair::{ChainQuery, ChainReply};
 use crate::wire::{self, Kind};
 
@@ -41,9 +41,8 @@ pub fn chain(
     let failed = |reason| Error::Node { endpoint: endpoint.to_owned(), reason };
     let mut question = Vec::new();
     ChainQuery { id: 1, index }.encode(&mut question);
-    let (_, answer) =
-        exchange(endpoint, group, &question, Instant::now() + timeout).map_err(failed)?;
-    let frame = wire::decode(&answer).map_err(|error| failed(error.to_string()))?;
+    let answer = exchange(endpoint, group, &question, Instant::now() + timeout).map_err(failed)?;
+    let frame = wire::decode(&answer.frame).map_err(|error| failed(error.to_string()))?;
     if frame.kind != Kind::ChainReply {
         return Err(failed("something else was answered".to_owned()));
     }
