@@ -10,6 +10,7 @@
 mod counter;
 mod lock;
 mod map;
+mod transaction;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,6 +31,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 10),
     Kind::of::<counter::Adding>("counter", 10),
     Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
