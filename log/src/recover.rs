@@ -244,8 +244,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         let untouched = !walked.written && header.is_none();
         fresh = if untouched { fresh.or(Some(number)) } else { None };
     }
-    storage.filled();
-    walk.finish();
+    walk.finish(storage);
     if walk.hard_needed > hard.update {
         let (found, needed) = (hard.update, walk.hard_needed);
         return Err(Error::HardStateLost { found, needed });

@@ -121,7 +121,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Ends the walk.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self, storage: &mut dyn Storage) {
+        storage.filled();
         let end = Position { segment: SegmentNumber(u64::MAX), offset: u64::MAX };
         self.apply_hard_state(end);
     }

@@ -20,8 +20,8 @@ use crate::id::Index;
 /// Deepest nesting of a value that is read.
 const DEPTH_MAX: Option<std::num::NonZeroUsize> = std::num::NonZeroUsize::new(64);
 
-/// Values that a [`TypedLog`] takes: flat types, their vectors, strings, options and the like. Shared
-/// pointers are not among them.
+/// Values that a [`TypedLog`] takes: flat types, their vectors, strings, options and the like.
+/// Shared pointers are not among them.
 pub trait Value: Archive<Archived: InPlace> + Written {}
 
 impl<T> Value for T where T: Archive<Archived: InPlace> + Written {}
