@@ -37,8 +37,12 @@ impl<T> Written for T where
 /// Archived values that are read where they lie, once they have been checked.
 pub trait InPlace: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>> {}
 
-impl<T> InPlace for T where T: Portable + for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>>
-{}
+impl<T> InPlace for T
+where
+    T: Portable,
+    T: for<'a> CheckBytes<Strategy<ArchiveValidator<'a>, Failure>>,
+{
+}
 
 /// A log whose entries are all values of one type.
 ///
