@@ -32,7 +32,7 @@ use margay_log::id::{ClusterId, GroupId, Index};
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, Latch, Lock, Map,
-    Reply, RwLock, Semaphore, Submit, Subscription, Value,
+    Queue, Reply, RwLock, Semaphore, Submit, Subscription, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -225,6 +225,11 @@ impl Client {
     /// The lock `name`.
     pub fn lock(&self, name: &str) -> Reply<Lock<Group>> {
         self.open(name, Lock::open)
+    }
+
+    /// The queue `name`.
+    pub fn queue(&self, name: &str) -> Reply<Queue<Group>> {
+        self.open(name, Queue::open)
     }
 
     /// The read-write lock `name`.

@@ -11,5 +11,6 @@ mod hostile;
 mod lives;
 mod lock;
 mod models;
+mod queue;
 mod registry;
 pub(crate) mod script;
