@@ -1,4 +1,4 @@
-//! The tasks of a queue: each waits to be had, is delayed, or is handed out; or it is a dead letter.
+//! The tasks of a queue: each waits to be had, is delayed, is handed out, or is a dead letter.
 //!
 //! Who may have what, and who is told, is decided in `state.rs`.
 
