@@ -45,6 +45,7 @@ mod endpoints;
 mod error;
 mod exchange;
 mod holdings;
+mod manage;
 mod net;
 mod routing;
 pub mod session;
@@ -53,6 +54,7 @@ mod stream;
 mod subscriptions;
 
 pub use error::Error;
+pub use manage::{Found, Listing};
 pub use routing::route;
 pub use status::{NodeStatus, status};
 
@@ -230,6 +232,12 @@ impl Client {
     /// The queue `name`.
     pub fn queue(&self, name: &str) -> Reply<Queue<Group>> {
         self.open(name, Queue::open)
+    }
+
+    /// The same; where it is created, a task handed out `deliveries_max` times becomes a dead
+    /// letter.
+    pub fn queue_with(&self, name: &str, deliveries_max: u32) -> Reply<Queue<Group>> {
+        self.open(name, |group, name| Queue::open_with(group, name, deliveries_max))
     }
 
     /// The read-write lock `name`.

@@ -8,6 +8,7 @@ pub mod barrier;
 mod claims;
 pub mod codec;
 pub mod counter;
+pub mod describe;
 pub mod directory;
 pub mod election;
 pub mod entries;
@@ -29,6 +30,7 @@ pub mod waste;
 
 pub use barrier::Barrier;
 pub use counter::{Counter, IdGenerator};
+pub use describe::Description;
 pub use directory::Directory;
 pub use election::{Election, Leadership};
 pub use handle::{Handle, Removal, Swap, Versioned};
@@ -138,6 +140,12 @@ pub trait Resource: Send + Sync + fmt::Debug {
     fn involves(&self, session: SessionId) -> bool {
         let _ = session;
         false
+    }
+
+    /// How many entries it holds at `now`, for people; 0 for types that hold none.
+    fn size(&self, now: LogTime) -> u64 {
+        let _ = now;
+        0
     }
 
     /// All sessions it involves.
@@ -266,6 +274,18 @@ fn type_of(kind: u8) -> Option<&'static Type> {
 #[must_use]
 pub fn type_name(kind: u8) -> &'static str {
     type_of(kind).map_or("resource of an unknown type", |known| known.name)
+}
+
+/// The type of this name, one of the program's own types included.
+#[must_use]
+pub fn type_named(name: &str) -> Option<u8> {
+    let mut all = TYPES.iter().chain((own::OWN_MIN..=u8::MAX).filter_map(own::find));
+    all.find(|known| known.name == name).map(|known| known.kind)
+}
+
+/// Names of margay's types, by kind.
+pub fn type_names() -> impl Iterator<Item = &'static str> {
+    TYPES.iter().map(|known| known.name)
 }
 
 /// Creates a resource of a type that has no options.

@@ -8,8 +8,12 @@
 //! A workload does not know about faults: a call may fail, or be answered late, or never.
 
 mod counter;
+mod election;
 mod lock;
 mod map;
+mod queue;
+mod rwlock;
+mod semaphore;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,6 +34,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 10),
     Kind::of::<counter::Adding>("counter", 10),
     Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<queue::Working>("queue", 5),
+    Kind::of::<rwlock::Reading>("rwlock", 4),
+    Kind::of::<semaphore::Sharing>("semaphore", 5),
+    Kind::of::<election::Leading>("election", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

@@ -8,7 +8,8 @@ use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
-    barrier, counter, election, latch, lock, map, queue, registry, rwlock, semaphore, value,
+    barrier, counter, describe, election, latch, lock, map, queue, registry, rwlock, semaphore,
+    value,
 };
 use margay_log::id::Micros;
 use std::fmt::Write;
@@ -47,8 +48,9 @@ fn of_registry() -> Vec<Coded> {
     vec![
         code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
         code(&registry::DeleteV1 { resource: VERSION }),
-        code(&registry::FindV1 { name, kind: kind::LOCK }),
+        code(&registry::FindV1 { name: name.clone(), kind: kind::LOCK }),
         code(&registry::ListV1 { prefix, kind: 0, after, limit: 7 }),
+        code(&describe::DescribeV1 { name }),
     ]
 }
 

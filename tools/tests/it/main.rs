@@ -2,9 +2,12 @@
 
 mod bad;
 mod cli;
+mod coordination;
 mod harness;
 mod kill;
 mod log;
+mod manage;
+mod shell;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
