@@ -34,10 +34,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 10),
     Kind::of::<counter::Adding>("counter", 10),
     Kind::of::<lock::Holding>("lock", 10),
-    Kind::of::<queue::Working>("queue", 5),
-    Kind::of::<rwlock::Reading>("rwlock", 4),
-    Kind::of::<semaphore::Sharing>("semaphore", 5),
-    Kind::of::<election::Leading>("election", 4),
+    Kind::of::<queue::Working>("queue", 3),
+    Kind::of::<rwlock::Reading>("rwlock", 2),
+    Kind::of::<semaphore::Sharing>("semaphore", 3),
+    Kind::of::<election::Leading>("election", 3),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

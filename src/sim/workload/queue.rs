@@ -57,18 +57,24 @@ impl Workload for Working {
     }
 
     async fn act(&mut self, actor: &mut Actor<Tasks>) {
-        if actor.rng.chance(1, 2) {
+        if actor.rng.chance(1, 3) {
             let task = actor.fresh();
             let delay = Duration::from_millis(actor.rng.below(2) * actor.rng.below(100));
             let offered = self.queue.offer_after(&task.to_le_bytes(), delay).await;
             if let Some(Some(_)) = actor.outcome(offered) {
                 actor.note(|tasks| tasks.offered.extend([task]));
             }
-            return;
+            // No faster than tasks are done, or all that is left at the end takes too long.
+            return actor.pause(40_000).await;
         }
         let wait = Duration::from_millis(actor.rng.below(500));
-        for task in self.take(actor, wait).await {
-            actor.pause(50_000).await;
+        let max = 1 + actor.rng.below(3) as u32;
+        let tasks = self.take(actor, max, wait).await;
+        if tasks.is_empty() {
+            return actor.pause(100_000).await;
+        }
+        for task in tasks {
+            actor.pause(10_000).await;
             match actor.rng.below(10) {
                 0 => drop(task),
                 1 => drop(actor.outcome(task.nack(Duration::from_millis(10)).await)),
@@ -80,7 +86,7 @@ impl Workload for Working {
     /// All that is left is done.
     async fn look(&mut self, actor: &mut Actor<Tasks>) {
         loop {
-            for task in self.take(actor, Duration::from_millis(500)).await {
+            for task in self.take(actor, 100, Duration::from_millis(500)).await {
                 acknowledge(actor, task).await;
             }
             let Ok(status) = self.queue.status().await else { continue };
@@ -92,8 +98,13 @@ impl Workload for Working {
 }
 
 impl Working {
-    async fn take(&mut self, actor: &mut Actor<Tasks>, wait: Duration) -> Vec<Task<Desk>> {
-        let (max, invoked) = (1 + actor.rng.below(3) as u32, actor.now());
+    async fn take(
+        &mut self,
+        actor: &mut Actor<Tasks>,
+        max: u32,
+        wait: Duration,
+    ) -> Vec<Task<Desk>> {
+        let invoked = actor.now();
         let took = self.queue.take_within(max, LEASE, wait).await;
         let Some(Some((_, tasks))) = actor.outcome(took) else { return Vec::new() };
         for task in &tasks {
