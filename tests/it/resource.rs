@@ -14,3 +14,4 @@ mod models;
 mod queue;
 mod registry;
 pub(crate) mod script;
+mod transaction;

@@ -20,6 +20,7 @@ mod lock;
 mod log;
 mod manage;
 mod map;
+mod members;
 mod nodes;
 mod output;
 mod queue;
@@ -28,6 +29,7 @@ mod semaphore;
 mod serve;
 mod shell;
 mod sys;
+mod txn;
 mod units;
 mod value;
 
@@ -72,6 +74,7 @@ enum Command {
     Describe(manage::Describe),
     Delete(manage::Delete),
     Watch(manage::Watch),
+    Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
     Completions(generate::Completions),
@@ -105,6 +108,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Describe(args) => manage::describe(&args),
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
+        Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),

@@ -14,6 +14,7 @@ mod map;
 mod queue;
 mod rwlock;
 mod semaphore;
+mod transaction;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -38,6 +39,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<rwlock::Reading>("rwlock", 2),
     Kind::of::<semaphore::Sharing>("semaphore", 3),
     Kind::of::<election::Leading>("election", 3),
+    Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

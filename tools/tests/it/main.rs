@@ -5,9 +5,12 @@ mod cli;
 mod coordination;
 mod harness;
 mod kill;
+mod leaders;
 mod log;
 mod manage;
+mod members;
 mod shell;
+mod txn;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
