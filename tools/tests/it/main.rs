@@ -2,6 +2,7 @@
 
 mod bad;
 mod cli;
+mod coordination;
 mod harness;
 mod kill;
 mod leaders;
