@@ -8,8 +8,12 @@
 //! A workload does not know about faults: a call may fail, or be answered late, or never.
 
 mod counter;
+mod election;
 mod lock;
 mod map;
+mod queue;
+mod rwlock;
+mod semaphore;
 mod transaction;
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +35,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 10),
     Kind::of::<counter::Adding>("counter", 10),
     Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<queue::Working>("queue", 3),
+    Kind::of::<rwlock::Reading>("rwlock", 2),
+    Kind::of::<semaphore::Sharing>("semaphore", 3),
+    Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
