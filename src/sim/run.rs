@@ -93,6 +93,9 @@ impl<S: StateMachine> Run<S> {
                 break;
             }
         }
+        for node in &self.cluster.nodes {
+            self.checker.compare_state(node)?;
+        }
         let mut summary = Summary {
             trace: self.cluster.trace.hash(),
             time: self.cluster.now.since(began),
@@ -121,8 +124,7 @@ impl<S: StateMachine> Run<S> {
             Event::Disk { node, boot } => self.cluster.on_disk(node, boot)?,
             Event::Turn { node, boot } => {
                 self.cluster.on_turn(node, boot)?;
-                let deep = self.cluster.rng.chance(1, 50);
-                self.checker.look(&self.cluster.nodes, node, deep)?;
+                self.checker.look(&self.cluster.nodes, node)?;
             }
             Event::Client { client } => {
                 let now = self.cluster.now;
