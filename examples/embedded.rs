@@ -5,7 +5,7 @@
 
 use margay::server::Node;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A service keeps its node's directory: `.data("/var/lib/service/margay")`.
     let node = Node::builder().name("n1").temporary().start()?;
     println!("cluster {} listens on {}", node.server().cluster(), node.address());

@@ -55,6 +55,12 @@ impl Batch {
         u64::from(self.header.length)
     }
 
+    /// The entries as they lie there.
+    #[cfg(feature = "direct")]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.bytes()[BATCH_HEADER..]
+    }
+
     /// The entries, in order.
     #[must_use]
     pub fn entries(&self) -> Entries<'_> {
@@ -108,10 +114,10 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-type Split<'a> = (EntryHeader, &'a [u8], &'a [u8]);
+pub(crate) type Split<'a> = (EntryHeader, &'a [u8], &'a [u8]);
 
 /// The first entry of a body and what follows it; `None` at the end.
-fn split_entry(body: &[u8]) -> Result<Option<Split<'_>>, FormatError> {
+pub(crate) fn split_entry(body: &[u8]) -> Result<Option<Split<'_>>, FormatError> {
     if body.is_empty() {
         return Ok(None);
     }
@@ -142,6 +148,12 @@ pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Format
         rest = behind;
     }
     if count == header.count { Ok(()) } else { Err(FormatError::Count { count: header.count }) }
+}
+
+/// Bytes that entries with payloads of these lengths take.
+#[cfg(feature = "direct")]
+pub(crate) fn body_length(payloads: impl Iterator<Item = usize>) -> u64 {
+    payloads.map(|length| (ENTRY_HEADER + length.next_multiple_of(ALIGN)) as u64).sum()
 }
 
 /// A batch from elsewhere: well-formed and of this group, but not yet known to belong to the log.
@@ -230,25 +242,49 @@ impl Open {
 
     /// Copies an entry to the end.
     pub(crate) fn push(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<(), Full> {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        if length > PAYLOAD_MAX as usize {
-            return Err(Full::Payload { length: length as u64 });
-        }
         if self.size() >= BATCH_MAX {
             return Err(Full::Batch);
         }
-        let end = self.used + ENTRY_HEADER + aligned(length);
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.push_with(header, length, |mut payload| {
+            for part in parts {
+                let (front, rest) = payload.split_at_mut(part.len());
+                front.copy_from_slice(part);
+                payload = rest;
+            }
+        })
+    }
+
+    /// Whether no entry is taken any more.
+    #[cfg(feature = "direct")]
+    pub(crate) fn is_full(&self) -> bool {
+        self.size() >= BATCH_MAX
+    }
+
+    /// Adds an entry of `length` bytes at the end, which `fill` writes. Beyond [`BATCH_MAX`] too,
+    /// as long as it fits into a batch at all.
+    pub(crate) fn push_with(
+        &mut self,
+        header: &EntryHeader,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Full> {
+        if length > PAYLOAD_MAX as usize {
+            return Err(Full::Payload { length: length as u64 });
+        }
+        let takes = ENTRY_HEADER + aligned(length);
+        if self.size() as usize + takes > LENGTH_MAX as usize {
+            return Err(Full::Batch);
+        }
+        let end = self.used + takes;
         if end > self.buffer.len() {
             self.grow(end);
         }
         let header = EntryHeader { length: length as u32, ..*header };
         self.buffer[self.used..self.used + ENTRY_HEADER].copy_from_slice(&header.encode());
-        let mut at = self.used + ENTRY_HEADER;
-        for part in parts {
-            self.buffer[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        self.buffer[at..end].fill(0);
+        let at = self.used + ENTRY_HEADER;
+        fill(&mut self.buffer[at..at + length]);
+        self.buffer[at + length..end].fill(0);
         self.used = end;
         self.count += 1;
         assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);

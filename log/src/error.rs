@@ -117,6 +117,17 @@ pub enum Refused {
     Poisoned,
 }
 
+/// Why bytes that a log holds cannot be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system refuses.
+    #[error("{0}")]
+    Disk(DiskError),
+    /// They are not what was written: a checksum, the chain or the place does not match.
+    #[error("not what was written there")]
+    Changed,
+}
+
 /// Why a log could not be opened or cannot go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -172,6 +183,54 @@ pub enum Error {
     /// Too many bytes wait for space on disk.
     #[error("no space prepared for another batch yet; try again when space is ready")]
     NoSpace,
+    /// The disk is full. The log goes on by itself when there is space again.
+    #[error("no space for the log: {cause}; free some, appends go on by themselves then")]
+    DiskFull {
+        /// The system's answer to preparing a segment.
+        cause: DiskError,
+    },
+    /// The log has been closed.
+    #[error("the log has been closed")]
+    Closed,
+    /// More bytes than one entry, or one append of many, may have.
+    #[error("{length} bytes are too many for one append, at most {most} fit; split it")]
+    TooLarge {
+        /// Bytes asked for, headers included where there are several entries.
+        length: u64,
+        /// Bytes that fit.
+        most: u64,
+    },
+    /// The entry is no longer held.
+    #[error("entry {index} is gone; the log begins at {first}")]
+    Gone {
+        /// The index asked for.
+        index: Index,
+        /// The first that is held.
+        first: Index,
+    },
+    /// An entry that is held cannot be read back.
+    #[error(
+        "{} cannot be read at offset {offset}: index {index}: {cause}",
+        segment_file(*.segment)
+    )]
+    Unreadable {
+        /// The segment.
+        segment: SegmentNumber,
+        /// Byte offset of the batch.
+        offset: u64,
+        /// Its first entry.
+        index: Index,
+        /// What is wrong.
+        cause: ReadError,
+    },
+    /// The log was opened for reading only, or as something else than it is.
+    #[error("cannot {action}: {reason}")]
+    Unsupported {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
     /// There is nothing to seal.
     #[error("the open batch has no entries")]
     Empty,
@@ -297,4 +356,13 @@ pub enum Error {
         /// The segment its header says.
         found: SegmentNumber,
     },
+}
+
+#[cfg(feature = "direct")]
+impl Error {
+    /// A thread of the log could not be started.
+    pub(crate) fn thread(error: &std::io::Error) -> Error {
+        let cause = crate::disk::direct::disk_error(error);
+        Error::Path { action: "start", path: "a thread".to_owned(), cause }
+    }
 }

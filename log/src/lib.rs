@@ -65,6 +65,8 @@ pub mod batch;
 pub mod breaks;
 #[allow(unsafe_code)]
 pub mod buffer;
+#[cfg(feature = "direct")]
+pub mod commit_log;
 pub mod disk;
 pub mod error;
 pub mod format;

@@ -53,6 +53,8 @@ pub struct Log {
     pub(crate) from: Position,
     /// See [`Log::repair`].
     pub(crate) repair: Index,
+    /// See [`Log::is_replacing`]; zero for nothing.
+    pub(crate) replacing: Index,
     /// Segments to retire once the hard state of the ticket is durable.
     pub(crate) retiring: Vec<(crate::id::SegmentNumber, Ticket)>,
     /// Hard states up to this one are durable.
@@ -149,12 +151,57 @@ impl Log {
     /// # Errors
     /// [`Full`], and then the open batch is as before.
     pub fn push_parts(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<Index, Full> {
-        let open = match &mut self.open {
-            Some(open) => open,
-            none => none.insert(Open::new(self.tail.buffer())),
-        };
-        open.push(header, parts)?;
-        Ok(Index(self.segments.last().id.index.0 + u64::from(open.count())))
+        self.open().push(header, parts)?;
+        Ok(self.open_last())
+    }
+
+    /// As [`Log::push`], with a payload of `length` bytes that `fill` writes in place, over
+    /// arbitrary ones.
+    ///
+    /// # Errors
+    /// [`Full`], and then the open batch is as before.
+    #[cfg(feature = "direct")]
+    pub(crate) fn push_with(
+        &mut self,
+        header: &EntryHeader,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Index, Full> {
+        self.open().push_with(header, length, fill)?;
+        Ok(self.open_last())
+    }
+
+    /// Adds all of `payloads` to the open batch, even beyond [`crate::format::BATCH_MAX`]. Returns
+    /// the index of the first.
+    ///
+    /// # Errors
+    /// [`Full`], and then some are in the open batch and some not: the caller has seen to it that
+    /// they fit.
+    #[cfg(feature = "direct")]
+    pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
+        let open = self.open();
+        for payload in payloads {
+            let payload = payload.as_ref();
+            let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
+            open.push_with(&EntryHeader::default(), payload.len(), fill)?;
+        }
+        Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
+    }
+
+    /// Whether the open batch must be sealed before it takes another entry.
+    #[cfg(feature = "direct")]
+    pub(crate) fn open_is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(Open::is_full)
+    }
+
+    fn open(&mut self) -> &mut Open {
+        let Log { open, tail, .. } = self;
+        open.get_or_insert_with(|| Open::new(tail.buffer()))
+    }
+
+    /// The index that the last entry of the open batch will have.
+    fn open_last(&self) -> Index {
+        Index(self.segments.last().id.index.0 + u64::from(self.open_entries()))
     }
 
     /// Entries in the open batch.
@@ -285,6 +332,46 @@ impl Log {
         Ok(())
     }
 
+    /// As [`Log::truncate_suffix`], and made durable: by the returned ticket's hard state.
+    #[cfg(feature = "direct")]
+    pub(crate) fn cut(&mut self, after: Index) -> Result<Ticket, Error> {
+        self.truncate_suffix(after)?;
+        let ticket = self.next_ticket();
+        self.updates.want(ticket);
+        self.pump();
+        Ok(ticket)
+    }
+
+    /// Drops all entries behind `after`, in the middle of a batch, of which `kept` stays: as a new
+    /// batch that supersedes the old one on disk. Until that is durable no hard state is written:
+    /// it would drop the old batch already. Returns the last index.
+    #[cfg(feature = "direct")]
+    pub(crate) fn replace_suffix(
+        &mut self,
+        after: Index,
+        kept: &[(EntryHeader, Vec<u8>)],
+    ) -> Result<Index, Error> {
+        let end = self.end_up_to(after);
+        assert!(end.id.index.forward(kept.len() as u64) == Some(after));
+        let (term, log_time) = (self.last().term, self.log_time());
+        if !self.has_room(in_blocks(FRAME as u64 + u64::from(LENGTH_MAX))) {
+            return Err(Error::NoSpace);
+        }
+        self.truncate_suffix(end.id.index)?;
+        self.replacing = after;
+        for (header, payload) in kept {
+            self.push_with(header, payload.len(), |bytes| bytes.copy_from_slice(payload))
+                .expect("they came from one batch");
+        }
+        self.seal(term, log_time)?;
+        Ok(after)
+    }
+
+    /// What stays of a batch that was cut in two is not durable yet.
+    pub(crate) fn is_replacing(&self) -> bool {
+        self.durable() < self.replacing
+    }
+
     /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that
     /// came to. Nothing that is not durable is dropped.
     ///
@@ -366,6 +453,18 @@ impl Log {
         self.has_room(disk_length(header))
     }
 
+    /// Whether the queue to the disk takes another batch, whatever its size.
+    #[cfg(feature = "direct")]
+    pub(crate) fn has_queue_room(&self) -> bool {
+        self.has_room(in_blocks(FRAME as u64 + u64::from(LENGTH_MAX)))
+    }
+
+    /// Whether [`Log::seal`] would find room for the open batch now.
+    #[must_use]
+    pub fn has_room_for_open(&self) -> bool {
+        self.has_room(in_blocks(FRAME as u64 + self.open_bytes()))
+    }
+
     /// Whether a batch of `bytes` on disk could be queued.
     fn has_room(&self, bytes: u64) -> bool {
         let waiting = self.writer.waiting();
@@ -431,13 +530,25 @@ impl Log {
         position
     }
 
-    /// Asks for another segment, in which `bytes` fit.
-    fn add_segment(&mut self, bytes: u64) {
+    /// Has as much space prepared ahead as the options say.
+    pub fn prepare_ahead(&mut self) {
+        let wanted = self.options.prepared_bytes;
+        let spares: u64 = self.segments.spares().map(|segment| segment.size).sum();
+        let mut ahead = self.segments.active().room() + spares;
+        while ahead < wanted {
+            ahead += self.add_segment(0);
+        }
+        self.pump();
+    }
+
+    /// Asks for another segment, in which `bytes` fit. Returns its size.
+    fn add_segment(&mut self, bytes: u64) -> u64 {
         let newest = self.segments.newest().expect("a log has at least one segment");
         let doubled = newest.size.saturating_mul(2).min(self.options.segment_max);
         let size = doubled.max(BLOCK as u64 + in_blocks(bytes));
         let number = crate::id::SegmentNumber(newest.number.0 + 1);
         self.segments.add(Segment::new(number, size, false));
+        size
     }
 
     /// Space that must be left in the active segment for it to count as ready: the largest batch,

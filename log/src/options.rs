@@ -27,6 +27,9 @@ pub struct Options {
     /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
     /// batch may always wait.
     pub queue_bytes: u64,
+    /// Space that [`crate::Log::prepare_ahead`] has prepared, in bytes. Default 0. Beyond that, a
+    /// segment is asked for when half of the last one is used.
+    pub prepared_bytes: u64,
     /// Damage is an error, found before anything is written: what is restored then is whole again.
     /// Default: it is reported, and the log goes on without what it lacks.
     pub refuse_damage: bool,
@@ -45,6 +48,7 @@ impl Default for Options {
             tail_bytes: 64 << 20,
             writes_in_flight: 16,
             queue_bytes: 32 << 20,
+            prepared_bytes: 0,
             refuse_damage: false,
             idle_mark: Micros::from_millis(100),
         }

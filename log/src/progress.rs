@@ -84,6 +84,23 @@ impl Log {
         self.ops.drain(..)
     }
 
+    /// Whether [`Log::ops`] has something.
+    #[must_use]
+    pub fn has_ops(&self) -> bool {
+        !self.ops.is_empty()
+    }
+
+    /// Records at once how far the log is durable, as resting would do by and by. Changes nothing
+    /// where that is on disk already.
+    pub fn record_durable(&mut self) {
+        if self.poisoned.is_none() && self.moment() != self.idle.recorded && self.updates.is_idle()
+        {
+            let ticket = self.next_ticket();
+            self.updates.want(ticket);
+            self.pump();
+        }
+    }
+
     /// Tells the log that an [`Op`] has ended. Unknown tickets are ignored.
     ///
     /// # Errors
@@ -157,7 +174,8 @@ impl Log {
             let write = self.writer.issue();
             self.ops.push_back(write);
         }
-        if let Some((ticket, update, pair)) = self.updates.begin() {
+        let is_held_up = self.is_replacing();
+        if !is_held_up && let Some((ticket, update, pair)) = self.updates.begin() {
             let data = Arc::new(self.hard_state(update).encode_pair());
             assert!(data.len() == PAIR_BYTES);
             self.record();

@@ -84,6 +84,41 @@ impl Log {
         self.fetch(next)
     }
 
+    /// The batch that holds `index`, if it is in memory.
+    #[cfg(feature = "direct")]
+    pub(crate) fn cached(&self, index: Index) -> Option<&Arc<Batch>> {
+        self.tail.find(index)
+    }
+
+    /// The last index of the batch that holds `index`; `index` if none does.
+    #[cfg(feature = "direct")]
+    pub(crate) fn batch_end(&self, index: Index) -> Index {
+        self.segments.find(index).map_or(index, |(segment, at)| segment.batches()[at].last)
+    }
+
+    /// Lists the batch that holds `index`, which the caller knows to be held, and what lies behind
+    /// it without a gap, `budget` bytes altogether beyond the first. Returns their segment.
+    #[cfg(feature = "direct")]
+    pub(crate) fn plan(
+        &self,
+        index: Index,
+        budget: u64,
+        plan: &mut Vec<BatchRef>,
+    ) -> SegmentNumber {
+        let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
+        let mut length = 0;
+        for batch in &segment.batches()[at..] {
+            let adjacent = batch.offset == segment.batches()[at].offset + length;
+            length += batch.disk_length();
+            let fits = length <= budget && batch.last <= self.durable();
+            if !plan.is_empty() && (!adjacent || !fits) {
+                break;
+            }
+            plan.push(*batch);
+        }
+        segment.number
+    }
+
     /// Begins to read the batch that holds `index` and what lies behind it, unless that is under
     /// way.
     fn fetch(&mut self, index: Index) -> Read {

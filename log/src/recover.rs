@@ -405,6 +405,7 @@ fn recovered(
         meta: hard.meta.clone(),
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
+        replacing: Index::ZERO,
         retiring: Vec::new(),
         hard_ticket: Ticket(0),
         ops: VecDeque::new(),

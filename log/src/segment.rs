@@ -23,6 +23,8 @@ pub(crate) struct BatchRef {
     pub(crate) last: Index,
     pub(crate) term: Term,
     pub(crate) chain: Chain,
+    /// The log's own time, in microseconds.
+    pub(crate) log_time: u64,
     /// Offset of its frame in the segment.
     pub(crate) offset: u64,
     /// Bytes of the batch, without frame.
@@ -36,6 +38,7 @@ impl BatchRef {
             last: header.last().index,
             term: header.term,
             chain: header.chain,
+            log_time: header.log_time,
             offset,
             length: header.length,
         }
@@ -44,6 +47,12 @@ impl BatchRef {
     /// Bytes on disk, frame and padding included.
     pub(crate) fn disk_length(&self) -> u64 {
         in_blocks(FRAME as u64 + u64::from(self.length))
+    }
+
+    /// Whether it has the entry at `index`.
+    #[cfg(feature = "direct")]
+    pub(crate) fn holds(&self, index: Index) -> bool {
+        self.first <= index && index <= self.last
     }
 
     pub(crate) fn end(&self) -> BatchEnd {
@@ -138,6 +147,25 @@ impl Segments {
     /// The segments behind the active one.
     pub(crate) fn spares(&self) -> impl Iterator<Item = &Segment> {
         self.list.iter().skip(self.active + 1)
+    }
+
+    /// All of them, in order.
+    #[cfg(feature = "direct")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Segment> {
+        self.list.iter()
+    }
+
+    /// The first index of the first batch of this log time or a later one; behind the last if there
+    /// is none. Log times must not go back.
+    #[cfg(feature = "direct")]
+    pub(crate) fn first_at(&self, time: u64) -> Index {
+        let reaches =
+            |segment: &&Segment| segment.batches.last().is_some_and(|batch| batch.log_time >= time);
+        if let Some(segment) = self.list.iter().find(reaches) {
+            let at = segment.batches.partition_point(|batch| batch.log_time < time);
+            return segment.batches[at].first;
+        }
+        self.last.id.index.next()
     }
 
     pub(crate) fn newest(&self) -> Option<&Segment> {

@@ -31,7 +31,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
-    Answer, Completer, Counter, Failure, Lock, Map, Reply, Submit, Subscription, Value,
+    Answer, Completer, Counter, Directory, Failure, Handle, Lock, Map, Reply, Submit, Subscription,
+    Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -224,6 +225,15 @@ impl Client {
     /// The lock `name`.
     pub fn lock(&self, name: &str) -> Reply<Lock<Group>> {
         self.open(name, Lock::open)
+    }
+
+    /// The resource `name` of any type, one of the program's own for instance; created with these
+    /// options where there is none.
+    pub fn resource(&self, name: &str, kind: u8, options: &[u8]) -> Reply<Handle<Group>> {
+        self.open(name, |group, name| {
+            let opened = Directory::new(group.clone()).open(name, kind, options);
+            opened.and_then(move |id| Ok(Handle::new(group, id)))
+        })
     }
 
     fn open<T>(&self, name: &str, open: impl FnOnce(Group, &str) -> Reply<T>) -> Reply<T> {

@@ -187,6 +187,8 @@ impl Code {
     }
 }
 
+impl std::error::Error for Code {}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "E{:04} {}", self.0, self.text())

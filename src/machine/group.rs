@@ -2,6 +2,7 @@
 
 use super::bytes::{self, Reader};
 use super::clock::Clock;
+use super::halt::{self, Halted};
 use super::session::{Sessions, decode_refused};
 use super::{
     Admit, Code, Commit, Effects, EndReason, Entry, Events, Frozen, LogTime, Notice, Query,
@@ -87,6 +88,22 @@ impl<S: StateMachine> Machine<S> {
         }
     }
 
+    /// As [`Machine::apply`]; where code of a user panics, it ends there. After that the machine is
+    /// not to be used any more: a part of the entry may have been applied.
+    ///
+    /// # Errors
+    /// The entry at which it has halted, and why.
+    pub fn apply_or_halt<'a, E: Into<Entry<'a>>>(
+        &mut self,
+        first: Index,
+        time: LogTime,
+        entries: impl IntoIterator<Item = E>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Halted> {
+        let applied = halt::caught(S::IS_OURS, || self.apply(first, time, entries, sink));
+        applied.map_err(|text| Halted { index: self.applied.next(), text })
+    }
+
     fn fire_timers(&mut self, index: Index, now: LogTime, sink: &mut dyn Sink) {
         if self.state.next_timer().is_none_or(|due| due > now) {
             return;
@@ -168,7 +185,13 @@ impl<S: StateMachine> Machine<S> {
     pub fn query(&self, query: &Query<'_>, effects: &mut Effects) {
         effects.begin(query.index);
         let time = query.time.max(self.clock.now());
-        self.state.query(&Query { time, ..*query }, effects);
+        let query = Query { time, ..*query };
+        if S::IS_OURS {
+            self.state.query(&query, effects);
+        } else if let Err(text) = halt::guard(|| self.state.query(&query, effects)) {
+            // It has changed nothing: only this question has no answer.
+            effects.refuse(Code::HALTED, &text);
+        }
         debug_assert!(effects.events.is_empty() && effects.notices.is_empty());
     }
 

@@ -11,11 +11,13 @@ pub mod clock;
 pub mod code;
 pub mod event;
 mod group;
+pub mod halt;
 pub mod session;
 
 pub use code::{Code, Outcome};
 pub use event::{Event, EventPayload, Events, Filter, Notice, NoticeState, Pair};
 pub use group::{FrozenMachine, Machine, RestoringMachine};
+pub use halt::Halted;
 pub use session::{Session, Sessions};
 
 use margay_log::id::{Index, Micros};
@@ -261,6 +263,10 @@ pub trait StateMachine: Sized {
     type Frozen: Frozen;
     /// A state in the making.
     type Restoring: Restoring<State = Self>;
+
+    /// Whether a panic while it is applied to is a failed assertion of margay's: then the process
+    /// stops. One of a user's halts its group; see [`halt`].
+    const IS_OURS: bool = false;
 
     /// Admission: whether a command's payload is well formed and within limits, without looking
     /// at state.

@@ -8,7 +8,9 @@ use margay_log::batch::Batch;
 use margay_log::id::{Index, Micros};
 
 use super::{Fatal, Host, Replica};
-use crate::machine::{Entry, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind};
+use crate::machine::{
+    Code, Entry, Halted, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind,
+};
 
 /// A batch's entries as the machine takes them.
 fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
@@ -34,6 +36,9 @@ impl<S: StateMachine> Replica<S> {
         self.hungry = false;
         let mut budget = self.config.apply_bytes;
         while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
+            if self.halted.is_some() {
+                break;
+            }
             if budget == 0 {
                 self.hungry = true;
                 break;
@@ -53,8 +58,13 @@ impl<S: StateMachine> Replica<S> {
                     break;
                 }
                 let time = LogTime(batch.header().log_time);
-                let mut delivery = self.front.delivery(host);
-                self.machine.apply(batch.header().first, time, entries(batch), &mut delivery);
+                let (first, mut delivery) = (batch.header().first, self.front.delivery(host));
+                let applied =
+                    self.machine.apply_or_halt(first, time, entries(batch), &mut delivery);
+                if let Err(halted) = applied {
+                    self.halt(halted, host);
+                    break;
+                }
                 budget = budget.saturating_sub(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;
@@ -71,6 +81,19 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
+    /// The machine cannot go on. The group keeps its log and its place in elections, and answers
+    /// nothing until a program that can apply the entry takes over from the disk.
+    fn halt(&mut self, halted: Halted, host: &mut dyn Host) {
+        tracing::error!(
+            group = self.config.group.0,
+            "{halted}; the other groups go on, this one does when a mended program is started here"
+        );
+        self.halted = Some(halted);
+        self.leading = false;
+        self.front.stop_leading(Code::HALTED, "", host);
+        self.refuse_all_reads(Code::HALTED, host);
+    }
+
     /// What waited for the applied index to come this far.
     fn applied_to(&mut self, now: Micros) {
         let applied = self.machine.applied();
@@ -79,7 +102,8 @@ impl<S: StateMachine> Replica<S> {
         }
         // The first time the own no-op is applied, and only then, the sessions become this
         // leader's.
-        if self.ready_at.is_some_and(|at| at <= applied) && !self.leading {
+        let halted = self.halted.is_some();
+        if self.ready_at.is_some_and(|at| at <= applied) && !self.leading && !halted {
             self.leading = true;
             self.front.start_leading(now, self.machine.sessions());
         }

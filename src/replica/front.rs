@@ -190,13 +190,13 @@ impl Front {
 
     /// Leadership is lost: every session's connection is sent to the next leader. What was proposed
     /// may or may not be applied there; the sequence tells.
-    pub(super) fn stop_leading(&mut self, leader: &str, host: &mut dyn Host) {
+    pub(super) fn stop_leading(&mut self, why: Code, leader: &str, host: &mut dyn Host) {
         for led in self.sessions.values() {
             let Some(conn) = led.conn else { continue };
             if let Some(known) = self.conns.get_mut(&conn) {
                 known.session = None;
             }
-            refuse(host, conn, RefusedOf::Connection, Code::NOT_LEADER, Micros(0), leader);
+            refuse(host, conn, RefusedOf::Connection, why, Micros(0), leader);
             host.close(conn);
         }
         self.sessions.clear();

@@ -31,7 +31,7 @@ use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, T
 use margay_log::{Log, Opened};
 
 use crate::machine::session::SESSIONS_MAX;
-use crate::machine::{LogTime, Machine, StateMachine, kind};
+use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
@@ -202,6 +202,8 @@ pub struct Replica<S: StateMachine> {
     ready_at: Option<Index>,
     /// The no-op is applied and `front` leads the sessions.
     leading: bool,
+    /// Applying came to an entry that cannot be applied: nothing is answered any more.
+    halted: Option<Halted>,
     /// More to do at once: the last flush stopped at its budget.
     hungry: bool,
     /// When the last flush was, for telling how long this leader was deaf.
@@ -254,6 +256,7 @@ impl<S: StateMachine> Replica<S> {
             ticking: None,
             ready_at: None,
             leading: false,
+            halted: None,
             hungry: false,
             flushed_at: now,
             frame: Vec::new(),
@@ -498,6 +501,7 @@ impl<S: StateMachine> Replica<S> {
             group: self.config.group,
             node: name(self.config.raft.id).unwrap_or_default(),
             leader: self.raft.leader().and_then(name),
+            halted: self.halted.is_some(),
             term: self.raft.term(),
             first: self.log.first(),
             last: self.log.last(),

@@ -9,7 +9,7 @@ use margay_log::format::EntryHeader;
 use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
 
 use super::{Fatal, Host, Replica};
-use crate::machine::{LogTime, StateMachine, kind};
+use crate::machine::{Code, LogTime, StateMachine, kind};
 use crate::raft::message::{Body, Input, Message, Output, RoleKind, Round};
 use crate::wire::peer::PeerMessage;
 
@@ -190,8 +190,8 @@ impl<S: StateMachine> Replica<S> {
         self.ready_at = None;
         self.leading = false;
         let leader = self.leader_address();
-        self.front.stop_leading(&leader, host);
-        self.refuse_all_reads(host);
+        self.front.stop_leading(Code::NOT_LEADER, &leader, host);
+        self.refuse_all_reads(Code::NOT_LEADER, host);
     }
 
     /// Appends an entry of the system's own to the open batch. `None` where it does not fit now:

@@ -255,21 +255,26 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn refuse_reads(&mut self, id: ReadId, host: &mut dyn Host) {
         if let Some(at) = self.pending.rounds.iter().position(|&(round, _)| round == id) {
             let (_, waiting) = self.pending.rounds.remove(at).expect("just found");
-            self.refuse_waiting(waiting, host);
+            self.refuse_waiting(waiting, Code::NOT_LEADER, host);
         }
     }
 
-    pub(super) fn refuse_all_reads(&mut self, host: &mut dyn Host) {
+    /// Nobody who waits for a round can be answered here any more; where this replica has halted,
+    /// nor can those who wait for an index.
+    pub(super) fn refuse_all_reads(&mut self, why: Code, host: &mut dyn Host) {
         let mut waiting = std::mem::take(&mut self.pending.gathering);
         waiting.extend(self.pending.rounds.drain(..).flat_map(|(_, waiting)| waiting));
-        self.refuse_waiting(waiting, host);
+        if self.halted.is_some() {
+            waiting.extend(self.pending.confirmed.drain(..).map(|(_, waiting)| waiting));
+        }
+        self.refuse_waiting(waiting, why, host);
     }
 
-    fn refuse_waiting(&mut self, waiting: Vec<Waiting>, host: &mut dyn Host) {
+    fn refuse_waiting(&mut self, waiting: Vec<Waiting>, why: Code, host: &mut dyn Host) {
         let leader = self.leader_address();
         for waiting in waiting {
             self.pending.let_go(&waiting);
-            refuse(host, waiting.conn, waiting.of(), Code::NOT_LEADER, Micros(0), &leader);
+            refuse(host, waiting.conn, waiting.of(), why, Micros(0), &leader);
         }
     }
 

@@ -45,7 +45,14 @@ impl<S: StateMachine> Replica<S> {
         frame: &Frame<'_>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        match Request::decode(frame)? {
+        let request = Request::decode(frame)?;
+        if self.halted.is_some() && !matches!(request, Request::Status { .. }) {
+            // Another node may run a program that can go on.
+            self.refuse(host, conn, RefusedOf::Connection, Code::HALTED, Micros(0));
+            host.close(conn);
+            return Ok(());
+        }
+        match request {
             Request::Command { sequence, acked, kind, schema, resource, payload } => {
                 let arrived = Arrived { sequence, acked, kind, schema, resource, payload };
                 self.on_command(now, conn, &arrived, host);

@@ -55,6 +55,16 @@ impl<S: Submit> Handle<S> {
         query(&self.submit, self.level, self.id, operation)
     }
 
+    /// Sends a command in bytes of its type's own; an answer that refuses is a failure.
+    pub fn command_bytes(&self, kind: u8, schema: u16, payload: Vec<u8>) -> Reply<Answer> {
+        self.submit.command(kind, schema, self.id, payload).and_then(Answer::ok)
+    }
+
+    /// Asks a query in bytes of its type's own; an answer that refuses is a failure.
+    pub fn query_bytes(&self, kind: u8, schema: u16, payload: Vec<u8>) -> Reply<Answer> {
+        self.submit.query(self.level, kind, schema, self.id, payload).and_then(Answer::ok)
+    }
+
     /// Its events that pass the filter, after a position or from now on.
     #[must_use]
     pub fn subscribe(&self, after: Option<(Index, u32)>, filter: Filter) -> Subscription {

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod handle;
 pub mod lock;
 pub mod map;
+pub mod own;
 pub mod registry;
 pub mod reply;
 mod ring;
@@ -22,6 +23,7 @@ pub use directory::Directory;
 pub use handle::{Handle, Swap, Versioned};
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
+pub use own::{OwnType, register};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use value::Value;
@@ -177,7 +179,8 @@ struct Type {
     create: fn(options: &[u8]) -> Created,
 }
 
-type Created = Result<Box<dyn Resource>, Code>;
+/// A new resource's state, or why its options are refused.
+pub type Created = Result<Box<dyn Resource>, Code>;
 
 /// All types there are, by kind.
 static TYPES: &[Type] = &[
@@ -208,7 +211,7 @@ static TYPES: &[Type] = &[
 ];
 
 fn type_of(kind: u8) -> Option<&'static Type> {
-    TYPES.iter().find(|known| known.kind == kind)
+    TYPES.iter().find(|known| known.kind == kind).or_else(|| own::find(kind))
 }
 
 /// What a type of resource is called.

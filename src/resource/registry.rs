@@ -7,12 +7,12 @@
 use super::codec::{Limits, Operation, Scratch, access, check, operation};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
-use super::{Firing, Resource, type_of};
+use super::{Firing, Resource, own, type_of};
 use crate::machine::bytes;
 use crate::machine::clock::Due;
 use crate::machine::{
     Code, Commit, Effects, Events, LogTime, NAME_MAX, Notice, Query, ResourceId, SessionId, Shared,
-    StateMachine, kind,
+    StateMachine, halt, kind,
 };
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::Index;
@@ -82,7 +82,8 @@ operation!(ListV1, kind::REGISTRY, 0x0401, "list");
 impl Limits for ArchivedOpenV1 {
     fn limits(&self) -> Result<(), Code> {
         check_name(&self.name)?;
-        if type_of(self.kind).is_none() {
+        // One that is in the log was admitted, so it is not left out for being unknown here.
+        if type_of(self.kind).is_none() && !own::is_own(self.kind) {
             return Err(Code::BAD_KIND);
         }
         if self.options.len() > OPTIONS_MAX {
@@ -151,6 +152,28 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Changes its state and settles it. A panic of a user's own type halts the group.
+    fn change(
+        &mut self,
+        id: ResourceId,
+        index: Index,
+        effects: &mut Effects,
+        links: &mut Links,
+        change: impl FnOnce(&mut dyn Resource, &mut Effects),
+    ) {
+        let before = (effects.events.len(), effects.notices.len());
+        if !own::is_own(self.kind) {
+            change(&mut *self.state, effects);
+            return self.settle(id, index, before, effects, links);
+        }
+        let (kind, name) = (super::type_name(self.kind), self.name.clone());
+        let whose = || format!("{kind} {}", String::from_utf8_lossy(&name));
+        halt::guarded(whose, || {
+            change(&mut *self.state, effects);
+            self.settle(id, index, before, effects, links);
+        });
+    }
+
     /// After its state has changed: new events are kept, its timer and whom it involves are
     /// noted. `before` is how many events and notices are not its own.
     fn settle(
@@ -185,12 +208,18 @@ impl StateMachine for Registry {
     type Frozen = FrozenRegistry;
     type Restoring = RestoringRegistry;
 
+    const IS_OURS: bool = true;
+
     fn check(kind: u8, schema: u16, payload: &[u8]) -> Result<(), Code> {
         if kind != kind::REGISTRY {
-            return (type_of(kind).ok_or(Code::BAD_KIND)?.check)(schema, payload);
+            return own::check(type_of(kind).ok_or(Code::BAD_KIND)?, schema, payload);
         }
         match schema {
-            OpenV1::SCHEMA => check::<OpenV1>(payload),
+            OpenV1::SCHEMA => {
+                let mut scratch = Scratch::new();
+                let open = access::<OpenV1>(payload, &mut scratch)?;
+                type_of(open.kind).map(|_| ()).ok_or(Code::BAD_KIND)
+            }
             DeleteV1::SCHEMA => check::<DeleteV1>(payload),
             _ => Err(Code::BAD_KIND),
         }
@@ -210,8 +239,9 @@ impl StateMachine for Registry {
             return refuse_type(slot, commit.kind, effects);
         }
         let slot = Shared::make_mut(slot);
-        slot.state.apply(commit, effects);
-        slot.settle(commit.resource, commit.index, (0, 0), effects, &mut self.links);
+        slot.change(commit.resource, commit.index, effects, &mut self.links, |state, effects| {
+            state.apply(commit, effects);
+        });
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
@@ -222,6 +252,12 @@ impl StateMachine for Registry {
             return;
         }
         match self.slot(query.resource) {
+            Some(slot) if slot.kind == query.kind && own::is_own(slot.kind) => {
+                if let Err(text) = halt::guard(|| slot.state.query(query, effects)) {
+                    // It has changed nothing: only this question has no answer.
+                    effects.refuse(Code::HALTED, &text);
+                }
+            }
             Some(slot) if slot.kind == query.kind => slot.state.query(query, effects),
             Some(slot) => refuse_type(slot, query.kind, effects),
             None => effects.refuse(Code::NO_SUCH_RESOURCE, ""),
@@ -232,11 +268,11 @@ impl StateMachine for Registry {
         for resource in self.involving(session) {
             self.links.involved.remove(&(session, resource));
             let slot = self.slots.get_mut(&resource).expect("only what exists is involved");
-            let before = (effects.events.len(), effects.notices.len());
             let commit = Commit { resource, ..*commit };
             let slot = Shared::make_mut(slot);
-            slot.state.session_ended(session, &commit, effects);
-            slot.settle(resource, commit.index, before, effects, &mut self.links);
+            slot.change(resource, commit.index, effects, &mut self.links, |state, effects| {
+                state.session_ended(session, &commit, effects);
+            });
         }
     }
 
@@ -251,10 +287,10 @@ impl StateMachine for Registry {
                 return fired;
             }
             let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
-            let before = (effects.events.len(), effects.notices.len());
             let slot = Shared::make_mut(slot);
-            slot.state.fire(&Firing { resource, index, now }, effects);
-            slot.settle(resource, index, before, effects, &mut self.links);
+            slot.change(resource, index, effects, &mut self.links, |state, effects| {
+                state.fire(&Firing { resource, index, now }, effects);
+            });
         }
         limit
     }
@@ -363,13 +399,16 @@ impl Registry {
         if self.slots.len() >= RESOURCES_MAX {
             return Err(Code::TOO_MANY_RESOURCES);
         }
-        let known = type_of(open.kind).ok_or(Code::BAD_KIND)?;
+        let Some(known) = type_of(open.kind) else {
+            let kind = open.kind;
+            halt::halt(format!("the log holds a resource of type {kind}; register it and restart"));
+        };
         let id = ResourceId(commit.index.0);
         let slot = Slot {
             name: open.name[..].into(),
             kind: open.kind,
             options: open.options.to_vec(),
-            state: (known.create)(&open.options)?,
+            state: halt::guarded(|| known.name.to_owned(), || (known.create)(&open.options))?,
             ring: Ring::default(),
             timer: None,
         };
@@ -394,7 +433,12 @@ impl Registry {
             self.links.involved.remove(&(session, id));
         }
         let commit = Commit { resource: id, ..*commit };
-        Shared::make_mut(&mut slot).state.deleted(&commit, effects);
+        let slot = Shared::make_mut(&mut slot);
+        let mut deleted = || slot.state.deleted(&commit, effects);
+        match own::is_own(slot.kind) {
+            true => halt::guarded(|| super::type_name(slot.kind).to_owned(), deleted),
+            false => deleted(),
+        }
         effects.event(id, DELETED, None, None);
         Ok(())
     }

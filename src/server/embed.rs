@@ -14,6 +14,7 @@ use super::{MakeGroup, Server, ServerConfig, resources};
 use crate::client;
 use crate::error::Error;
 use crate::forming::Peer;
+use crate::resource::own::{OwnType, RegisterError, register};
 use crate::shard::sys;
 
 /// A node in this process. Dropped, it stops in order.
@@ -158,6 +159,15 @@ impl NodeBuilder {
     pub fn groups(mut self, groups: u32) -> NodeBuilder {
         self.config.groups = Some(groups);
         self
+    }
+
+    /// A type of resource of the program's own, beside margay's. All nodes of the cluster must have
+    /// it. Register it with [`register`] where nodes are not started here.
+    ///
+    /// # Errors
+    /// Its number is margay's, or another type's.
+    pub fn resource<T: OwnType>(self) -> Result<NodeBuilder, RegisterError> {
+        register::<T>().map(|()| self)
     }
 
     /// Groups that run something else than margay's resources: see [`super::replica`].

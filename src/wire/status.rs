@@ -14,6 +14,8 @@ pub struct GroupStatus {
     pub node: String,
     /// Name of the leader, where one is known.
     pub leader: Option<String>,
+    /// It has come to an entry that it cannot apply, and answers nothing; see the node's log.
+    pub halted: bool,
     /// Current term.
     pub term: Term,
     /// First index still in the log.
@@ -37,6 +39,10 @@ pub struct GroupStatus {
 /// Bytes before the texts of one group.
 const FIXED_BYTES: usize = 72;
 
+/// Flags.
+const HAS_LEADER: u16 = 1;
+const HALTED: u16 = 2;
+
 /// Voters of one group, at most.
 const VOTERS_MAX: u16 = 255;
 
@@ -48,7 +54,9 @@ impl GroupStatus {
         let block = block.u64(self.term.0).u64(self.first.0);
         let block = block.u64(self.last.term.0).u64(self.last.index.0).u64(self.durable.0);
         let block = block.u64(self.commit.0).u64(self.applied.0).u32(self.chain.0);
-        let block = block.u16(voters as u16).u16(u16::from(self.leader.is_some()));
+        let block = block
+            .u16(voters as u16)
+            .u16(u16::from(self.leader.is_some()) * HAS_LEADER + u16::from(self.halted) * HALTED);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
@@ -65,18 +73,20 @@ impl GroupStatus {
         let (durable, commit) = (Index(fields.u64()?), Index(fields.u64()?));
         let (applied, chain) = (Index(fields.u64()?), Chain(fields.u32()?));
         let voters = fields.u16()?;
-        let has_leader = fields.u16()?;
-        if voters > VOTERS_MAX || has_leader > 1 {
+        let flags = fields.u16()?;
+        if voters > VOTERS_MAX || flags > HAS_LEADER + HALTED {
             return Err(fields.error("impossible counts"));
         }
         let node = fields.short_text()?.to_owned();
-        let leader = if has_leader == 1 { Some(fields.short_text()?.to_owned()) } else { None };
+        let has_leader = flags & HAS_LEADER != 0;
+        let leader = if has_leader { Some(fields.short_text()?.to_owned()) } else { None };
         let voters = (0..voters).map(|_| fields.short_text().map(str::to_owned));
         let voters = voters.collect::<Result<Vec<String>, Error>>()?;
         Ok(GroupStatus {
             group,
             node,
             leader,
+            halted: flags & HALTED != 0,
             term,
             first,
             last,

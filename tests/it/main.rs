@@ -3,7 +3,11 @@
 mod client;
 #[cfg(feature = "server")]
 mod embed;
+#[cfg(feature = "server")]
+mod examples;
 mod machine;
+#[cfg(feature = "server")]
+mod own;
 mod raft;
 mod resource;
 mod script;

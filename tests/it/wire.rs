@@ -77,6 +77,7 @@ fn group_status() -> GroupStatus {
         group: GroupId(1),
         node: "n1".to_owned(),
         leader: Some("n2".to_owned()),
+        halted: false,
         term: Term(4),
         first: Index(1),
         last: EntryId::new(Term(4), Index(100)),

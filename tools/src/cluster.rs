@@ -72,7 +72,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     for group in &groups {
         table.row(vec![
             group.group.0.to_string(),
-            group.leader.clone().unwrap_or_else(|| "none".to_string()),
+            match &group.leader {
+                Some(leader) if group.halted => format!("{leader} (halted)"),
+                Some(leader) => leader.clone(),
+                None => "none".to_string(),
+            },
             group.term.0.to_string(),
             units::grouped(group.commit.0),
             units::grouped(group.applied.0),
@@ -90,6 +94,7 @@ fn to_json(group: &GroupStatus) -> serde_json::Value {
         "commit_index": group.commit.0,
         "applied_index": group.applied.0,
         "voters": group.voters,
+        "halted": group.halted,
     })
 }
 

@@ -231,36 +231,18 @@ impl Direct {
         Ok(listed)
     }
 
-    /// Makes a file of `size` bytes, `front` and then zeros: whole, or after a crash not at all.
+    /// Makes a file and opens it, locked.
     fn make(&mut self, name: &str, size: u64, front: &[u8]) -> io::Result<Arc<File>> {
-        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
-        let made = self.make_temporary(&temporary, size, front);
-        let target = self.path.join(name);
-        let renamed = made.and_then(|()| rename_new(&temporary, &target));
-        if let Err(error) = renamed {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(error);
-        }
-        self.directory.sync_all()?;
-        let file = self.options().open(&target)?;
+        self.maker().make(name, size, front)?;
+        let file = self.options().open(self.path.join(name))?;
         try_lock(&file)?;
         Ok(Arc::new(file))
     }
 
-    fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.custom_flags(self.fill_flags()).open(path)?;
-        allocate(&file, size)?;
-        file.write_all_at(front, 0)?;
-        let zeros = Buffer::zeroed(ZEROS);
-        let mut at = front.len() as u64;
-        while at < size {
-            let length = (size - at).min(ZEROS as u64);
-            file.write_all_at(&zeros[..length as usize], at)?;
-            at += length;
-        }
-        file.sync_all()
+    /// Makes files in this directory, and keeps it locked as long as it lives.
+    pub(crate) fn maker(&self) -> Maker {
+        let (path, directory) = (self.path.clone(), Arc::clone(&self.directory));
+        Maker { path, directory, fill_flags: self.fill_flags() }
     }
 
     fn perform(&mut self, op: Op) -> Done {
@@ -286,6 +268,61 @@ impl Direct {
                 Done::HardState { ticket, result }
             }
         }
+    }
+}
+
+/// Makes and removes whole files. Whoever writes to them opens them.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    path: PathBuf,
+    directory: Arc<File>,
+    fill_flags: i32,
+}
+
+impl Maker {
+    /// Makes a file of `size` bytes, `front` and then zeros: whole, or after a crash not at all.
+    fn make(&self, name: &str, size: u64, front: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let made = self.make_temporary(&temporary, size, front);
+        let renamed = made.and_then(|()| rename_new(&temporary, &self.path.join(name)));
+        if let Err(error) = renamed {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
+        self.directory.sync_all()
+    }
+
+    fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.custom_flags(self.fill_flags).open(path)?;
+        allocate(&file, size)?;
+        file.write_all_at(front, 0)?;
+        let zeros = Buffer::zeroed(ZEROS);
+        let mut at = front.len() as u64;
+        while at < size {
+            let length = (size - at).min(ZEROS as u64);
+            file.write_all_at(&zeros[..length as usize], at)?;
+            at += length;
+        }
+        file.sync_all()
+    }
+
+    /// As [`Op::Prepare`].
+    pub(crate) fn prepare(
+        &self,
+        segment: SegmentNumber,
+        size: u64,
+        header: &Buffer,
+    ) -> Result<(), DiskError> {
+        let made = self.make(&segment_file(segment), size, header);
+        made.map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Retire`].
+    pub(crate) fn remove(&self, segment: SegmentNumber) -> Result<(), DiskError> {
+        let removed = std::fs::remove_file(self.path.join(segment_file(segment)));
+        removed.map_err(|error| disk_error(&error))
     }
 }
 

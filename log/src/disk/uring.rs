@@ -146,7 +146,9 @@ impl Driver {
             return;
         }
         let slot = &mut self.slots[at];
-        if matches!(-result, libc::EINTR | libc::EAGAIN) && slot.tries < TRIES_MAX {
+        // Cancelled is what a thread that ended had submitted and the kernel had not begun.
+        let again = matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED);
+        if again && slot.tries < TRIES_MAX {
             slot.tries += 1;
             entries.push(self.entry(at));
             return;
@@ -342,6 +344,16 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
+    /// Whether the kernel lets us have a ring at all.
+    ///
+    /// # Errors
+    /// [`Error::Ring`] if it does not.
+    pub fn probe() -> Result<(), Error> {
+        IoUring::new(RING_ENTRIES)
+            .map(|_| ())
+            .map_err(|error| Error::Ring { cause: disk_error(&error) })
+    }
+
     /// Sets up a ring for the log in `files`, which has been opened.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The tests of margay-log that need more than one module: one binary.
 
+#[cfg(feature = "direct")]
+mod commit_log;
 #[cfg(any(feature = "sim", feature = "direct"))]
 mod conformance;
 #[cfg(feature = "direct")]

@@ -1,0 +1,88 @@
+//! Segment files as readers see them: opened for reading alone, past the page cache where the file
+//! system can, without locks. A file that is removed or replaced stays readable for whoever has it
+//! open.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::batch::check_body;
+use crate::disk::DiskError;
+use crate::disk::direct::disk_error;
+use crate::error::segment_file;
+use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
+use crate::id::{Incarnation, Position, SegmentNumber};
+use crate::segment::BatchRef;
+
+/// Segments kept open for reading, at most.
+const FILES_MAX: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Files {
+    path: PathBuf,
+    salt: u32,
+    incarnation: Incarnation,
+    /// The most recently used last.
+    open: Mutex<Vec<(SegmentNumber, Arc<File>)>>,
+}
+
+impl Files {
+    pub(crate) fn new(path: &Path, salt: u32, incarnation: Incarnation) -> Files {
+        Files { path: path.to_owned(), salt, incarnation, open: Mutex::new(Vec::new()) }
+    }
+
+    /// Fills `bytes`, whole blocks, from a segment.
+    pub(crate) fn read(&self, position: Position, bytes: &mut [u8]) -> Result<(), DiskError> {
+        let file = self.file(position.segment).map_err(|error| disk_error(&error))?;
+        file.read_exact_at(bytes, position.offset).map_err(|error| disk_error(&error))
+    }
+
+    /// Forgets a segment that is gone or replaced.
+    pub(crate) fn forget(&self, segment: SegmentNumber) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|&(number, _)| number != segment);
+    }
+
+    /// The header of the batch in `bytes`, if that is whole and the one that is listed.
+    pub(crate) fn verified(
+        &self,
+        segment: SegmentNumber,
+        listed: &BatchRef,
+        bytes: &[u8],
+    ) -> Option<BatchHeader> {
+        let frame = Frame::decode(bytes, self.salt).ok()?;
+        let position = Position { segment, offset: listed.offset };
+        if frame.position != position || frame.incarnation != self.incarnation {
+            return None;
+        }
+        let header = BatchHeader::decode(&bytes[FRAME..]).ok()?;
+        if BatchRef::new(&header, listed.offset) != *listed {
+            return None;
+        }
+        check_body(&header, &bytes[FRAME + BATCH_HEADER..]).ok()?;
+        Some(header)
+    }
+
+    fn file(&self, segment: SegmentNumber) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = open.iter().position(|&(number, _)| number == segment) {
+            open[at..].rotate_left(1);
+        } else {
+            let path = self.path.join(segment_file(segment));
+            let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path);
+            let file = match direct {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(&path)?,
+                other => other?,
+            };
+            if open.len() >= FILES_MAX {
+                open.remove(0);
+            }
+            open.push((segment, Arc::new(file)));
+        }
+        let (_, file) = open.last().expect("just put there");
+        Ok(Arc::clone(file))
+    }
+}

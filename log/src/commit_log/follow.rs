@@ -1,0 +1,86 @@
+//! Following a log: a reader that waits at the end.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use crate::commit_log::reader::{Reader, Record};
+use crate::error::Error;
+use crate::id::Index;
+
+/// Gives each entry as it becomes durable. Made by [`CommitLog::follow`](super::CommitLog::follow).
+#[derive(Debug)]
+pub struct Follower {
+    reader: Reader,
+}
+
+impl Follower {
+    pub(crate) fn new(reader: Reader) -> Follower {
+        Follower { reader }
+    }
+
+    /// The next entry, once it is durable. What is no longer in memory is read from disk on the
+    /// thread that polls.
+    ///
+    /// # Errors
+    /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given.
+    pub async fn next(&mut self) -> Result<Record<'_>, Error> {
+        poll_fn(|context| self.poll_ready(context)).await?;
+        self.take()
+    }
+
+    /// Blocks the thread until the next entry is durable.
+    ///
+    /// # Errors
+    /// As [`Follower::next`].
+    pub fn wait_next(&mut self) -> Result<Record<'_>, Error> {
+        let next = self.reader.position();
+        let shared = self.reader.shared().clone();
+        shared.wait_until(|state| state.log.durable() >= next);
+        self.take()
+    }
+
+    /// The next entry, if it is durable already.
+    ///
+    /// # Errors
+    /// As [`Reader::read_next`].
+    pub fn try_next(&mut self) -> Result<Option<Record<'_>>, Error> {
+        self.reader.read_next()
+    }
+
+    /// Ready when [`Follower::try_next`] has something to give or to say. For implementations of
+    /// streams.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the log is closed and all has been given, or why it has stopped.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.reader.shared().state();
+        if state.log.durable() >= self.reader.position() {
+            return Poll::Ready(Ok(()));
+        }
+        if state.is_closed {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        if let Some(error) = state.log.poisoned() {
+            return Poll::Ready(Err(error.clone()));
+        }
+        state.wake_follower(context.waker());
+        Poll::Pending
+    }
+
+    /// The index that comes next.
+    #[must_use]
+    pub fn position(&self) -> Index {
+        self.reader.position()
+    }
+
+    fn take(&mut self) -> Result<Record<'_>, Error> {
+        let shared = self.reader.shared().clone();
+        match self.reader.read_next()? {
+            Some(record) => Ok(record),
+            None => match shared.state().log.poisoned() {
+                Some(error) => Err(error.clone()),
+                None => Err(Error::Closed),
+            },
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! What all handles of a log share, and the turn in which its I/O is done.
+//!
+//! There is no thread between an append and the disk. Whoever waits for an entry takes the disk, if
+//! nobody has it, and drives it until the entry is durable; everybody else waits for that one, and
+//! their entries go into the next write together. The log's own thread does the same for futures,
+//! for entries whose futures were dropped, and for what is due while nobody is there.
+//!
+//! Two locks. `state` is held for as long as it takes to copy an entry or to account for what has
+//! completed, never across I/O. `disk` is held by whoever drives, also while it sleeps in the
+//! kernel. Whoever has `state` may only *try* to take `disk`.
+//!
+//! Invariant: while entries wait to become durable or operations are under way, somebody drives, or
+//! has been woken to do so: whoever lets go of the disk looks once more, and wakes one who waits.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::commit_log::files::Files;
+use crate::commit_log::options::Retention;
+use crate::commit_log::space::Spacer;
+use crate::disk::{Disk, Done, Op};
+use crate::error::Error;
+use crate::id::{Index, Micros, Term, Ticket};
+use crate::log::{Log, Space};
+
+/// A batch that has reached this many bytes is written at once, even while another write is under
+/// way.
+const EAGER_BYTES: u64 = 128 << 10;
+/// How long the log's thread sleeps at most: a deadline of the log is never further away.
+const REST_MAX: Duration = Duration::from_millis(250);
+/// And at least: no deadline is finer than that.
+const REST_MIN: Duration = Duration::from_millis(1);
+/// Every batch of a log used alone has this term.
+pub(crate) const TERM: Term = Term(1);
+
+pub(crate) type BoxedDisk = Box<dyn Disk + Send>;
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    /// Gone once the log is closed.
+    disk: Mutex<Option<BoxedDisk>>,
+    /// For threads that wait for an entry.
+    progress: Condvar,
+    /// For the log's own thread.
+    rest: Condvar,
+    pub(crate) files: Files,
+    pub(crate) path: PathBuf,
+    /// A write can be begun without waiting for it.
+    is_async: bool,
+    begin: Instant,
+}
+
+/// See the module.
+pub(crate) struct State {
+    pub(crate) log: Log,
+    pub(crate) spacer: Spacer,
+    /// Operations given to the disk and not done.
+    disk_under_way: usize,
+    writes_under_way: usize,
+    /// Operations given to the spacer and not done.
+    space_under_way: usize,
+    /// Threads in [`Shared::wait_until`] that sleep.
+    sleeping: usize,
+    wakers: Vec<(Index, Waker)>,
+    meta_wakers: Vec<(Ticket, Waker)>,
+    followers: Vec<Waker>,
+    pub(crate) meta_durable: Ticket,
+    /// Somebody has entries or futures that only the thread can see to.
+    kicked: bool,
+    pub(crate) closing: bool,
+    pub(crate) is_closed: bool,
+    /// How often a suffix was cut off. Before each time, all there was had become durable.
+    pub(crate) generation: u64,
+    pub(crate) retention: Retention,
+    /// Kept for their memory.
+    ops: Vec<Op>,
+    done: Vec<Done>,
+}
+
+impl State {
+    /// Whether a driver finds something to do.
+    fn is_drivable(&self) -> bool {
+        let can_seal = self.log.open_entries() > 0 && self.log.has_room_for_open();
+        self.disk_under_way > 0 || self.log.has_ops() || can_seal
+    }
+
+    /// Whether something is not durable that may become so.
+    fn is_unfinished(&self) -> bool {
+        let is_stopped = self.log.poisoned().is_some();
+        let waits = self.log.open_entries() > 0 || self.log.durable() < self.last();
+        self.disk_under_way > 0 || self.log.has_ops() || (waits && !is_stopped)
+    }
+
+    fn last(&self) -> Index {
+        self.log.last().index
+    }
+
+    /// Why nothing can be appended any more, if that is so.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.closing {
+            return Err(Error::Closed);
+        }
+        match self.log.poisoned() {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Seals the open batch if its time has come.
+    fn seal(&mut self) {
+        let waits = self.writes_under_way > 0 && self.log.open_bytes() < EAGER_BYTES;
+        if self.log.open_entries() > 0 && !waits {
+            self.seal_now();
+        }
+    }
+
+    /// Seals the open batch. Where there is no space it stays open; where the log has stopped, too:
+    /// whoever waits is told.
+    pub(crate) fn seal_now(&mut self) {
+        let time = self.log.log_time().max(wall_clock());
+        let _ = self.log.seal(TERM, time);
+    }
+
+    /// Registers a future's waker: woken when `index` is durable or never will be.
+    pub(crate) fn wake_at(&mut self, index: Index, waker: &Waker) {
+        let same = |(at, other): &(Index, Waker)| *at == index && other.will_wake(waker);
+        if !self.wakers.iter().any(same) {
+            self.wakers.push((index, waker.clone()));
+        }
+    }
+
+    pub(crate) fn wake_at_meta(&mut self, ticket: Ticket, waker: &Waker) {
+        self.meta_wakers.push((ticket, waker.clone()));
+    }
+
+    /// Registers a reader's waker: woken by the next progress.
+    pub(crate) fn wake_follower(&mut self, waker: &Waker) {
+        if !self.followers.iter().any(|other| other.will_wake(waker)) {
+            self.followers.push(waker.clone());
+        }
+    }
+
+    fn wake_followers(&mut self) {
+        self.followers.drain(..).for_each(Waker::wake);
+    }
+
+    fn wake_all(&mut self) {
+        self.wakers.drain(..).for_each(|(_, waker)| waker.wake());
+        self.meta_wakers.drain(..).for_each(|(_, waker)| waker.wake());
+        self.wake_followers();
+    }
+
+    /// Takes the end of an operation into account and wakes whom it concerns.
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Prepared { .. } | Done::Retired { .. } => self.space_under_way -= 1,
+            Done::Write { .. } => {
+                self.disk_under_way -= 1;
+                self.writes_under_way -= 1;
+            }
+            Done::Read { .. } | Done::HardState { .. } => self.disk_under_way -= 1,
+        }
+        let Ok(progress) = self.log.on_done(done) else {
+            self.wake_all();
+            return;
+        };
+        if let Some(ticket) = progress.meta {
+            self.meta_durable = self.meta_durable.max(ticket);
+            self.meta_wakers.retain(|(at, waker)| {
+                let is_due = *at <= ticket;
+                if is_due {
+                    waker.wake_by_ref();
+                }
+                !is_due
+            });
+        }
+        if let Some(durable) = progress.durable {
+            self.wakers.retain(|(at, waker)| {
+                let is_due = *at <= durable;
+                if is_due {
+                    waker.wake_by_ref();
+                }
+                !is_due
+            });
+            self.wake_followers();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        log: Log,
+        disk: BoxedDisk,
+        is_async: bool,
+        path: PathBuf,
+        retention: Retention,
+    ) -> Arc<Shared> {
+        let salt = log.salt;
+        let incarnation = log.incarnation();
+        Arc::new(Shared {
+            state: Mutex::new(State {
+                log,
+                spacer: Spacer::default(),
+                disk_under_way: 0,
+                writes_under_way: 0,
+                space_under_way: 0,
+                sleeping: 0,
+                wakers: Vec::new(),
+                meta_wakers: Vec::new(),
+                followers: Vec::new(),
+                meta_durable: Ticket(0),
+                kicked: false,
+                closing: false,
+                is_closed: false,
+                generation: 0,
+                retention,
+                ops: Vec::new(),
+                done: Vec::new(),
+            }),
+            disk: Mutex::new(Some(disk)),
+            progress: Condvar::new(),
+            rest: Condvar::new(),
+            files: Files::new(&path, salt, incarnation),
+            path,
+            is_async,
+            begin: Instant::now(),
+        })
+    }
+
+    /// Nothing that panics leaves the log half changed: a poisoned lock is still good.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After an append: begins a large write at once. What is small waits for whoever asks whether
+    /// it is durable, and may be joined by others until then.
+    pub(crate) fn begin(&self, mut state: MutexGuard<'_, State>) {
+        if state.log.open_bytes() < EAGER_BYTES && state.log.durable() == state.last() {
+            return;
+        }
+        if !self.is_async {
+            self.kick(&mut state);
+            return;
+        }
+        if let Some(mut disk) = self.try_disk()
+            && let Some(open) = disk.as_mut()
+        {
+            drop(state);
+            self.turn(open, false);
+            drop(disk);
+            self.pass_on(&mut self.state());
+        }
+    }
+
+    /// Somebody must drive for whoever does not wait.
+    pub(crate) fn kick(&self, state: &mut State) {
+        state.kicked = true;
+        self.rest.notify_one();
+    }
+
+    /// Drives, or waits for whoever does, until `is_done`. Ends early when the log has stopped.
+    pub(crate) fn wait_until(&self, mut is_done: impl FnMut(&mut State) -> bool) {
+        let mut state = self.state();
+        loop {
+            if is_done(&mut state) || state.log.poisoned().is_some() || state.is_closed {
+                self.pass_on(&mut state);
+                return;
+            }
+            if state.is_drivable()
+                && let Some(mut disk) = self.try_disk()
+                && let Some(open) = disk.as_mut()
+            {
+                drop(state);
+                loop {
+                    self.turn(open, true);
+                    state = self.state();
+                    if is_done(&mut state) || !state.is_drivable() {
+                        break;
+                    }
+                    drop(state);
+                }
+                drop(disk);
+                continue;
+            }
+            state.sleeping += 1;
+            state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleeping -= 1;
+        }
+    }
+
+    /// Nobody has the disk, as far as the caller knows: somebody else goes on if there is something
+    /// to go on with.
+    fn pass_on(&self, state: &mut State) {
+        if !state.is_drivable() {
+            return;
+        }
+        if state.sleeping > 0 {
+            self.progress.notify_one();
+        } else if state.disk_under_way > 0 || !state.wakers.is_empty() {
+            self.kick(state);
+        }
+    }
+
+    fn try_disk(&self) -> Option<MutexGuard<'_, Option<BoxedDisk>>> {
+        match self.disk.try_lock() {
+            Ok(disk) => Some(disk),
+            Err(TryLockError::Poisoned(disk)) => Some(disk.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// One turn: what is due goes to the disk, what has completed is accounted for.
+    fn turn(&self, disk: &mut BoxedDisk, wait: bool) {
+        let mut state = self.state();
+        state.seal();
+        let mut ops = self.take_ops(&mut state);
+        let mut done = std::mem::take(&mut state.done);
+        drop(state);
+        for op in ops.drain(..) {
+            disk.submit(op);
+        }
+        disk.poll(wait, &mut done);
+        let mut state = self.state();
+        self.account(&mut state, &mut done);
+        state.ops = ops;
+        state.done = done;
+    }
+
+    /// What the disk is to do; what makes or frees space goes to the spacer.
+    fn take_ops(&self, state: &mut State) -> Vec<Op> {
+        let mut ops = std::mem::take(&mut state.ops);
+        let State { log, spacer, disk_under_way, writes_under_way, space_under_way, .. } = state;
+        for op in log.ops() {
+            match op {
+                Op::Prepare { .. } | Op::Retire { .. } => {
+                    *space_under_way += 1;
+                    spacer.submit(op);
+                }
+                op => {
+                    *disk_under_way += 1;
+                    *writes_under_way += usize::from(matches!(op, Op::Write { .. }));
+                    ops.push(op);
+                }
+            }
+        }
+        ops
+    }
+
+    fn account(&self, state: &mut State, done: &mut Vec<Done>) {
+        let before = (state.log.durable(), state.meta_durable);
+        for done in done.drain(..) {
+            state.on_done(done);
+        }
+        let has_moved = before != (state.log.durable(), state.meta_durable);
+        if state.sleeping > 0 && (has_moved || state.log.poisoned().is_some()) {
+            self.progress.notify_all();
+        }
+    }
+
+    /// The spacer has finished something. Writes may have waited for it.
+    pub(crate) fn on_space(&self, done: Done) {
+        let mut state = self.state();
+        match done {
+            Done::Prepared { .. } => {
+                state.on_done(done);
+                state.retain();
+            }
+            Done::Retired { segment, .. } => {
+                state.on_done(done);
+                self.files.forget(segment);
+            }
+            done => state.on_done(done),
+        }
+        self.progress.notify_all();
+        state.wake_followers();
+        self.kick(&mut state);
+    }
+
+    /// The log's own thread.
+    pub(crate) fn run(&self) {
+        let mut state = self.state();
+        loop {
+            state.log.on_tick(self.now());
+            if state.closing && !state.is_unfinished() {
+                state.log.record_durable();
+            }
+            let is_wanted = state.kicked || state.closing || state.log.has_ops();
+            state.kicked = false;
+            if is_wanted
+                && state.is_drivable()
+                && let Some(mut disk) = self.try_disk()
+                && let Some(open) = disk.as_mut()
+            {
+                drop(state);
+                state = self.drive(open);
+                drop(disk);
+                self.pass_on(&mut state);
+                continue;
+            }
+            let is_stuck = state.log.poisoned().is_some() || Shared::room(&state).is_err();
+            if state.closing && (is_stuck || !state.is_unfinished()) {
+                return;
+            }
+            if state.kicked {
+                continue;
+            }
+            let rest = state.log.deadline().map_or(REST_MAX, |at| {
+                Duration::from_micros(at.since(self.now()).0).clamp(REST_MIN, REST_MAX)
+            });
+            (state, _) =
+                self.rest.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Drives as long as there is something to do and no thread waits that could.
+    fn drive(&self, disk: &mut BoxedDisk) -> MutexGuard<'_, State> {
+        loop {
+            self.turn(disk, true);
+            let state = self.state();
+            if !state.is_drivable() || state.sleeping > 0 {
+                return state;
+            }
+        }
+    }
+
+    fn now(&self) -> Micros {
+        Micros(u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits for the spacer and lets go of the directory.
+    pub(crate) fn finish(&self) {
+        let spacer = std::mem::take(&mut self.state().spacer);
+        spacer.stop();
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = self.state();
+        state.is_closed = true;
+        state.wake_all();
+        self.progress.notify_all();
+    }
+
+    /// Tells everybody that the log is being closed.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closing = true;
+        self.kick(&mut state);
+        self.progress.notify_all();
+    }
+
+    /// Whether an append may go on: room in memory, and on disk.
+    pub(crate) fn room(state: &State) -> Result<bool, Error> {
+        match state.log.space() {
+            Space::Full(cause) => Err(Error::DiskFull { cause }),
+            Space::Ready => Ok(true),
+            Space::Preparing => Ok(state.log.has_queue_room()),
+        }
+    }
+}
+
+/// Microseconds since 1970.
+pub(crate) fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
