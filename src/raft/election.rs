@@ -19,6 +19,7 @@
 //! * Refusals are not counted. They only matter for the term they bring; an election that cannot be
 //!   won ends with the candidate's time-out.
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
 use super::message::{Body, Output};
@@ -119,7 +120,8 @@ impl Raft {
         if term > self.term && self.hears_leader() {
             return;
         }
-        if term > self.term && last >= self.terms.last() {
+        let level = last >= self.terms.last() || breaks::VOTE_FOR_SHORTER_LOG.on();
+        if term > self.term && level {
             self.send_in(term, from, Body::PreVoteReply { granted: true }, out);
         } else {
             self.send(from, Body::PreVoteReply { granted: false }, out);
@@ -176,9 +178,10 @@ impl Raft {
             // Of this very term: the election is over. One of a higher term did not come this far.
             return;
         }
-        let free = self.vote.is_none_or(|vote| vote == from);
+        let free = self.vote.is_none_or(|vote| vote == from) || breaks::VOTE_TWICE.on();
         // The own end counts whether durable or not: at worst a vote is refused too many.
-        let granted = free && last >= self.terms.last();
+        let level = last >= self.terms.last() || breaks::VOTE_FOR_SHORTER_LOG.on();
+        let granted = free && level;
         if granted {
             if self.vote.is_none() {
                 self.enter_term(self.term, Some(from));

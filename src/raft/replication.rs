@@ -114,7 +114,8 @@ impl Raft {
         }
         self.follow(from, append.round, out);
         let Append { prev, batch, commit, .. } = append;
-        if !self.has(prev) {
+        let gap = breaks::GAP_ACCEPTED.on() && prev.index > self.terms.last().index;
+        if !self.has(prev) && !gap {
             return self.reject(from, prev, out);
         }
         let taken = match batch {
@@ -130,7 +131,11 @@ impl Raft {
         let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
         follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
         // Not min(commit, last): what lies beyond the verified part may conflict.
-        let commit = commit.min(follower.verified);
+        let mut known = follower.verified;
+        if breaks::ACK_UNVERIFIED.on() {
+            known = self.terms.last().index;
+        }
+        let commit = commit.min(known);
         if commit > self.commit_index {
             self.commit_index = commit;
             out.push(Output::Commit { index: commit });
@@ -175,6 +180,9 @@ impl Raft {
     /// Whether the log holds this entry. What is behind the snapshot is committed, so that every
     /// leader has it.
     fn has(&self, entry: EntryId) -> bool {
+        if breaks::MATCH_BY_INDEX.on() {
+            return entry.index <= self.terms.last().index;
+        }
         entry.index < self.terms.base().index || self.terms.holds(entry)
     }
 
@@ -221,6 +229,9 @@ impl Raft {
         let (mut matched, round) = (self.durable_index.min(follower.verified), follower.round);
         if breaks::ACK_BEFORE_DURABLE.on() {
             matched = follower.verified;
+        }
+        if breaks::ACK_UNVERIFIED.on() {
+            matched = self.durable_index;
         }
         follower.acked = matched;
         follower.acked_round = round;
@@ -274,6 +285,9 @@ impl Raft {
         hear(peer, round, now);
         if peer.ignore_reject(prev) {
             return;
+        }
+        if breaks::HINT_AS_MATCH.on() {
+            peer.on_ack(hint.index);
         }
         match probe {
             Some(entry) => peer.become_probe(entry.index),

@@ -4,6 +4,7 @@
 use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Event, Events, Pair, ResourceId};
+use margay_log::breaks;
 use margay_log::id::Index;
 use std::collections::VecDeque;
 
@@ -48,7 +49,10 @@ impl Ring {
     }
 
     fn kept_after(&self, after: Position) -> impl Iterator<Item = &(Index, Event)> {
-        let first = self.events.partition_point(|(index, event)| (*index, event.ordinal) <= after);
+        let first = self.events.partition_point(|(index, event)| {
+            let position = (*index, event.ordinal);
+            position < after || position == after && !breaks::EVENT_REPEATED.on()
+        });
         self.events.range(first..)
     }
 

@@ -9,6 +9,7 @@ use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::{Due, Timers};
 use crate::machine::{Code, LogTime, SessionId};
 use imbl::OrdMap;
+use margay_log::breaks;
 use margay_log::id::Index;
 
 /// Waiters of one resource, at most.
@@ -60,6 +61,11 @@ impl Waiters {
     /// The one whose turn is next.
     #[must_use]
     pub fn first(&self) -> Option<(Index, Waiter)> {
+        if breaks::HASH_ORDER.on() {
+            use std::hash::BuildHasher;
+            let order = std::hash::RandomState::new();
+            return self.iter().min_by_key(|(index, _)| order.hash_one(index.0));
+        }
         self.queue.get_min().copied()
     }
 

@@ -100,10 +100,7 @@ impl Checker {
     }
 
     /// Compares a node's state with that of others at the same index.
-    pub(super) fn compare_state<S: StateMachine>(
-        &mut self,
-        node: &Node<S>,
-    ) -> Result<(), Failure> {
+    pub(super) fn compare_state<S: StateMachine>(&mut self, node: &Node<S>) -> Result<(), Failure> {
         let Some(machine) = node.replica.as_ref().map(|replica| replica.machine()) else {
             return Ok(());
         };

@@ -8,19 +8,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use margay_log::batch::{BATCH_OFFSET, Batch};
+use margay_log::breaks;
 use margay_log::buffer::Buffer;
-use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
+use margay_log::disk::{Disk, Op};
 use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 use margay_log::rng::Rng;
 
 use super::Failure;
+use super::clock::Clock;
 use super::network::{End, Network, Weather};
 use super::node::Node;
 use super::trace::Trace;
 use crate::machine::StateMachine;
 use crate::raft::message::Config;
-use crate::replica::{ConnId, Member, Replica, ReplicaConfig};
+use crate::replica::{ConnId, Fatal, Member, Replica, ReplicaConfig};
+use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Hello};
 
 /// What happens at some time.
@@ -41,8 +44,16 @@ pub(super) enum Event {
     Turn { node: usize, boot: u64 },
     /// A client looks at its deadlines, or does its next operation.
     Client { client: usize },
+    /// A client goes, with a farewell or without, and another comes in its place.
+    Replace { client: usize, farewell: bool },
     /// A node that is down since its `boot` starts.
     Start { node: usize, boot: u64 },
+    /// A write of an earlier boot reaches a disk after all.
+    Late { node: usize, op: Op },
+    /// All links of a node are cut, or mended.
+    Isolate { node: usize, cut: bool },
+    /// All links are mended.
+    Heal,
     /// The next fault.
     Nemesis,
 }
@@ -60,6 +71,9 @@ pub(super) struct Link {
     to_client_at: Micros,
     node_end: bool,
     client_end: bool,
+    /// Bytes towards the node, or the client, get lost and nobody is told.
+    pub deaf_node: bool,
+    pub deaf_client: bool,
 }
 
 /// See the module's text.
@@ -96,7 +110,8 @@ impl<S: StateMachine> Cluster<S> {
             .iter()
             .map(|member| {
                 let incarnation = Incarnation(rng.next_u64() | 1);
-                Node::new(member.id, incarnation, SimDisk::new(rng.next_u64()))
+                let disk = SimDisk::new(rng.next_u64());
+                Node::new(member.id, incarnation, disk, Clock::draw(&mut rng))
             })
             .collect();
         Cluster {
@@ -127,6 +142,48 @@ impl<S: StateMachine> Cluster<S> {
         let ((at, _), event) = self.queue.pop_first()?;
         self.now = self.now.max(at);
         Some(event)
+    }
+
+    /// Puts an event into the trace.
+    pub(super) fn note(&mut self, event: &Event) {
+        let now = self.now;
+        let trace = &mut self.trace;
+        match *event {
+            Event::Peer { to, from, ref frame, .. } => {
+                let sum = u64::from(crc32c::crc32c(frame));
+                let to = self.nodes[to].id;
+                let message = if trace.is_full() { wire::decode(frame).ok() } else { None };
+                let message = message.and_then(|frame| PeerMessage::decode(&frame).ok());
+                let message = message.map(|peer| peer.message);
+                let numbers = [u64::from(from.0), u64::from(to.0), sum];
+                trace.event(now, numbers, format_args!("{from} -> {to} {message:?}"));
+            }
+            Event::ToNode { conn, ref bytes } => {
+                let sum = u64::from(crc32c::crc32c(bytes));
+                let length = bytes.len();
+                let what = format_args!("client -> node on {}: {length} bytes", conn.0);
+                trace.event(now, [100, conn.0, sum], what);
+            }
+            Event::ToClient { conn, ref bytes } => {
+                let sum = u64::from(crc32c::crc32c(bytes));
+                let length = bytes.len();
+                let what = format_args!("node -> client on {}: {length} bytes", conn.0);
+                trace.event(now, [101, conn.0, sum], what);
+            }
+            Event::Connected { client, conn } => {
+                let what = format_args!("client {client} is connected by {}", conn.0);
+                trace.event(now, [102, conn.0, client as u64], what);
+            }
+            Event::Broken { conn, at } => {
+                let what = format_args!("{at:?} learns that {} is gone", conn.0);
+                trace.event(now, [103, conn.0, 0], what);
+            }
+            Event::Disk { node, boot } => {
+                let what = format_args!("disk {node} has done something");
+                trace.event(now, [104, node as u64, boot], what);
+            }
+            _ => {}
+        }
     }
 
     /// What comes for a node that is paused waits for it, in about the order in which it came.
@@ -165,9 +222,11 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn start(&mut self, at: usize) -> Result<(), Failure> {
         let seed = self.rng.next_u64();
         let node = &mut self.nodes[at];
-        assert!(!node.is_up());
+        assert!(!node.is_up() && !node.gone);
         node.boot += 1;
-        let raft = Config::new(node.id, seed);
+        node.fails = false;
+        let shown = node.clock.at(self.now);
+        let raft = Config { checked: true, ..Config::new(node.id, seed) };
         let members = self.members.clone();
         let config = ReplicaConfig::new(self.cluster, GroupId(0), members, raft);
         let options = margay_log::Options {
@@ -182,10 +241,15 @@ impl<S: StateMachine> Cluster<S> {
         let opened = margay_log::open(&mut node.disk, options)
             .map_err(|error| Failure::new("log opens after a crash", error.to_string()))?;
         if let Some(damage) = &opened.report.damage {
+            if node.rotten {
+                node.gone = true;
+                self.trace.line(self.now, format_args!("{} is out of service", node.id));
+                return Ok(());
+            }
             return Err(Failure::new("no damage without rot", format!("{}: {damage:?}", node.id)));
         }
         self.trace.line(self.now, format_args!("{} starts at {}", node.id, opened.log.last()));
-        let replica = Replica::new(config, opened, (self.state)(), self.now)
+        let replica = Replica::new(config, opened, (self.state)(), shown)
             .map_err(|error| Failure::new("replica starts", error.to_string()))?;
         node.replica = Some(replica);
         node.wake = None;
@@ -198,9 +262,23 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn crash(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         self.trace.line(self.now, format_args!("{} crashes", node.id));
+        if breaks::OLD_WRITE_LANDS.on() {
+            for op in node.disk.abandon() {
+                let late = Micros(self.rng.below(2_000_000));
+                self.scheduled += 1;
+                self.queue
+                    .insert((self.now.after(late), self.scheduled), Event::Late { node: at, op });
+            }
+        }
+        node.disk.power_cut(&mut self.rng);
+        self.stop(at);
+    }
+
+    /// The process of a node is gone.
+    pub(super) fn stop(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
         node.replica = None;
         node.out = Default::default();
-        node.disk.power_cut(&mut self.rng);
         let conns: Vec<ConnId> =
             self.links.iter().filter(|(_, link)| link.node == at).map(|(&conn, _)| conn).collect();
         for conn in conns {
@@ -213,7 +291,7 @@ impl<S: StateMachine> Cluster<S> {
     fn tell_peers_down(&mut self, down: usize) {
         let peer = self.nodes[down].id;
         for at in 0..self.nodes.len() {
-            let now = self.now;
+            let now = self.nodes[at].clock.at(self.now);
             let node = &mut self.nodes[at];
             if at == down || !self.network.reaches(End::Node(down), End::Node(at)) {
                 continue;
@@ -245,9 +323,9 @@ impl<S: StateMachine> Cluster<S> {
         frame: &[u8],
         batch: Option<&Arc<Batch>>,
     ) -> Result<(), Failure> {
-        let now = self.now;
         let sender = End::Node(from.0 as usize - 1);
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         let Some(replica) = &mut node.replica else { return Ok(()) };
         if !self.network.reaches(sender, End::Node(at)) {
             return Ok(());
@@ -269,8 +347,8 @@ impl<S: StateMachine> Cluster<S> {
 
     /// One disk operation ends, drawn from those under way.
     pub(super) fn on_disk(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
-        let now = self.now;
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
@@ -280,35 +358,82 @@ impl<S: StateMachine> Cluster<S> {
         node.disk.poll(false, &mut done);
         let Some(replica) = &mut node.replica else { return Ok(()) };
         for done in done {
-            replica
-                .on_disk(now, done, &mut node.out)
-                .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+            if let Err(fatal) = replica.on_disk(now, done, &mut node.out) {
+                return self.fail(at, &fatal);
+            }
         }
         self.turn_soon(at);
         Ok(())
     }
 
+    /// A replica says that it must not go on. It may where its disk was made to fail.
+    fn fail(&mut self, at: usize, fatal: &Fatal) -> Result<(), Failure> {
+        let node = &mut self.nodes[at];
+        if !node.fails {
+            return Err(Failure::new("replicas do not stop", fatal.to_string()));
+        }
+        self.trace.line(self.now, format_args!("{} stops: {fatal}", node.id));
+        node.disk.kill(&mut self.rng);
+        self.stop(at);
+        let boot = self.nodes[at].boot;
+        let down = Micros(self.rng.below(1_000_000));
+        self.schedule(down, Event::Start { node: at, boot });
+        Ok(())
+    }
+
     /// Ends a node's turn and carries out what it wants.
     pub(super) fn on_turn(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
-        let now = self.now;
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         if node.boot != boot || !node.is_up() {
             return Ok(());
         }
         node.turning = false;
         node.wake = None;
         let Some(replica) = &mut node.replica else { return Ok(()) };
-        replica
-            .flush(now, &mut node.out)
-            .map_err(|fatal| Failure::new("replicas do not stop", fatal.to_string()))?;
+        if let Err(fatal) = replica.flush(now, &mut node.out) {
+            return self.fail(at, &fatal);
+        }
+        self.note_role(at);
         self.carry_out(at);
         self.wake_at_deadline(at);
         Ok(())
     }
 
+    fn note_role(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(replica) = &node.replica else { return };
+        let raft = replica.raft();
+        let role = (raft.role(), raft.term());
+        if node.role != Some(role) {
+            node.role = Some(role);
+            let (role, term) = role;
+            let last = raft.last();
+            let what = format_args!("{} is {role:?} in {term}, its log ends at {last}", node.id);
+            self.trace.line(self.now, what);
+        }
+    }
+
+    /// Cuts all links of a node, or mends them.
+    pub(super) fn isolate(&mut self, node: usize, cut: bool) {
+        let word = if cut { "cut off" } else { "reached again" };
+        self.trace.line(self.now, format_args!("node {node} is {word}"));
+        let nodes = (0..self.nodes.len()).filter(|&other| other != node).map(End::Node);
+        for end in nodes.chain((0..self.clients).map(End::Client)) {
+            if cut {
+                self.network.cut(End::Node(node), end);
+                self.network.cut(end, End::Node(node));
+            } else {
+                self.network.mend(End::Node(node), end);
+                self.network.mend(end, End::Node(node));
+            }
+        }
+    }
+
     fn wake_at_deadline(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let Some(deadline) = node.replica.as_ref().and_then(Replica::deadline) else { return };
+        let deadline = node.clock.when(deadline);
         if !node.turning && node.wake.is_none_or(|wake| deadline < wake) {
             node.wake = Some(deadline);
             let boot = node.boot;
@@ -331,7 +456,9 @@ impl<S: StateMachine> Cluster<S> {
         let (boot, from) = (self.nodes[at].boot, self.nodes[at].id);
         for op in ops {
             self.nodes[at].disk.submit(op);
-            let takes = Micros(20 + self.rng.below(self.disk_latency));
+            let (times, until) = self.nodes[at].slow;
+            let times = if until > self.now { times } else { 1 };
+            let takes = Micros((20 + self.rng.below(self.disk_latency)) * times);
             self.schedule(takes, Event::Disk { node: at, boot });
         }
         for peer in peers {
@@ -366,6 +493,8 @@ impl<S: StateMachine> Cluster<S> {
             to_client_at: self.now,
             node_end: true,
             client_end: true,
+            deaf_node: false,
+            deaf_client: false,
         };
         let (from, to) = (End::Client(client), End::Node(node));
         let up = self.nodes[node].is_up()
@@ -385,6 +514,9 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn send_to_node(&mut self, conn: ConnId, bytes: Vec<u8>) {
         let Some(link) = self.links.get(&conn) else { return };
         let (from, to) = (End::Client(link.client), End::Node(link.node));
+        if link.deaf_node {
+            return;
+        }
         if !self.network.reaches(from, to) {
             return self.stall(conn);
         }
@@ -398,6 +530,9 @@ impl<S: StateMachine> Cluster<S> {
     fn send_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
         let Some(link) = self.links.get(&conn) else { return };
         let (from, to) = (End::Node(link.node), End::Client(link.client));
+        if link.deaf_client {
+            return;
+        }
         if !self.network.reaches(from, to) {
             return self.stall(conn);
         }
@@ -475,12 +610,12 @@ impl<S: StateMachine> Cluster<S> {
 
     /// Bytes of a client arrive: whole frames go to the replica.
     pub(super) fn on_client_bytes(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), Failure> {
-        let now = self.now;
         let Some(link) = self.links.get_mut(&conn).filter(|link| link.node_end) else {
             return Ok(());
         };
         let at = link.node;
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         let Some(replica) = node.replica.as_mut().filter(|_| node.boot == link.boot) else {
             return Ok(());
         };

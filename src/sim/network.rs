@@ -80,6 +80,11 @@ impl Network {
         !self.cut.is_empty()
     }
 
+    /// Mends the link in this direction.
+    pub(super) fn mend(&mut self, from: End, to: End) {
+        self.cut.remove(&(from, to));
+    }
+
     /// Mends everything.
     pub(super) fn heal(&mut self) {
         self.cut.clear();

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use margay_log::batch::Batch;
 use margay_log::disk::Op;
 use margay_log::disk::sim::SimDisk;
-use margay_log::id::{Incarnation, Micros, NodeId};
+use margay_log::id::{Incarnation, Micros, NodeId, Term};
 
+use super::clock::Clock;
 use crate::machine::StateMachine;
+use crate::raft::message::RoleKind;
 use crate::replica::{ConnId, Host, Replica};
 
 /// A frame for another node, with the batch that follows it.
@@ -62,10 +64,27 @@ pub(super) struct Node<S: StateMachine> {
     pub wake: Option<Micros>,
     /// Nothing reaches the replica, as if its process were stopped.
     pub paused_until: Micros,
+    /// What the replica takes for the time.
+    pub clock: Clock,
+    /// Its disk takes so many times as long as usual, until then.
+    pub slow: (u64, Micros),
+    /// Its role as it was last noted.
+    pub role: Option<(RoleKind, Term)>,
+    /// A write was made to fail: the node stops when it learns of it.
+    pub fails: bool,
+    /// Something that was durable on its disk was destroyed.
+    pub rotten: bool,
+    /// It never comes back: its disk is lost, or the log on it is damaged.
+    pub gone: bool,
 }
 
 impl<S: StateMachine> Node<S> {
-    pub(super) fn new(id: NodeId, incarnation: Incarnation, disk: SimDisk) -> Node<S> {
+    pub(super) fn new(
+        id: NodeId,
+        incarnation: Incarnation,
+        disk: SimDisk,
+        clock: Clock,
+    ) -> Node<S> {
         Node {
             id,
             incarnation,
@@ -76,6 +95,12 @@ impl<S: StateMachine> Node<S> {
             turning: false,
             wake: None,
             paused_until: Micros(0),
+            clock,
+            slow: (1, Micros(0)),
+            role: None,
+            fails: false,
+            rotten: false,
+            gone: false,
         }
     }
 

@@ -16,6 +16,7 @@ mod map;
 mod nodes;
 mod output;
 mod serve;
+mod sim;
 mod sys;
 mod units;
 mod value;
@@ -49,6 +50,7 @@ enum Command {
     Map(map::Args),
     Lock(lock::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@
 mod counter;
 mod lock;
 mod map;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -27,9 +28,10 @@ use crate::resource::{Failure as Refused, Reply};
 
 /// All kinds there are. `Kind::of("name", chance)`: the kind is part of `chance` of 10 runs.
 pub(super) const TABLE: &[Kind] = &[
-    Kind::of::<map::Keys>("map", 10),
-    Kind::of::<counter::Adding>("counter", 10),
-    Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<map::Keys>("map", 8),
+    Kind::of::<counter::Adding>("counter", 6),
+    Kind::of::<lock::Holding>("lock", 6),
+    Kind::of::<watch::Watching>("watch", 5),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
@@ -200,7 +202,9 @@ impl<W: Workload> Running for Shared<W> {
                     actor.pause(50_000).await;
                 }
             }
-            workload.look(&mut actor).await;
+            if !actor.desk.leaving() {
+                workload.look(&mut actor).await;
+            }
         })
     }
 
