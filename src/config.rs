@@ -17,6 +17,8 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 
 /// Founders of a cluster, at most. Larger quorums cost latency and give nothing.
 pub const FOUNDERS_MAX: usize = 9;
+/// Members of a group, learners among them, at most.
+pub const MEMBERS_MAX: usize = 32;
 /// Groups of a cluster, at most: each has a log directory and two connections per pair of nodes.
 pub const GROUPS_MAX: u32 = 256;
 /// Shards of a node, at most.

@@ -175,7 +175,9 @@ impl Server {
         })?;
         let peers = if config.peers.is_empty() { record.peers() } else { peers };
         let addresses = resolve(&record, &peers)?;
-        let node = shard::Node::new(&record, id, addresses, shards, connections()).map(Arc::new);
+        let port = address.port();
+        let node = shard::Node::new(&record, id, port, addresses, shards, connections());
+        let node = node.map(Arc::new);
         let node = node.map_err(|e| Error::executor(&e))?;
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
         let running = start(&node, plans)?;
@@ -386,6 +388,7 @@ fn open_log(
         group,
         incarnation: node.incarnation,
         refuse_damage: true,
+        mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;

@@ -134,6 +134,12 @@ pub(crate) fn split_entry(body: &[u8]) -> Result<Option<Split<'_>>, FormatError>
     Ok(Some((header, payload, rest)))
 }
 
+/// Header and payload of the first entry of a checked body.
+pub(crate) fn first_entry(body: &[u8]) -> Option<(EntryHeader, &[u8])> {
+    let (header, payload, _) = split_entry(body).ok()??;
+    Some((header, payload))
+}
+
 /// Checks the body that `header` announces, which is at the front of `body`: checksum, then every
 /// entry.
 pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), FormatError> {
@@ -196,6 +202,12 @@ impl Received {
     #[must_use]
     pub fn header(&self) -> &BatchHeader {
         &self.header
+    }
+
+    /// Header and payload of its first entry.
+    #[must_use]
+    pub fn first_entry(&self) -> Option<(EntryHeader, &[u8])> {
+        first_entry(self.buffer.get(BODY_OFFSET..)?)
     }
 
     pub(crate) fn into_parts(self) -> (BatchHeader, Buffer) {

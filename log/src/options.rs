@@ -33,6 +33,9 @@ pub struct Options {
     /// Damage is an error, found before anything is written: what is restored then is whole again.
     /// Default: it is reported, and the log goes on without what it lacks.
     pub refuse_damage: bool,
+    /// Opening tells the payloads of all entries of this kind that are the first of their batch;
+    /// see [`crate::Opened::marked`]. Default: of none.
+    pub mark: Option<u8>,
     /// A log at rest for this long records how far it is durable. Default 100 ms.
     pub idle_mark: Micros,
 }
@@ -50,6 +53,7 @@ impl Default for Options {
             queue_bytes: 32 << 20,
             prepared_bytes: 0,
             refuse_damage: false,
+            mark: None,
             idle_mark: Micros::from_millis(100),
         }
     }

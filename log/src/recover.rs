@@ -93,6 +93,9 @@ pub struct Opened {
     pub log: Log,
     /// The owner's bytes in the hard state.
     pub meta: Vec<u8>,
+    /// Entries of the kind [`Options::mark`] that are the first of a batch of the log: where they
+    /// are and their payloads, rising.
+    pub marked: Vec<(Index, Vec<u8>)>,
     /// What was found.
     pub report: Report,
 }
@@ -179,7 +182,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     let listed = remove_leftovers(storage, listed, &hard)?;
     check_numbers(&listed, &hard)?;
 
-    let mut walk = Walk::new(&hard);
+    let mut walk = Walk::new(&hard, options.mark);
     let mut headers = Vec::new();
     let mut fresh = None;
     for &(number, size) in &listed {
@@ -222,6 +225,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         }
     };
     let last = walk.segments.last();
+    walk.marked.retain(|(index, _)| *index <= last.id.index);
+    let marked = std::mem::take(&mut walk.marked);
     let report = Report {
         created,
         last: last.id,
@@ -235,7 +240,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     };
     let mut log = recovered(options, &hard, pair, walk.segments, damage);
     go_on(storage, &mut log, &hard, pair, fresh)?;
-    Ok(Opened { meta: hard.meta, log, report })
+    Ok(Opened { meta: hard.meta, marked, log, report })
 }
 
 /// The newest hard state, its pair, and whether the log is new.

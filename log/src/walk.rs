@@ -18,7 +18,7 @@
 //! No damage is decided from what a frame *contains* beyond its checksums: a write that was under
 //! way when the power went leaves any subset of its sectors.
 
-use crate::batch::check_body;
+use crate::batch::{check_body, first_entry};
 use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
@@ -49,6 +49,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) torn: Vec<Torn>,
     /// Where the last linked frame ends.
     pub(crate) linked_to: Position,
+    /// The kind of entry that the owner asked for.
+    mark: Option<u8>,
+    /// Those that are the first of a kept batch.
+    pub(crate) marked: Vec<(Index, Vec<u8>)>,
     window: Window,
 }
 
@@ -62,7 +66,7 @@ pub(crate) struct Walked {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(hard: &'a HardState) -> Walk<'a> {
+    pub(crate) fn new(hard: &'a HardState, mark: Option<u8>) -> Walk<'a> {
         Walk {
             hard,
             segments: Segments::new(hard.start),
@@ -73,6 +77,8 @@ impl<'a> Walk<'a> {
             superseded: 0,
             torn: Vec::new(),
             linked_to: hard.from,
+            mark,
+            marked: Vec::new(),
             window: Window::new(),
         }
     }
@@ -138,6 +144,7 @@ impl<'a> Walk<'a> {
         let length = in_blocks(u64::from(frame.length));
         let bytes = self.window.view(storage, frame.position.offset, length)?;
         let batch = checked_batch(self.hard, frame, bytes);
+        let marked = batch.as_ref().and_then(|_| marked(self.mark?, bytes));
         if frame.position < self.hard.from {
             return Ok(length);
         }
@@ -146,13 +153,13 @@ impl<'a> Walk<'a> {
         self.claimed = (frame.durable, frame.durable_chain);
         self.hard_needed = self.hard_needed.max(frame.hard_state);
         match batch {
-            Some(header) => self.on_batch(&header, frame.position),
+            Some(header) => self.on_batch(&header, frame.position, marked),
             None => self.on_torn(frame.position),
         }
         Ok(length)
     }
 
-    fn on_batch(&mut self, header: &BatchHeader, position: Position) {
+    fn on_batch(&mut self, header: &BatchHeader, position: Position, marked: Option<Vec<u8>>) {
         let previous = self.segments.end_at(header.prev());
         let Some(previous) =
             previous.filter(|end| header.follows(end.chain) && end.id.term <= header.term)
@@ -168,6 +175,8 @@ impl<'a> Walk<'a> {
         self.superseded += superseded;
         self.segments.push(BatchRef::new(header, position.offset));
         self.segments.note_time(header.log_time);
+        self.marked.retain(|(index, _)| *index < header.first);
+        self.marked.extend(marked.map(|payload| (header.first, payload)));
         self.batches += 1;
         let length = FRAME as u64 + u64::from(header.length);
         self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
@@ -216,6 +225,12 @@ fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<BatchH
         check_body(&header, body).ok()?;
     }
     Some(header)
+}
+
+/// The payload of the first entry of the batch behind a frame, if it is of this kind.
+fn marked(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
+    let first = first_entry(bytes.get(FRAME + BATCH_HEADER..)?)?;
+    (first.0.kind == kind).then(|| first.1.to_vec())
 }
 
 fn is_zero(block: &[u8]) -> bool {

@@ -168,6 +168,14 @@ codes! {
     CLIENT_CLOSED = 709, Unknown, "the client was closed while the operation was under way";
     /// A new leader that has not applied its first entry yet.
     NOT_READY = 710, NotApplied, "the leader is new and not ready yet; try again";
+    /// Another change of the membership has not ended.
+    CHANGE_UNDER_WAY = 711, NotApplied, "another membership change is under way; try again";
+    /// A learner that is to vote lacks too much of the log.
+    NOT_CAUGHT_UP = 712, NotApplied, "the node has not caught up; try again later";
+    /// A change of the membership that makes no sense.
+    BAD_CHANGE = 713, NotApplied, "this membership change is not possible";
+    /// The node was removed from the group.
+    REMOVED = 714, NotApplied, "this node was removed; empty its directory, then use --join";
 
     /// No space for the log.
     DISK_FULL = 801, NotApplied, "disk full; reads go on, writes resume when there is space";

@@ -35,7 +35,7 @@ impl Raft {
             if self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline) {
                 self.become_follower(None, out);
             }
-        } else if self.now >= self.election_due && self.membership.is_voter(self.config.id) {
+        } else if self.now >= self.election_due && self.may_stand() {
             self.pre_campaign(out);
         }
     }
@@ -56,7 +56,7 @@ impl Raft {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> Option<T> {
-        self.membership.agreed(|voter| {
+        self.configuration().agreed(|voter| {
             if voter == self.config.id {
                 return own;
             }
@@ -145,14 +145,14 @@ impl Raft {
             granted.push(from);
         }
         let granted = &*granted;
-        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+        if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
             self.campaign(out);
         }
     }
 
     /// Stands for election. The requests and the own vote wait until term and vote are durable.
     fn campaign(&mut self, out: &mut Vec<Output>) {
-        assert!(self.membership.is_voter(self.config.id));
+        assert!(self.may_stand());
         self.reset_election_timer();
         if self.term.next() == self.term {
             return;
@@ -164,11 +164,10 @@ impl Raft {
     }
 
     fn send_to_voters(&mut self, term: Term, body: &Body, out: &mut Vec<Output>) {
-        for at in 0..self.membership.voters().len() {
-            let to = self.membership.voters()[at];
-            if to != self.config.id {
-                self.send_in(term, to, body.clone(), out);
-            }
+        let own = self.config.id;
+        let others = self.configuration().electors().filter(|to| *to != own);
+        for to in others.collect::<Vec<_>>() {
+            self.send_in(term, to, body.clone(), out);
         }
     }
 
@@ -201,7 +200,7 @@ impl Raft {
             granted.push(from);
         }
         let granted = &*granted;
-        if self.membership.agreed(|voter| granted.contains(&voter)) == Some(true) {
+        if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
             self.become_leader(out);
         }
     }
@@ -220,7 +219,7 @@ impl Raft {
     fn become_leader(&mut self, out: &mut Vec<Output>) {
         assert!(self.is_persisted() && self.vote == Some(self.config.id));
         let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
-        let others = self.membership.members().filter(|member| *member != own);
+        let others = self.configuration().members().filter(|member| *member != own);
         let peers = others.map(|member| Progress::new(member, next, now)).collect();
         let leader = Leader { first: next, peers, round: Round(0), reads: Reads::default() };
         self.become_role(Role::Leader(leader), out);
@@ -230,7 +229,7 @@ impl Raft {
     /// those who still hear the leader would ignore. They ignore the votes too, for `election_min`
     /// after they last heard it; a leader that hands over must fall silent first.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
-        if self.leader() == Some(from) && self.membership.is_voter(self.config.id) {
+        if self.leader() == Some(from) && self.may_stand() {
             self.campaign(out);
         }
     }

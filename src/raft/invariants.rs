@@ -43,6 +43,7 @@ impl Raft {
 
     fn check_basic(&self) {
         let (base, last) = (self.terms.base(), self.terms.last());
+        assert!(self.configurations.index() <= last.index, "the configuration is in the log");
         assert!(base.index <= self.commit_index, "the snapshot is committed");
         assert!(self.commit_index <= last.index, "what is committed is in the log");
         assert!(base.index <= self.durable_index, "the snapshot is durable");
@@ -61,7 +62,7 @@ impl Raft {
                 assert!(follower.acked <= follower.verified);
                 assert!(follower.acked <= self.durable_index, "acknowledged before durable");
             }
-            Role::PreCandidate(_) => assert!(self.membership.is_voter(self.config.id)),
+            Role::PreCandidate(_) => assert!(self.may_stand()),
             Role::Candidate(_) => assert_eq!(self.vote, Some(self.config.id)),
             Role::Leader(leader) => self.check_leader(leader),
         }
@@ -78,8 +79,9 @@ impl Raft {
             assert!(self.terms.term_at(leader.first.prev()) < first, "and none before it is");
         }
         let quorum = self.agreed(leader, last.index, |peer| peer.match_index);
-        let in_term = self.commit_index >= leader.first;
-        assert!(!in_term || Some(self.commit_index) <= quorum, "committed without a quorum");
+        // Before its configuration is committed, the one before it may have had another quorum.
+        let counts = self.commit_index >= leader.first.max(self.configurations.index());
+        assert!(!counts || Some(self.commit_index) <= quorum, "committed without a quorum");
         leader.peers.iter().for_each(|peer| self.check_peer(leader, peer));
     }
 

@@ -6,6 +6,8 @@
 
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
+use super::Configuration;
+
 /// Number of a confirming round of one leader: rises with every round it starts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Round(pub u64);
@@ -93,12 +95,18 @@ pub enum Input {
         from: NodeId,
         /// What it said.
         message: Message,
+        /// What the first entry of the batch that came with it says, if that is a configuration.
+        configuration: Option<Configuration>,
     },
     /// The leader has sealed a batch of `entries` behind its last entry. Only a leader of the
     /// current term may be told so.
     Appended {
         /// Number of entries, at least 1.
         entries: u32,
+        /// What the first of them says, if it is a configuration. One that
+        /// [`super::Raft::check_change`] allows, or the end of a change that
+        /// [`super::Raft::change_ends`] asks for.
+        configuration: Option<Configuration>,
     },
     /// The own log is durable up to `index`: contiguous, as the log stands now. An `Accept` that
     /// truncated has lowered it in the core already; an index below what the core knows is ignored.
@@ -238,8 +246,41 @@ pub struct Restored {
     pub last: EntryId,
     /// The snapshot the log begins behind; zero without one. Everything up to it is committed.
     pub snapshot: EntryId,
-    /// The voters.
-    pub voters: Vec<NodeId>,
+    /// The configurations, each with its index, rising: the one as of the snapshot, and those of
+    /// the log behind it.
+    pub configurations: Vec<(Index, Configuration)>,
+}
+
+impl Restored {
+    /// A node that has nothing, of a group that these voters found.
+    #[must_use]
+    pub fn founding(voters: Vec<NodeId>) -> Restored {
+        let founding = Configuration::new(voters, Vec::new(), Vec::new());
+        Restored { configurations: vec![(Index::ZERO, founding)], ..Restored::default() }
+    }
+}
+
+/// Why a configuration may not be appended now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeRefused {
+    /// This node does not lead.
+    NotLeader,
+    /// This leader has not committed an entry of its own term.
+    NotReady,
+    /// Another change has not ended.
+    UnderWay,
+    /// A new voter would hold up every commit.
+    NotCaughtUp {
+        /// Which.
+        node: NodeId,
+        /// Entries it lacks, about.
+        behind: u64,
+    },
+    /// A majority of the new voters has not been heard lately.
+    NoQuorum {
+        /// Who has not.
+        silent: Vec<NodeId>,
+    },
 }
 
 /// Timing and bounds. Times on the caller's monotonic clock.

@@ -72,6 +72,7 @@ use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 pub use membership::Configuration;
 
 use election::SplitMix;
+use membership::Configurations;
 use message::{Body, Config, Input, Message, Output, Restored, RoleKind, Round};
 use progress::Progress;
 use read::Reads;
@@ -91,7 +92,7 @@ pub const TERM_LEAP_MAX: u64 = 1 << 32;
 /// use margay_log::id::{Index, Micros, NodeId};
 ///
 /// // A group of one: it elects itself, and commits what is on its own disk.
-/// let restored = Restored { voters: vec![NodeId(1)], ..Restored::default() };
+/// let restored = Restored::founding(vec![NodeId(1)]);
 /// let mut raft = Raft::new(Config::new(NodeId(1), 42), restored, Micros(0));
 /// let mut out = Vec::new();
 /// raft.step(Micros(0), Input::Tick, &mut out);
@@ -100,7 +101,7 @@ pub const TERM_LEAP_MAX: u64 = 1 << 32;
 /// assert_eq!(raft.role(), RoleKind::Leader);
 ///
 /// out.clear();
-/// raft.step(Micros(90), Input::Appended { entries: 1 }, &mut out);
+/// raft.step(Micros(90), Input::Appended { entries: 1, configuration: None }, &mut out);
 /// raft.step(Micros(190), Input::Durable { index: Index(1) }, &mut out);
 /// assert_eq!(out, [Output::Commit { index: Index(1) }]);
 /// assert!(raft.may_serve());
@@ -108,7 +109,7 @@ pub const TERM_LEAP_MAX: u64 = 1 << 32;
 #[derive(Debug)]
 pub struct Raft {
     config: Config,
-    membership: Configuration,
+    configurations: Configurations,
     /// The latest time told.
     now: Micros,
     random: SplitMix,
@@ -191,16 +192,18 @@ impl Raft {
         assert!(config.heartbeat > Micros(0) && config.election_min >= beats);
         assert!(config.election_max >= config.election_min.after(Micros::from_millis(1)));
         assert!(config.window_bytes > 0);
-        let Restored { term, vote, terms, last, snapshot, voters } = restored;
+        let Restored { term, vote, terms, last, snapshot, configurations } = restored;
+        let configurations = Configurations::new(configurations);
         let mut random = SplitMix::new(config.seed, config.id);
-        let alone = voters == [config.id];
+        let current = configurations.current();
+        let alone = current.voters() == [config.id] && !current.is_joint();
         let time_out = random.between(config.election_min, config.election_max);
         // Entries may become durable before the term they were received in: the two are written
         // side by side. Nothing was said in that term then, so no vote of it is lost.
         let behind = term < last.term;
         Raft {
             config,
-            membership: Configuration::new(voters, Vec::new(), Vec::new()),
+            configurations,
             now,
             random,
             term: term.max(last.term),
@@ -231,8 +234,10 @@ impl Raft {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.on_tick(out),
-            Input::Message { from, message } => self.on_message(from, message, out),
-            Input::Appended { entries } => self.on_appended(entries),
+            Input::Message { from, message, configuration } => {
+                self.on_message(from, message, configuration, out);
+            }
+            Input::Appended { entries, configuration } => self.on_appended(entries, configuration),
             Input::Durable { index } => self.on_durable(index, out),
             Input::Persisted { ticket } => self.on_persisted(ticket, out),
             Input::Sent { to, last, bytes } => self.on_sent(to, last, bytes),
@@ -245,6 +250,7 @@ impl Raft {
         self.advance_commit(out);
         self.advance_reads(out);
         self.pump(out);
+        self.let_go(out);
         self.persist(out);
         #[cfg(any(debug_assertions, feature = "sim"))]
         if self.config.checked {
@@ -261,7 +267,7 @@ impl Raft {
                 let heartbeats = leader.peers.iter().map(heartbeat);
                 heartbeats.chain(self.quorum_deadline(leader)).min()
             }
-            _ => self.membership.is_voter(self.config.id).then_some(self.election_due),
+            _ => self.stand_deadline(),
         }
     }
 
@@ -310,12 +316,6 @@ impl Raft {
         self.durable_index
     }
 
-    /// The voters, sorted.
-    #[must_use]
-    pub fn voters(&self) -> &[NodeId] {
-        self.membership.voters()
-    }
-
     /// Whether this node leads and has committed its own no-op: only then does it know all that was
     /// ever committed (paper §8), and may answer for the group.
     #[must_use]
@@ -325,7 +325,13 @@ impl Raft {
 
     /// The one place where a message is weighed by its term, and where a term is taken over from a
     /// message. Behind it every message but a pre-vote is of the current term.
-    fn on_message(&mut self, from: NodeId, message: Message, out: &mut Vec<Output>) {
+    fn on_message(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        configuration: Option<Configuration>,
+        out: &mut Vec<Output>,
+    ) {
         let Message { term, body } = message;
         if from == self.config.id || term.0.saturating_sub(self.term.0) > TERM_LEAP_MAX {
             return;
@@ -351,7 +357,8 @@ impl Raft {
             Body::Vote { last } => self.on_vote(from, last, out),
             Body::VoteReply { granted } => self.on_vote_reply(from, granted, out),
             Body::Append { prev, batch, commit, round } => {
-                self.on_append(from, replication::Append { prev, batch, commit, round }, out);
+                let append = replication::Append { prev, batch, configuration, commit, round };
+                self.on_append(from, append, out);
             }
             Body::AppendAck { matched, round } => self.on_append_ack(from, matched, round),
             Body::AppendReject { prev, hint, round } => {
@@ -432,7 +439,7 @@ impl Raft {
 
     /// At most one `Persist` per step.
     fn persist(&mut self, out: &mut Vec<Output>) {
-        if mem::take(&mut self.persist_owed) && !breaks::VOTE_NOT_PERSISTED.on() {
+        if mem::take(&mut self.persist_owed) {
             self.persist_issued = Ticket(self.persist_issued.0 + 1);
             let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
             out.push(Output::Persist { ticket, term, vote });

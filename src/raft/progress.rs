@@ -64,6 +64,11 @@ pub(super) struct Progress {
     pub(super) asked: bool,
     /// The batches it needs next are not in memory; a `Readable` will come.
     pub(super) paused: bool,
+    /// The round of catching up: reached when it holds all up to here, which was the end of the
+    /// log then (thesis §4.2.1).
+    goal: (Index, Micros),
+    /// How long the last one took.
+    last_round: Option<Micros>,
     /// What is sent and not acknowledged.
     window: Window,
 }
@@ -83,6 +88,8 @@ impl Progress {
             urgent: true,
             asked: false,
             paused: false,
+            goal: (next.prev(), now),
+            last_round: None,
             window: Window::default(),
         }
     }
@@ -99,6 +106,22 @@ impl Progress {
             self.paused = false;
         }
         self.next = self.next.max(self.match_index.next());
+    }
+
+    /// Ends a round of catching up, if the peer has come so far, and begins the next.
+    pub(super) fn end_round(&mut self, last: Index, now: Micros) {
+        let (goal, begun) = self.goal;
+        if self.match_index >= goal {
+            self.last_round = Some(now.since(begun));
+            self.goal = (last, now);
+        }
+    }
+
+    /// Whether it would not hold up the others: it took less than `limit` to get what there was
+    /// when its last round began, and has not fallen behind since.
+    pub(super) fn keeps_up(&self, now: Micros, limit: Micros) -> bool {
+        let so_far = now.since(self.goal.1);
+        self.last_round.is_some_and(|took| took < limit) && so_far < limit
     }
 
     /// Whether a refusal of an append behind `prev` says nothing new: it answers something older

@@ -19,13 +19,15 @@ use margay_log::id::{EntryId, Index, Micros, NodeId};
 
 use super::message::{Body, Message, Output};
 use super::progress::Progress;
-use super::{Raft, Role, Round};
+use super::{Configuration, Raft, Role, Round};
 
 /// The body of an append; see [`Body::Append`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Append {
     pub(super) prev: EntryId,
     pub(super) batch: Option<EntryId>,
+    /// What the first entry of the batch says, if it is a configuration.
+    pub(super) configuration: Option<Configuration>,
     pub(super) commit: Index,
     pub(super) round: Round,
 }
@@ -34,10 +36,13 @@ pub(super) struct Append {
 impl Raft {
     /// The replica has sealed a batch behind the last entry. It has been handed to the own disk,
     /// and leaves for the peers in this same step: nobody waits for the other.
-    pub(super) fn on_appended(&mut self, entries: u32) {
+    pub(super) fn on_appended(&mut self, entries: u32, configuration: Option<Configuration>) {
         assert!(matches!(self.role, Role::Leader(_)), "only a leader appends");
         assert!(entries > 0, "a batch holds at least one entry");
         let last = self.terms.last().index.forward(u64::from(entries)).expect("indexes suffice");
+        if let Some(configuration) = configuration {
+            self.lead_configuration(self.terms.last().index.next(), configuration);
+        }
         self.terms.append(EntryId::new(self.term, last));
     }
 
@@ -113,7 +118,7 @@ impl Raft {
             return;
         }
         self.follow(from, append.round, out);
-        let Append { prev, batch, commit, .. } = append;
+        let Append { prev, batch, configuration, commit, .. } = append;
         let gap = breaks::GAP_ACCEPTED.on() && prev.index > self.terms.last().index;
         if !self.has(prev) && !gap {
             return self.reject(from, prev, out);
@@ -123,13 +128,14 @@ impl Raft {
                 if prev.index < self.verified().max(self.commit_index) {
                     return; // It contradicts what this leader sent before, or what is committed.
                 }
-                self.take_batch(prev, batch, out);
+                self.take_batch(prev, batch, configuration, out);
                 true
             }
             _ => false,
         };
         let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
         follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
+        let (heard, acked, acked_at) = (follower.round, follower.acked_round, follower.acked_at);
         // Not min(commit, last): what lies beyond the verified part may conflict.
         let mut known = follower.verified;
         if breaks::ACK_UNVERIFIED.on() {
@@ -137,18 +143,13 @@ impl Raft {
         }
         let commit = commit.min(known);
         if commit > self.commit_index {
-            self.commit_index = commit;
-            out.push(Output::Commit { index: commit });
+            self.commit_to(commit, out);
         }
         // A new batch is acknowledged when it is durable. A leader that waits for a round, or has
         // not heard this node for a while because its disk is slow, gets an answer at once.
-        let silence = self.now.since(follower.acked_at);
+        let silence = self.now.since(acked_at);
         let early = breaks::ACK_BEFORE_DURABLE.on();
-        if early
-            || !taken
-            || follower.round > follower.acked_round
-            || silence >= self.config.heartbeat
-        {
+        if early || !taken || heard > acked || silence >= self.config.heartbeat {
             self.acknowledge(out);
         }
     }
@@ -198,11 +199,21 @@ impl Raft {
     /// Takes a batch into the log that it does not hold. Whatever lies behind `prev` is not this
     /// batch, so it conflicts and goes: batches are held whole or not at all. An append that is
     /// merely late or doubled never comes here (redpanda #17731).
-    fn take_batch(&mut self, prev: EntryId, last: EntryId, out: &mut Vec<Output>) {
+    fn take_batch(
+        &mut self,
+        prev: EntryId,
+        last: EntryId,
+        configuration: Option<Configuration>,
+        out: &mut Vec<Output>,
+    ) {
         assert!(self.commit_index <= prev.index, "a committed entry would be truncated");
         if prev.index < self.terms.last().index {
             self.terms.truncate_after(prev.index);
+            self.configurations.truncate_after(prev.index);
             self.durable_index = self.durable_index.min(prev.index);
+        }
+        if let Some(configuration) = configuration {
+            self.configurations.append(prev.index.next(), configuration);
         }
         self.terms.append(last);
         out.push(Output::Accept { prev, last });
@@ -257,10 +268,11 @@ impl Raft {
         if self.ignore_answer(matched, round) {
             return;
         }
-        let now = self.now;
+        let (now, last) = (self.now, self.terms.last().index);
         let Some(peer) = self.peer(from) else { return };
         hear(peer, round, now);
         peer.on_ack(matched);
+        peer.end_round(last, now);
     }
 
     /// The peer lacks `prev`: look for the common end where its hint says, at once. A refusal of an
@@ -313,8 +325,7 @@ impl Raft {
         // on are of this term.
         let own = index >= leader.first || breaks::COMMIT_OLD_TERM.on();
         if index > self.commit_index && own {
-            self.commit_index = index;
-            out.push(Output::Commit { index });
+            self.commit_to(index, out);
         }
     }
 }

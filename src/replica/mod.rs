@@ -15,7 +15,9 @@
 //! - Nothing about a session is answered by a leader before its own no-op has been applied.
 
 mod apply;
+mod change;
 mod front;
+pub mod membership;
 mod outputs;
 mod pending;
 mod requests;
@@ -37,8 +39,13 @@ use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Frame};
+use change::{Changes, restore_members};
 use front::Front;
+use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
+
+/// How long a client refused for load should wait before it tries again.
+const RETRY: Micros = Micros::from_millis(5);
 
 /// A client's connection, named by whoever owns the socket. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -54,17 +61,11 @@ pub trait Host {
     fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
     /// Start a disk operation on this group's directory.
     fn disk(&mut self, op: Op);
-}
-
-/// A member of the group, as the founding record names it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its number.
-    pub id: NodeId,
-    /// Its name, unique in the cluster.
-    pub name: String,
-    /// Where it listens, `host:port`.
-    pub address: String,
+    /// Who may be sent something from now on. A host that reaches every node by its number has
+    /// nothing to do.
+    fn members(&mut self, members: &Memberships) {
+        let _ = members;
+    }
 }
 
 /// Who this replica is, and its bounds.
@@ -74,8 +75,8 @@ pub struct ReplicaConfig {
     pub cluster: ClusterId,
     /// The group.
     pub group: GroupId,
-    /// Every voter, this node among them.
-    pub members: Vec<Member>,
+    /// The voters the group was founded with. This node need not be one.
+    pub founders: Vec<Member>,
     /// Timing of the core, and this node's number.
     pub raft: Config,
     /// Batches sealed and not yet committed, at most.
@@ -97,11 +98,11 @@ pub struct ReplicaConfig {
 impl ReplicaConfig {
     /// The defaults of `config.rs` for a member of a group.
     #[must_use]
-    pub fn new(cluster: ClusterId, group: GroupId, members: Vec<Member>, raft: Config) -> Self {
+    pub fn new(cluster: ClusterId, group: GroupId, founders: Vec<Member>, raft: Config) -> Self {
         Self {
             cluster,
             group,
-            members,
+            founders,
             raft,
             batches_in_flight: 4,
             bytes_in_flight: 8 << 20,
@@ -111,10 +112,6 @@ impl ReplicaConfig {
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
         }
-    }
-
-    fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
     }
 }
 
@@ -130,9 +127,12 @@ pub enum Fault {
     /// An append that contradicts itself.
     #[error("{0}")]
     Append(&'static str),
-    /// A message from a node that is not a member.
-    #[error("node {0} is not a member of this group")]
+    /// A message from a node that is no member any more.
+    #[error("node {0} was removed from this group")]
     Stranger(NodeId),
+    /// A configuration entry that does not decode.
+    #[error(transparent)]
+    Membership(#[from] BadMembership),
 }
 
 /// Something after which this replica must not go on. The process says so and stops.
@@ -158,6 +158,16 @@ pub enum Fatal {
         /// The group.
         group: GroupId,
     },
+    /// A configuration entry of the log is not one of ours.
+    #[error("group {group}: the configuration at index {index} cannot be read: {why}")]
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// Where it is.
+        index: Index,
+        /// What is wrong with it.
+        why: BadMembership,
+    },
     /// A committed batch cannot be read back.
     #[error("group {group}: the log is damaged behind index {behind}")]
     Damaged {
@@ -171,6 +181,8 @@ pub enum Fatal {
 /// One group on one node. See the module's text.
 pub struct Replica<S: StateMachine> {
     config: ReplicaConfig,
+    /// Who belongs to the group; in step with the core's configurations.
+    members: Memberships,
     raft: Raft,
     log: Log,
     machine: Machine<S>,
@@ -183,6 +195,12 @@ pub struct Replica<S: StateMachine> {
     scratch: Vec<Output>,
     /// The batch that came with the message being handled.
     arriving: Option<Received>,
+    /// What its first entry says, if that is a configuration.
+    arriving_members: Option<Membership>,
+    /// Changes of the membership, as their leader sees them.
+    changes: Changes,
+    /// The host has not been told of the members.
+    members_news: bool,
     /// Hard-state updates under way: (the log's ticket, the core's).
     persisting: VecDeque<(Ticket, Ticket)>,
     /// Log reads under way for followers.
@@ -227,6 +245,9 @@ impl<S: StateMachine> Replica<S> {
         assert!(config.sessions_max <= SESSIONS_MAX, "the machine would refuse some");
         let group = config.group;
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
+        let members = restore_members(&config, &opened.marked)?;
+        let configurations = members.iter().map(|(at, members)| (*at, members.configuration()));
+        let configurations = configurations.collect();
         let log = opened.log;
         let restored = Restored {
             term,
@@ -234,10 +255,11 @@ impl<S: StateMachine> Replica<S> {
             terms: log.terms(),
             last: log.last(),
             snapshot: EntryId::ZERO,
-            voters: config.members.iter().map(|member| member.id).collect(),
+            configurations,
         };
         let raft = Raft::new(config.raft, restored, now);
         Ok(Self {
+            members,
             raft,
             log,
             machine: Machine::new(state),
@@ -246,6 +268,9 @@ impl<S: StateMachine> Replica<S> {
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
+            arriving_members: None,
+            changes: Changes::default(),
+            members_news: true,
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
@@ -278,7 +303,7 @@ impl<S: StateMachine> Replica<S> {
         batch: Option<Buffer>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        if from == self.config.raft.id || self.config.member(from).is_none() {
+        if from == self.config.raft.id || self.members.current().is_removed(from) {
             return Err(Fault::Stranger(from));
         }
         let peer = PeerMessage::decode(frame)?;
@@ -288,6 +313,7 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         self.arriving = None;
+        self.arriving_members = None;
         if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
             let Some(buffer) = batch else {
                 return Err(Fault::Append("an append came without its batch"));
@@ -302,9 +328,15 @@ impl<S: StateMachine> Replica<S> {
                 // The leader sends it again; nothing was promised yet.
                 return Ok(());
             }
+            if let Some((header, payload)) = received.first_entry()
+                && header.kind == kind::CONFIGURATION
+            {
+                self.arriving_members = Some(Membership::decode(payload)?);
+            }
             self.arriving = Some(received);
         }
-        self.step(now, Input::Message { from, message: peer.message });
+        let configuration = self.arriving_members.as_ref().map(Membership::configuration);
+        self.step(now, Input::Message { from, message: peer.message, configuration });
         // A batch whose bytes do not belong where its message said must stop this replica, not the
         // peer. That is found while the outputs run, and reported by the flush that ends the turn.
         self.run_outputs(now, host);
@@ -379,6 +411,7 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// The log is poisoned, damaged or not the leader's: this replica must stop.
     pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
+        self.tell_members(host);
         self.flush_deadlines(now, host);
         self.flush_seal(now, host)?;
         self.flush_reads(now);
@@ -391,6 +424,8 @@ impl<S: StateMachine> Replica<S> {
         // Applying may have answered, and a new leader's no-op may open the pipeline again.
         self.flush_seal(now, host)?;
         self.run_outputs(now, host);
+        self.tell_members(host);
+        self.answer_change(host);
         self.serve_reads(now, host);
         for op in self.log.ops() {
             host.disk(op);
@@ -434,7 +469,11 @@ impl<S: StateMachine> Replica<S> {
     /// Seals the open batch where the pipeline has room for it (DESIGN: the pipeline opens the
     /// gate, not the leader's own disk).
     fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
-        while self.raft.role() == RoleKind::Leader && self.log.open_entries() > 0 {
+        loop {
+            self.propose_configuration();
+            if self.raft.role() != RoleKind::Leader || self.log.open_entries() == 0 {
+                return Ok(());
+            }
             let idle = self.uncommitted.is_empty();
             let room = self.uncommitted.len() < self.config.batches_in_flight
                 && self.uncommitted_bytes < self.config.bytes_in_flight;
@@ -450,11 +489,11 @@ impl<S: StateMachine> Replica<S> {
             assert_eq!(batch.header().first, self.raft.last().index.next());
             self.uncommitted.push_back((batch.header().last().index, batch.size()));
             self.uncommitted_bytes += batch.size();
-            self.step(now, Input::Appended { entries });
+            let configuration = self.sealed_configuration(batch.header().first);
+            self.step(now, Input::Appended { entries, configuration });
             assert_eq!(self.raft.last(), self.log.last());
             self.run_outputs(now, host);
         }
-        Ok(())
     }
 
     /// Gives one input to the core; what it wants done waits in `outputs`.
@@ -496,7 +535,9 @@ impl<S: StateMachine> Replica<S> {
     /// What `cluster status` shows of this replica.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        let name = |id: NodeId| self.config.member(id).map(|member| member.name.clone());
+        let name = |id: NodeId| self.members.member(id).map(|member| member.name.clone());
+        let named = |ids: &[NodeId]| ids.iter().filter_map(|id| name(*id)).collect();
+        let members = self.raft.configuration();
         GroupStatus {
             group: self.config.group,
             node: name(self.config.raft.id).unwrap_or_default(),
@@ -510,8 +551,16 @@ impl<S: StateMachine> Replica<S> {
             commit: self.commit,
             applied: self.machine.applied(),
             sessions: self.machine.sessions().len() as u32,
-            voters: self.config.members.iter().map(|member| member.name.clone()).collect(),
+            voters: named(members.voters()),
+            outgoing: named(members.outgoing()),
+            learners: named(members.learners()),
         }
+    }
+
+    /// Who belongs to the group.
+    #[must_use]
+    pub fn members(&self) -> &Memberships {
+        &self.members
     }
 
     /// The core, for checkers and reports.

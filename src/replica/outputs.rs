@@ -5,6 +5,7 @@
 
 use margay_log::Read;
 use margay_log::batch::Batch;
+use margay_log::breaks;
 use margay_log::format::EntryHeader;
 use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
 
@@ -55,6 +56,9 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn run_outputs(&mut self, now: Micros, host: &mut dyn Host) {
         while let Some(output) = self.outputs.pop_front() {
             match output {
+                Output::Persist { ticket, .. } if breaks::VOTE_NOT_PERSISTED.on() => {
+                    self.step(now, Input::Persisted { ticket });
+                }
                 Output::Persist { ticket, term, vote } => {
                     let written = self.log.set_meta(&encode_meta(term, vote));
                     self.persisting.push_back((written, ticket));
@@ -139,6 +143,7 @@ impl<S: StateMachine> Replica<S> {
     /// Puts the batch that arrived into the log.
     fn accept(&mut self, prev: EntryId) {
         let received = self.arriving.take().expect("the core accepts only what arrived");
+        self.accept_members(prev.index);
         if let Err(refused) = self.log.accept(received) {
             self.front.fatal = Some(Fatal::Diverged {
                 group: self.config.group,
@@ -151,6 +156,7 @@ impl<S: StateMachine> Replica<S> {
     fn on_commit(&mut self, index: Index) {
         assert!(index > self.commit, "commit goes forward only");
         self.commit = index;
+        self.members_news |= self.members.commit(index);
         while let Some(&(last, bytes)) = self.uncommitted.front() {
             if last > index {
                 break;
@@ -183,6 +189,7 @@ impl<S: StateMachine> Replica<S> {
     /// An open batch exists only in its leader: whoever waits for it asks the next leader.
     fn stop_leading(&mut self, host: &mut dyn Host) {
         self.log.discard_open();
+        self.give_up_change(host);
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
         self.clock = None;
@@ -204,7 +211,7 @@ impl<S: StateMachine> Replica<S> {
     /// Where clients should go: the leader's address, or nothing where none is known.
     pub(super) fn leader_address(&self) -> String {
         let leader = self.raft.leader().filter(|&id| id != self.config.raft.id);
-        let member = leader.and_then(|id| self.config.member(id));
+        let member = leader.and_then(|id| self.members.member(id));
         member.map(|member| member.address.clone()).unwrap_or_default()
     }
 }

@@ -11,7 +11,7 @@ use margay_log::id::{Index, Micros};
 
 use super::front::{refuse, send_event};
 use super::pending::{Waiting, Want};
-use super::{ConnId, Fault, Host, Replica};
+use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
     Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
     session,
@@ -21,8 +21,6 @@ use crate::wire::client::{RefusedOf, Request, Response};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
-/// How long a client refused for load should wait before it tries again.
-const RETRY: Micros = Micros::from_millis(5);
 
 /// A command as it arrived.
 struct Arrived<'a> {
@@ -73,6 +71,7 @@ impl<S: StateMachine> Replica<S> {
                 self.on_subscribe(conn, id, resource, after, filter, host);
             }
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
+            Request::Admin { id, admin } => self.on_admin(conn, id, admin, host),
             Request::Status { id } => {
                 let groups = vec![self.status()];
                 if let Some(out) = host.client(conn) {

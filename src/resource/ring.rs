@@ -44,15 +44,16 @@ impl Ring {
             let oldest = self.events.front().map_or(self.dropped.0, |(index, _)| *index);
             return Events::Lagged { oldest };
         }
+        let mut after = after;
+        if breaks::EVENT_REPEATED.on() {
+            after = (after.0, after.1.saturating_sub(1)).min((after.0.prev(), u32::MAX));
+        }
         let passing = self.kept_after(after).filter(|(_, event)| event.passes(filter));
         Events::Some(passing.cloned().collect())
     }
 
     fn kept_after(&self, after: Position) -> impl Iterator<Item = &(Index, Event)> {
-        let first = self.events.partition_point(|(index, event)| {
-            let position = (*index, event.ordinal);
-            position < after || position == after && !breaks::EVENT_REPEATED.on()
-        });
+        let first = self.events.partition_point(|(index, event)| (*index, event.ordinal) <= after);
         self.events.range(first..)
     }
 

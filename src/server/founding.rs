@@ -183,6 +183,7 @@ fn own_hello(own: &Offer, kind: HelloKind) -> Hello {
         groups: 0,
         incarnation: own.incarnation,
         code: Code::OK,
+        port: 0,
     }
 }
 

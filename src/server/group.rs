@@ -11,7 +11,8 @@ use super::{MakeGroup, Seed, Server, ServerConfig, run_with};
 use crate::error::Error;
 use crate::machine::StateMachine;
 use crate::raft::message::Config;
-use crate::replica::{ConnId, Fatal, Fault, Host, Member, Replica, ReplicaConfig};
+use crate::replica::membership::Member;
+use crate::replica::{ConnId, Fatal, Fault, Host, Replica, ReplicaConfig};
 use crate::resource::registry::Registry;
 use crate::shard::Group;
 use crate::wire::Frame;
@@ -93,6 +94,7 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
             id: NodeId(id),
             name: founder.name,
             address: founder.address,
+            incarnation: founder.incarnation,
         })
         .collect();
     // Any number does: it only spreads the election time-outs of nodes and groups.

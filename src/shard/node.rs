@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) cluster: ClusterId,
     pub(crate) incarnation: Incarnation,
+    /// Where it listens.
+    pub(crate) port: u16,
     pub(crate) groups: u32,
     pub(crate) shards: usize,
     /// The founding record, for founders that missed it.
@@ -44,6 +46,7 @@ impl Node {
     pub(crate) fn new(
         founding: &crate::forming::FoundingRecord,
         id: NodeId,
+        port: u16,
         addresses: BTreeMap<NodeId, SocketAddr>,
         shards: usize,
         connections: usize,
@@ -57,6 +60,7 @@ impl Node {
             id,
             cluster: founding.cluster(),
             incarnation: own.incarnation,
+            port,
             groups: founding.groups(),
             shards,
             record: founding.encode(),
@@ -81,6 +85,7 @@ impl Node {
             groups: self.groups,
             incarnation: self.incarnation,
             code,
+            port: self.port,
         }
     }
 

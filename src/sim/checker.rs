@@ -15,8 +15,10 @@ use crate::raft::message::RoleKind;
 const SAMPLE_BITS: u32 = 6;
 
 /// What was seen so far.
-#[derive(Debug, Default)]
-pub(super) struct Checker {
+#[derive(Debug)]
+pub(super) struct Checker<S> {
+    /// What must hold for every state.
+    invariant: fn(&S) -> Result<(), String>,
     leaders: BTreeMap<Term, NodeId>,
     /// Chain at each commit position anybody has named.
     committed: BTreeMap<Index, Chain>,
@@ -30,13 +32,22 @@ pub(super) struct Checker {
     seen: BTreeMap<(NodeId, u64), Index>,
 }
 
-impl Checker {
+impl<S: StateMachine> Checker<S> {
+    pub(super) fn new(invariant: fn(&S) -> Result<(), String>) -> Checker<S> {
+        Checker {
+            invariant,
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            highest: Index::ZERO,
+            states: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
     /// Looks at one node after its turn.
-    pub(super) fn look<S: StateMachine>(
-        &mut self,
-        nodes: &[Node<S>],
-        at: usize,
-    ) -> Result<(), Failure> {
+    pub(super) fn look(&mut self, nodes: &[Node<S>], at: usize) -> Result<(), Failure> {
         let node = &nodes[at];
         let Some(replica) = &node.replica else { return Ok(()) };
         let raft = replica.raft();
@@ -64,12 +75,7 @@ impl Checker {
         Ok(())
     }
 
-    fn committed_at<S: StateMachine>(
-        &mut self,
-        nodes: &[Node<S>],
-        at: usize,
-        commit: Index,
-    ) -> Result<(), Failure> {
+    fn committed_at(&mut self, nodes: &[Node<S>], at: usize, commit: Index) -> Result<(), Failure> {
         let node = &nodes[at];
         let Some(log) = node.replica.as_ref().map(|replica| replica.log()) else { return Ok(()) };
         let Some(chain) = log.chain_at(commit) else {
@@ -100,13 +106,16 @@ impl Checker {
     }
 
     /// Compares a node's state with that of others at the same index.
-    pub(super) fn compare_state<S: StateMachine>(&mut self, node: &Node<S>) -> Result<(), Failure> {
+    pub(super) fn compare_state(&mut self, node: &Node<S>) -> Result<(), Failure> {
         let Some(machine) = node.replica.as_ref().map(|replica| replica.machine()) else {
             return Ok(());
         };
         let applied = machine.applied();
         if self.compared.insert(node.id, (node.boot, applied)) == Some((node.boot, applied)) {
             return Ok(());
+        }
+        if let Err(details) = (self.invariant)(machine.state()) {
+            return Err(Failure::new("the machine's own invariant", details));
         }
         let (mut digest, mut chunk) = (0, Vec::new());
         let mut frozen = machine.freeze();

@@ -19,10 +19,12 @@ use super::Failure;
 use super::clock::Clock;
 use super::network::{End, Network, Weather};
 use super::node::Node;
+use super::queue::Queue;
 use super::trace::Trace;
 use crate::machine::StateMachine;
-use crate::raft::message::Config;
-use crate::replica::{ConnId, Fatal, Member, Replica, ReplicaConfig};
+use crate::raft::message::{Config, RoleKind};
+use crate::replica::membership::Member;
+use crate::replica::{ConnId, Fatal, Replica, ReplicaConfig};
 use crate::wire::peer::PeerMessage;
 use crate::wire::{self, Hello};
 
@@ -42,10 +44,14 @@ pub(super) enum Event {
     Disk { node: usize, boot: u64 },
     /// The end of a node's turn.
     Turn { node: usize, boot: u64 },
+    /// A node's deadline has come; void where it has moved.
+    Wake { node: usize, boot: u64, due: Micros },
     /// A client looks at its deadlines, or does its next operation.
     Client { client: usize },
     /// A client goes, with a farewell or without, and another comes in its place.
     Replace { client: usize, farewell: bool },
+    /// The power of a node goes, if this is still its boot.
+    Crash { node: usize, boot: u64 },
     /// A node that is down since its `boot` starts.
     Start { node: usize, boot: u64 },
     /// A write of an earlier boot reaches a disk after all.
@@ -84,14 +90,15 @@ pub(super) struct Cluster<S: StateMachine> {
     pub network: Network,
     pub links: BTreeMap<ConnId, Link>,
     pub trace: Trace,
-    queue: BTreeMap<(Micros, u64), Event>,
-    scheduled: u64,
+    queue: Queue<Event>,
     conns: u64,
     cluster: ClusterId,
     members: Vec<Member>,
     state: fn() -> S,
     /// How many clients there are.
     pub clients: usize,
+    /// New leaders crash within this time, every other one.
+    pub reign: Option<Micros>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
 }
@@ -99,19 +106,14 @@ pub(super) struct Cluster<S: StateMachine> {
 impl<S: StateMachine> Cluster<S> {
     pub(super) fn new(seed: u64, nodes: usize, state: fn() -> S, trace: Trace) -> Cluster<S> {
         let mut rng = Rng::new(seed);
-        let members: Vec<Member> = (1..=nodes)
-            .map(|n| Member {
-                id: NodeId(n as u32),
-                name: format!("n{n}"),
-                address: format!("n{n}:5150"),
-            })
-            .collect();
-        let nodes = members
-            .iter()
-            .map(|member| {
-                let incarnation = Incarnation(rng.next_u64() | 1);
+        let mut members = Vec::new();
+        let nodes = (1..=nodes)
+            .map(|n| {
+                let (id, incarnation) = (NodeId(n as u32), Incarnation(rng.next_u64() | 1));
+                let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
+                members.push(Member { id, name, address, incarnation });
                 let disk = SimDisk::new(rng.next_u64());
-                Node::new(member.id, incarnation, disk, Clock::draw(&mut rng))
+                Node::new(id, incarnation, disk, Clock::draw(&mut rng))
             })
             .collect();
         Cluster {
@@ -120,26 +122,25 @@ impl<S: StateMachine> Cluster<S> {
             network: Network::new(Weather::FAIR),
             links: BTreeMap::new(),
             trace,
-            queue: BTreeMap::new(),
-            scheduled: 0,
+            queue: Queue::new(),
             conns: 0,
             cluster: ClusterId(seed | 1),
             members,
             state,
             clients: 0,
+            reign: None,
             disk_latency: 100 + rng.below(2_000),
             rng,
         }
     }
 
     pub(super) fn schedule(&mut self, after: Micros, event: Event) {
-        self.scheduled += 1;
-        self.queue.insert((self.now.after(after), self.scheduled), event);
+        self.queue.push(self.now.after(after), event);
     }
 
     /// The next event; time moves to it.
     pub(super) fn next(&mut self) -> Option<Event> {
-        let ((at, _), event) = self.queue.pop_first()?;
+        let (at, event) = self.queue.pop()?;
         self.now = self.now.max(at);
         Some(event)
     }
@@ -191,7 +192,7 @@ impl<S: StateMachine> Cluster<S> {
         let node = match event {
             Event::Peer { to, .. } => to,
             Event::ToNode { conn, .. } => self.links.get(&conn)?.node,
-            Event::Disk { node, .. } | Event::Turn { node, .. } => node,
+            Event::Disk { node, .. } | Event::Turn { node, .. } | Event::Wake { node, .. } => node,
             _ => return Some(event),
         };
         let until = self.nodes[node].paused_until;
@@ -238,8 +239,18 @@ impl<S: StateMachine> Cluster<S> {
             tail_bytes: 256 << 10,
             ..margay_log::Options::default()
         };
-        let opened = margay_log::open(&mut node.disk, options)
-            .map_err(|error| Failure::new("log opens after a crash", error.to_string()))?;
+        let opened = match margay_log::open(&mut node.disk, options) {
+            Ok(opened) => opened,
+            // Nothing to go on in: it is tried again.
+            Err(_) if node.full => {
+                let boot = node.boot;
+                self.schedule(Micros::from_millis(500), Event::Start { node: at, boot });
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(Failure::new("logs open after a crash", error.to_string()));
+            }
+        };
         if let Some(damage) = &opened.report.damage {
             if node.rotten {
                 node.gone = true;
@@ -265,13 +276,19 @@ impl<S: StateMachine> Cluster<S> {
         if breaks::OLD_WRITE_LANDS.on() {
             for op in node.disk.abandon() {
                 let late = Micros(self.rng.below(2_000_000));
-                self.scheduled += 1;
-                self.queue
-                    .insert((self.now.after(late), self.scheduled), Event::Late { node: at, op });
+                self.queue.push(self.now.after(late), Event::Late { node: at, op });
             }
         }
         node.disk.power_cut(&mut self.rng);
         self.stop(at);
+    }
+
+    /// Crashes a node; it starts again within the time, in microseconds.
+    pub(super) fn crash_for(&mut self, at: usize, within: u64) {
+        self.crash(at);
+        let boot = self.nodes[at].boot;
+        let down = Micros(self.rng.below(within));
+        self.schedule(down, Event::Start { node: at, boot });
     }
 
     /// The process of a node is gone.
@@ -389,7 +406,6 @@ impl<S: StateMachine> Cluster<S> {
             return Ok(());
         }
         node.turning = false;
-        node.wake = None;
         let Some(replica) = &mut node.replica else { return Ok(()) };
         if let Err(fatal) = replica.flush(now, &mut node.out) {
             return self.fail(at, &fatal);
@@ -411,6 +427,13 @@ impl<S: StateMachine> Cluster<S> {
             let last = raft.last();
             let what = format_args!("{} is {role:?} in {term}, its log ends at {last}", node.id);
             self.trace.line(self.now, what);
+            let boot = node.boot;
+            if let Some(reign) = self.reign.filter(|_| role == RoleKind::Leader)
+                && self.rng.chance(1, 2)
+            {
+                let within = Micros(self.rng.below(reign.0));
+                self.schedule(within, Event::Crash { node: at, boot });
+            }
         }
     }
 
@@ -430,6 +453,16 @@ impl<S: StateMachine> Cluster<S> {
         }
     }
 
+    /// A deadline has come.
+    pub(super) fn on_wake(&mut self, at: usize, boot: u64, due: Micros) -> Result<(), Failure> {
+        let node = &mut self.nodes[at];
+        if node.boot != boot || node.wake != Some(due) {
+            return Ok(());
+        }
+        node.wake = None;
+        self.on_turn(at, boot)
+    }
+
     fn wake_at_deadline(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let Some(deadline) = node.replica.as_ref().and_then(Replica::deadline) else { return };
@@ -438,7 +471,7 @@ impl<S: StateMachine> Cluster<S> {
             node.wake = Some(deadline);
             let boot = node.boot;
             let in_a_while = Micros(deadline.since(self.now).0 + 1 + self.rng.below(50));
-            self.schedule(in_a_while, Event::Turn { node: at, boot });
+            self.schedule(in_a_while, Event::Wake { node: at, boot, due: deadline });
         }
     }
 
@@ -518,7 +551,7 @@ impl<S: StateMachine> Cluster<S> {
             return;
         }
         if !self.network.reaches(from, to) {
-            return self.stall(conn);
+            return self.stall(conn, to);
         }
         let delay = self.network.delay(&mut self.rng);
         let Some(link) = self.links.get_mut(&conn) else { return };
@@ -534,7 +567,7 @@ impl<S: StateMachine> Cluster<S> {
             return;
         }
         if !self.network.reaches(from, to) {
-            return self.stall(conn);
+            return self.stall(conn, to);
         }
         let delay = self.network.delay(&mut self.rng);
         let Some(link) = self.links.get_mut(&conn) else { return };
@@ -543,9 +576,14 @@ impl<S: StateMachine> Cluster<S> {
         self.schedule(after, Event::ToClient { conn, bytes });
     }
 
-    /// Bytes were lost on a cut link: sooner or later both ends give the connection up.
-    fn stall(&mut self, conn: ConnId) {
-        let Some(link) = self.links.get(&conn) else { return };
+    /// Bytes were lost on a cut link: what follows them on this connection does not arrive either,
+    /// and sooner or later both ends give it up.
+    fn stall(&mut self, conn: ConnId, to: End) {
+        let Some(link) = self.links.get_mut(&conn) else { return };
+        match to {
+            End::Node(_) => link.deaf_node = true,
+            End::Client(_) => link.deaf_client = true,
+        }
         let (client, node) = (End::Client(link.client), End::Node(link.node));
         for at in [client, node] {
             let patience = Micros::from_millis(100 + self.rng.below(2_000));

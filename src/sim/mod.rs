@@ -7,6 +7,7 @@
 //!
 //! What does not live here: sockets, files, and anything that a run could not repeat.
 
+mod check;
 mod checker;
 mod client;
 mod clock;
@@ -16,6 +17,7 @@ pub mod linearizable;
 mod nemesis;
 mod network;
 mod node;
+mod queue;
 mod run;
 mod trace;
 mod workload;
@@ -26,8 +28,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use margay_log::id::Micros;
 
-use self::run::Run;
+pub use self::check::{Request, Simulated, check, check_with};
+use self::run::{Run, Subject};
+use self::workload::Running;
+use crate::machine::StateMachine;
 use crate::resource::registry::Registry;
+pub use margay_log::rng::Rng;
 
 /// What to simulate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +94,21 @@ pub struct Summary {
     pub given_up: u64,
 }
 
+impl Summary {
+    /// Adds another run; the trace is that of the last one.
+    fn add(&mut self, other: Summary) {
+        self.trace = other.trace;
+        self.time = self.time.after(other.time);
+        self.events += other.events;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.given_up += other.given_up;
+        for (name, count) in other.faults {
+            *self.faults.entry(name).or_default() += count;
+        }
+    }
+}
+
 /// A property that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
@@ -123,12 +144,23 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// The first property that did not hold.
 pub fn run(options: Options) -> Result<Summary, Failure> {
-    #[cfg(feature = "breaks")]
-    let _switch = options.broken.map(margay_log::breaks::Break::switch_on);
+    run_seed(options, Registry::new, |_| Ok(()), workload::draw)
+}
+
+/// Runs one seed: for any machine, with an invariant of it and with what clients do.
+fn run_seed<S: StateMachine>(
+    options: Options,
+    state: fn() -> S,
+    invariant: fn(&S) -> Result<(), String>,
+    workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+) -> Result<Summary, Failure> {
+    let once = |full| {
+        let subject = Subject { state, invariant, workloads };
+        run_once(options, full, subject)
+    };
     // The first time without words: they cost more than the run.
-    let found = run_once(options, false);
-    match found {
-        Err(first) if !options.loud => match run_once(options, true) {
+    match once(false) {
+        Err(first) if !options.loud => match once(true) {
             Err(again) if again.property == first.property => Err(again),
             _ => Err(first),
         },
@@ -137,8 +169,14 @@ pub fn run(options: Options) -> Result<Summary, Failure> {
 }
 
 /// `full`: with every event written out.
-fn run_once(options: Options, full: bool) -> Result<Summary, Failure> {
-    let mut run = Run::new(options, full, Registry::new, workload::draw);
+fn run_once<S: StateMachine>(
+    options: Options,
+    full: bool,
+    subject: Subject<S>,
+) -> Result<Summary, Failure> {
+    #[cfg(feature = "breaks")]
+    let _switch = options.broken.map(margay_log::breaks::Break::switch_on);
+    let mut run = Run::new(options, full, subject);
     // An assertion of the code under test is a finding like any other.
     let result = catch_unwind(AssertUnwindSafe(|| run.drive())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

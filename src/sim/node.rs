@@ -72,6 +72,8 @@ pub(super) struct Node<S: StateMachine> {
     pub role: Option<(RoleKind, Term)>,
     /// A write was made to fail: the node stops when it learns of it.
     pub fails: bool,
+    /// Nothing can be added to its disk.
+    pub full: bool,
     /// Something that was durable on its disk was destroyed.
     pub rotten: bool,
     /// It never comes back: its disk is lost, or the log on it is damaged.
@@ -99,6 +101,7 @@ impl<S: StateMachine> Node<S> {
             slow: (1, Micros(0)),
             role: None,
             fails: false,
+            full: false,
             rotten: false,
             gone: false,
         }

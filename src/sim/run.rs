@@ -15,13 +15,23 @@ use crate::client::session::Output;
 use crate::machine::StateMachine;
 use crate::replica::ConnId;
 
+/// What is simulated.
+pub(super) struct Subject<S> {
+    /// The machine at the beginning.
+    pub state: fn() -> S,
+    /// What must hold for each of its states.
+    pub invariant: fn(&S) -> Result<(), String>,
+    /// Draws what the clients do.
+    pub workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+}
+
 /// See the module's text.
 pub(super) struct Run<S: StateMachine> {
     options: Options,
     pub(super) cluster: Cluster<S>,
     clients: Vec<Client>,
     workloads: Vec<Box<dyn Running>>,
-    checker: Checker,
+    checker: Checker<S>,
     nemesis: Nemesis<S>,
     events: u64,
     /// Clients that came so far.
@@ -35,20 +45,18 @@ fn new_client<S: StateMachine>(
     id: u64,
 ) -> Client {
     let (now, endpoints, mut rng) = (cluster.now, cluster.addresses(), cluster.rng.fork());
+    // Every third client only reads, where that makes sense: it has no session to wait for.
+    let readers = workloads.iter().any(|kind| kind.reads());
+    let only_reads = readers && id.is_multiple_of(3) && rng.chance(1, 2);
     Client::new(&mut cluster.rng, endpoints, now, |desk| {
-        let mut program = |kind: &dyn Running| kind.program(desk.clone(), rng.fork(), id);
-        workloads.iter().map(|kind| program(kind.as_ref())).collect()
+        let kinds = workloads.iter().filter(|kind| !only_reads || kind.reads());
+        kinds.map(|kind| kind.program(desk.clone(), rng.fork(), id, only_reads)).collect()
     })
 }
 
 impl<S: StateMachine> Run<S> {
-    /// `workloads` draws what the clients do.
-    pub(super) fn new(
-        options: Options,
-        full: bool,
-        state: fn() -> S,
-        workloads: impl FnOnce(&mut Rng) -> Vec<Box<dyn Running>>,
-    ) -> Run<S> {
+    pub(super) fn new(options: Options, full: bool, subject: Subject<S>) -> Run<S> {
+        let Subject { state, invariant, workloads } = subject;
         let trace = Trace::new(options.loud, full);
         let mut cluster = Cluster::new(options.seed, options.nodes, state, trace);
         let workloads = workloads(&mut cluster.rng);
@@ -61,7 +69,7 @@ impl<S: StateMachine> Run<S> {
             cluster,
             clients,
             workloads,
-            checker: Checker::default(),
+            checker: Checker::new(invariant),
             nemesis,
             events: 0,
             came,
@@ -134,6 +142,10 @@ impl<S: StateMachine> Run<S> {
                 self.cluster.on_turn(node, boot)?;
                 self.checker.look(&self.cluster.nodes, node)?;
             }
+            Event::Wake { node, boot, due } => {
+                self.cluster.on_wake(node, boot, due)?;
+                self.checker.look(&self.cluster.nodes, node)?;
+            }
             Event::Client { client } => {
                 let now = self.cluster.now;
                 if self.clients[client].wake.is_some_and(|wake| wake <= now) {
@@ -144,6 +156,11 @@ impl<S: StateMachine> Run<S> {
             }
             Event::Replace { client, farewell } if !self.peaceful => {
                 self.replace_client(client, farewell);
+            }
+            Event::Crash { node, boot } => {
+                if self.cluster.nodes[node].boot == boot && self.cluster.nodes[node].is_up() {
+                    self.cluster.crash_for(node, 600_000);
+                }
             }
             Event::Start { node, boot } => {
                 let down = &self.cluster.nodes[node];

@@ -11,6 +11,7 @@ use super::fields::{Block, Fields};
 use super::{Error, Frame, Kind, encode};
 use crate::machine::{ResourceId, Sequence, SessionId};
 
+pub use super::admin::Admin;
 pub use super::response::{NOTICES_MAX, RefusedOf, Response, TEXT_MAX};
 pub use crate::machine::Level;
 
@@ -108,6 +109,13 @@ pub enum Request<'a> {
         /// Comes back in the answer.
         id: u64,
     },
+    /// Change who is a member.
+    Admin {
+        /// Comes back in the answer.
+        id: u64,
+        /// What is to be done.
+        admin: Admin<'a>,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -150,6 +158,7 @@ impl<'a> Request<'a> {
             }
             Request::Unsubscribe { id } => encode(out, Kind::Unsubscribe, 0, id, 0, &[]),
             Request::Status { id } => encode(out, Kind::Status, 0, id, 0, &[]),
+            Request::Admin { id, admin } => admin.put(id, out),
         }
     }
 
@@ -160,6 +169,9 @@ impl<'a> Request<'a> {
     pub fn decode(frame: &Frame<'a>) -> Result<Request<'a>, Error> {
         let Frame { kind: frame_kind, flags, a, b, body } = *frame;
         let mut fields = Fields::new(frame_kind, body);
+        if frame_kind == Kind::Admin {
+            return Ok(Request::Admin { id: a, admin: Admin::take(flags, b, fields)? });
+        }
         if flags & !(if frame_kind == Kind::Subscribe { FLAG_AFTER } else { 0 }) != 0 {
             return Err(fields.error("unknown flags"));
         }

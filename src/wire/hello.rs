@@ -16,9 +16,9 @@ const MAGIC: [u8; 8] = *b"\x89MARGAY\n";
 /// Who connects to what; the answer says who answered. The side that connects speaks first.
 ///
 /// ```text
-///  0 magic 8         12 group u32     28 groups u32        42 zeros
+///  0 magic 8         12 group u32     28 groups u32        44 zeros
 ///  8 version u16     16 cluster u64   32 incarnation u64   60 crc u32 (bytes 0 .. 60)
-/// 10 kind u8 · 11 0  24 node u32      40 code u16
+/// 10 kind u8 · 11 0  24 node u32      40 code u16 · 42 port u16
 /// ```
 /// Magic and version stay where they are in all versions to come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,9 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// In answers: `Code::OK`, or why the connection is closed after this hello.
     pub code: Code,
+    /// Where the node listens, on the address that it comes from: who does not know it yet can
+    /// answer it. 0 from clients.
+    pub port: u16,
 }
 
 /// What a connection is for.
@@ -75,6 +78,7 @@ impl Hello {
             groups: 0,
             incarnation: Incarnation(0),
             code: Code(0),
+            port: 0,
         }
     }
 
@@ -91,6 +95,7 @@ impl Hello {
         bytes[28..32].copy_from_slice(&self.groups.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.incarnation.0.to_le_bytes());
         bytes[40..42].copy_from_slice(&self.code.0.to_le_bytes());
+        bytes[42..44].copy_from_slice(&self.port.to_le_bytes());
         let crc = crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -133,7 +138,7 @@ impl Hello {
         }
         // Undamaged, of our version, and yet not something this version can say: another version
         // after all.
-        let reserved = hello[11] != 0 || hello[42..60].iter().any(|byte| *byte != 0);
+        let reserved = hello[11] != 0 || hello[44..60].iter().any(|byte| *byte != 0);
         let kind = HelloKind::from_number(hello[10]).filter(|_| !reserved);
         let kind = kind.ok_or(Error::Kind(hello[10]))?;
         Ok(Hello {
@@ -144,6 +149,7 @@ impl Hello {
             groups: u32_at(hello, 28),
             incarnation: Incarnation(u64_at(hello, 32)),
             code: Code(u16::from_le_bytes([hello[40], hello[41]])),
+            port: u16::from_le_bytes([hello[42], hello[43]]),
         })
     }
 }

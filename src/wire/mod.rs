@@ -26,6 +26,7 @@
 
 use crc32c::crc32c;
 
+mod admin;
 pub mod client;
 mod error;
 mod fields;
@@ -101,6 +102,8 @@ kinds! {
     Unsubscribe = 8,
     /// Client: how is this node?
     Status = 9,
+    /// Client: change who is a member, or who leads.
+    Admin = 10,
     /// Node: the session is open.
     Registered = 33,
     /// Node: the session is known, and this is what it holds.
@@ -125,6 +128,8 @@ kinds! {
     Refused = 43,
     /// Node: how it is.
     StatusReply = 44,
+    /// Node: what was asked of it as an operator is done.
+    AdminReply = 45,
     /// Peer: would you vote for me?
     PreVote = 64,
     /// Peer: answer to a pre-vote.

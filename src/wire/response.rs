@@ -1,6 +1,6 @@
 //! What nodes answer to clients, and tell them without being asked.
 
-use margay_log::id::{Index, Micros};
+use margay_log::id::{Index, Micros, NodeId};
 
 use super::fields::{Block, Fields, cut};
 use super::status::GroupStatus;
@@ -126,6 +126,17 @@ pub enum Response<'a> {
         /// Its groups.
         groups: Vec<GroupStatus>,
     },
+    /// What was asked for as an operator is done, and committed.
+    Admin {
+        /// Of the request.
+        id: u64,
+        /// Whether it was not so before.
+        changed: bool,
+        /// Number of the node it is about; 0 where that is no member.
+        node: NodeId,
+        /// The commit index.
+        index: Index,
+    },
 }
 
 /// What a refusal refuses.
@@ -147,6 +158,8 @@ pub enum RefusedOf {
     Status(u64),
     /// One frame, of a kind that is not known here, by that kind; the connection goes on.
     Frame(u8),
+    /// An operator's request, by id.
+    Admin(u64),
 }
 
 impl RefusedOf {
@@ -160,6 +173,7 @@ impl RefusedOf {
             RefusedOf::Subscription(id) => (5, id),
             RefusedOf::Status(id) => (6, id),
             RefusedOf::Frame(kind) => (7, u64::from(kind)),
+            RefusedOf::Admin(id) => (8, id),
         }
     }
 
@@ -173,6 +187,7 @@ impl RefusedOf {
             5 => RefusedOf::Subscription(number),
             6 => RefusedOf::Status(number),
             7 => RefusedOf::Frame(u8::try_from(number).ok()?),
+            8 => RefusedOf::Admin(number),
             _ => return None,
         })
     }
@@ -233,6 +248,10 @@ impl<'a> Response<'a> {
                 groups.iter().for_each(|group| group.put(&mut body));
                 encode(out, Kind::StatusReply, 0, *id, groups.len() as u64, &[&body]);
             }
+            Response::Admin { id, changed, node, index } => {
+                let block = Block::<16>::new().u32(node.0).done();
+                encode(out, Kind::AdminReply, u8::from(*changed), *id, index.0, &[&block]);
+            }
         }
     }
 
@@ -243,7 +262,8 @@ impl<'a> Response<'a> {
     pub fn decode(frame: &Frame<'a>) -> Result<Response<'a>, Error> {
         let Frame { kind: frame_kind, flags, a, b, body } = *frame;
         let mut fields = Fields::new(frame_kind, body);
-        if flags != 0 && frame_kind != Kind::Refused {
+        let flagged = matches!(frame_kind, Kind::Refused | Kind::AdminReply);
+        if flags != 0 && !flagged {
             return Err(fields.error("unknown flags"));
         }
         let response = match frame_kind {
@@ -279,6 +299,11 @@ impl<'a> Response<'a> {
             Kind::StatusReply => {
                 let groups = GroupStatus::take_all(b, &mut fields)?;
                 Response::Status { id: a, groups }
+            }
+            Kind::AdminReply if flags <= 1 => {
+                let node = NodeId(fields.u32()?);
+                fields.zeros::<12>()?;
+                Response::Admin { id: a, changed: flags == 1, node, index: Index(b) }
             }
             Kind::Notice if a == 0 && b == 0 => Response::Notice(decode_notice(&mut fields)?),
             Kind::Registered => {

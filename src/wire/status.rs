@@ -32,37 +32,47 @@ pub struct GroupStatus {
     pub applied: Index,
     /// Open sessions.
     pub sessions: u32,
-    /// Names of the voters.
+    /// Names of the voters; during a change of voters, of the new ones.
     pub voters: Vec<String>,
+    /// Names of the voters before the change under way; empty without one.
+    pub outgoing: Vec<String>,
+    /// Names of the learners.
+    pub learners: Vec<String>,
 }
 
 /// Bytes before the texts of one group.
-const FIXED_BYTES: usize = 72;
+const FIXED_BYTES: usize = 80;
 
 /// Flags.
 const HAS_LEADER: u16 = 1;
 const HALTED: u16 = 2;
 
-/// Voters of one group, at most.
-const VOTERS_MAX: u16 = 255;
+/// Names in one list, at most.
+const NAMES_MAX: u16 = 255;
 
 impl GroupStatus {
     /// Appends this description.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        let voters = self.voters.len().min(usize::from(VOTERS_MAX));
+        let lists = [&self.voters, &self.outgoing, &self.learners];
+        let [voters, outgoing, learners] =
+            lists.map(|list| list.len().min(usize::from(NAMES_MAX)) as u16);
         let block = Block::<FIXED_BYTES>::new().u32(self.group.0).u32(self.sessions);
         let block = block.u64(self.term.0).u64(self.first.0);
         let block = block.u64(self.last.term.0).u64(self.last.index.0).u64(self.durable.0);
         let block = block.u64(self.commit.0).u64(self.applied.0).u32(self.chain.0);
         let block = block
-            .u16(voters as u16)
+            .u16(voters)
             .u16(u16::from(self.leader.is_some()) * HAS_LEADER + u16::from(self.halted) * HALTED);
+        let block = block.u16(outgoing).u16(learners).u32(0);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
             put_short_text(out, leader);
         }
-        self.voters.iter().take(voters).for_each(|voter| put_short_text(out, voter));
+        for list in lists {
+            let names = list.iter().take(usize::from(NAMES_MAX));
+            names.for_each(|name| put_short_text(out, name));
+        }
     }
 
     /// Reads one description.
@@ -74,14 +84,19 @@ impl GroupStatus {
         let (applied, chain) = (Index(fields.u64()?), Chain(fields.u32()?));
         let voters = fields.u16()?;
         let flags = fields.u16()?;
-        if voters > VOTERS_MAX || flags > HAS_LEADER + HALTED {
+        let (outgoing, learners) = (fields.u16()?, fields.u16()?);
+        fields.zeros::<4>()?;
+        let most = voters.max(outgoing).max(learners);
+        if most > NAMES_MAX || flags > HAS_LEADER + HALTED {
             return Err(fields.error("impossible counts"));
         }
         let node = fields.short_text()?.to_owned();
         let has_leader = flags & HAS_LEADER != 0;
         let leader = if has_leader { Some(fields.short_text()?.to_owned()) } else { None };
-        let voters = (0..voters).map(|_| fields.short_text().map(str::to_owned));
-        let voters = voters.collect::<Result<Vec<String>, Error>>()?;
+        let mut names = |count: u16| -> Result<Vec<String>, Error> {
+            (0..count).map(|_| fields.short_text().map(str::to_owned)).collect()
+        };
+        let (voters, outgoing, learners) = (names(voters)?, names(outgoing)?, names(learners)?);
         Ok(GroupStatus {
             group,
             node,
@@ -96,6 +111,8 @@ impl GroupStatus {
             applied,
             sessions,
             voters,
+            outgoing,
+            learners,
         })
     }
 

@@ -183,7 +183,7 @@ impl Node {
                 let index = Index(5_000);
                 Response::Event { subscription, index, ordinal, kind, payload }.encode(out);
             }
-            Request::Unsubscribe { .. } => {}
+            Request::Unsubscribe { .. } | Request::Admin { .. } => {}
             Request::Status { id } => {
                 let status = GroupStatus { group, node: "n1".to_owned(), ..Default::default() };
                 Response::Status { id, groups: vec![status] }.encode(out);

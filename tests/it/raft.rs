@@ -3,7 +3,8 @@
 //! Commands of a story (`N` names a node):
 //!
 //! ```text
-//! cluster nodes=3 [leader=1] [window=BYTES]    a new group; with a leader, once all is quiet
+//! cluster nodes=3 [spare=1] [leader=1] [window=BYTES]  a new group, and nodes that are none of it
+//!                    yet; with a leader, once all is quiet
 //! timeout N          the clock moves to N's deadline, and only N is told
 //! clock +MS          the clock moves, nobody is told
 //! time +MS           time passes: deadlines are kept, messages delivered        (prints news only)
@@ -11,6 +12,7 @@
 //! deliver [N..] [reversed|twice] [only=WORD]   what is on its way now (to N..), not the answers
 //! drop [N..] [only=WORD]                       loses it
 //! propose N [ENTRIES]        N seals a batch
+//! change N voters=1,2,4 [learners=5]           N begins a change of the membership
 //! read N ID                  N is asked to confirm that it leads
 //! slow N.. / flush N [WRITES] / fast N..       writes wait / the first become durable / go through
 //! cold N.. / warm N [for=M]  batches to send are not in memory / are again, for M
@@ -27,6 +29,7 @@ mod cluster;
 mod draw;
 mod fuzz;
 
+use margay::raft::Configuration;
 use margay::raft::message::{Body, Input, Message, RoleKind, Round};
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term};
 
@@ -71,7 +74,9 @@ impl Play {
             None => Ok(default),
         };
         let nodes = u32::try_from(number("nodes", 3)?).map_err(|error| error.to_string())?;
-        self.cluster = Cluster::new(nodes, number("seed", 1)?, number("window", 8 << 20)?);
+        let spare = u32::try_from(number("spare", 0)?).map_err(|error| error.to_string())?;
+        self.cluster =
+            Cluster::new(nodes, nodes + spare, number("seed", 1)?, number("window", 8 << 20)?);
         if let Some(leader) = command.value("leader") {
             let leader = leader.parse().map_err(|_| "who leads?")?;
             self.time_out(leader)?;
@@ -154,6 +159,15 @@ impl Play {
                 let id = first?;
                 let count = command.at(1).unwrap_or(usize::MAX);
                 (0..count).take_while(|_| cluster.flush_one(id)).count();
+            }
+            "change" => {
+                let list = |key| -> Result<Vec<NodeId>, String> {
+                    let words = command.value(key).unwrap_or_default().split(',');
+                    let ids = words.filter(|word| !word.is_empty()).map(str::parse);
+                    ids.map(|id| id.map(NodeId).map_err(|_| format!("{key}?"))).collect()
+                };
+                let (voters, learners) = (list("voters")?, list("learners")?);
+                cluster.change(first?, voters, learners).map_err(|why| format!("{why:?}"))?;
             }
             "warm" => {
                 cluster.node(first.clone()?).cold = false;
@@ -248,7 +262,8 @@ impl Play {
         };
         let message = Message { term: Term(command.at(2)?), body };
         let from = NodeId(command.at(0)?);
-        self.cluster.step(command.at(1)?, Input::Message { from, message }, None);
+        let input = Input::Message { from, message, configuration: None };
+        self.cluster.step(command.at(1)?, input, None);
         Ok(())
     }
 
@@ -256,11 +271,12 @@ impl Play {
         let chosen: Vec<u32> = command.plain().filter_map(|word| word.parse().ok()).collect();
         let nodes = self.cluster.nodes.iter();
         let nodes = nodes.filter(|(id, _)| chosen.is_empty() || chosen.contains(id));
-        nodes.map(|(id, node)| describe(*id, node)).collect()
+        let founding = self.cluster.founding();
+        nodes.map(|(id, node)| describe(*id, node, founding)).collect()
     }
 }
 
-fn describe(id: u32, node: &cluster::Node) -> String {
+fn describe(id: u32, node: &cluster::Node, founding: &Configuration) -> String {
     let Some(raft) = &node.raft else { return format!("n{id} down, log {}", node.last()) };
     let role = match (raft.role(), raft.leader()) {
         (RoleKind::Follower, Some(leader)) => format!("follower of n{}", leader.0),
@@ -268,5 +284,9 @@ fn describe(id: u32, node: &cluster::Node) -> String {
     };
     let (term, last, durable, commit) = (raft.term(), raft.last(), raft.durable(), raft.commit());
     let serves = if raft.may_serve() { " serves" } else { "" };
-    format!("n{id} {role} {term} log {last} durable {durable} commit {commit}{serves}")
+    let members = match raft.configuration() {
+        same if same == founding => String::new(),
+        other => format!(" {}", draw::configuration(other)),
+    };
+    format!("n{id} {role} {term} log {last} durable {durable} commit {commit}{serves}{members}")
 }

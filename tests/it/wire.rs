@@ -7,7 +7,7 @@ use std::path::Path;
 
 use margay::machine::{Code, Notice, NoticeState, ResourceId, Sequence, SessionId};
 use margay::raft::message::{Body, Message, Round};
-use margay::wire::client::{Level, RefusedOf, Request, Response};
+use margay::wire::client::{Admin, Level, RefusedOf, Request, Response};
 use margay::wire::forming::Forming;
 use margay::wire::peer::PeerMessage;
 use margay::wire::{self, Error, Foreign, Frame, GroupStatus, Hello, HelloKind, Kind};
@@ -65,7 +65,16 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("subscribe_from_now", Request::Subscribe { id: 6, resource, after: None, filter: b"" }),
         ("unsubscribe", Request::Unsubscribe { id: 6 }),
         ("status", Request::Status { id: 8 }),
+        ("admin_add", Request::Admin { id: 9, admin: added() }),
+        ("admin_promote", Request::Admin { id: 9, admin: Admin::Promote { name: "n4" } }),
+        ("admin_demote", Request::Admin { id: 9, admin: Admin::Demote { name: "n4" } }),
+        ("admin_remove", Request::Admin { id: 9, admin: Admin::Remove { name: "n4" } }),
     ]
+}
+
+fn added() -> Admin<'static> {
+    let incarnation = Incarnation(0x1122_3344_5566_7788);
+    Admin::Add { name: "n4", address: "10.0.0.4:5150", incarnation, node: NodeId(4) }
 }
 
 fn notice(waiter: u64, state: NoticeState) -> Notice {
@@ -86,7 +95,9 @@ fn group_status() -> GroupStatus {
         commit: Index(98),
         applied: Index(97),
         sessions: 12,
-        voters: vec!["n1".to_owned(), "n2".to_owned(), "n3".to_owned()],
+        voters: vec!["n2".to_owned(), "n3".to_owned(), "n4".to_owned()],
+        outgoing: vec!["n1".to_owned(), "n2".to_owned(), "n3".to_owned()],
+        learners: vec!["n5".to_owned()],
     }
 }
 
@@ -141,6 +152,11 @@ fn responses() -> Vec<(&'static str, Response<'static>)> {
         ("refused_query", refused(RefusedOf::Query(5), Code::OVERLOADED, "", "8,192 in flight")),
         ("refused_connection", refused(RefusedOf::Connection, Code::SESSION_MOVED, "", "")),
         ("refused_frame", refused(RefusedOf::Frame(200), Code::BAD_KIND, "", "")),
+        (
+            "refused_admin",
+            refused(RefusedOf::Admin(9), Code::NOT_CAUGHT_UP, "", "it lacks 4,711 entries"),
+        ),
+        ("admin_reply", Response::Admin { id: 9, changed: true, node: NodeId(4), index }),
         ("status_reply", Response::Status { id: 8, groups: vec![group_status()] }),
     ]
 }
@@ -220,6 +236,7 @@ fn hello() -> Hello {
         groups: 6,
         incarnation: Incarnation(0x1122_3344_5566_7788),
         code: Code::CLUSTER_MISMATCH,
+        port: 5150,
     }
 }
 

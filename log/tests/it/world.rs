@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use margay_log::disk::sim::{ENOSPC, SimDisk};
 use margay_log::disk::{Disk, Done, Op};
-use margay_log::format::{BATCH_HEADER, BatchHeader, EntryHeader};
+use margay_log::format::{BATCH_HEADER, BatchHeader, ENTRY_HEADER, EntryHeader};
 use margay_log::id::{BatchEnd, Chain, ClusterId, EntryId, GroupId, Index, Micros, Term, Ticket};
 use margay_log::rng::Rng;
 use margay_log::{Batch, Buffer, Error, Log, Opened, Options, Read, Received, Report, open};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 pub(crate) const GROUP: GroupId = GroupId(3);
+/// The kind of entries that other leaders make.
+const OTHERS: u8 = 17;
 
 /// A batch that was made once: by this log as a leader, or by another.
 #[derive(Clone, Debug)]
@@ -55,6 +57,7 @@ pub(crate) fn options() -> Options {
         tail_bytes: 128 << 10,
         writes_in_flight: 4,
         queue_bytes: 64 << 10,
+        mark: Some(OTHERS),
         ..Options::default()
     }
 }
@@ -300,7 +303,8 @@ impl World {
 
     /// Opens what is on `disk` and holds it against what was promised.
     pub(crate) fn check_after_crash(&self, disk: &mut SimDisk) -> (Log, Report, u64) {
-        let Opened { log, meta, report } = open(disk, options()).expect("opens after a crash");
+        let Opened { log, meta, marked, report } =
+            open(disk, options()).expect("opens after a crash");
         assert_eq!(report.damage, None, "no false damage: {report:?}");
         assert!(report.headers.is_empty());
         assert_eq!((report.last, report.durable), (log.last(), log.last().index));
@@ -319,6 +323,7 @@ impl World {
             assert_eq!(found, Some(promised.chain), "durable {promised:?}, found {report:?}");
         }
         let mut end = log.start();
+        let mut of_others = Vec::new();
         while end.id.index < log.last().index {
             let first = end.id.index.next();
             let fits = |made: &&Made| {
@@ -328,7 +333,13 @@ impl World {
             let made = made.clone().find(fits);
             let made = made.unwrap_or_else(|| panic!("nobody made the batch at {first}"));
             end = made.end;
+            let (header, body) = made.bytes[BATCH_HEADER..].split_at(ENTRY_HEADER);
+            let header = EntryHeader::decode(header).expect("an entry");
+            if header.kind == OTHERS {
+                of_others.push((first, body[..header.length as usize].to_vec()));
+            }
         }
+        assert!(marked == of_others, "the marked entries are those of the log, no more, no less");
         let meta = meta.try_into().map_or(0, u64::from_le_bytes);
         assert!(self.promise.meta <= meta && meta <= self.metas_set, "meta {meta}");
         (log, report, meta)
@@ -382,7 +393,7 @@ pub(crate) fn make(previous: BatchEnd, term: Term, payloads: &[Vec<u8>]) -> Vec<
     let mut bytes = vec![0; BATCH_HEADER];
     for payload in payloads {
         let length = payload.len() as u32;
-        bytes.extend(EntryHeader { length, kind: 17, ..EntryHeader::default() }.encode());
+        bytes.extend(EntryHeader { length, kind: OTHERS, ..EntryHeader::default() }.encode());
         bytes.extend(payload);
         bytes.resize(bytes.len().next_multiple_of(16), 0);
     }

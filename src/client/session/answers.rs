@@ -116,7 +116,7 @@ impl Session {
                 self.on_refused(of, &Refusal { code, retry, leader, text });
             }
             Response::Status { id, groups } => self.on_status(CallId(id), groups),
-            Response::KeptAlive { .. } | Response::Closed { .. } => {}
+            Response::KeptAlive { .. } | Response::Closed { .. } | Response::Admin { .. } => {}
         }
         Ok(())
     }
@@ -251,7 +251,10 @@ impl Session {
             }
             RefusedOf::Subscription(id) => self.on_subscription_refused(id, refusal),
             // Frames of an unknown kind are only sent by a later version, which knows what to do.
-            RefusedOf::Register(_) | RefusedOf::Session(_) | RefusedOf::Frame(_) => {}
+            RefusedOf::Register(_)
+            | RefusedOf::Session(_)
+            | RefusedOf::Frame(_)
+            | RefusedOf::Admin(_) => {}
         }
     }
 

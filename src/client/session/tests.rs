@@ -181,6 +181,7 @@ fn short(request: &Request<'_>) -> String {
         },
         Request::Unsubscribe { .. } => "unsubscribe".to_owned(),
         Request::Status { .. } => "status".to_owned(),
+        Request::Admin { .. } => "admin".to_owned(),
     }
 }
 

@@ -23,6 +23,7 @@ impl<S: StateMachine> Fault<S> for Suspend {
         cluster.trace.line(cluster.now, format_args!("node {at} is suspended for {jump}"));
         cluster.nodes[at].paused_until = cluster.now.after(pause);
         cluster.nodes[at].clock.jump(cluster.now, jump);
+        cluster.turn_soon(at);
         Ok(true)
     }
 

@@ -40,12 +40,16 @@ impl<S: StateMachine> Fault<S> for Full {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let (at, full) = (draw(cluster), cluster.rng.chance(1, 2));
         cluster.trace.line(cluster.now, format_args!("disk {at} is full: {full}"));
+        cluster.nodes[at].full = full;
         cluster.nodes[at].disk.fail_prepares(full.then_some(ENOSPC));
         Ok(full)
     }
 
     fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
-        cluster.nodes.iter_mut().for_each(|node| node.disk.fail_prepares(None));
+        for node in &mut cluster.nodes {
+            node.full = false;
+            node.disk.fail_prepares(None);
+        }
         Ok(())
     }
 }

@@ -7,14 +7,13 @@
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::BLOCK;
 use margay_log::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
-use margay_log::id::Micros;
 use margay_log::rng::Rng;
 use margay_log::{breaks, recover::Storage};
 
 use super::Fault;
 use crate::machine::StateMachine;
 use crate::sim::Failure;
-use crate::sim::cluster::{Cluster, Event};
+use crate::sim::cluster::Cluster;
 
 /// Blocks at the end of the log that are left alone: nothing behind them says that they were there.
 const SPARED: usize = 24;
@@ -40,11 +39,8 @@ pub(super) struct Wipe {
 /// Crashes a node, to find its disk changed when it starts.
 fn crash<S: StateMachine>(cluster: &mut Cluster<S>, at: usize) {
     if cluster.nodes[at].is_up() {
-        cluster.crash(at);
+        cluster.crash_for(at, 1_000_000);
     }
-    let down = Micros(cluster.rng.below(1_000_000));
-    let boot = cluster.nodes[at].boot;
-    cluster.schedule(down, Event::Start { node: at, boot });
 }
 
 fn draw<S: StateMachine>(cluster: &mut Cluster<S>) -> usize {

@@ -3,7 +3,7 @@
 use margay_log::id::Index;
 
 use super::{Actor, Journal, Workload};
-use crate::machine::Level;
+use crate::machine::{Level, ResourceId};
 use crate::resource::handle::{Swap, Versioned};
 use crate::resource::map::Map;
 use crate::sim::Failure;
@@ -28,6 +28,8 @@ pub(in crate::sim) struct Keys {
 pub(in crate::sim) struct Histories {
     keys: [History<Register>; KEYS as usize],
     backwards: Vec<String>,
+    /// The map, once somebody has opened it.
+    id: Option<ResourceId>,
 }
 
 impl Journal for Histories {
@@ -76,9 +78,19 @@ impl Model for Register {
 
 impl Workload for Keys {
     type Journal = Histories;
+    const READS: bool = true;
 
     async fn open(actor: &mut Actor<Histories>) -> Keys {
-        let map = actor.open(|desk| Map::open(desk, "map")).await;
+        let mut known = None;
+        while actor.only_reads && known.is_none() {
+            actor.pause(10_000).await;
+            actor.note(|journal| known = journal.id);
+        }
+        let map = match known {
+            Some(id) => Map::new(actor.desk.clone(), id),
+            None => actor.open(|desk| Map::open(desk, "map")).await,
+        };
+        actor.note(|journal| journal.id = Some(map.id()));
         Keys { any: map.clone().with_level(Level::Sequential), map, seen: Default::default() }
     }
 
@@ -90,7 +102,8 @@ impl Workload for Keys {
         let (name, value) = (key.to_le_bytes(), actor.fresh());
         let written = value.to_le_bytes();
         let invoked = actor.now();
-        let (op, result) = match actor.rng.below(4) {
+        let what = if actor.only_reads { 0 } else { actor.rng.below(4) };
+        let (op, result) = match what {
             0 => {
                 let got = self.map.get(&name).await;
                 if let Ok(Some(found)) = &got {

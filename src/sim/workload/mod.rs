@@ -42,6 +42,10 @@ pub(super) trait Workload: Sized + 'static {
     /// What all clients of a run remember together.
     type Journal: Journal;
 
+    /// Whether it also makes sense for a client that only reads: one without a session, which any
+    /// leader answers as soon as it may.
+    const READS: bool = false;
+
     /// Opens what it needs; see [`Actor::open`].
     async fn open(actor: &mut Actor<Self::Journal>) -> Self;
 
@@ -79,6 +83,8 @@ pub(super) struct Actor<J> {
     pub rng: Rng,
     /// The client, from 1.
     pub id: u64,
+    /// It sends no commands.
+    pub only_reads: bool,
     journal: Rc<RefCell<J>>,
     tally: Rc<Cell<Tally>>,
     fresh: u64,
@@ -165,8 +171,10 @@ impl Kind {
 pub(super) trait Running {
     /// What it is called.
     fn name(&self) -> &'static str;
+    /// See [`Workload::READS`].
+    fn reads(&self) -> bool;
     /// What one client does.
-    fn program(&self, desk: Desk, rng: Rng, id: u64) -> Program;
+    fn program(&self, desk: Desk, rng: Rng, id: u64, only_reads: bool) -> Program;
     /// What was done so far.
     fn tally(&self) -> Tally;
     /// See [`Journal::judge`].
@@ -191,9 +199,13 @@ impl<W: Workload> Running for Shared<W> {
         self.name
     }
 
-    fn program(&self, desk: Desk, rng: Rng, id: u64) -> Program {
+    fn reads(&self) -> bool {
+        W::READS
+    }
+
+    fn program(&self, desk: Desk, rng: Rng, id: u64, only_reads: bool) -> Program {
         let (journal, tally) = (Rc::clone(&self.journal), Rc::clone(&self.tally));
-        let mut actor = Actor { desk, rng, id, journal, tally, fresh: 0 };
+        let mut actor = Actor { desk, rng, id, only_reads, journal, tally, fresh: 0 };
         Box::pin(async move {
             let mut workload = W::open(&mut actor).await;
             while !actor.desk.closing() {

@@ -26,7 +26,7 @@ struct Babble {
 impl Babble {
     fn new(seed: u64) -> Babble {
         let voters = (1..=3).map(NodeId).collect();
-        let mut restored = Restored { voters, ..Restored::default() };
+        let mut restored = Restored::founding(voters);
         if seed % 4 == 1 {
             // Few terms are left.
             restored.term = Term(u64::MAX - 3);
@@ -61,11 +61,17 @@ impl Babble {
                     self.now = self.raft.deadline().map_or(self.now, |due| due.max(self.now));
                     Input::Tick
                 }
-                1 if self.raft.role() == RoleKind::Leader => Input::Appended { entries: 2 },
+                1 if self.raft.role() == RoleKind::Leader => {
+                    Input::Appended { entries: 2, configuration: None }
+                }
                 2 => Input::Durable { index: self.raft.last().index },
                 3 => Input::Read { id: ReadId(self.below(100)) },
                 4 => Input::Unreachable { peer: NodeId(2) },
-                _ => Input::Message { from: NodeId(self.below(5) as u32), message: self.message() },
+                _ => Input::Message {
+                    from: NodeId(self.below(5) as u32),
+                    message: self.message(),
+                    configuration: None,
+                },
             };
             self.step(input);
         }
@@ -87,7 +93,7 @@ impl Babble {
                 Some(Input::Sent { to, last: self.raft.last().index, bytes: 100 })
             }
             Output::RoleChanged { role: RoleKind::Leader, .. } => {
-                Some(Input::Appended { entries: 1 })
+                Some(Input::Appended { entries: 1, configuration: None })
             }
             _ => None,
         }

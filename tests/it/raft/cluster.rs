@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use margay::raft::Raft;
-use margay::raft::message::{Body, Config, Input, Message, Output, ReadId, Restored, RoleKind};
+use margay::raft::message::{
+    Body, ChangeRefused, Config, Input, Message, Output, ReadId, Restored, RoleKind,
+};
+use margay::raft::{Configuration, Raft};
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 use super::draw;
@@ -19,6 +21,8 @@ pub(crate) struct Batch {
     pub(crate) last: EntryId,
     /// Of its content and all before it. No two batches have the same content.
     digest: u64,
+    /// The first entry is this one of the cluster's configurations.
+    configuration: Option<usize>,
 }
 
 /// A message on its way, with the batch that travels behind it.
@@ -63,17 +67,24 @@ pub(crate) struct Cluster {
     window_bytes: u64,
     seed: u64,
     contents: u64,
+    /// Every configuration that was ever appended; the first is the founders'.
+    configurations: Vec<Configuration>,
     /// Open reads: who was asked, and what it must see.
     reads: BTreeMap<u64, (u32, Index)>,
+    /// (what begins a change, what ends it).
+    ends: Vec<(Configuration, Configuration)>,
     leaders: BTreeMap<Term, u32>,
     entries: BTreeMap<EntryId, u64>,
     committed: BTreeMap<Index, Batch>,
 }
 
 impl Cluster {
-    pub(crate) fn new(nodes: u32, seed: u64, window_bytes: u64) -> Cluster {
+    /// A group that the first `founders` of `nodes` found; the others know of it, and have nothing.
+    pub(crate) fn new(founders: u32, nodes: u32, seed: u64, window_bytes: u64) -> Cluster {
         let mut cluster =
             Cluster { now: Micros(1_000_000), seed, window_bytes, ..Cluster::default() };
+        let voters = (1..=founders).map(NodeId).collect();
+        cluster.configurations = vec![Configuration::new(voters, Vec::new(), Vec::new())];
         for id in 1..=nodes {
             let node = Node {
                 raft: None,
@@ -132,8 +143,8 @@ impl Cluster {
     }
 
     pub(crate) fn restart(&mut self, id: u32) {
-        let voters = self.nodes.keys().map(|id| NodeId(*id)).collect();
         let (now, seed, window_bytes) = (self.now, self.seed, self.window_bytes);
+        let configurations = self.configurations_of(id);
         let node = self.node(id);
         node.restarts += 1;
         let mut terms: Vec<(Term, Index)> = Vec::new();
@@ -148,15 +159,67 @@ impl Cluster {
             terms,
             last: node.last(),
             snapshot: node.snapshot,
-            voters,
+            configurations,
         };
         let seed = seed.wrapping_add(node.restarts << 32);
         let config = Config { window_bytes, ..Config::new(NodeId(id), seed) };
         node.raft = Some(Raft::new(config, restored, now));
     }
 
+    /// What the group was founded with.
+    pub(crate) fn founding(&self) -> &Configuration {
+        &self.configurations[0]
+    }
+
+    /// The configurations of a node's log: that as of its snapshot, and those behind it.
+    fn configurations_of(&self, id: u32) -> Vec<(Index, Configuration)> {
+        let node = &self.nodes[&id];
+        let mut found = vec![(Index(0), self.configurations[0].clone())];
+        for batch in &node.log {
+            if let Some(at) = batch.configuration {
+                if batch.last.index <= node.snapshot.index {
+                    found.clear();
+                }
+                found.push((batch.prev.index.next(), self.configurations[at].clone()));
+            }
+        }
+        found
+    }
+
     /// The leader seals a batch.
     pub(crate) fn propose(&mut self, id: u32, entries: u32) {
+        self.seal(id, entries, None);
+    }
+
+    /// The leader appends a configuration: a joint one, if voters change.
+    pub(crate) fn change(
+        &mut self,
+        id: u32,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<(), ChangeRefused> {
+        let raft = self.raft(id).ok_or(ChangeRefused::NotLeader)?;
+        raft.may_change()?;
+        let current = raft.configuration();
+        let settled = Configuration::new(voters.clone(), Vec::new(), learners.clone());
+        let outgoing = match settled.voters() == current.voters() {
+            true => Vec::new(),
+            false => current.voters().to_vec(),
+        };
+        let next = Configuration::new(voters, outgoing, learners.clone());
+        raft.check_change(&next)?;
+        self.ends.push((next.clone(), settled));
+        self.seal(id, 1, Some(next));
+        Ok(())
+    }
+
+    /// The end of the change that begins so: learners that voted are named here alone.
+    fn end_of(&self, joint: &Configuration) -> Configuration {
+        let (_, end) = self.ends.iter().rfind(|(begin, _)| begin == joint).expect("it was begun");
+        end.clone()
+    }
+
+    fn seal(&mut self, id: u32, entries: u32, configuration: Option<Configuration>) {
         self.contents += 1;
         let content = self.contents;
         let node = self.node(id);
@@ -165,9 +228,11 @@ impl Cluster {
         let prev = node.last();
         let last = EntryId::new(raft.term(), Index(prev.index.0 + u64::from(entries)));
         let digest = mix(node.log.last().map_or(0, |batch| batch.digest) ^ content);
-        node.append(Batch { prev, last, digest });
+        let at = configuration.as_ref().map(|_| self.configurations.len());
+        self.configurations.extend(configuration.clone());
+        self.node(id).append(Batch { prev, last, digest, configuration: at });
         self.check_log(id);
-        self.step(id, Input::Appended { entries }, None);
+        self.step(id, Input::Appended { entries, configuration }, None);
     }
 
     pub(crate) fn read(&mut self, id: u32, read: u64) {
@@ -187,7 +252,9 @@ impl Cluster {
             self.note(false, format_args!("n{from} ⇥ n{to} {} lost", draw::message(&message)));
             return;
         }
-        self.step(to, Input::Message { from: NodeId(from), message }, batch);
+        let configuration = batch.and_then(|batch| batch.configuration);
+        let configuration = configuration.map(|at| self.configurations[at].clone());
+        self.step(to, Input::Message { from: NodeId(from), message, configuration }, batch);
     }
 
     /// Lets the first write under way become durable: hard state before log. Whether there was one.
@@ -219,10 +286,14 @@ impl Cluster {
             while let Some(output) = work.pop_front() {
                 work.extend(self.carry_out(id, output, batch));
             }
-            if !std::mem::take(&mut self.node(id).no_op_due) {
+            if std::mem::take(&mut self.node(id).no_op_due) {
+                self.propose(id, 1);
+            } else if self.raft(id).is_some_and(Raft::change_ends) {
+                let end = self.end_of(self.raft(id).expect("it runs").configuration());
+                self.seal(id, 1, Some(end));
+            } else {
                 break;
             }
-            self.propose(id, 1);
         }
         let node = &self.nodes[&id];
         let raft = node.raft.as_ref().expect("it runs");
@@ -361,13 +432,17 @@ impl Cluster {
         let node = &self.nodes[&id];
         let end = node.log.iter().any(|batch| batch.last.index == index);
         assert!(end, "n{id} commits {index}, which is not the end of a batch");
+        let is_new = self.committed.keys().next_back().is_none_or(|last| *last < index);
+        let quorum_of = node.raft.as_ref().expect("it runs").configuration().clone();
         for batch in node.log.iter().filter(|batch| batch.last.index <= index) {
             let known = *self.committed.entry(batch.last.index).or_insert(*batch);
             assert_eq!(known, *batch, "n{id} commits another {}", batch.last.index);
         }
         let batch = self.committed[&index];
-        let held = self.nodes.values().filter(|node| node.disk.contains(&batch)).count();
-        assert!(held > self.nodes.len() / 2, "{index} is committed and on {held} disks");
+        let held = |voter: NodeId| self.nodes[&voter.0].disk.contains(&batch);
+        // By the leader, that is, and under the configuration in force there.
+        let durable = !is_new || quorum_of.agreed(held) == Some(true);
+        assert!(durable, "{index} is committed without a quorum of {quorum_of:?} on disk");
     }
 }
 

@@ -1,6 +1,8 @@
 //! How messages and outputs look in a story.
 
+use margay::raft::Configuration;
 use margay::raft::message::{Body, Message, Output, RoleKind, Round};
+use margay_log::id::NodeId;
 
 pub(crate) fn message(message: &Message) -> String {
     let Message { term, body } = message;
@@ -43,6 +45,23 @@ pub(crate) fn output(output: &Output) -> Option<String> {
         },
     };
     Some(text)
+}
+
+/// `voters 1 2 3`, in a joint configuration `voters 1 2 3 → 2 3 4`, then the learners.
+pub(crate) fn configuration(configuration: &Configuration) -> String {
+    let list = |ids: &[NodeId]| {
+        let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+        ids.join(" ")
+    };
+    let mut text = "voters ".to_string();
+    if configuration.is_joint() {
+        text += &format!("{} → ", list(configuration.outgoing()));
+    }
+    text += &list(configuration.voters());
+    if !configuration.learners().is_empty() {
+        text += &format!(" learners {}", list(configuration.learners()));
+    }
+    text
 }
 
 pub(crate) fn role(role: RoleKind) -> &'static str {

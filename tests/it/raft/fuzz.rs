@@ -84,7 +84,7 @@ impl Fuzz {
         };
         fuzz.nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5][fuzz.below(9) as usize];
         let window = [150, 1_000, 8 << 20][fuzz.below(3) as usize];
-        fuzz.cluster = Cluster::new(fuzz.nodes, seed, window);
+        fuzz.cluster = Cluster::new(fuzz.nodes, fuzz.nodes, seed, window);
         fuzz.cluster.untold = untold;
         fuzz
     }

@@ -1,0 +1,256 @@
+//! Changing who belongs to the group: what an operator asks for, until it is done or refused.
+//!
+//! A configuration is the first entry of its batch: so a follower sees it without reading the
+//! others, and a leader appends it when its open batch is empty. There is one change at a time; the
+//! core says when it is safe, and when the second half of a change of voters is due.
+//!
+//! Invariants: `members` and the core's configurations are the same after every call; what waits is
+//! answered once, also when this node leads no longer.
+
+use margay_log::format::EntryHeader;
+use margay_log::id::{Index, NodeId};
+
+use super::membership::{Change, Membership, Memberships, Senseless};
+use super::{ConnId, Fatal, Host, RETRY, Replica, ReplicaConfig};
+use crate::machine::{Code, StateMachine, kind};
+use crate::raft::Configuration;
+use crate::raft::message::ChangeRefused;
+use crate::wire::client::{Admin, RefusedOf, Response};
+
+/// Changes under way at their leader.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Somebody waits for this one.
+    asked: Option<Asked>,
+    /// The first entry of the open batch.
+    opened: Option<Membership>,
+}
+
+/// A change that somebody waits for.
+struct Asked {
+    conn: ConnId,
+    id: u64,
+    name: String,
+    /// Not yet appended.
+    next: Option<Membership>,
+}
+
+/// The memberships of a log that is opened, from the founders on.
+pub(super) fn restore_members(
+    config: &ReplicaConfig,
+    marked: &[(Index, Vec<u8>)],
+) -> Result<Memberships, Fatal> {
+    let founding = Membership::founding(config.founders.clone());
+    let mut members = Memberships::new(Index::ZERO, founding);
+    for (index, payload) in marked {
+        let (group, index) = (config.group, *index);
+        let read = Membership::decode(payload);
+        members.append(index, read.map_err(|why| Fatal::Membership { group, index, why })?);
+    }
+    Ok(members)
+}
+
+/// What the wire says, as a change.
+fn change(admin: Admin<'_>) -> Change {
+    match admin {
+        Admin::Add { name, address, incarnation, node } => Change::Add {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            incarnation,
+            id: (node != NodeId(0)).then_some(node),
+        },
+        Admin::Promote { name } => Change::Promote(name.to_owned()),
+        Admin::Demote { name } => Change::Demote(name.to_owned()),
+        Admin::Remove { name } => Change::Remove(name.to_owned()),
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// A client asks for a change.
+    pub(super) fn on_admin(
+        &mut self,
+        conn: ConnId,
+        id: u64,
+        admin: Admin<'_>,
+        host: &mut dyn Host,
+    ) {
+        let name = admin.name().to_owned();
+        match self.consider(&change(admin)) {
+            Ok(Some(next)) => {
+                self.changes.asked = Some(Asked { conn, id, name, next: Some(next) });
+            }
+            Ok(None) => {
+                let member = self.members.current().find(&name);
+                let node = member.map_or(NodeId(0), |(member, _)| member.id);
+                if let Some(out) = host.client(conn) {
+                    let index = self.commit;
+                    Response::Admin { id, changed: false, node, index }.encode(out);
+                }
+            }
+            Err(refused) => self.refuse_change(conn, id, &refused, host),
+        }
+    }
+
+    /// What the change would append; nothing, if that is so already.
+    fn consider(&self, change: &Change) -> Result<Option<Membership>, Refusal> {
+        self.raft.may_change()?;
+        if self.changes.asked.is_some() {
+            return Err(ChangeRefused::UnderWay.into());
+        }
+        let next = self.members.current().changed(change)?;
+        if let Some(next) = &next {
+            self.raft.check_change(&next.configuration())?;
+        }
+        Ok(next)
+    }
+
+    fn refuse_change(&self, conn: ConnId, id: u64, refused: &Refusal, host: &mut dyn Host) {
+        let (code, retry, text) = match refused {
+            Refusal::Core(refused) => self.say(refused),
+            Refusal::Senseless(senseless) => {
+                let code = match senseless {
+                    Senseless::OtherDisk { .. } => Code::DUPLICATE_NODE,
+                    Senseless::LastVoter { .. } => Code::UNSAFE_CHANGE,
+                    _ => Code::BAD_CHANGE,
+                };
+                (code, margay_log::id::Micros(0), senseless.to_string())
+            }
+        };
+        let leader = match code {
+            Code::NOT_LEADER => self.leader_address(),
+            _ => String::new(),
+        };
+        if let Some(out) = host.client(conn) {
+            let of = RefusedOf::Admin(id);
+            Response::Refused { of, code, retry, leader: &leader, text: &text }.encode(out);
+        }
+    }
+
+    /// The core's refusal in words, with the names of nodes.
+    fn say(&self, refused: &ChangeRefused) -> (Code, margay_log::id::Micros, String) {
+        let name = |id: &NodeId| match self.members.member(*id) {
+            Some(member) => member.name.clone(),
+            None => id.to_string(),
+        };
+        match refused {
+            ChangeRefused::NotLeader => (Code::NOT_LEADER, RETRY, String::new()),
+            ChangeRefused::NotReady => (Code::NOT_READY, RETRY, String::new()),
+            ChangeRefused::UnderWay => {
+                let text = "another change is under way; try again when it has ended";
+                (Code::CHANGE_UNDER_WAY, RETRY, text.to_owned())
+            }
+            ChangeRefused::NotCaughtUp { node, behind } => {
+                let text = format!(
+                    "{} has not caught up, it lacks about {behind} entries; try again later",
+                    name(node)
+                );
+                (Code::NOT_CAUGHT_UP, RETRY, text)
+            }
+            ChangeRefused::NoQuorum { silent } => {
+                let silent: Vec<String> = silent.iter().map(name).collect();
+                let text = format!(
+                    "the group could not commit without {}, which cannot be reached; start it, or \
+                     remove it first",
+                    silent.join(" or ")
+                );
+                (Code::UNSAFE_CHANGE, RETRY, text)
+            }
+        }
+    }
+
+    /// Appends the configuration that is due, if one is and can be the first of its batch.
+    pub(super) fn propose_configuration(&mut self) {
+        if self.log.open_entries() > 0 {
+            return;
+        }
+        let next = if self.raft.change_ends() {
+            self.members.current().ended()
+        } else {
+            let asked = self.changes.asked.as_ref().and_then(|asked| asked.next.clone());
+            let Some(next) = asked else { return };
+            // Somebody may have fallen silent since.
+            if self.raft.check_change(&next.configuration()).is_err() {
+                return;
+            }
+            next
+        };
+        let header = EntryHeader { kind: kind::CONFIGURATION, ..EntryHeader::default() };
+        if self.log.push(&header, &next.encode()).is_ok() {
+            self.changes.opened = Some(next);
+        }
+    }
+
+    /// The batch that begins at `first` was sealed; what its first entry means for the core.
+    pub(super) fn sealed_configuration(&mut self, first: Index) -> Option<Configuration> {
+        let opened = self.changes.opened.take()?;
+        let configuration = opened.configuration();
+        if let Some(asked) = &mut self.changes.asked {
+            asked.next = None;
+        }
+        self.members.append(first, opened);
+        self.members_news = true;
+        Some(configuration)
+    }
+
+    /// The batch that arrived takes the place of everything behind `prev`.
+    pub(super) fn accept_members(&mut self, prev: Index) {
+        self.members_news |= self.members.truncate_after(prev);
+        if let Some(arriving) = self.arriving_members.take() {
+            self.members.append(prev.next(), arriving);
+            self.members_news = true;
+        }
+    }
+
+    /// Tells the host whom to connect to.
+    pub(super) fn tell_members(&mut self, host: &mut dyn Host) {
+        if std::mem::take(&mut self.members_news) {
+            host.members(&self.members);
+        }
+    }
+
+    /// Answers who waits, when all of the change is committed.
+    pub(super) fn answer_change(&mut self, host: &mut dyn Host) {
+        if self.changes.asked.as_ref().is_none_or(|asked| asked.next.is_some()) {
+            return;
+        }
+        if self.raft.may_change().is_err() {
+            return;
+        }
+        let Some(Asked { conn, id, name, .. }) = self.changes.asked.take() else { return };
+        let member = self.members.current().find(&name);
+        let node = member.map_or(NodeId(0), |(member, _)| member.id);
+        if let Some(out) = host.client(conn) {
+            Response::Admin { id, changed: true, node, index: self.commit }.encode(out);
+        }
+    }
+
+    /// This node leads no longer: what is appended may be committed by the next leader, or not.
+    pub(super) fn give_up_change(&mut self, host: &mut dyn Host) {
+        self.changes.opened = None;
+        let Some(Asked { conn, id, next, .. }) = self.changes.asked.take() else { return };
+        let code = if next.is_some() { Code::NOT_LEADER } else { Code::LEADER_CHANGED };
+        let leader = self.leader_address();
+        if let Some(out) = host.client(conn) {
+            let of = RefusedOf::Admin(id);
+            Response::Refused { of, code, retry: RETRY, leader: &leader, text: "" }.encode(out);
+        }
+    }
+}
+
+/// Why a change is not begun.
+enum Refusal {
+    Core(ChangeRefused),
+    Senseless(Senseless),
+}
+
+impl From<ChangeRefused> for Refusal {
+    fn from(refused: ChangeRefused) -> Refusal {
+        Refusal::Core(refused)
+    }
+}
+
+impl From<Senseless> for Refusal {
+    fn from(senseless: Senseless) -> Refusal {
+        Refusal::Senseless(senseless)
+    }
+}
