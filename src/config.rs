@@ -112,12 +112,22 @@ pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
 /// Stopping waits this long for what is in flight.
 pub const STOP_TIME: Micros = Micros::from_millis(5_000);
 
+/// A port that is taken is tried again for so long: the kernel takes down what a killed process had
+/// after the process itself.
+pub const LISTEN_TIME: Micros = Micros::from_millis(2_000);
+/// Pause between two tries.
+pub const LISTEN_PAUSE: Micros = Micros::from_millis(20);
+
 /// Founders ask each other this often.
 pub const FORMING_PAUSE: Micros = Micros::from_millis(100);
 /// An exchange between founders is over within this time.
 pub const FORMING_TIME: Micros = Micros::from_millis(2_000);
 /// Bytes of an offer or of a founding record, at most.
 pub const FORMING_BYTES_MAX: usize = 16 << 10;
+
+/// Entry bytes applied since the last snapshot at which the next is due, unless the state is
+/// larger: 64 MiB, what a restart replays in a second or so.
+pub const SNAPSHOT_AFTER: u64 = 64 << 20;
 
 const _: () = assert!(REAP_MAX <= RING_COMPLETIONS as usize / 4);
 const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_multiple_of(4_096));

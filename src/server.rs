@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use margay_log::Opened;
 use margay_log::disk::direct::Direct;
@@ -62,6 +63,9 @@ pub struct ServerConfig {
     /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0
     /// never.
     pub spin_us: u32,
+    /// A group takes a snapshot when this many bytes of entries were applied since its last, or as
+    /// many as that one has, whichever is more. Default 64 MiB.
+    pub snapshot_after: u64,
     /// Pin shards to CPUs where there are enough. Off where several nodes share a machine, or a
     /// program has other work for its CPUs.
     pub pin: bool,
@@ -81,6 +85,7 @@ impl ServerConfig {
             cpus: None,
             unsafe_no_auth: false,
             spin_us: 0,
+            snapshot_after: config::SNAPSHOT_AFTER,
             pin: true,
         }
     }
@@ -98,6 +103,8 @@ pub struct Seed {
     pub founders: Vec<Founder>,
     /// What the log holds.
     pub opened: Opened,
+    /// See [`ServerConfig::snapshot_after`].
+    pub snapshot_after: u64,
 }
 
 /// Makes the groups of a node, each on the thread of its shard. The last argument is the time.
@@ -129,6 +136,8 @@ pub struct Stats {
     pub late_wakes: u64,
     /// Turns over the alarm.
     pub long_turns: u64,
+    /// The longest turn of any shard, in microseconds.
+    pub longest_turn_us: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections refused.
@@ -224,6 +233,7 @@ impl Server {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let sum = |count: fn(&shard::Counters) -> u64| self.node.counters.iter().map(count).sum();
+        let longest = self.node.counters.iter().map(|counters| counters.longest.get());
         Stats {
             turns: sum(|c| c.turns.get()),
             completions: sum(|c| c.completions.get()),
@@ -231,6 +241,7 @@ impl Server {
             parks: sum(|c| c.parks.get()),
             late_wakes: sum(|c| c.late.get()),
             long_turns: sum(|c| c.long_turns.get()),
+            longest_turn_us: longest.max().unwrap_or(0),
             accepted: sum(|c| c.accepted.get()),
             refused: sum(|c| c.refused.get()),
             faults: sum(|c| c.faults.get()),
@@ -308,17 +319,24 @@ fn inspect(findings: Vec<Finding>) -> Result<Vec<String>, Error> {
     Ok(warnings.map(ToString::to_string).collect())
 }
 
-/// Listens where nobody else does.
+/// Listens where nobody else does. A process that was killed may hold its port for a moment longer:
+/// the kernel takes its ring down after it.
 fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
+    let until = Instant::now() + Duration::from_micros(config::LISTEN_TIME.0);
+    let mut free = sys::probe_address(address);
+    while free.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+        && Instant::now() < until
+    {
+        std::thread::sleep(Duration::from_micros(config::LISTEN_PAUSE.0));
+        free = sys::probe_address(address);
+    }
     let cause = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             "somebody listens there already; stop it, or use another --listen".to_owned()
         }
         _ => e.to_string(),
     };
-    sys::probe_address(address)
-        .and_then(|()| sys::listen(address))
-        .map_err(|e| Error::Listen { address, cause: cause(e) })
+    free.and_then(|()| sys::listen(address)).map_err(|e| Error::Listen { address, cause: cause(e) })
 }
 
 /// The address with the port that the system chose, where it was 0.
@@ -369,6 +387,7 @@ fn plan(
             node: node.id,
             founders: node.members.clone(),
             opened,
+            snapshot_after: config.snapshot_after,
         };
         let make = Arc::clone(make);
         plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));

@@ -87,6 +87,17 @@ impl Recorder {
         self.latencies.saturating_record(nanoseconds);
     }
 
+    /// Takes over what another one has collected.
+    pub(crate) fn add(&mut self, other: &Recorder) {
+        self.latencies.add(&other.latencies).expect("both have the same bounds");
+        self.errors += other.errors;
+    }
+
+    /// Microseconds at a quantile.
+    pub(crate) fn micros(&self, quantile: f64) -> u64 {
+        self.latencies.value_at_quantile(quantile) / 1000
+    }
+
     pub(crate) fn ops(&self) -> u64 {
         self.latencies.len()
     }
@@ -102,7 +113,7 @@ impl Recorder {
     }
 
     pub(crate) fn report(&self, workload: &str, shape: Shape, seconds: Duration) -> Report {
-        let micros = |quantile| self.latencies.value_at_quantile(quantile) / 1000;
+        let micros = |quantile| self.micros(quantile);
         Report {
             workload: workload.to_string(),
             shape,

@@ -25,6 +25,13 @@ const TURN: usize = 512;
 /// IORING_ENTER_GETEVENTS.
 const GETEVENTS: u32 = 1;
 
+/// Has the page cache forget what it holds of a file, which must be clean. Where the system does
+/// not go along, it is as if nothing was asked.
+pub(crate) fn forget_cached(file: &File) {
+    // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// A file or socket that belongs to a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Handle(usize);

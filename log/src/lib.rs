@@ -77,9 +77,12 @@ mod options;
 mod progress;
 mod read;
 pub mod recover;
+#[cfg(feature = "direct")]
+pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
+pub mod snapshot;
 mod tail;
 mod walk;
 mod writer;

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Open, Received, disk_length};
-use crate::disk::{DiskError, Op};
+use crate::disk::{DiskError, Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
 use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
 use crate::hard_state::{META_MAX, Updates};
@@ -438,6 +438,14 @@ impl Log {
             self.updates.want(ticket);
             self.pump();
         }
+        ticket
+    }
+
+    /// Emits a step of work on a snapshot's file, and names it. Its [`crate::disk::Done`] is the
+    /// caller's: the log takes no notice of it.
+    pub fn snapshot_step(&mut self, snapshot: Index, step: SnapshotStep) -> Ticket {
+        let ticket = self.next_ticket();
+        self.ops.push_back(Op::Snapshot { ticket, snapshot, step });
         ticket
     }
 

@@ -119,6 +119,8 @@ impl Log {
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.
             Done::Retired { .. } => {}
+            // Whoever asked for it is told by whoever drives the log.
+            Done::Snapshot { .. } => {}
         }
         if progress.durable.is_some() && self.repair <= self.durable() {
             self.repair = Index::ZERO;

@@ -23,6 +23,7 @@ use crate::options::Options;
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
+use crate::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 use crate::tail::Tail;
 use crate::walk::Walk;
 use crate::writer::Writer;
@@ -82,6 +83,28 @@ pub trait Storage {
     /// The system's.
     fn remove(&mut self, segment: SegmentNumber) -> Result<(), DiskError>;
 
+    /// The finished snapshots that are there with their sizes in bytes, rising by index. None,
+    /// where nobody makes any.
+    ///
+    /// # Errors
+    /// The system's.
+    fn snapshots(&mut self) -> Result<Vec<(Index, u64)>, DiskError> {
+        Ok(Vec::new())
+    }
+
+    /// Fills `bytes` from a finished snapshot.
+    ///
+    /// # Errors
+    /// The system's.
+    fn read_snapshot(
+        &mut self,
+        _snapshot: Index,
+        _offset: u64,
+        _bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        Err(DiskError { errno: 2 })
+    }
+
     /// A number that nobody can guess, for a new log.
     fn entropy(&mut self) -> u64;
 }
@@ -93,6 +116,8 @@ pub struct Opened {
     pub log: Log,
     /// The owner's bytes in the hard state.
     pub meta: Vec<u8>,
+    /// The snapshots whose headers are whole, oldest first. Their chunks have not been looked at.
+    pub snapshots: Vec<SnapshotHeader>,
     /// Entries of the kind [`Options::mark`] that are the first of a batch of the log: where they
     /// are and their payloads, rising.
     pub marked: Vec<(Index, Vec<u8>)>,
@@ -121,6 +146,8 @@ pub struct Report {
     pub headers: Vec<SegmentNumber>,
     /// What the log once knew to be durable and now lacks.
     pub damage: Option<Damage>,
+    /// Snapshots that are not of this group, or whose header is damaged or of another version.
+    pub snapshots_unreadable: Vec<Index>,
 }
 
 /// A place that holds neither zeros nor a whole frame.
@@ -224,6 +251,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
             Some(number)
         }
     };
+    let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
     let marked = std::mem::take(&mut walk.marked);
@@ -237,10 +265,11 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         superseded: walk.superseded,
         headers,
         damage,
+        snapshots_unreadable,
     };
     let mut log = recovered(options, &hard, pair, walk.segments, damage);
     go_on(storage, &mut log, &hard, pair, fresh)?;
-    Ok(Opened { meta: hard.meta, marked, log, report })
+    Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
 }
 
 /// The newest hard state, its pair, and whether the log is new.
@@ -389,6 +418,33 @@ fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
     let (segment, offset) = place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
     let index = walk.segments.last().id.index.next();
     Some(Damage { segment, offset, index, until, cause })
+}
+
+/// The snapshots that may be restored, by their headers, and those that may not.
+fn read_snapshots(
+    storage: &mut dyn Storage,
+    hard: &HardState,
+) -> Result<(Vec<SnapshotHeader>, Vec<Index>), Error> {
+    let listed = storage.snapshots().map_err(|cause| failed("list", "snapshots", cause))?;
+    let (mut whole, mut unreadable) = (Vec::new(), Vec::new());
+    for (index, size) in listed {
+        let mut header = Buffer::zeroed(SNAPSHOT_HEADER);
+        let header = match storage.read_snapshot(index, 0, &mut header) {
+            Ok(()) => SnapshotHeader::decode(&header).ok(),
+            Err(_) => None,
+        };
+        let is_ours = |header: &SnapshotHeader| {
+            header.cluster == hard.cluster
+                && header.group == hard.group
+                && header.end.id.index == index
+                && header.length == size
+        };
+        match header.filter(is_ours) {
+            Some(header) => whole.push(header),
+            None => unreadable.push(index),
+        }
+    }
+    Ok((whole, unreadable))
 }
 
 fn recovered(

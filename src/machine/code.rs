@@ -90,7 +90,7 @@ codes! {
     /// The counter would leave the range of a signed 64-bit integer; it is unchanged.
     OVERFLOW = 203, NotApplied, "the counter would overflow; it is unchanged";
     /// A time-out or time to live out of range.
-    BAD_TIME = 204, NotApplied, "the time span is out of range";
+    BAD_TIME = 204, NotApplied, "the time span is out of range: 1 ms to 10 years";
     /// The operations of one transaction belong to different groups.
     CROSS_GROUP = 206, NotApplied, "the names belong to different groups; add the same @digits";
     /// More operations in a transaction than are allowed.
@@ -107,6 +107,10 @@ codes! {
     OPTIONS_TOO_LARGE = 212, NotApplied, "options are at most 4 KiB";
     /// A subscription's filter that is not well formed.
     BAD_FILTER = 213, NotApplied, "the event filter is not valid";
+    /// More keys in one operation than are allowed.
+    TOO_MANY_KEYS = 214, NotApplied, "at most 1,000 keys in one operation";
+    /// A path of a document tree that is not one.
+    BAD_PATH = 215, NotApplied, "paths are / or /a/b: no empty names, dots, control characters";
 
     /// No resource with this id or name: never created, or deleted.
     NO_SUCH_RESOURCE = 301, NotApplied, "no such resource; it was deleted or never created";
@@ -122,6 +126,13 @@ codes! {
     ALREADY_HELD = 307, NotApplied, "this request already holds or waits; use another number";
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
+
+    /// The parent of a path is not there.
+    NO_PARENT = 320, NotApplied, "the node above is not there; create it first";
+    /// A node with others below it cannot be deleted.
+    HAS_CHILDREN = 321, NotApplied, "there are nodes below; delete them first";
+    /// A node that ends with its session cannot have others below it.
+    EPHEMERAL_PARENT = 322, NotApplied, "the node above ends with its session: nothing below it";
 
     /// The session is not known: expired, closed, or never registered. What it sent before may
     /// have been applied.

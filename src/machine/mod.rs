@@ -256,13 +256,14 @@ impl Effects {
 
 /// A deterministic state: the same commits give the same state and the same effects, everywhere.
 ///
-/// Nothing here may look at a clock, an address or a random source. Payloads come from clients:
+/// Nothing here may look at a clock, an address or a random source. What is no longer needed of a
+/// large state may be dropped on another thread; hence `Send`. Payloads come from clients:
 /// one that is not valid is answered with a code, never a panic.
-pub trait StateMachine: Sized {
+pub trait StateMachine: Sized + Send + 'static {
     /// A view of the state that stays as it is while the state goes on.
-    type Frozen: Frozen;
+    type Frozen: Frozen + Send + 'static;
     /// A state in the making.
-    type Restoring: Restoring<State = Self>;
+    type Restoring: Restoring<State = Self> + Send + 'static;
 
     /// Whether a panic while it is applied to is a failed assertion of margay's: then the process
     /// stops. One of a user's halts its group; see [`halt`].

@@ -69,11 +69,11 @@ impl Raft {
     }
 
     fn check_leader(&self, leader: &Leader) {
-        let last = self.terms.last();
+        let (base, last) = (self.terms.base(), self.terms.last());
         assert_eq!(self.vote, Some(self.config.id), "a leader voted for itself");
         assert!(self.is_persisted(), "a leader's term is durable");
         assert!(leader.first <= last.index.next());
-        if leader.first <= last.index {
+        if base.index < leader.first && leader.first <= last.index {
             let first = self.terms.term_at(leader.first);
             assert_eq!(first, Some(self.term), "a leader's first entry is of its term");
             assert!(self.terms.term_at(leader.first.prev()) < first, "and none before it is");

@@ -140,6 +140,20 @@ pub enum Input {
         /// The follower.
         peer: NodeId,
     },
+    /// The log begins behind `base` from now on: a batch end of it, committed and durable.
+    Compacted {
+        /// What it begins behind.
+        base: EntryId,
+    },
+    /// A snapshot up to `end` is durable here and takes the place of what the log held up to
+    /// there; if the log did not hold `end`, of all of it. A node whose term is not above this
+    /// node's had found `end` committed.
+    Installed {
+        /// The last entry it contains.
+        end: EntryId,
+        /// The configuration in force there, and the index of its entry.
+        configuration: (Index, Configuration),
+    },
     /// Confirm that this node is still leader, and tell the commit index that a read must see.
     Read {
         /// Names the read in its answer.
@@ -182,6 +196,12 @@ pub enum Output {
         commit: Index,
         /// The latest round.
         round: Round,
+    },
+    /// The follower lacks what the log no longer holds: bring it a snapshot. Said again with every
+    /// heartbeat for as long as that is so.
+    NeedsSnapshot {
+        /// The follower.
+        to: NodeId,
     },
     /// Take the batch that came with the message into the log, in place of everything behind
     /// `prev`. Comes only in answer to that message, and only if the log does not hold the batch.
@@ -246,6 +266,8 @@ pub struct Restored {
     pub last: EntryId,
     /// The snapshot the log begins behind; zero without one. Everything up to it is committed.
     pub snapshot: EntryId,
+    /// What is known to be committed; counts where it is behind `snapshot`.
+    pub commit: Index,
     /// The configurations, each with its index, rising: the one as of the snapshot, and those of
     /// the log behind it.
     pub configurations: Vec<(Index, Configuration)>,

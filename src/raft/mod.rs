@@ -192,7 +192,8 @@ impl Raft {
         assert!(config.heartbeat > Micros(0) && config.election_min >= beats);
         assert!(config.election_max >= config.election_min.after(Micros::from_millis(1)));
         assert!(config.window_bytes > 0);
-        let Restored { term, vote, terms, last, snapshot, configurations } = restored;
+        let Restored { term, vote, terms, last, snapshot, commit, configurations } = restored;
+        assert!(commit <= last.index, "what is committed is in the log");
         let configurations = Configurations::new(configurations);
         let mut random = SplitMix::new(config.seed, config.id);
         let current = configurations.current();
@@ -215,7 +216,7 @@ impl Raft {
             held: Vec::new(),
             terms: TermRanges::new(snapshot, terms, last),
             durable_index: last.index,
-            commit_index: snapshot.index,
+            commit_index: snapshot.index.max(commit),
             role: Role::Follower(Follower::default()),
             election_due: if alone { now } else { now.after(time_out) },
             announced: (RoleKind::Follower, term.max(last.term), None),
@@ -243,6 +244,10 @@ impl Raft {
             Input::Sent { to, last, bytes } => self.on_sent(to, last, bytes),
             Input::Readable { to } => self.on_readable(to),
             Input::Unreachable { peer } => self.on_unreachable(peer),
+            Input::Compacted { base } => self.on_compacted(base),
+            Input::Installed { end, configuration } => {
+                self.on_installed(end, configuration, out);
+            }
             Input::Read { id } => self.on_read(id, out),
         }
         // Handlers of a leader only note what they learned. What follows from it is decided once,
@@ -314,6 +319,21 @@ impl Raft {
     #[must_use]
     pub fn durable(&self) -> Index {
         self.durable_index
+    }
+
+    /// Whether [`Input::Installed`] may say that a snapshot up to `end` is here: nothing that this
+    /// node knows contradicts it.
+    #[must_use]
+    pub fn may_install(&self, end: EntryId) -> bool {
+        let unknown = end.index > self.commit_index.max(self.verified());
+        let follows = !matches!(self.role, Role::Leader(_));
+        end.term <= self.term && (self.terms.holds(end) || (unknown && follows))
+    }
+
+    /// Whether the log holds this very entry, or begins behind it.
+    #[must_use]
+    pub fn holds(&self, entry: EntryId) -> bool {
+        self.terms.holds(entry)
     }
 
     /// Whether this node leads and has committed its own no-op: only then does it know all that was

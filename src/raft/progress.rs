@@ -143,6 +143,7 @@ impl Progress {
     /// The peer lacks what is behind `base`.
     pub(super) fn become_snapshot(&mut self, base: Index) {
         self.restart(State::Snapshot, base.max(self.match_index).next());
+        self.urgent = true;
     }
 
     /// The connection broke. The guess stays: it may all have arrived.

@@ -17,8 +17,10 @@
 use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId};
 
+use super::membership::Configurations;
 use super::message::{Body, Message, Output};
-use super::progress::Progress;
+use super::progress::{Progress, State};
+use super::terms::TermRanges;
 use super::{Configuration, Raft, Role, Round};
 
 /// The body of an append; see [`Body::Append`].
@@ -73,6 +75,9 @@ impl Raft {
                 peer.told(commit, prev.index, now);
                 let body = Body::Append { prev, batch: None, commit, round };
                 out.push(Output::Send { to, message: Message { term, body } });
+                if peer.state == State::Snapshot {
+                    out.push(Output::NeedsSnapshot { to });
+                }
             }
         }
     }
@@ -100,6 +105,22 @@ impl Raft {
     pub(super) fn on_unreachable(&mut self, to: NodeId) {
         if let Some(peer) = self.peer(to) {
             peer.on_unreachable();
+        }
+    }
+
+    /// A prefix of the log is gone. Whoever would have needed it next needs a snapshot now.
+    pub(super) fn on_compacted(&mut self, base: EntryId) {
+        if base.index <= self.terms.base().index {
+            return;
+        }
+        assert!(self.terms.holds(base), "the log begins behind {base}, which it did not hold");
+        assert!(base.index <= self.commit_index.min(self.durable_index));
+        self.terms.forget_up_to(base.index);
+        let Role::Leader(leader) = &mut self.role else { return };
+        for peer in &mut leader.peers {
+            if peer.state == State::Snapshot || peer.next <= base.index {
+                peer.become_snapshot(base.index);
+            }
         }
     }
 
@@ -189,7 +210,7 @@ impl Raft {
 
     /// How far the log is known to equal the present leader's. It starts from nothing with every
     /// leader and after every time-out: what an earlier leader verified may conflict with this one.
-    fn verified(&self) -> Index {
+    pub(super) fn verified(&self) -> Index {
         match &self.role {
             Role::Follower(follower) => follower.verified,
             _ => Index::ZERO,
@@ -217,6 +238,34 @@ impl Raft {
         }
         self.terms.append(last);
         out.push(Output::Accept { prev, last });
+    }
+
+    /// A snapshot is here. `end` was committed in a term that is not above this one, so that the
+    /// leader of this term holds it (paper §5.4.3): it counts as verified.
+    pub(super) fn on_installed(
+        &mut self,
+        end: EntryId,
+        configuration: (Index, Configuration),
+        out: &mut Vec<Output>,
+    ) {
+        assert!(end.term <= self.term, "a snapshot of {end} in {}", self.term);
+        if end.index < self.terms.base().index {
+            return;
+        }
+        if !self.terms.holds(end) {
+            assert!(end.index > self.commit_index, "a snapshot contradicts what is committed");
+            assert!(!matches!(self.role, Role::Leader(_)), "a leader holds what is committed");
+            self.terms = TermRanges::new(end, Vec::new(), end);
+            self.configurations = Configurations::new(vec![configuration]);
+            self.durable_index = end.index;
+        }
+        if end.index > self.commit_index {
+            self.commit_to(end.index, out);
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.verified = follower.verified.max(end.index);
+            self.acknowledge(out);
+        }
     }
 
     /// The own disk has caught up: news for the leader this node follows, or one more

@@ -90,6 +90,20 @@ impl TermRanges {
         self.last = last;
     }
 
+    /// The log begins behind `index` from now on.
+    pub(super) fn forget_up_to(&mut self, index: Index) {
+        let base = self.entry_at(index).expect("the log begins anew within its bounds");
+        let first = index.next();
+        let gone = self.ranges.partition_point(|(_, from)| *from <= first);
+        if first > self.last.index {
+            self.ranges.clear();
+        } else if gone > 0 {
+            self.ranges.drain(..gone - 1);
+            self.ranges[0].1 = first;
+        }
+        self.base = base;
+    }
+
     /// The last entry at or before `limit.index` whose term is not above `limit.term`: what a
     /// follower names when it does not hold `limit`. The base, where nothing is left.
     pub(super) fn hint(&self, limit: EntryId) -> EntryId {
@@ -156,6 +170,22 @@ mod tests {
         let ranges = vec![(Term(1), Index(1)), (Term(2), Index(5)), (Term(4), Index(8))];
         let terms = TermRanges::new(id(2, 6), ranges, id(4, 9));
         assert_eq!(terms, log(id(2, 6), &[(2, 7), (4, 9)]));
+    }
+
+    #[test]
+    fn what_the_log_begins_behind_may_be_anywhere_in_it() {
+        for base in 0..=9 {
+            let mut terms = log(EntryId::ZERO, &[(1, 4), (3, 6), (7, 9)]);
+            let whole = terms.clone();
+            terms.forget_up_to(Index(base));
+            for index in 0..=10 {
+                let expected = whole.term_at(Index(index)).filter(|_| index >= base);
+                assert_eq!(terms.term_at(Index(index)), expected, "{index} behind {base}");
+            }
+            assert_eq!((terms.base().index, terms.last()), (Index(base), id(7, 9)));
+            terms.append(id(8, 12));
+            assert_eq!(terms.term_at(Index(11)), Some(Term(8)));
+        }
     }
 
     #[test]

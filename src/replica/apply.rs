@@ -34,6 +34,9 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fatal> {
         self.hungry = false;
+        if self.snapshots.is_restoring() || self.lacks_state() {
+            return Ok(());
+        }
         let mut budget = self.config.apply_bytes;
         while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
             if self.halted.is_some() {
@@ -66,6 +69,7 @@ impl<S: StateMachine> Replica<S> {
                     break;
                 }
                 budget = budget.saturating_sub(batch.size());
+                self.snapshots.bytes = self.snapshots.bytes.saturating_add(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;
                 }

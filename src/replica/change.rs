@@ -9,6 +9,7 @@
 
 use margay_log::format::EntryHeader;
 use margay_log::id::{Index, NodeId};
+use margay_log::snapshot::SnapshotHeader;
 
 use super::membership::{Change, Membership, Memberships, Senseless};
 use super::{ConnId, Fatal, Host, RETRY, Replica, ReplicaConfig};
@@ -35,14 +36,24 @@ struct Asked {
     next: Option<Membership>,
 }
 
-/// The memberships of a log that is opened, from the founders on.
+/// The memberships of a log that is opened: from the newest snapshot that it holds the end of, or
+/// from the founders on.
 pub(super) fn restore_members(
     config: &ReplicaConfig,
+    snapshot: Option<&SnapshotHeader>,
     marked: &[(Index, Vec<u8>)],
 ) -> Result<Memberships, Fatal> {
-    let founding = Membership::founding(config.founders.clone());
-    let mut members = Memberships::new(Index::ZERO, founding);
-    for (index, payload) in marked {
+    let mut members = match snapshot {
+        None => Memberships::new(Index::ZERO, Membership::founding(config.founders.clone())),
+        Some(snapshot) => {
+            let (group, index) = (config.group, snapshot.end.id.index);
+            let (at, members) = Memberships::decode(&snapshot.meta)
+                .map_err(|why| Fatal::Membership { group, index, why })?;
+            Memberships::new(at, members)
+        }
+    };
+    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.end.id.index);
+    for (index, payload) in marked.iter().filter(|(index, _)| *index > end) {
         let (group, index) = (config.group, *index);
         let read = Membership::decode(payload);
         members.append(index, read.map_err(|why| Fatal::Membership { group, index, why })?);

@@ -151,6 +151,15 @@ impl Front {
         self.subscribers.entry(resource).or_default().push(subscriber);
     }
 
+    /// Every subscription: connection, its number there, resource and filter.
+    pub(super) fn all_subscriptions(&self) -> Vec<(ConnId, u64, ResourceId, Vec<u8>)> {
+        let of = |(&resource, subscribers): (&ResourceId, &Vec<Subscriber>)| {
+            let each = |one: &Subscriber| (one.conn, one.id, resource, one.filter.clone());
+            subscribers.iter().map(each).collect::<Vec<_>>()
+        };
+        self.subscribers.iter().flat_map(of).collect()
+    }
+
     pub(super) fn unsubscribe(&mut self, conn: ConnId, id: u64) {
         let Some(known) = self.conns.get_mut(&conn) else { return };
         let Some(at) = known.subscriptions.iter().position(|&(known, _)| known == id) else {

@@ -454,6 +454,26 @@ impl Memberships {
         &found.expect("the committed membership is kept").1
     }
 
+    /// The bytes of the one in force as of `index`, behind the index of its entry: what a snapshot
+    /// carries.
+    #[must_use]
+    pub fn encode_at(&self, index: Index) -> Vec<u8> {
+        let found = self.0.iter().rfind(|(at, _)| *at <= index);
+        let (at, membership) = found.expect("the committed membership is kept");
+        let mut out = at.0.to_le_bytes().to_vec();
+        out.extend_from_slice(&membership.encode());
+        out
+    }
+
+    /// Reads what [`Memberships::encode_at`] wrote.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn decode(bytes: &[u8]) -> Result<(Index, Membership), BadMembership> {
+        let (index, rest) = bytes.split_first_chunk().ok_or(BadMembership("too short"))?;
+        Ok((Index(u64::from_le_bytes(*index)), Membership::decode(rest)?))
+    }
+
     /// An entry was appended.
     pub fn append(&mut self, index: Index, membership: Membership) {
         assert!(self.0.last().is_some_and(|(last, _)| *last < index), "memberships rise");

@@ -21,7 +21,9 @@ pub mod membership;
 mod outputs;
 mod pending;
 mod requests;
+mod snapshot;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,20 +31,24 @@ use margay_log::batch::{Batch, Received};
 use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
 use margay_log::format::BATCH_MAX;
-use margay_log::id::{ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term, Ticket};
+use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
+use crate::config::SNAPSHOT_AFTER;
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
-use crate::wire::{self, Frame};
+use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
+use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
 use front::Front;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
+pub use snapshot::SnapshotCounts;
+use snapshot::Snapshots;
 
 /// How long a client refused for load should wait before it tries again.
 const RETRY: Micros = Micros::from_millis(5);
@@ -61,6 +67,10 @@ pub trait Host {
     fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
     /// Start a disk operation on this group's directory.
     fn disk(&mut self, op: Op);
+    /// Drop what is left of a large state, without holding up the turn where that can be done.
+    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
+        drop(remains);
+    }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
     fn members(&mut self, members: &Memberships) {
@@ -93,6 +103,12 @@ pub struct ReplicaConfig {
     pub sessions_max: usize,
     /// Entry bytes applied in one flush, about; the rest waits for the next turn.
     pub apply_bytes: u64,
+    /// A snapshot is taken when this many bytes of entries were applied since the last one, or as
+    /// many as that one has, whichever is more.
+    pub snapshot_after: u64,
+    /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
+    /// nodes, so that they write equal files.
+    pub snapshot_chunk: usize,
 }
 
 impl ReplicaConfig {
@@ -111,6 +127,8 @@ impl ReplicaConfig {
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
+            snapshot_after: SNAPSHOT_AFTER,
+            snapshot_chunk: 64 << 10,
         }
     }
 }
@@ -190,6 +208,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Snapshots of the machine.
+    snapshots: Snapshots<S>,
     /// What the core wants done, not yet done.
     outputs: VecDeque<Output>,
     scratch: Vec<Output>,
@@ -245,26 +265,36 @@ impl<S: StateMachine> Replica<S> {
         assert!(config.sessions_max <= SESSIONS_MAX, "the machine would refuse some");
         let group = config.group;
         let (term, vote) = outputs::decode_meta(&opened.meta).ok_or(Fatal::Meta { group })?;
-        let members = restore_members(&config, &opened.marked)?;
+        let log = opened.log;
+        let snapshots = Snapshots::new(opened.snapshots, opened.report.snapshots_unreadable);
+        let held = snapshots.held_by(&log);
+        let commit = held.map_or(Index::ZERO, |held| held.end.id.index);
+        let members = restore_members(&config, held, &opened.marked)?;
         let configurations = members.iter().map(|(at, members)| (*at, members.configuration()));
         let configurations = configurations.collect();
-        let log = opened.log;
+        // A snapshot may have become durable before the term it was brought in.
+        let (term, vote) = match snapshots.term() {
+            begun if begun > term => (begun, None),
+            _ => (term, vote),
+        };
         let restored = Restored {
             term,
             vote,
             terms: log.terms(),
             last: log.last(),
-            snapshot: EntryId::ZERO,
+            snapshot: log.start().id,
+            commit,
             configurations,
         };
         let raft = Raft::new(config.raft, restored, now);
-        Ok(Self {
+        let mut replica = Self {
             members,
             raft,
             log,
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            snapshots,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             arriving: None,
@@ -274,7 +304,7 @@ impl<S: StateMachine> Replica<S> {
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
-            commit: Index::ZERO,
+            commit,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             clock: None,
@@ -287,7 +317,9 @@ impl<S: StateMachine> Replica<S> {
             frame: Vec::new(),
             batches: Vec::new(),
             config,
-        })
+        };
+        replica.begin_restore();
+        Ok(replica)
     }
 
     /// A frame from another node's replica of this group; `batch` holds the bytes that followed it,
@@ -305,6 +337,17 @@ impl<S: StateMachine> Replica<S> {
     ) -> Result<(), Fault> {
         if from == self.config.raft.id || self.members.current().is_removed(from) {
             return Err(Fault::Stranger(from));
+        }
+        match frame.kind {
+            Kind::SnapshotPiece => {
+                self.on_snapshot_piece(now, from, &SnapshotPiece::decode(frame)?, host);
+                return Ok(());
+            }
+            Kind::SnapshotAck => {
+                self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
+                return Ok(());
+            }
+            _ => {}
         }
         let peer = PeerMessage::decode(frame)?;
         if let message::Body::AppendAck { matched, .. } = peer.message.body
@@ -375,6 +418,10 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// The log is poisoned: a write into prepared space or of the hard state failed.
     pub fn on_disk(&mut self, now: Micros, done: Done, host: &mut dyn Host) -> Result<(), Fatal> {
+        if let Done::Snapshot { ticket, result } = done {
+            self.on_snapshot_step(now, ticket, result, host);
+            return Ok(());
+        }
         let progress = self.log.on_done(done)?;
         if let Some(index) = progress.durable {
             self.step(now, Input::Durable { index });
@@ -427,6 +474,7 @@ impl<S: StateMachine> Replica<S> {
         self.tell_members(host);
         self.answer_change(host);
         self.serve_reads(now, host);
+        self.flush_snapshots(now, host);
         for op in self.log.ops() {
             host.disk(op);
         }
@@ -437,7 +485,7 @@ impl<S: StateMachine> Replica<S> {
     /// When `flush` must be called at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
-        let now = self.hungry.then_some(Micros(0));
+        let now = (self.hungry || self.snapshots.is_hungry()).then_some(Micros(0));
         // A full batch takes no tick and no expiry. Room comes with a commit or the end of a write,
         // and both are followed by a flush.
         let full = self.log.open_bytes() >= u64::from(BATCH_MAX);
@@ -447,7 +495,8 @@ impl<S: StateMachine> Replica<S> {
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
-        let deadlines = [now, self.raft.deadline(), self.log.deadline(), timer, session, listen];
+        let (raft, log) = (self.raft.deadline(), self.log.deadline());
+        let deadlines = [now, raft, log, timer, session, listen, self.snapshots.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -555,6 +604,12 @@ impl<S: StateMachine> Replica<S> {
             outgoing: named(members.outgoing()),
             learners: named(members.learners()),
         }
+    }
+
+    /// What has happened about snapshots.
+    #[must_use]
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.snapshots.counts
     }
 
     /// Who belongs to the group.

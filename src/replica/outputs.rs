@@ -68,6 +68,7 @@ impl<S: StateMachine> Replica<S> {
                     let append = Append { term, commit, round };
                     self.replicate(now, to, after, budget, append, host);
                 }
+                Output::NeedsSnapshot { to } => self.on_needs_snapshot(now, to),
                 Output::Accept { prev, .. } => self.accept(prev),
                 Output::Commit { index } => self.on_commit(index),
                 Output::ReadReady { id, index } => self.pending.ready(id, index),

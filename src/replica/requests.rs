@@ -417,6 +417,16 @@ impl<S: StateMachine> Replica<S> {
         self.front.subscribe(conn, id, resource, filter);
     }
 
+    /// The state has leapt ahead of `before`: sends every subscription what is kept of the events
+    /// in between.
+    pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
+        for (conn, id, resource, filter) in self.front.all_subscriptions() {
+            if let Some(out) = host.client(conn) {
+                self.send_missed(out, id, resource, (before, u32::MAX), &filter);
+            }
+        }
+    }
+
     /// Sends the kept events after a position; says so first where some are not kept any more.
     fn send_missed(
         &self,

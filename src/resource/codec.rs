@@ -80,7 +80,7 @@ macro_rules! operation {
 }
 pub(super) use operation;
 
-/// Bounds of operations, field by field: `key`, `value`, or `expected` for an optional value.
+/// Bounds of operations, field by field: see [`limit`].
 macro_rules! limits {
     ($($type:ident: $($what:ident($field:ident)),*;)*) => {$(
         impl $crate::resource::codec::Limits for $type {
@@ -147,7 +147,13 @@ pub fn check<O: Operation>(payload: &[u8]) -> Result<(), Code> {
 pub(super) mod limit {
     use crate::machine::{Code, KEY_MAX, VALUE_MAX};
     use rkyv::option::ArchivedOption;
+    use rkyv::primitive::ArchivedU64;
     use rkyv::vec::ArchivedVec;
+
+    /// Longest time to live: ten years, in milliseconds.
+    pub(in super::super) const TTL_MS_MAX: u64 = 3_650 * 24 * 60 * 60 * 1_000;
+    /// Keys or members in one operation, at most.
+    pub(in super::super) const KEYS_MAX: usize = 1_000;
 
     pub(in super::super) fn key(key: &[u8]) -> Result<(), Code> {
         if key.len() <= KEY_MAX { Ok(()) } else { Err(Code::KEY_TOO_LARGE) }
@@ -159,5 +165,26 @@ pub(super) mod limit {
 
     pub(in super::super) fn expected(value: &ArchivedOption<ArchivedVec<u8>>) -> Result<(), Code> {
         value.as_ref().map_or(Ok(()), |bytes| self::value(bytes))
+    }
+
+    /// 0 for no limit.
+    pub(in super::super) fn ttl(ttl_ms: &ArchivedU64) -> Result<(), Code> {
+        if ttl_ms.to_native() <= TTL_MS_MAX { Ok(()) } else { Err(Code::BAD_TIME) }
+    }
+
+    pub(in super::super) fn keys(keys: &ArchivedVec<ArchivedVec<u8>>) -> Result<(), Code> {
+        if keys.len() > KEYS_MAX {
+            return Err(Code::TOO_MANY_KEYS);
+        }
+        keys.iter().try_for_each(|key| self::key(key))
+    }
+
+    /// The end of a range. One byte more than a key may have: the least key above another is that
+    /// and a zero.
+    pub(in super::super) fn bound(bound: &ArchivedOption<ArchivedVec<u8>>) -> Result<(), Code> {
+        match bound {
+            ArchivedOption::Some(key) if key.len() > KEY_MAX + 1 => Err(Code::KEY_TOO_LARGE),
+            _ => Ok(()),
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! A signed 64-bit number. It begins at 0, and refuses to leave its range.
 
+mod ids;
+
+pub use ids::IdGenerator;
+
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
 use super::handle::{Handle, Swap};
 use super::snapshot::Items;

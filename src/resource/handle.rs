@@ -2,10 +2,11 @@
 //! versions.
 
 use super::codec::Encode;
-use super::{Answer, Directory, Failure, Reply, Submit, Subscription};
+use super::{Answer, Directory, Failure, Reply, Submit, Subscription, entries};
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Filter, Level, ResourceId};
 use margay_log::id::Index;
+use std::time::Duration;
 
 /// A resource and the way to it.
 #[derive(Clone, Debug)]
@@ -89,6 +90,54 @@ pub(super) fn query<S: Submit, O: Encode>(
     operation: &O,
 ) -> Reply<Answer> {
     submit.query(level, O::KIND, O::SCHEMA, resource, operation.encode()).and_then(Answer::ok)
+}
+
+/// How long what a handle writes stays: for good, unless it is told otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lifetime {
+    /// In milliseconds of log time; 0 for no limit.
+    pub ttl_ms: u64,
+    /// Whether it ends with the session.
+    pub ephemeral: bool,
+}
+
+impl Lifetime {
+    /// Parts of a millisecond count as one. No time at all is not the same as no limit: it is
+    /// refused, as too much of it is.
+    pub(super) fn with_ttl(self, ttl: Duration) -> Lifetime {
+        let ttl_ms = match ttl.as_nanos().div_ceil(1_000_000) {
+            0 => u64::MAX,
+            ttl_ms => u64::try_from(ttl_ms).unwrap_or(u64::MAX),
+        };
+        Lifetime { ttl_ms, ..self }
+    }
+
+    pub(super) fn ephemeral(self) -> Lifetime {
+        Lifetime { ephemeral: true, ..self }
+    }
+}
+
+/// Why something is no longer there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// Somebody removed it.
+    Removed,
+    /// Its time to live was over.
+    Expired,
+    /// The session it belonged to was over.
+    SessionEnded,
+}
+
+impl Removal {
+    /// What an event of a removal says of it.
+    pub(super) fn of_event(kind: u16) -> Option<Removal> {
+        match kind {
+            entries::REMOVED => Some(Removal::Removed),
+            entries::EXPIRED => Some(Removal::Expired),
+            entries::SESSION_ENDED => Some(Removal::SessionEnded),
+            _ => None,
+        }
+    }
 }
 
 /// A value with the version it has: the index of the entry that wrote it.

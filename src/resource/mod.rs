@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod counter;
 pub mod directory;
+pub mod entries;
 pub mod handle;
 pub mod lock;
 pub mod map;
@@ -17,10 +18,11 @@ mod ring;
 pub mod snapshot;
 pub mod value;
 pub mod waiters;
+pub mod waste;
 
-pub use counter::Counter;
+pub use counter::{Counter, IdGenerator};
 pub use directory::Directory;
-pub use handle::{Handle, Swap, Versioned};
+pub use handle::{Handle, Removal, Swap, Versioned};
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
 pub use own::{OwnType, register};
@@ -93,7 +95,7 @@ pub trait Resource: Send + Sync + fmt::Debug {
     /// Answers a query.
     fn query(&self, query: &Query<'_>, effects: &mut Effects);
 
-    /// A session is over that holds or waits for something here.
+    /// A session is over that this involves, or did.
     fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
         let _ = (session, commit, effects);
     }
@@ -113,7 +115,8 @@ pub trait Resource: Send + Sync + fmt::Debug {
         let _ = (firing, effects);
     }
 
-    /// Whether a session holds or waits for something here. Whatever changes that raises a notice.
+    /// Whether a session holds, waits for or owns something here. What it holds or waits for
+    /// changes with a notice; what it owns, by commands of its own, or to less.
     fn involves(&self, session: SessionId) -> bool {
         let _ = session;
         false
@@ -133,6 +136,12 @@ pub trait Resource: Send + Sync + fmt::Debug {
         out: &mut Vec<Notice>,
     ) {
         let _ = (resource, session, now, out);
+    }
+
+    /// What it has cleared since the last command, or all of it once it is deleted: freed bit by
+    /// bit where there is much of it.
+    fn take_waste(&mut self) -> Option<Box<dyn waste::Waste>> {
+        None
     }
 
     /// Writes its state, item by item, until the items are full: then it returns a key of its own

@@ -7,6 +7,7 @@
 use super::codec::{Limits, Operation, Scratch, access, check, operation};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
+use super::waste::Heap;
 use super::{Firing, Resource, own, type_of};
 use crate::machine::bytes;
 use crate::machine::clock::Due;
@@ -128,6 +129,7 @@ pub struct Registry {
     slots: OrdMap<ResourceId, Shared<Slot>>,
     names: OrdMap<Shared<[u8]>, ResourceId>,
     links: Links,
+    waste: Heap,
 }
 
 /// What can be derived from the resources, kept so that nobody has to look at all of them.
@@ -135,7 +137,8 @@ pub struct Registry {
 struct Links {
     /// The next timer of each resource that has one.
     agenda: OrdSet<(Due, ResourceId)>,
-    /// Which resources a session holds or waits for.
+    /// Which resources a session holds, waits for or owns something in. May name more: what it
+    /// owned may be gone, and the resource too.
     involved: OrdSet<(SessionId, ResourceId)>,
 }
 
@@ -152,10 +155,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Changes its state and settles it. A panic of a user's own type halts the group.
+    /// Changes its state, in the name of a session or of none, and settles it. A panic of a user's
+    /// own type halts the group.
     fn change(
         &mut self,
-        id: ResourceId,
+        (id, who): (ResourceId, Option<SessionId>),
         index: Index,
         effects: &mut Effects,
         links: &mut Links,
@@ -164,13 +168,13 @@ impl Slot {
         let before = (effects.events.len(), effects.notices.len());
         if !own::is_own(self.kind) {
             change(&mut *self.state, effects);
-            return self.settle(id, index, before, effects, links);
+            return self.settle((id, who), index, before, effects, links);
         }
         let (kind, name) = (super::type_name(self.kind), self.name.clone());
         let whose = || format!("{kind} {}", String::from_utf8_lossy(&name));
         halt::guarded(whose, || {
             change(&mut *self.state, effects);
-            self.settle(id, index, before, effects, links);
+            self.settle((id, who), index, before, effects, links);
         });
     }
 
@@ -178,7 +182,7 @@ impl Slot {
     /// noted. `before` is how many events and notices are not its own.
     fn settle(
         &mut self,
-        id: ResourceId,
+        (id, who): (ResourceId, Option<SessionId>),
         index: Index,
         before: (usize, usize),
         effects: &Effects,
@@ -194,12 +198,21 @@ impl Slot {
             }
             links.agenda.extend(timer.map(|due| (due, id)));
         }
-        for notice in &effects.notices[before.1..] {
-            if self.state.involves(notice.session) {
-                links.involved.insert((notice.session, id));
-            } else {
-                links.involved.remove(&(notice.session, id));
-            }
+        let noticed = effects.notices[before.1..].iter().map(|notice| notice.session);
+        for session in noticed.chain(who) {
+            links.note(session, id, &*self.state);
+        }
+    }
+}
+
+impl Links {
+    /// Notes whether a session is involved in a resource.
+    fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
+        let link = (session, id);
+        match (state.involves(session), self.involved.contains(&link)) {
+            (true, false) => drop(self.involved.insert(link)),
+            (false, true) => drop(self.involved.remove(&link)),
+            _ => {}
         }
     }
 }
@@ -226,6 +239,7 @@ impl StateMachine for Registry {
     }
 
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.waste.shed();
         if commit.kind == kind::REGISTRY {
             if let Err(code) = self.apply_own(commit, effects) {
                 effects.refuse(code, "");
@@ -239,9 +253,13 @@ impl StateMachine for Registry {
             return refuse_type(slot, commit.kind, effects);
         }
         let slot = Shared::make_mut(slot);
-        slot.change(commit.resource, commit.index, effects, &mut self.links, |state, effects| {
+        let whose = (commit.resource, Some(commit.session));
+        slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
             state.apply(commit, effects);
         });
+        if let Some(waste) = slot.state.take_waste() {
+            self.waste.add(waste);
+        }
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
@@ -267,12 +285,18 @@ impl StateMachine for Registry {
     fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
         for resource in self.involving(session) {
             self.links.involved.remove(&(session, resource));
-            let slot = self.slots.get_mut(&resource).expect("only what exists is involved");
+            let Some(slot) = self.slots.get_mut(&resource) else { continue };
             let commit = Commit { resource, ..*commit };
             let slot = Shared::make_mut(slot);
-            slot.change(resource, commit.index, effects, &mut self.links, |state, effects| {
-                state.session_ended(session, &commit, effects);
-            });
+            slot.change(
+                (resource, None),
+                commit.index,
+                effects,
+                &mut self.links,
+                |state, effects| {
+                    state.session_ended(session, &commit, effects);
+                },
+            );
         }
     }
 
@@ -288,7 +312,7 @@ impl StateMachine for Registry {
             }
             let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
             let slot = Shared::make_mut(slot);
-            slot.change(resource, index, effects, &mut self.links, |state, effects| {
+            slot.change((resource, None), index, effects, &mut self.links, |state, effects| {
                 state.fire(&Firing { resource, index, now }, effects);
             });
         }
@@ -297,8 +321,9 @@ impl StateMachine for Registry {
 
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>) {
         for resource in self.involving(session) {
-            let slot = self.slot(resource).expect("only what exists is involved");
-            slot.state.holdings(resource, session, now, out);
+            if let Some(slot) = self.slot(resource) {
+                slot.state.holdings(resource, session, now, out);
+            }
         }
     }
 
@@ -438,6 +463,9 @@ impl Registry {
         match own::is_own(slot.kind) {
             true => halt::guarded(|| super::type_name(slot.kind).to_owned(), deleted),
             false => deleted(),
+        }
+        if let Some(waste) = slot.state.take_waste() {
+            self.waste.add(waste);
         }
         effects.event(id, DELETED, None, None);
         Ok(())

@@ -71,7 +71,7 @@ pub fn resources() -> MakeGroup {
 /// # Errors
 /// The log cannot be taken over; see [`Error`].
 pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Replica<S>, Error> {
-    let Seed { cluster, group, node, founders, opened } = seed;
+    let Seed { cluster, group, node, founders, opened, snapshot_after } = seed;
     let failed = |cause: String| Error::Log { group: group.0, cause };
     // The server refuses damage before it opens a log; whoever opens one otherwise must not vote
     // with it either.
@@ -99,7 +99,10 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
         .collect();
     // Any number does: it only spreads the election time-outs of nodes and groups.
     let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
-    let config = ReplicaConfig::new(cluster, group, members, Config::new(node, spread));
+    let config = ReplicaConfig {
+        snapshot_after,
+        ..ReplicaConfig::new(cluster, group, members, Config::new(node, spread))
+    };
     Replica::new(config, opened, state, now).map_err(|fatal| failed(fatal.to_string()))
 }
 

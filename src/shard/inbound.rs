@@ -300,7 +300,13 @@ impl Shard {
     /// The replica in a slot, and its host.
     pub(super) fn group(&mut self, slot: u32) -> (&mut dyn super::Group, View<'_>) {
         let group = &mut self.groups[slot as usize];
-        let view = View { net: &mut self.net, ring: &mut self.ring, disk: &mut group.disk, slot };
+        let view = View {
+            net: &mut self.net,
+            ring: &mut self.ring,
+            disk: &mut group.disk,
+            waste: &self.node.waste,
+            slot,
+        };
         (group.replica.as_mut(), view)
     }
 }

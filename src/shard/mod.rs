@@ -31,7 +31,9 @@ mod start;
 mod stop;
 pub(crate) mod sys;
 mod turn;
+mod waste;
 
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ use net::Net;
 pub(crate) use node::{Counters, Node};
 use ring::{Completion, Ring};
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
+use waste::Waste;
 
 /// What a shard runs one of per group: told what arrives, asked to flush once per turn. A replica
 /// is one.
@@ -146,6 +149,7 @@ struct View<'a> {
     net: &'a mut Net,
     ring: &'a mut Ring,
     disk: &'a mut GroupDisk,
+    waste: &'a Waste,
     slot: u32,
 }
 
@@ -175,5 +179,9 @@ impl Host for View<'_> {
 
     fn disk(&mut self, op: Op) {
         self.disk.start(self.ring, op);
+    }
+
+    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
+        self.waste.dispose(remains);
     }
 }

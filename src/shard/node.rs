@@ -11,6 +11,7 @@ use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 use super::limits::Limits;
 use super::mesh::Inbox;
 use super::sys;
+use super::waste::Waste;
 use crate::error::Error;
 use crate::forming::Founder;
 use crate::machine::Code;
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     failure: Mutex<Option<Error>>,
     /// Signalled when a shard has failed.
     pub(crate) failed: OwnedFd,
+    /// Where large states are dropped.
+    pub(crate) waste: Waste,
 }
 
 impl Node {
@@ -72,6 +75,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: sys::eventfd()?,
+            waste: Waste::new()?,
         })
     }
 
@@ -170,6 +174,8 @@ pub(crate) struct Counters {
     pub(crate) late: Count,
     /// Turns over the alarm.
     pub(crate) long_turns: Count,
+    /// The longest turn, in microseconds.
+    pub(crate) longest: Count,
     pub(crate) accepted: Count,
     pub(crate) refused: Count,
     /// Connections closed for what came over them.
@@ -184,6 +190,13 @@ impl Count {
     pub(crate) fn add(&self, n: u64) {
         // One writer: no read-modify-write is needed.
         self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// Keeps the highest.
+    pub(crate) fn raise(&self, n: u64) {
+        if n > self.get() {
+            self.0.store(n, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn get(&self) -> u64 {

@@ -27,6 +27,12 @@ pub(crate) fn now() -> Micros {
     Micros(seconds * 1_000_000 + nanos / 1_000)
 }
 
+/// This thread runs only when no other wants the CPU, more or less.
+pub(crate) fn yield_to_everybody() {
+    // SAFETY: a plain call about the calling thread (0). Should it fail the thread runs as usual.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}
+
 /// An eventfd with counter 0 that nobody blocks on.
 pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: a plain call; the descriptor it returns is new and ours alone.

@@ -101,9 +101,11 @@ impl Shard {
         counters.turns.add(1);
         counters.completions.add(reaped as u64);
         counters.frames.add(self.frames - counters.frames.get());
-        if reaped > 0 && sys::now().since(began) >= config::TURN_ALARM {
+        let took = sys::now().since(began);
+        if reaped > 0 && took >= config::TURN_ALARM {
             counters.long_turns.add(1);
         }
+        counters.longest.raise(took.0);
     }
 
     pub(super) fn on_completion(&mut self, completion: Completion) -> Result<(), Halt> {

@@ -15,12 +15,12 @@ use margay_log::disk::{Disk, Op};
 use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 use margay_log::rng::Rng;
 
-use super::Failure;
 use super::clock::Clock;
 use super::network::{End, Network, Weather};
 use super::node::Node;
 use super::queue::Queue;
 use super::trace::Trace;
+use super::{Failure, Summary};
 use crate::machine::StateMachine;
 use crate::raft::message::{Config, RoleKind};
 use crate::replica::membership::Member;
@@ -101,6 +101,11 @@ pub(super) struct Cluster<S: StateMachine> {
     pub reign: Option<Micros>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
+    /// Entry bytes between snapshots.
+    snapshot_after: u64,
+    segment_first: u64,
+    /// What replicas have counted, those included that are gone.
+    pub counted: Summary,
 }
 
 impl<S: StateMachine> Cluster<S> {
@@ -130,6 +135,9 @@ impl<S: StateMachine> Cluster<S> {
             clients: 0,
             reign: None,
             disk_latency: 100 + rng.below(2_000),
+            snapshot_after: 4 << 10 << rng.below(5),
+            segment_first: 16 << 10 << rng.below(3),
+            counted: Summary::default(),
             rng,
         }
     }
@@ -229,12 +237,16 @@ impl<S: StateMachine> Cluster<S> {
         let shown = node.clock.at(self.now);
         let raft = Config { checked: true, ..Config::new(node.id, seed) };
         let members = self.members.clone();
-        let config = ReplicaConfig::new(self.cluster, GroupId(0), members, raft);
+        let config = ReplicaConfig {
+            snapshot_after: self.snapshot_after,
+            snapshot_chunk: 2 << 10,
+            ..ReplicaConfig::new(self.cluster, GroupId(0), members, raft)
+        };
         let options = margay_log::Options {
             cluster: self.cluster,
             group: GroupId(0),
             incarnation: node.incarnation,
-            segment_first: 64 << 10,
+            segment_first: self.segment_first,
             segment_max: 512 << 10,
             tail_bytes: 256 << 10,
             ..margay_log::Options::default()
@@ -374,11 +386,15 @@ impl<S: StateMachine> Cluster<S> {
         let mut done = Vec::new();
         node.disk.poll(false, &mut done);
         let Some(replica) = &mut node.replica else { return Ok(()) };
+        let before = replica.snapshot_counts();
         for done in done {
             if let Err(fatal) = replica.on_disk(now, done, &mut node.out) {
                 return self.fail(at, &fatal);
             }
         }
+        let after = replica.snapshot_counts();
+        self.counted.snapshots += after.made - before.made;
+        self.counted.installs += after.installed - before.installed;
         self.turn_soon(at);
         Ok(())
     }

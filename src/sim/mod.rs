@@ -90,6 +90,10 @@ pub struct Summary {
     pub unknown: u64,
     /// How often each kind of fault struck.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Snapshots that were finished.
+    pub snapshots: u64,
+    /// Snapshots that one node brought another.
+    pub installs: u64,
     /// Histories whose search was given up.
     pub given_up: u64,
 }
@@ -102,6 +106,8 @@ impl Summary {
         self.events += other.events;
         self.operations += other.operations;
         self.unknown += other.unknown;
+        self.snapshots += other.snapshots;
+        self.installs += other.installs;
         self.given_up += other.given_up;
         for (name, count) in other.faults {
             *self.faults.entry(name).or_default() += count;

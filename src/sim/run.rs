@@ -123,6 +123,8 @@ impl<S: StateMachine> Run<S> {
             summary.operations += kind.tally().operations;
             summary.unknown += kind.tally().unknown;
         }
+        let Summary { snapshots, installs, .. } = self.cluster.counted;
+        (summary.snapshots, summary.installs) = (snapshots, installs);
         Ok(summary)
     }
 

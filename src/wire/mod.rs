@@ -34,6 +34,7 @@ pub mod forming;
 mod hello;
 pub mod peer;
 mod response;
+pub mod snapshot;
 mod status;
 
 pub use error::{Error, Foreign, Part};
@@ -146,6 +147,10 @@ kinds! {
     AppendReject = 70,
     /// Peer: stand for election at once.
     TimeoutNow = 71,
+    /// Peer: a piece of a snapshot.
+    SnapshotPiece = 72,
+    /// Peer: how much of a snapshot has come.
+    SnapshotAck = 73,
     /// Founder: this is who I am and whom I expect.
     Offer = 96,
     /// Founder: the founding record, durable at the sender.

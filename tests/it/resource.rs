@@ -4,6 +4,7 @@ mod events;
 mod golden;
 mod handles;
 mod hostile;
+mod lives;
 mod lock;
 mod models;
 mod registry;

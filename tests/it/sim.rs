@@ -12,17 +12,20 @@ fn seeds_hold() {
         Some(seed) => (seed, 1),
         None => (1, number("MARGAY_SEEDS").unwrap_or(24)),
     };
-    let (mut operations, mut crashes) = (0, 0);
+    let (mut operations, mut crashes, mut snapshots, mut installs) = (0, 0, 0, 0);
     for seed in first..first + count {
         match run(Options::new(seed)) {
             Ok(summary) => {
                 operations += summary.operations;
                 crashes += summary.faults.get("crash").copied().unwrap_or(0);
+                snapshots += summary.snapshots;
+                installs += summary.installs;
             }
             Err(failure) => panic!("{failure}\nreplay with MARGAY_SEED={seed}"),
         }
     }
-    println!("{count} seeds: {operations} operations, {crashes} crashes");
+    println!("{count} seeds: {operations} operations, {crashes} crashes,");
+    println!("{snapshots} snapshots made, {installs} brought to another node");
     assert!(operations > 0);
 }
 

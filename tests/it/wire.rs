@@ -10,6 +10,7 @@ use margay::raft::message::{Body, Message, Round};
 use margay::wire::client::{Admin, Level, RefusedOf, Request, Response};
 use margay::wire::forming::Forming;
 use margay::wire::peer::PeerMessage;
+use margay::wire::snapshot::{SnapshotAck, SnapshotId, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Error, Foreign, Frame, GroupStatus, Hello, HelloKind, Kind};
 use margay_log::id::{
     Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId, Term,
@@ -202,6 +203,23 @@ fn forming_messages() -> Vec<(&'static str, Forming<'static>)> {
     ]
 }
 
+fn snapshot_messages() -> Vec<(&'static str, Encode)> {
+    let id = SnapshotId {
+        end: EntryId::new(Term(4), Index(100)),
+        chain: Chain(0x0bad_cafe),
+        digest: 0x1234_5678,
+    };
+    let ack = SnapshotAck { term: Term(5), id, offset: 8192, state: SnapshotState::Held };
+    let (term, length, offset, bytes) = (Term(5), 12288, 4096, &[7; 4096]);
+    vec![
+        (
+            "snapshot_piece",
+            Box::new(move |o| SnapshotPiece { term, id, length, offset, bytes }.encode(o)),
+        ),
+        ("snapshot_ack", Box::new(move |o| ack.encode(o))),
+    ]
+}
+
 /// One frame of every shape there is, under the name of its golden file.
 fn frames() -> Vec<(&'static str, Vec<u8>)> {
     let mut all: Vec<(&'static str, Encode)> = Vec::new();
@@ -214,6 +232,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(
         peer_messages().into_iter().map(|(n, m)| (n, Box::new(move |o: &mut _| m.encode(o)) as _)),
     );
+    all.extend(snapshot_messages());
     all.extend(
         forming_messages()
             .into_iter()
@@ -246,6 +265,8 @@ fn encode_again(frame: &Frame<'_>) -> Result<Vec<u8>, Error> {
     match frame.kind as u8 {
         0..=31 => Request::decode(frame)?.encode(&mut out),
         32..=63 => Response::decode(frame)?.encode(&mut out),
+        72 => SnapshotPiece::decode(frame)?.encode(&mut out),
+        73 => SnapshotAck::decode(frame)?.encode(&mut out),
         64..=95 => PeerMessage::decode(frame)?.encode(&mut out),
         _ => Forming::decode(frame)?.encode(&mut out),
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use margay_bench::floor;
 use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, Load, Pulse, Workload};
+use margay_bench::log;
 use margay_bench::report::{Report, Shape};
+use margay_log::commit_log::Driver;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
@@ -21,6 +23,7 @@ Examples:
   margay bench --workload map-put --connections 16 --inflight 16
   margay bench floor --dir /var/lib/margay     # what this machine allows, with no protocol
   margay bench compare --dir /tmp              # both, alternating
+  margay bench log --dir /var/tmp              # the commit log alone, against the disk
 
 A closed loop: each connection is a socket with a session of its own and keeps as many operations
 under way as --inflight says. Times run from sending to the answer."
@@ -42,6 +45,21 @@ enum Verb {
         #[command(flatten)]
         load: ShapeArgs,
         /// Where the nodes keep their files, 192 MiB, while it runs
+        #[arg(long, default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Measure the commit log alone against what the disk allows, by turns
+    Log {
+        /// Measurements of each
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// How long each takes, at most
+        #[arg(long, value_name = "TIME", value_parser = units::seconds, default_value = "1500ms")]
+        seconds: Duration,
+        /// How large the log is that is recovered and read; 0 leaves that out
+        #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "1GiB")]
+        recover: usize,
+        /// Where the files are kept while it runs, up to 3 GiB
         #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
@@ -119,9 +137,45 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let report = run_floor(load.shape(), load.seconds, dir)?;
             print(&args.connect, &report)
         }
+        Some(Verb::Log { rounds, seconds, recover, dir }) => {
+            let plan = log::run::Plan {
+                dir: dir.clone(),
+                rounds: *rounds,
+                time: *seconds,
+                recover_bytes: *recover as u64,
+            };
+            measure_log(&args.connect, &plan)
+        }
         Some(Verb::Compare { rounds, seconds, dir }) => {
             compare(&args.connect, *rounds, *seconds, dir)
         }
+    }
+}
+
+/// The log and the ceiling; other crates' logs join in `bench/peers`.
+fn measure_log(connect: &Connect, plan: &log::run::Plan) -> Result<(), Exit> {
+    let uring = log::Margay { driver: Driver::Auto, prepared: true };
+    let plain = log::Margay { driver: Driver::Direct, prepared: true };
+    let fresh = log::Margay { driver: Driver::Auto, prepared: false };
+    let contenders: [&dyn log::Contender; 4] = [&log::ceiling::Ceiling, &uring, &plain, &fresh];
+    let is_shown = output::is_terminal();
+    let mut say = |line: &str| {
+        if is_shown {
+            output::aside(&format!("\r\x1b[K{line}"));
+        }
+    };
+    let outcome = log::run::run(plan, &contenders, uring, &mut say);
+    if is_shown {
+        output::aside("\r\x1b[K");
+    }
+    let outcome = outcome.map_err(|error| {
+        Exit::new(NEGATIVE, format!("the log: {error}"))
+            .hint("it needs --dir on a file system with direct I/O (not tmpfs), and space there")
+    })?;
+    if connect.is_json() {
+        output::json(&outcome.to_json())
+    } else {
+        output::line(outcome.to_string().trim_end())
     }
 }
 

@@ -193,9 +193,9 @@ fn read(endpoints: &[String], map: &str, counter: &str) -> Result<(BTreeSet<u64>
             let id = entry.key.first_chunk().copied().map_or(u64::MAX, u64::from_be_bytes);
             present.insert(id);
         }
-        match page.entries.into_iter().next_back() {
-            Some(last) if page.more => after = Some(last.key),
-            _ => break,
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
         }
     }
     let counter = counter.get().wait()?;

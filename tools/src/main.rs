@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod ids;
 mod lock;
+mod log;
 mod map;
 mod nodes;
 mod output;
@@ -49,6 +50,7 @@ enum Command {
     Counter(counter::Args),
     Map(map::Args),
     Lock(lock::Args),
+    Log(log::Args),
     Bench(bench::Args),
     Sim(sim::Args),
 }
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::run(&args),
     };

@@ -129,12 +129,12 @@ fn entries(connect: &Connect, map: &Map<Group>, prefix: &[u8]) -> Result<(), Exi
     let mut after = None;
     loop {
         let is_first = after.is_none();
-        let range = MapRange { prefix: prefix.to_vec(), after, limit: 0 };
+        let range = MapRange { prefix: prefix.to_vec(), after, ..MapRange::default() };
         let page = map.entries(range).wait()?;
         print_page(connect, &page.entries, is_first)?;
-        match page.entries.into_iter().next_back() {
-            Some(last) if page.more => after = Some(last.key),
-            _ => return Ok(()),
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
         }
     }
 }

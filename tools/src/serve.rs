@@ -10,6 +10,7 @@ use margay::server::{Server, ServerConfig, run as run_server};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, NEGATIVE};
+use crate::units;
 
 /// Run a node
 #[derive(clap::Args, Debug)]
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// CPUs to pin them to
     #[arg(long, value_name = "0,1,…", value_delimiter = ',')]
     cpus: Option<Vec<usize>>,
+    /// Take a snapshot after so many bytes of entries, or as many as the state has if that is more
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size)]
+    snapshot_after: usize,
     /// Listen on an address that other machines reach, although nobody is authenticated
     #[arg(long)]
     unsafe_no_auth: bool,
@@ -85,6 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     config.shards = args.shards.map(usize::from);
     config.cpus = args.cpus.clone();
     config.unsafe_no_auth = args.unsafe_no_auth;
+    config.snapshot_after = args.snapshot_after as u64;
     run_server(&config, |server| announce(args, server))?;
     tracing::info!("stopped");
     Ok(())

@@ -89,7 +89,11 @@ impl Template {
     pub(super) fn put(payload: usize) -> Template {
         // No digit: the key must be found.
         let value = vec![b'v'; payload];
-        Template::new(&PutV1 { key: key_of(0), value, previous: false }, false, true)
+        Template::new(
+            &PutV1 { key: key_of(0), value, previous: false, ephemeral: false, ttl_ms: 0 },
+            false,
+            true,
+        )
     }
 
     fn new<O: Encode + Operation>(operation: &O, is_query: bool, has_key: bool) -> Template {
@@ -141,7 +145,10 @@ mod tests {
             panic!("a put is a command");
         };
         let (key, value) = (b"000000004321".to_vec(), vec![b'v'; 40]);
-        assert_eq!(payload, PutV1 { key, value, previous: false }.encode());
+        assert_eq!(
+            payload,
+            PutV1 { key, value, previous: false, ephemeral: false, ttl_ms: 0 }.encode()
+        );
     }
 
     #[test]

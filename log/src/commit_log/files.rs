@@ -2,15 +2,16 @@
 //! system can, without locks. A file that is removed or replaced stays readable for whoever has it
 //! open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::check_body;
 use crate::disk::DiskError;
 use crate::disk::direct::disk_error;
+use crate::disk::view::open_to_read;
 use crate::error::segment_file;
 use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
 use crate::id::{Incarnation, Position, SegmentNumber};
@@ -71,12 +72,7 @@ impl Files {
         if let Some(at) = open.iter().position(|&(number, _)| number == segment) {
             open[at..].rotate_left(1);
         } else {
-            let path = self.path.join(segment_file(segment));
-            let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path);
-            let file = match direct {
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(&path)?,
-                other => other?,
-            };
+            let file = open_to_read(&self.path.join(segment_file(segment)))?;
             if open.len() >= FILES_MAX {
                 open.remove(0);
             }

@@ -12,7 +12,7 @@
 //! Invariant: while entries wait to become durable or operations are under way, somebody drives, or
 //! has been woken to do so: whoever lets go of the disk looks once more, and wakes one who waits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -51,6 +51,12 @@ pub(crate) struct Shared {
     /// A write can be begun without waiting for it.
     is_async: bool,
     begin: Instant,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// See the module.
@@ -161,7 +167,9 @@ impl State {
                 self.disk_under_way -= 1;
                 self.writes_under_way -= 1;
             }
-            Done::Read { .. } | Done::HardState { .. } => self.disk_under_way -= 1,
+            Done::Read { .. } | Done::HardState { .. } | Done::Snapshot { .. } => {
+                self.disk_under_way -= 1;
+            }
         }
         let Ok(progress) = self.log.on_done(done) else {
             self.wake_all();
@@ -191,9 +199,29 @@ impl State {
 }
 
 impl Shared {
+    /// Of a log that is only read: closed from the beginning.
+    pub(crate) fn to_read(log: Log, path: &Path) -> Arc<Shared> {
+        let shared = Shared::made(log, None, false, path.to_owned(), Retention::default());
+        {
+            let mut state = shared.state();
+            (state.closing, state.is_closed) = (true, true);
+        }
+        shared
+    }
+
     pub(crate) fn new(
         log: Log,
         disk: BoxedDisk,
+        is_async: bool,
+        path: PathBuf,
+        retention: Retention,
+    ) -> Arc<Shared> {
+        Shared::made(log, Some(disk), is_async, path, retention)
+    }
+
+    fn made(
+        log: Log,
+        disk: Option<BoxedDisk>,
         is_async: bool,
         path: PathBuf,
         retention: Retention,
@@ -220,7 +248,7 @@ impl Shared {
                 ops: Vec::new(),
                 done: Vec::new(),
             }),
-            disk: Mutex::new(Some(disk)),
+            disk: Mutex::new(disk),
             progress: Condvar::new(),
             rest: Condvar::new(),
             files: Files::new(&path, salt, incarnation),

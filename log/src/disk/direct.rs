@@ -1,10 +1,10 @@
 //! A log's directory, and plain blocking calls on it: for opening a log, and as the simplest
 //! [`Disk`].
 //!
-//! What is where: `segment-0000000000000001.log` and so on, `hard-state`, and while a file is being
-//! made the same name with `.tmp`. A file is made under its temporary name, synced, renamed, and
-//! the directory synced, so a name stands for a whole file. What a crash left under a temporary
-//! name is removed.
+//! What is where: `segment-0000000000000001.log` and so on, `hard-state`, `snapshot-….mgs`, and
+//! while a file is being made the same name with `.tmp`. A file is made under its temporary name,
+//! synced, renamed, and the directory synced, so a name stands for a whole file. What a crash left
+//! under a temporary name is removed.
 //!
 //! Locks are `flock`s: on the directory, against a second opener; and on each file that is written
 //! to, on the very descriptor that writes, because the writes of a killed process can outlive it
@@ -27,11 +27,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
+use crate::disk::snapshots::SnapshotFiles;
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::BLOCK;
 use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
-use crate::id::SegmentNumber;
+use crate::id::{Index, SegmentNumber};
 use crate::recover::Storage;
 
 /// Segments kept open, at most.
@@ -51,6 +52,15 @@ pub enum Mode {
     /// Through the page cache, because the file system refuses `O_DIRECT`: `O_DSYNC` alone. Durable
     /// all the same, slower.
     Buffered,
+}
+
+impl Mode {
+    fn flags(self) -> i32 {
+        match self {
+            Mode::Direct => libc::O_DIRECT,
+            Mode::Buffered => 0,
+        }
+    }
 }
 
 /// Choices in opening a directory.
@@ -79,6 +89,7 @@ pub struct Direct {
     hard_state: Option<Arc<File>>,
     /// The most recently used last.
     segments: Vec<(SegmentNumber, Arc<File>)>,
+    snapshots: SnapshotFiles,
     queue: Vec<Op>,
 }
 
@@ -100,13 +111,17 @@ impl Direct {
         let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
         lock(&directory, path, access.lock_wait)?;
         let possible = probe(path).map_err(|error| failed("write to", path, &error))?;
+        let directory = Arc::new(directory);
+        let mode = if access.buffered { Mode::Buffered } else { possible };
+        let snapshots = SnapshotFiles::new(path, Arc::clone(&directory), mode.flags());
         let mut direct = Direct {
             path: path.to_owned(),
-            directory: Arc::new(directory),
-            mode: if access.buffered { Mode::Buffered } else { possible },
+            directory,
+            mode,
             lock_wait: access.lock_wait,
             hard_state: None,
             segments: Vec::new(),
+            snapshots,
             queue: Vec::new(),
         };
         direct.remove_temporaries().map_err(|error| failed("clean up", path, &error))?;
@@ -134,10 +149,7 @@ impl Direct {
     /// Flags of a descriptor that fills a new file: past the page cache where possible, synced at
     /// the end.
     pub(crate) fn fill_flags(&self) -> i32 {
-        match self.mode {
-            Mode::Direct => libc::O_DIRECT,
-            Mode::Buffered => 0,
-        }
+        self.mode.flags()
     }
 
     /// Flags of a descriptor whose writes are durable when done.
@@ -148,6 +160,12 @@ impl Direct {
     /// The hard-state file.
     pub(crate) fn hard_state_file(&self) -> Result<Arc<File>, DiskError> {
         self.hard_state.clone().ok_or(DiskError { errno: libc::ENOENT })
+    }
+
+    /// The files of snapshots.
+    #[cfg(feature = "uring")]
+    pub(crate) fn snapshots(&mut self) -> &mut SnapshotFiles {
+        &mut self.snapshots
     }
 
     /// The file of a segment, opened and locked if it is not open.
@@ -208,7 +226,7 @@ impl Direct {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed("open", &path, &error)),
         }
-        let listed = self.listed().map_err(|error| failed("list", &self.path, &error))?;
+        let listed = listed(&self.path).map_err(|error| failed("list", &self.path, &error))?;
         for (segment, _) in listed {
             let path = self.path.join(segment_file(segment));
             let file = self.options().open(&path).map_err(|error| failed("open", &path, &error))?;
@@ -219,16 +237,11 @@ impl Direct {
         Ok(())
     }
 
-    fn listed(&self) -> io::Result<Vec<(SegmentNumber, u64)>> {
-        let mut listed = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if let Some(segment) = segment_number(entry.file_name().as_bytes()) {
-                listed.push((segment, entry.metadata()?.len()));
-            }
-        }
-        listed.sort_unstable();
-        Ok(listed)
+    /// Locks a directory that is there, and looks at nothing: nobody else opens it meanwhile.
+    pub(crate) fn lock_only(path: &Path) -> Result<File, Error> {
+        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
+        lock(&directory, path, LOCK_RETRY)?;
+        Ok(directory)
     }
 
     /// Makes a file and opens it, locked.
@@ -266,6 +279,9 @@ impl Direct {
             Op::HardState { ticket, pair, data } => {
                 let result = Storage::write_hard_state(self, pair, &data);
                 Done::HardState { ticket, result }
+            }
+            Op::Snapshot { ticket, snapshot, step } => {
+                Done::Snapshot { ticket, result: self.snapshots.perform(snapshot, &step) }
             }
         }
     }
@@ -328,7 +344,7 @@ impl Maker {
 
 impl Storage for Direct {
     fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
-        self.listed().map_err(|error| disk_error(&error))
+        listed(&self.path).map_err(|error| disk_error(&error))
     }
 
     fn read(
@@ -385,6 +401,19 @@ impl Storage for Direct {
         removed.map_err(|error| disk_error(&error))
     }
 
+    fn snapshots(&mut self) -> Result<Vec<(Index, u64)>, DiskError> {
+        self.snapshots.list().map_err(|error| disk_error(&error))
+    }
+
+    fn read_snapshot(
+        &mut self,
+        snapshot: Index,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        self.snapshots.read(snapshot, offset, bytes)
+    }
+
     fn entropy(&mut self) -> u64 {
         let mut bytes = [0; 8];
         // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
@@ -405,6 +434,19 @@ impl Disk for Direct {
             done.push(self.perform(op));
         }
     }
+}
+
+/// The segments in a directory with their sizes, rising.
+pub(crate) fn listed(path: &Path) -> io::Result<Vec<(SegmentNumber, u64)>> {
+    let mut listed = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if let Some(segment) = segment_number(entry.file_name().as_bytes()) {
+            listed.push((segment, entry.metadata()?.len()));
+        }
+    }
+    listed.sort_unstable();
+    Ok(listed)
 }
 
 /// The system's error, by number.
@@ -516,11 +558,13 @@ fn write(file: &File, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
 }
 
 fn is_ours(name: &[u8]) -> bool {
-    name.starts_with(b"segment-") || name.starts_with(HARD_STATE_FILE.as_bytes())
+    name.starts_with(b"segment-")
+        || name.starts_with(b"snapshot-")
+        || name.starts_with(HARD_STATE_FILE.as_bytes())
 }
 
 /// The number in the name of a segment file, if it is exactly that.
-fn segment_number(name: &[u8]) -> Option<SegmentNumber> {
+pub(crate) fn segment_number(name: &[u8]) -> Option<SegmentNumber> {
     let name = std::str::from_utf8(name).ok()?;
     let digits = name.strip_prefix("segment-")?.strip_suffix(".log")?;
     let number = SegmentNumber(digits.parse().ok()?);

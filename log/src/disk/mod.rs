@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::id::{SegmentNumber, Ticket};
+use crate::id::{Index, SegmentNumber, Ticket};
 
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
@@ -19,9 +19,13 @@ pub mod direct;
 mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "direct")]
+mod snapshots;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;
+#[cfg(feature = "direct")]
+pub mod view;
 
 /// One request to the disk. Offsets and lengths of data are multiples of [`crate::format::BLOCK`].
 #[derive(Debug, Clone)]
@@ -72,6 +76,44 @@ pub enum Op {
         /// Two equal blocks.
         data: Arc<Buffer>,
     },
+    /// Work on the file of a snapshot. A failure harms that snapshot alone.
+    Snapshot {
+        /// Names this step in its `Done`.
+        ticket: Ticket,
+        /// The snapshot, by the last index it contains.
+        snapshot: Index,
+        /// What to do.
+        step: SnapshotStep,
+    },
+}
+
+/// A step in the life of a snapshot's file. It is made under a temporary name, by one owner at a
+/// time, and gets its own when all of it is durable.
+#[derive(Debug, Clone)]
+pub enum SnapshotStep {
+    /// Begin an empty file under the temporary name.
+    Begin,
+    /// Write a piece of it. Durable only with `Publish`.
+    Write {
+        /// Byte offset in the file.
+        offset: u64,
+        /// Whole blocks.
+        data: Arc<Buffer>,
+    },
+    /// All pieces are written: make the file durable, then visible under its name, in place of one
+    /// that has it.
+    Publish,
+    /// Give the unfinished file up.
+    Discard,
+    /// Read from the finished file.
+    Read {
+        /// Byte offset in the file.
+        offset: u64,
+        /// Bytes to read: whole blocks.
+        length: u32,
+    },
+    /// Delete the finished file.
+    Remove,
 }
 
 /// The end of an [`Op`].
@@ -111,6 +153,13 @@ pub enum Done {
         ticket: Ticket,
         /// What happened.
         result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Snapshot`].
+    Snapshot {
+        /// The step it answers.
+        ticket: Ticket,
+        /// What happened; the bytes of a `Read`.
+        result: Result<Option<Buffer>, DiskError>,
     },
 }
 

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::disk::{Disk, DiskError, Done, Op};
+use crate::disk::{Disk, DiskError, Done, Op, SnapshotStep};
 use crate::format::{BLOCK, SECTOR};
 use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
-use crate::id::SegmentNumber;
+use crate::id::{Index, SegmentNumber};
 use crate::recover::Storage;
 use crate::rng::Rng;
 
@@ -88,11 +88,15 @@ enum Fate {
 pub struct SimDisk {
     segments: BTreeMap<SegmentNumber, File>,
     hard_state: Option<File>,
+    /// Finished snapshots, and the one being made.
+    snapshots: BTreeMap<Index, File>,
+    making: Option<(Index, File)>,
     in_flight: VecDeque<Op>,
     finished: VecDeque<Finished>,
     rng: Rng,
     fail_write: Option<DiskError>,
     fail_prepare: Option<DiskError>,
+    fail_snapshots: Option<DiskError>,
     unreadable: BTreeSet<(SegmentNumber, u64)>,
     overwrites: u64,
     fuse: Option<u32>,
@@ -106,6 +110,7 @@ enum Finished {
     Prepared(SegmentNumber, Result<(), DiskError>),
     Retired(SegmentNumber, Result<(), DiskError>),
     HardState(crate::id::Ticket, Result<(), DiskError>),
+    Snapshot(crate::id::Ticket, Result<Option<Arc<Buffer>>, DiskError>),
 }
 
 impl SimDisk {
@@ -115,11 +120,14 @@ impl SimDisk {
         SimDisk {
             segments: BTreeMap::new(),
             hard_state: None,
+            snapshots: BTreeMap::new(),
+            making: None,
             in_flight: VecDeque::new(),
             finished: VecDeque::new(),
             rng: Rng::new(seed),
             fail_write: None,
             fail_prepare: None,
+            fail_snapshots: None,
             unreadable: BTreeSet::new(),
             overwrites: 0,
             fuse: None,
@@ -159,6 +167,10 @@ impl SimDisk {
             }
             Op::HardState { ticket, pair, data } => {
                 Finished::HardState(ticket, self.write_pair(pair, &data))
+            }
+            Op::Snapshot { ticket, snapshot, step } => {
+                let result = self.snapshot_step(snapshot, &step);
+                Finished::Snapshot(ticket, result.map(|bytes| bytes.map(Arc::new)))
             }
         };
         self.finished.push_back(finished);
@@ -289,8 +301,74 @@ impl SimDisk {
         self.segments.keys().copied()
     }
 
+    /// From now on every step of making a snapshot fails with `error`; `None` ends that.
+    pub fn fail_snapshots(&mut self, error: Option<DiskError>) {
+        self.fail_snapshots = error;
+    }
+
+    /// Flips a bit of a finished snapshot. False if it is not there or shorter.
+    pub fn flip_snapshot(&mut self, snapshot: Index, offset: u64, bit: u8) -> bool {
+        let Some(file) = self.snapshots.get_mut(&snapshot) else { return false };
+        if offset >= file.size {
+            return false;
+        }
+        flip(file, offset, bit);
+        true
+    }
+
+    /// Removes a finished snapshot, as an operator might.
+    pub fn lose_snapshot(&mut self, snapshot: Index) -> bool {
+        self.snapshots.remove(&snapshot).is_some()
+    }
+
+    /// The finished snapshots, with their sizes in bytes.
+    pub fn finished_snapshots(&self) -> impl Iterator<Item = (Index, u64)> + '_ {
+        self.snapshots.iter().map(|(&index, file)| (index, file.size))
+    }
+
+    fn snapshot_step(
+        &mut self,
+        snapshot: Index,
+        step: &SnapshotStep,
+    ) -> Result<Option<Buffer>, DiskError> {
+        let makes = !matches!(step, SnapshotStep::Read { .. } | SnapshotStep::Discard);
+        if let Some(error) = self.fail_snapshots.filter(|_| makes) {
+            return Err(error);
+        }
+        let is_making = self.making.as_ref().is_some_and(|&(making, _)| making == snapshot);
+        match step {
+            SnapshotStep::Begin => self.making = Some((snapshot, File::new(0))),
+            SnapshotStep::Write { offset, data } => {
+                let (_, file) = self.making.as_mut().filter(|_| is_making).ok_or(ENOENT)?;
+                file.size = file.size.max(offset + data.len() as u64);
+                file.write(*offset, data, || true);
+            }
+            SnapshotStep::Publish => {
+                let writes = self.in_flight.iter().any(|op| {
+                    let Op::Snapshot { snapshot: other, step, .. } = op else { return false };
+                    *other == snapshot && matches!(step, SnapshotStep::Write { .. })
+                });
+                assert!(!writes, "a snapshot is published when all of it is written");
+                let (_, file) = self.making.take().filter(|_| is_making).ok_or(ENOENT)?;
+                self.snapshots.insert(snapshot, file);
+            }
+            SnapshotStep::Discard => self.making = self.making.take().filter(|_| !is_making),
+            SnapshotStep::Read { offset, length } => {
+                let mut buffer = Buffer::zeroed(*length as usize);
+                self.snapshots.get(&snapshot).ok_or(ENOENT)?.read(*offset, &mut buffer)?;
+                return Ok(Some(buffer));
+            }
+            SnapshotStep::Remove => {
+                self.snapshots.remove(&snapshot);
+            }
+        }
+        Ok(None)
+    }
+
     fn restart(&mut self) {
         self.finished.clear();
+        self.making = None;
+        self.fail_snapshots = None;
         self.fail_write = None;
         self.fail_prepare = None;
         self.fuse = None;
@@ -323,6 +401,13 @@ impl SimDisk {
             Op::Retire { segment } => {
                 if lands() {
                     self.segments.remove(&segment);
+                }
+            }
+            // Until it is published a snapshot is a temporary file, which opening removes.
+            Op::Snapshot { snapshot, step, .. } => {
+                let lasting = matches!(step, SnapshotStep::Publish | SnapshotStep::Remove);
+                if lasting && lands() {
+                    let _ = self.snapshot_step(snapshot, &step);
                 }
             }
             Op::Read { .. } => {}
@@ -415,6 +500,9 @@ impl Disk for SimDisk {
             Finished::Prepared(segment, result) => Done::Prepared { segment, result },
             Finished::Retired(segment, result) => Done::Retired { segment, result },
             Finished::HardState(ticket, result) => Done::HardState { ticket, result },
+            Finished::Snapshot(ticket, result) => {
+                Done::Snapshot { ticket, result: result.map(|bytes| bytes.map(owned)) }
+            }
         }));
     }
 }
@@ -477,6 +565,19 @@ impl Storage for SimDisk {
             return Err(EIO);
         }
         self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<(Index, u64)>, DiskError> {
+        Ok(self.finished_snapshots().collect())
+    }
+
+    fn read_snapshot(
+        &mut self,
+        snapshot: Index,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), DiskError> {
+        self.snapshots.get(&snapshot).ok_or(ENOENT)?.read(offset, bytes)
     }
 
     fn entropy(&mut self) -> u64 {

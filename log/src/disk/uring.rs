@@ -15,12 +15,13 @@ use std::sync::Arc;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::buffer::Buffer;
-use crate::disk::direct::{Direct, ZEROS, disk_error};
+use crate::disk::direct::{Direct, TEMPORARY, ZEROS, disk_error};
 use crate::disk::prepare::Prepare;
-use crate::disk::{Disk, DiskError, Done, Op};
+use crate::disk::{Disk, DiskError, Done, Op, SnapshotStep};
 use crate::error::{Error, segment_file};
 use crate::hard_state::PAIR_BYTES;
-use crate::id::{SegmentNumber, Ticket};
+use crate::id::{Index, SegmentNumber, Ticket};
+use crate::snapshot::snapshot_file;
 
 /// Bits of `user_data` that a driver uses; the rest is the caller's.
 const OWN_BITS: u32 = 48;
@@ -62,8 +63,30 @@ enum Work {
         path: CString,
         directory: Arc<File>,
     },
-    /// Could not even begin.
-    Failed(Done),
+    /// Makes a snapshot durable and gives it its name, or deletes it.
+    Snapshot(Box<Publish>),
+    /// Ended, or could not even begin.
+    Over(Done),
+}
+
+/// A snapshot's file on its way to its name, or out of the way.
+#[derive(Debug)]
+struct Publish {
+    ticket: Ticket,
+    file: Option<Arc<File>>,
+    directory: Arc<File>,
+    from: CString,
+    to: CString,
+    step: PublishStep,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PublishStep {
+    Sync,
+    Rename,
+    SyncDirectory,
+    /// Delete `from`: that is all.
+    Delete,
 }
 
 /// A read or a write, possibly in several pieces.
@@ -80,14 +103,16 @@ struct Transfer {
 enum Data {
     Write(Arc<Buffer>),
     HardState(Arc<Buffer>),
+    Snapshot(Arc<Buffer>),
     Read(Buffer),
+    ReadSnapshot(Buffer),
 }
 
 impl Data {
     fn len(&self) -> usize {
         match self {
-            Data::Write(buffer) | Data::HardState(buffer) => buffer.len(),
-            Data::Read(buffer) => buffer.len(),
+            Data::Write(buffer) | Data::HardState(buffer) | Data::Snapshot(buffer) => buffer.len(),
+            Data::Read(buffer) | Data::ReadSnapshot(buffer) => buffer.len(),
         }
     }
 }
@@ -176,7 +201,7 @@ impl Driver {
         match op {
             Op::Write { ticket, segment, offset, data } => match self.files.segment(segment) {
                 Ok(file) => transfer(ticket, file, offset, Data::Write(data)),
-                Err(error) => Work::Failed(Done::Write { ticket, result: Err(error) }),
+                Err(error) => Work::Over(Done::Write { ticket, result: Err(error) }),
             },
             Op::Read { ticket, segment, offset, length } => match self.files.segment(segment) {
                 Ok(file) => {
@@ -184,19 +209,23 @@ impl Driver {
                     assert!(buffer.len() == length as usize, "whole blocks are read");
                     transfer(ticket, file, offset, Data::Read(buffer))
                 }
-                Err(error) => Work::Failed(Done::Read { ticket, result: Err(error) }),
+                Err(error) => Work::Over(Done::Read { ticket, result: Err(error) }),
             },
             Op::HardState { ticket, pair, data } => match self.files.hard_state_file() {
                 Ok(file) => {
                     let offset = u64::from(pair) * PAIR_BYTES as u64;
                     transfer(ticket, file, offset, Data::HardState(data))
                 }
-                Err(error) => Work::Failed(Done::HardState { ticket, result: Err(error) }),
+                Err(error) => Work::Over(Done::HardState { ticket, result: Err(error) }),
             },
             Op::Retire { segment } => {
                 self.files.close(segment);
                 let directory = Arc::clone(self.files.directory());
                 Work::Retire { segment, path: c_string(segment_file(segment)), directory }
+            }
+            Op::Snapshot { ticket, snapshot, step } => {
+                let begun = self.begin_snapshot(ticket, snapshot, step);
+                begun.unwrap_or_else(|error| Work::Over(over(ticket, Err(error))))
             }
             Op::Prepare { segment, size, header } => {
                 let zeros = Arc::clone(&self.zeros);
@@ -204,6 +233,46 @@ impl Driver {
                 Work::Prepare(Box::new(prepare))
             }
         }
+    }
+
+    /// Opening a file is a plain call: once per snapshot.
+    fn begin_snapshot(
+        &mut self,
+        ticket: Ticket,
+        snapshot: Index,
+        step: SnapshotStep,
+    ) -> Result<Work, DiskError> {
+        let directory = Arc::clone(self.files.directory());
+        let files = self.files.snapshots();
+        let step = match step {
+            SnapshotStep::Begin => {
+                files.begin(snapshot)?;
+                return Ok(Work::Over(over(ticket, Ok(()))));
+            }
+            SnapshotStep::Write { offset, data } => {
+                return Ok(transfer(ticket, files.making(snapshot)?, offset, Data::Snapshot(data)));
+            }
+            SnapshotStep::Read { offset, length } => {
+                let buffer = Buffer::zeroed(length as usize);
+                assert!(buffer.len() == length as usize, "whole blocks are read");
+                let file = files.finished(snapshot)?;
+                return Ok(transfer(ticket, file, offset, Data::ReadSnapshot(buffer)));
+            }
+            SnapshotStep::Publish | SnapshotStep::Discard | SnapshotStep::Remove => step,
+        };
+        let name = snapshot_file(snapshot);
+        let temporary = format!("{name}{TEMPORARY}");
+        let (from, file, step) = match step {
+            SnapshotStep::Publish => (temporary, Some(files.making(snapshot)?), PublishStep::Sync),
+            SnapshotStep::Discard => (temporary, None, PublishStep::Delete),
+            _ => (name.clone(), None, PublishStep::Delete),
+        };
+        if matches!(step, PublishStep::Sync) || file.is_none() && from != name {
+            files.made(snapshot);
+        }
+        files.close(snapshot);
+        let (from, to) = (c_string(from), c_string(name));
+        Ok(Work::Snapshot(Box::new(Publish { ticket, file, directory, from, to, step })))
     }
 
     /// What follows on `result`: more of the same work, or its end.
@@ -224,7 +293,8 @@ impl Driver {
             Work::Retire { segment, .. } => {
                 Err(Done::Retired { segment, result: checked(result).map(|_| ()) })
             }
-            Work::Failed(done) => Err(done),
+            Work::Snapshot(publish) => publish.advance(result).map(Work::Snapshot),
+            Work::Over(done) => Err(done),
         }
     }
 
@@ -242,7 +312,8 @@ impl Driver {
             Work::Retire { path, directory, .. } => {
                 opcode::UnlinkAt::new(types::Fd(directory.as_raw_fd()), path.as_ptr()).build()
             }
-            Work::Failed(_) => opcode::Nop::new().build(),
+            Work::Snapshot(publish) => publish.entry(),
+            Work::Over(_) => opcode::Nop::new().build(),
         };
         entry.user_data(user_data)
     }
@@ -268,10 +339,10 @@ impl Transfer {
         let offset = self.offset + from as u64;
         assert!(left > 0);
         match &mut self.data {
-            Data::Write(data) | Data::HardState(data) => {
+            Data::Write(data) | Data::HardState(data) | Data::Snapshot(data) => {
                 opcode::Write::new(file, data[from..].as_ptr(), left as u32).offset(offset).build()
             }
-            Data::Read(buffer) => {
+            Data::Read(buffer) | Data::ReadSnapshot(buffer) => {
                 let bytes = &mut buffer[from..];
                 opcode::Read::new(file, bytes.as_mut_ptr(), left as u32).offset(offset).build()
             }
@@ -307,8 +378,50 @@ impl Transfer {
             Data::Write(_) => Done::Write { ticket, result },
             Data::HardState(_) => Done::HardState { ticket, result },
             Data::Read(buffer) => Done::Read { ticket, result: result.map(|()| buffer) },
+            Data::Snapshot(_) => Done::Snapshot { ticket, result: result.map(|()| None) },
+            Data::ReadSnapshot(buffer) => {
+                Done::Snapshot { ticket, result: result.map(|()| Some(buffer)) }
+            }
         }
     }
+}
+
+impl Publish {
+    fn entry(&self) -> squeue::Entry {
+        let directory = types::Fd(self.directory.as_raw_fd());
+        let file = types::Fd(self.file.as_ref().map_or(-1, |file| file.as_raw_fd()));
+        match self.step {
+            PublishStep::Sync => opcode::Fsync::new(file).build(),
+            PublishStep::Rename => {
+                opcode::RenameAt::new(directory, self.from.as_ptr(), directory, self.to.as_ptr())
+                    .build()
+            }
+            PublishStep::SyncDirectory => opcode::Fsync::new(directory).build(),
+            PublishStep::Delete => opcode::UnlinkAt::new(directory, self.from.as_ptr()).build(),
+        }
+    }
+
+    fn advance(mut self: Box<Self>, result: i32) -> Result<Box<Publish>, Done> {
+        let gone = self.step == PublishStep::Delete && -result == libc::ENOENT;
+        if let Err(error) = checked(result)
+            && !gone
+        {
+            return Err(over(self.ticket, Err(error)));
+        }
+        self.step = match self.step {
+            PublishStep::Sync => PublishStep::Rename,
+            PublishStep::Rename => PublishStep::SyncDirectory,
+            PublishStep::SyncDirectory | PublishStep::Delete => {
+                return Err(over(self.ticket, Ok(())));
+            }
+        };
+        Ok(self)
+    }
+}
+
+/// The end of a step on a snapshot that brings no bytes.
+fn over(ticket: Ticket, result: Result<(), DiskError>) -> Done {
+    Done::Snapshot { ticket, result: result.map(|()| None) }
 }
 
 /// The file of a descriptor that an `OpenAt` has just given us.

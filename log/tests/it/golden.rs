@@ -166,3 +166,25 @@ fn segment() {
     disk.read(SegmentNumber(1), 0, &mut bytes).expect("it is there");
     check("segment", &bytes);
 }
+
+#[test]
+fn snapshot() {
+    use margay_log::snapshot::{SnapshotHeader, SnapshotMaker};
+    let header = SnapshotHeader {
+        cluster: ClusterId(0x0102_0304_0506_0708),
+        group: GroupId(0x1112_1314),
+        end: margay_log::id::BatchEnd {
+            id: EntryId::new(Term(0x2122_2324_2526_2728), Index(0x3132_3334_3536_3738)),
+            chain: Chain(0x4142_4344),
+        },
+        log_time: 0x5152_5354_5556_5758,
+        meta: b"membership".to_vec(),
+        ..SnapshotHeader::default()
+    };
+    let mut maker = SnapshotMaker::new(header);
+    let (offset, chunk) = maker.chunk(b"a state");
+    assert_eq!((offset, chunk.len()), (16384, 4096));
+    check("snapshot_chunk", &chunk);
+    check("snapshot_header", &maker.header().encode());
+    assert_eq!(SnapshotHeader::decode(&maker.header().encode()).as_ref(), Ok(maker.header()));
+}

@@ -13,7 +13,10 @@ mod golden;
 mod mutation;
 #[cfg(feature = "sim")]
 mod power_cut;
+#[cfg(feature = "direct")]
+mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+mod snapshots;
 #[cfg(feature = "sim")]
 mod world;

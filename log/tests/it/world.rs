@@ -303,7 +303,7 @@ impl World {
 
     /// Opens what is on `disk` and holds it against what was promised.
     pub(crate) fn check_after_crash(&self, disk: &mut SimDisk) -> (Log, Report, u64) {
-        let Opened { log, meta, marked, report } =
+        let Opened { log, meta, marked, report, .. } =
             open(disk, options()).expect("opens after a crash");
         assert_eq!(report.damage, None, "no false damage: {report:?}");
         assert!(report.headers.is_empty());

@@ -1,20 +1,25 @@
 //! The map as applications use it.
 
 use super::{
-    CLEARED, ClearV1, ContainsV1, GetV1, PUT, PageV1, PutIfAbsentV1, PutV1, REMOVED, RemoveIfV1,
-    RemoveV1, ReplaceIfV1, ReplaceV1, SizeV1,
+    ClearV1, ContainsV1, FindValueV1, GetManyV1, GetV1, PageV1, PollV1, PutIfAbsentV1, PutV1,
+    RemoveIfV1, RemoveV1, ReplaceIfV1, ReplaceV1, SizeV1,
 };
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
-use crate::resource::handle::{Handle, Swap, Versioned, read_swap, read_versioned};
+use crate::resource::codec::limit::KEYS_MAX;
+use crate::resource::handle::{
+    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+};
 use crate::resource::registry::DELETED;
-use crate::resource::{Delivery, Failure, Reply, Submit, Watch};
+use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
+use std::time::Duration;
 
 /// An ordered map of bytes.
 #[derive(Clone, Debug)]
 pub struct Map<S> {
     handle: Handle<S>,
+    life: Lifetime,
 }
 
 /// An entry of a [`MapPage`].
@@ -33,8 +38,9 @@ pub struct MapEntry {
 pub struct MapPage {
     /// At most [`super::PAGE_MAX`], about [`super::PAGE_BYTES_MAX`].
     pub entries: Vec<MapEntry>,
-    /// Whether there are more after the last of them.
-    pub more: bool,
+    /// Ask for the next page after this key ([`MapRange::after`]); `None` where this is the last.
+    /// A page may be short, even empty, and not the last.
+    pub next: Option<Vec<u8>>,
 }
 
 impl MapPage {
@@ -49,10 +55,16 @@ impl MapPage {
 pub struct MapRange {
     /// What the keys begin with.
     pub prefix: Vec<u8>,
-    /// The page begins after this key: the last one of the page before.
+    /// The least key.
+    pub from: Option<Vec<u8>>,
+    /// The keys are less than this.
+    pub to: Option<Vec<u8>>,
+    /// The page begins after this key, in its direction: [`MapPage::next`] of the page before.
     pub after: Option<Vec<u8>>,
     /// At most so many; 0 for as many as fit.
     pub limit: u32,
+    /// From the last key to the first.
+    pub descending: bool,
 }
 
 /// A change of a map.
@@ -67,12 +79,16 @@ pub enum MapEvent {
         /// The value it had.
         old: Option<Vec<u8>>,
     },
-    /// A key was removed.
+    /// A key is not there any more.
     Removed {
         /// The key.
         key: Vec<u8>,
         /// The value it had.
         old: Vec<u8>,
+        /// Where in the log that happened; above the version it had.
+        version: Index,
+        /// Why.
+        why: Removal,
     },
     /// All keys were removed.
     Cleared,
@@ -85,18 +101,33 @@ pub enum MapEvent {
 impl<S: Submit> Map<S> {
     /// Opens a map by name; it is created where there is none.
     pub fn open(submit: S, name: &str) -> Reply<Map<S>> {
-        Handle::open(submit, name, kind::MAP).and_then(|handle| Ok(Map { handle }))
+        let opened = Handle::open(submit, name, kind::MAP);
+        opened.and_then(|handle| Ok(Map { handle, life: Lifetime::default() }))
     }
 
     /// The map `id`.
     pub fn new(submit: S, id: ResourceId) -> Map<S> {
-        Map { handle: Handle::new(submit, id) }
+        Map { handle: Handle::new(submit, id), life: Lifetime::default() }
     }
 
     /// The same, with reads at another level.
     #[must_use]
     pub fn with_level(self, level: Level) -> Map<S> {
-        Map { handle: self.handle.with_level(level) }
+        Map { handle: self.handle.with_level(level), ..self }
+    }
+
+    /// The same map, but what is put through this handle ends by itself after `ttl`, in log time:
+    /// 1 ms to 10 years, else putting fails with [`Code::BAD_TIME`]. Parts of a millisecond count
+    /// as one. Putting a key again begins anew.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Duration) -> Map<S> {
+        Map { life: self.life.with_ttl(ttl), ..self }
+    }
+
+    /// The same map, but what is put through this handle ends with this client's session.
+    #[must_use]
+    pub fn ephemeral(self) -> Map<S> {
+        Map { life: self.life.ephemeral(), ..self }
     }
 
     /// Its id.
@@ -107,26 +138,35 @@ impl<S: Submit> Map<S> {
 
     /// Sets a value. Returns its version.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Reply<Index> {
-        let put = PutV1 { key: key.to_vec(), value: value.to_vec(), previous: false };
-        self.handle.command(&put).and_then(|answer| Ok(answer.index))
+        self.put_asking(key, value, false).and_then(|answer| Ok(answer.index))
     }
 
     /// Sets a value. Returns the previous one.
     pub fn get_and_put(&self, key: &[u8], value: &[u8]) -> Reply<Option<Versioned>> {
-        let put = PutV1 { key: key.to_vec(), value: value.to_vec(), previous: true };
-        self.handle.command(&put).and_then(|answer| read_versioned(Reader::new(&answer.payload)))
+        let put = self.put_asking(key, value, true);
+        put.and_then(|answer| read_versioned(Reader::new(&answer.payload)))
+    }
+
+    fn put_asking(&self, key: &[u8], value: &[u8], previous: bool) -> Reply<Answer> {
+        let (key, value) = (key.to_vec(), value.to_vec());
+        let Lifetime { ttl_ms, ephemeral } = self.life;
+        self.handle.command(&PutV1 { key, value, previous, ephemeral, ttl_ms })
     }
 
     /// Sets the value of a key that has none.
     pub fn put_if_absent(&self, key: &[u8], value: &[u8]) -> Reply<Swap<Option<Versioned>>> {
-        let put = PutIfAbsentV1 { key: key.to_vec(), value: value.to_vec() };
+        let (key, value) = (key.to_vec(), value.to_vec());
+        let Lifetime { ttl_ms, ephemeral } = self.life;
+        let put = PutIfAbsentV1 { key, value, ephemeral, ttl_ms };
         self.handle.command(&put).and_then(|answer| read_swap(&answer))
     }
 
     /// Sets the value of a key that has one. Returns the previous one; `None` where nothing was
     /// done.
     pub fn replace(&self, key: &[u8], value: &[u8]) -> Reply<Option<Versioned>> {
-        let replace = ReplaceV1 { key: key.to_vec(), value: value.to_vec() };
+        let (key, value) = (key.to_vec(), value.to_vec());
+        let Lifetime { ttl_ms, ephemeral } = self.life;
+        let replace = ReplaceV1 { key, value, ephemeral, ttl_ms };
         self.handle
             .command(&replace)
             .and_then(|answer| read_versioned(Reader::new(&answer.payload)))
@@ -139,11 +179,7 @@ impl<S: Submit> Map<S> {
         expected: &[u8],
         value: &[u8],
     ) -> Reply<Swap<Option<Versioned>>> {
-        let expected = Some(expected.to_vec());
-        let (key, value) = (key.to_vec(), value.to_vec());
-        self.handle
-            .command(&ReplaceIfV1 { key, expected, version: 0, value })
-            .and_then(|answer| read_swap(&answer))
+        self.replace_meeting(key, Some(expected.to_vec()), 0, value)
     }
 
     /// Sets the value of a key that has the version `version`.
@@ -153,9 +189,20 @@ impl<S: Submit> Map<S> {
         version: Index,
         value: &[u8],
     ) -> Reply<Swap<Option<Versioned>>> {
-        let (key, version, value) = (key.to_vec(), version.0, value.to_vec());
+        self.replace_meeting(key, None, version.0, value)
+    }
+
+    fn replace_meeting(
+        &self,
+        key: &[u8],
+        expected: Option<Vec<u8>>,
+        version: u64,
+        value: &[u8],
+    ) -> Reply<Swap<Option<Versioned>>> {
+        let (key, value) = (key.to_vec(), value.to_vec());
+        let Lifetime { ttl_ms, ephemeral } = self.life;
         self.handle
-            .command(&ReplaceIfV1 { key, expected: None, version, value })
+            .command(&ReplaceIfV1 { key, expected, version, value, ephemeral, ttl_ms })
             .and_then(|answer| read_swap(&answer))
     }
 
@@ -196,6 +243,65 @@ impl<S: Submit> Map<S> {
         self.handle.command(&ClearV1 {}).and_then(|_| Ok(()))
     }
 
+    /// Removes and returns the entry with the least key.
+    pub fn poll_first(&self) -> Reply<Option<MapEntry>> {
+        self.poll(false)
+    }
+
+    /// Removes and returns the entry with the greatest key.
+    pub fn poll_last(&self) -> Reply<Option<MapEntry>> {
+        self.poll(true)
+    }
+
+    fn poll(&self, last: bool) -> Reply<Option<MapEntry>> {
+        self.handle.command(&PollV1 { last }).and_then(|answer| {
+            if answer.payload.is_empty() {
+                return Ok(None);
+            }
+            let mut reader = Reader::new(&answer.payload);
+            let (version, key) = (Index(reader.u64()?), reader.bytes()?.to_vec());
+            Ok(Some(MapEntry { key, version, value: Some(reader.rest().to_vec()) }))
+        })
+    }
+
+    /// Reads a value, lets `change` make the new one of it, or none, and writes that if nobody was
+    /// faster; else begins again with what is there then. Returns what was written.
+    pub fn compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    where
+        F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+    {
+        let (map, own_key) = (self.clone(), key.to_vec());
+        self.get(key).then(move |found| match found {
+            Ok(found) => map.compute_from(own_key, found, change),
+            Err(failure) => Reply::ready(Err(failure)),
+        })
+    }
+
+    fn compute_from<F>(
+        self,
+        key: Vec<u8>,
+        found: Option<Versioned>,
+        mut change: F,
+    ) -> Reply<Option<Versioned>>
+    where
+        F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+    {
+        let new = change(found.as_ref().map(|found| &found.value[..]));
+        let tried = match (&found, &new) {
+            (None, None) => return Reply::ready(Ok(None)),
+            (None, Some(value)) => self.put_if_absent(&key, value),
+            (Some(old), Some(value)) => self.replace_version(&key, old.version, value),
+            (Some(old), None) => self.remove_version(&key, old.version),
+        };
+        tried.then(move |swap| match swap {
+            Ok(Swap::Done(version)) => {
+                Reply::ready(Ok(new.map(|value| Versioned { value, version })))
+            }
+            Ok(Swap::Conflict(found)) => self.compute_from(key, found, change),
+            Err(failure) => Reply::ready(Err(failure)),
+        })
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Reply<Option<Versioned>> {
         self.handle
@@ -209,11 +315,105 @@ impl<S: Submit> Map<S> {
         self.get(key).and_then(|found| Ok(found.map_or(default, |found| found.value)))
     }
 
+    /// The values of many keys, in their order. Those that fit into 1 MiB together, and are up to
+    /// 1,000, are as of one moment; each part of that size after them is as of another.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Reply<Vec<Option<Versioned>>> {
+        let keys = keys.iter().map(|key| key.as_ref().to_vec()).collect();
+        self.clone().get_more(keys, Vec::new())
+    }
+
+    fn get_more(
+        self,
+        mut keys: Vec<Vec<u8>>,
+        mut found: Vec<Option<Versioned>>,
+    ) -> Reply<Vec<Option<Versioned>>> {
+        if keys.is_empty() {
+            return Reply::ready(Ok(found));
+        }
+        let part = keys[..keys.len().min(KEYS_MAX)].to_vec();
+        self.handle.query(&GetManyV1 { keys: part }).then(move |answer| {
+            match answer.and_then(|answer| read_many(&answer, &mut found)) {
+                Ok(count) if count > 0 && count <= keys.len() => {
+                    keys.drain(..count);
+                    self.get_more(keys, found)
+                }
+                Ok(_) => Reply::ready(Err(Failure::from(Code::BAD_PAYLOAD))),
+                Err(failure) => Reply::ready(Err(failure)),
+            }
+        })
+    }
+
     /// Whether a key is there.
     pub fn contains_key(&self, key: &[u8]) -> Reply<bool> {
         self.handle
             .query(&ContainsV1 { key: key.to_vec() })
             .and_then(|answer| Ok(Reader::new(&answer.payload).u64()? != 0))
+    }
+
+    /// Whether a value is there, under any key: looks at all of them, 10,000 at a time, each of
+    /// these parts as of one moment.
+    pub fn contains_value(&self, value: &[u8]) -> Reply<bool> {
+        self.clone().find_value(value.to_vec(), None)
+    }
+
+    fn find_value(self, value: Vec<u8>, after: Option<Vec<u8>>) -> Reply<bool> {
+        let find = FindValueV1 { value, after };
+        self.handle.query(&find).then(move |answer| {
+            let read = answer.and_then(|answer| {
+                let mut reader = Reader::new(&answer.payload);
+                let found = reader.optional()?.is_some();
+                Ok((found, reader.optional()?.map(<[u8]>::to_vec)))
+            });
+            match read {
+                Ok((false, Some(next))) => self.find_value(find.value, Some(next)),
+                Ok((found, _)) => Reply::ready(Ok(found)),
+                Err(failure) => Reply::ready(Err(failure)),
+            }
+        })
+    }
+
+    /// The entry with the least key.
+    pub fn first(&self) -> Reply<Option<MapEntry>> {
+        self.one(MapRange::default())
+    }
+
+    /// The entry with the greatest key.
+    pub fn last(&self) -> Reply<Option<MapEntry>> {
+        self.one(MapRange { descending: true, ..MapRange::default() })
+    }
+
+    /// The entry with the greatest key up to and including `key`.
+    pub fn floor(&self, key: &[u8]) -> Reply<Option<MapEntry>> {
+        let to = Some([key, &[0]].concat());
+        self.one(MapRange { to, descending: true, ..MapRange::default() })
+    }
+
+    /// The entry with the least key from `key` on.
+    pub fn ceiling(&self, key: &[u8]) -> Reply<Option<MapEntry>> {
+        self.one(MapRange { from: Some(key.to_vec()), ..MapRange::default() })
+    }
+
+    /// The entry with the greatest key below `key`.
+    pub fn lower(&self, key: &[u8]) -> Reply<Option<MapEntry>> {
+        let to = Some(key.to_vec());
+        self.one(MapRange { to, descending: true, ..MapRange::default() })
+    }
+
+    /// The entry with the least key above `key`.
+    pub fn higher(&self, key: &[u8]) -> Reply<Option<MapEntry>> {
+        self.one(MapRange { from: Some([key, &[0]].concat()), ..MapRange::default() })
+    }
+
+    fn one(&self, range: MapRange) -> Reply<Option<MapEntry>> {
+        let map = self.clone();
+        self.page(MapRange { limit: 1, ..range.clone() }, true).then(move |page| match page {
+            Ok(MapPage { mut entries, next }) => match (entries.pop(), next) {
+                // All that was looked at had just ended.
+                (None, Some(next)) => map.one(MapRange { after: Some(next), ..range }),
+                (entry, _) => Reply::ready(Ok(entry)),
+            },
+            Err(failure) => Reply::ready(Err(failure)),
+        })
     }
 
     /// The number of keys.
@@ -237,17 +437,18 @@ impl<S: Submit> Map<S> {
     }
 
     fn page(&self, range: MapRange, values: bool) -> Reply<MapPage> {
-        let MapRange { prefix, after, limit } = range;
-        self.handle.query(&PageV1 { prefix, after, limit, values }).and_then(|answer| {
+        let MapRange { prefix, from, to, after, limit, descending } = range;
+        let page = PageV1 { prefix, from, to, after, limit, descending, values };
+        self.handle.query(&page).and_then(|answer| {
             let mut reader = Reader::new(&answer.payload);
-            let more = reader.u8()? != 0;
+            let next = reader.optional()?.map(<[u8]>::to_vec);
             let mut entries = Vec::new();
             for _ in 0..reader.u32()? {
                 let (key, version) = (reader.bytes()?.to_vec(), Index(reader.u64()?));
                 let value = reader.optional()?.map(<[u8]>::to_vec);
                 entries.push(MapEntry { key, version, value });
             }
-            Ok(MapPage { entries, more })
+            Ok(MapPage { entries, next })
         })
     }
 
@@ -257,18 +458,32 @@ impl<S: Submit> Map<S> {
     }
 }
 
+/// Appends what is answered of the keys asked for. Returns how many.
+fn read_many(answer: &Answer, found: &mut Vec<Option<Versioned>>) -> Result<usize, Failure> {
+    let mut reader = Reader::new(&answer.payload);
+    let count = reader.u32()?;
+    for _ in 0..count {
+        let (version, value) = (Index(reader.u64()?), reader.bytes()?.to_vec());
+        found.push((version != Index::ZERO).then_some(Versioned { value, version }));
+    }
+    Ok(count as usize)
+}
+
 fn read_event(delivery: Delivery) -> Result<MapEvent, Failure> {
     let Delivery::Event { index, kind, payload, .. } = delivery else {
         return Ok(MapEvent::Lagged);
     };
     let EventPayload { key, new, old } = EventPayload::decode(&payload)?;
     match (kind, key, new, old) {
-        (PUT, Some(key), Some(value), old) => {
+        (entries::PUT, Some(key), Some(value), old) => {
             Ok(MapEvent::Put { key, value: Versioned { value, version: index }, old })
         }
-        (REMOVED, Some(key), _, Some(old)) => Ok(MapEvent::Removed { key, old }),
-        (CLEARED, ..) => Ok(MapEvent::Cleared),
+        (entries::CLEARED, ..) => Ok(MapEvent::Cleared),
         (DELETED, ..) => Ok(MapEvent::Deleted),
+        (kind, Some(key), _, Some(old)) => match Removal::of_event(kind) {
+            Some(why) => Ok(MapEvent::Removed { key, old, version: index, why }),
+            None => Err(Failure::from(Code::BAD_PAYLOAD)),
+        },
         _ => Err(Failure::from(Code::BAD_PAYLOAD)),
     }
 }

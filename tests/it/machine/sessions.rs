@@ -97,7 +97,13 @@ fn the_cache_is_bounded_in_number_and_bytes() {
     assert!(!admit(&world, session::REPLIES_MAX as u64));
 
     let map = world.open(session, "map", kind::MAP);
-    let put = |size| PutV1 { key: vec![1], value: vec![7; size], previous: true };
+    let put = |size| PutV1 {
+        key: vec![1],
+        value: vec![7; size],
+        previous: true,
+        ephemeral: false,
+        ttl_ms: 0,
+    };
     for _ in 0..40 {
         world.command(session, map, &put(60_000));
     }

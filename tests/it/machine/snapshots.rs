@@ -95,7 +95,11 @@ fn chunks_have_the_size_asked_for() {
     let map = world.open(session, "map", kind::MAP);
     for n in 0..500_u32 {
         let key = n.to_be_bytes().to_vec();
-        world.command(session, map, &PutV1 { key, value: vec![1; 100], previous: false });
+        world.command(
+            session,
+            map,
+            &PutV1 { key, value: vec![1; 100], previous: false, ephemeral: false, ttl_ms: 0 },
+        );
     }
     let written = chunks(&world.machine, 4_096);
     assert!(written.len() > 20);

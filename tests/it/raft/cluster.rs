@@ -159,6 +159,7 @@ impl Cluster {
             terms,
             last: node.last(),
             snapshot: node.snapshot,
+            commit: Index(0),
             configurations,
         };
         let seed = seed.wrapping_add(node.restarts << 32);
@@ -336,6 +337,8 @@ impl Cluster {
                 node.append(batch);
                 self.check_log(id);
             }
+            // Stories install one by a command of their own.
+            Output::NeedsSnapshot { .. } => {}
             Output::Commit { index } => self.check_commit(id, index),
             Output::ReadReady { id: read, index } => {
                 let (_, least) = self.reads.remove(&read.0).expect("answered once");

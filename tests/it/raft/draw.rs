@@ -33,6 +33,7 @@ pub(crate) fn output(output: &Output) -> Option<String> {
         },
         Output::Send { to, message: sent } => format!("→ n{} {}", to.0, message(sent)),
         Output::Replicate { .. } => return None,
+        Output::NeedsSnapshot { to } => format!("would bring n{} a snapshot", to.0),
         Output::Accept { prev, last } => format!("accepts {prev} [{last}]"),
         Output::Commit { index } => format!("commits {index}"),
         Output::ReadReady { id, index } => format!("read {} at {index}", id.0),

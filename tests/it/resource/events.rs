@@ -6,7 +6,7 @@ use margay::resource::map::{ClearV1, PutV1, RemoveV1};
 use margay_log::id::Index;
 
 fn put(key: &[u8], size: usize) -> PutV1 {
-    PutV1 { key: key.to_vec(), value: vec![7; size], previous: false }
+    PutV1 { key: key.to_vec(), value: vec![7; size], previous: false, ephemeral: false, ttl_ms: 0 }
 }
 
 fn after(world: &World, id: u64, after: (u64, u32), filter: &Filter) -> Events {

@@ -17,48 +17,115 @@ fn code<O: Encode>(operation: &O) -> Coded {
     (O::NAME.to_owned(), O::KIND, O::SCHEMA, operation.encode())
 }
 
-/// One of each operation there is, with telling contents.
+/// One of each operation there is, with telling contents: by kind, in the order of their numbers.
 pub(super) fn operations() -> Vec<Coded> {
-    let (key, value) = (b"key".to_vec(), b"a value".to_vec());
-    let expected = Some(b"expected".to_vec());
+    let all = [of_registry(), of_value(), of_counter(), of_map(), of_lock()];
+    all.concat()
+}
+
+const VERSION: u64 = 0x0102_0304_0506_0708;
+/// Milliseconds: a time to live within bounds.
+const TTL_MS: u64 = 0x01_0203_0405;
+
+fn key() -> Vec<u8> {
+    b"key".to_vec()
+}
+
+fn value() -> Vec<u8> {
+    b"a value".to_vec()
+}
+
+fn expected() -> Option<Vec<u8>> {
+    Some(b"expected".to_vec())
+}
+
+fn of_registry() -> Vec<Coded> {
     let (name, prefix, after) = (b"name".to_vec(), b"pre".to_vec(), b"prefix".to_vec());
-    let version = 0x0102_0304_0506_0708;
-    let mut all = vec![
+    vec![
         code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
-        code(&registry::DeleteV1 { resource: version }),
+        code(&registry::DeleteV1 { resource: VERSION }),
         code(&registry::FindV1 { name, kind: kind::LOCK }),
-        code(&registry::ListV1 { prefix: prefix.clone(), kind: 0, after, limit: 7 }),
-        code(&value::SetV1 { value: value.clone() }),
-        code(&value::GetAndSetV1 { value: value.clone() }),
-        code(&value::CompareAndSetV1 { expected: expected.clone(), value: value.clone() }),
-        code(&value::CompareAndSetV1 { expected: None, value: value.clone() }),
-        code(&value::CompareVersionV1 { version, value: value.clone() }),
+        code(&registry::ListV1 { prefix, kind: 0, after, limit: 7 }),
+    ]
+}
+
+fn of_value() -> Vec<Coded> {
+    let (value, version, ephemeral, ttl_ms) = (value(), VERSION, false, 0);
+    let swap = |expected| {
+        code(&value::CompareAndSetV1 { expected, value: value.clone(), ephemeral, ttl_ms })
+    };
+    vec![
+        code(&value::SetV1 { value: value.clone(), ephemeral: true, ttl_ms: TTL_MS }),
+        code(&value::GetAndSetV1 { value: value.clone(), ephemeral, ttl_ms }),
+        swap(expected()),
+        swap(None),
+        code(&value::CompareVersionV1 { version, value: value.clone(), ephemeral, ttl_ms }),
         code(&value::DeleteV1 {}),
         code(&value::GetV1 {}),
+    ]
+}
+
+fn of_counter() -> Vec<Coded> {
+    vec![
         code(&counter::SetV1 { value: -2 }),
         code(&counter::AddV1 { delta: i64::MIN }),
         code(&counter::CompareAndSetV1 { expected: -1, value: 0x0102_0304 }),
         code(&counter::GetV1 {}),
-    ];
-    all.extend([
-        code(&map::PutV1 { key: key.clone(), value: value.clone(), previous: true }),
-        code(&map::PutIfAbsentV1 { key: key.clone(), value: value.clone() }),
+    ]
+}
+
+fn of_map() -> Vec<Coded> {
+    let (key, value, expected, version) = (key(), value(), expected(), VERSION);
+    let (ephemeral, ttl_ms) = (false, 0);
+    let put = map::PutV1 {
+        key: key.clone(),
+        value: value.clone(),
+        previous: true,
+        ephemeral: true,
+        ttl_ms: TTL_MS,
+    };
+    let (put_key, put_value) = (key.clone(), value.clone());
+    let absent =
+        map::PutIfAbsentV1 { key: put_key.clone(), value: put_value.clone(), ephemeral, ttl_ms };
+    let replace = map::ReplaceV1 { key: put_key.clone(), value: put_value, ephemeral, ttl_ms };
+    let remove_if =
+        map::RemoveIfV1 { key: put_key.clone(), expected: expected.clone(), version: 0 };
+    let replace_if = map::ReplaceIfV1 { key: put_key, expected, version, value, ephemeral, ttl_ms };
+    let page = map::PageV1 {
+        prefix: b"pre".to_vec(),
+        from: Some(b"from".to_vec()),
+        to: Some(b"until".to_vec()),
+        after: Some(key.clone()),
+        limit: 5,
+        descending: true,
+        values: true,
+    };
+    vec![
+        code(&put),
+        code(&absent),
         code(&map::RemoveV1 { key: key.clone(), previous: false }),
-        code(&map::RemoveIfV1 { key: key.clone(), expected: expected.clone(), version: 0 }),
-        code(&map::ReplaceV1 { key: key.clone(), value: value.clone() }),
-        code(&map::ReplaceIfV1 { key: key.clone(), expected, version, value }),
+        code(&remove_if),
+        code(&replace),
+        code(&replace_if),
         code(&map::ClearV1 {}),
+        code(&map::PollV1 { last: true }),
         code(&map::GetV1 { key: key.clone() }),
         code(&map::ContainsV1 { key: key.clone() }),
         code(&map::SizeV1 {}),
-        code(&map::PageV1 { prefix, after: Some(key), limit: 5, values: true }),
-        code(&lock::LockV1 { request: version, wait_ms: Some(1_500) }),
+        code(&page),
+        code(&map::GetManyV1 { keys: vec![key.clone(), b"other".to_vec()] }),
+        code(&map::FindValueV1 { value: b"sought".to_vec(), after: Some(key) }),
+    ]
+}
+
+fn of_lock() -> Vec<Coded> {
+    vec![
+        code(&lock::LockV1 { request: VERSION, wait_ms: Some(1_500) }),
         code(&lock::LockV1 { request: 1, wait_ms: None }),
-        code(&lock::UnlockV1 { token: version }),
-        code(&lock::CancelV1 { request: version }),
+        code(&lock::UnlockV1 { token: VERSION }),
+        code(&lock::CancelV1 { request: VERSION }),
         code(&lock::HolderV1 {}),
-    ]);
-    all
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -130,12 +197,30 @@ fn full() -> World {
         .collect();
     world.tick(Micros::from_millis(5));
     let two = world.entry(register(2));
-    world.command(one, ids[0], &value::SetV1 { value: b"first".to_vec() });
-    world.command(one, ids[0], &value::GetAndSetV1 { value: b"second".to_vec() });
+    world.command(
+        one,
+        ids[0],
+        &value::SetV1 { value: b"first".to_vec(), ephemeral: false, ttl_ms: 0 },
+    );
+    world.command(
+        one,
+        ids[0],
+        &value::GetAndSetV1 { value: b"second".to_vec(), ephemeral: false, ttl_ms: 0 },
+    );
     world.command(one, ids[1], &counter::AddV1 { delta: -7 });
     for key in ["a", "b", "c"] {
         let value = key.repeat(3).into_bytes();
-        world.command(one, ids[2], &map::PutV1 { key: key.into(), value, previous: false });
+        world.command(
+            one,
+            ids[2],
+            &map::PutV1 {
+                key: key.into(),
+                value,
+                previous: false,
+                ephemeral: key != "b",
+                ttl_ms: 9 * u64::from(key == "c"),
+            },
+        );
     }
     world.command(one, ids[2], &map::RemoveV1 { key: b"b".to_vec(), previous: true });
     world.command(one, ids[3], &lock::LockV1 { request: 9, wait_ms: None });

@@ -5,11 +5,12 @@ use margay::machine::{
     Code, Effects, Filter, Level, NoticeState, Outcome, Query, ResourceId, SessionId, kind,
 };
 use margay::resource::lock::HolderV1;
-use margay::resource::map::{MapEvent, MapRange};
+use margay::resource::map::{MapEntry, MapEvent, MapRange};
 use margay::resource::reply::{Delivery, Feed, Subscription};
 use margay::resource::value::ValueEvent;
 use margay::resource::{
-    Answer, Completer, Counter, Directory, Failure, Lock, Map, Reply, Submit, Swap, Value,
+    Answer, Completer, Counter, Directory, Failure, IdGenerator, Lock, Map, Removal, Reply, Submit,
+    Swap, Value,
 };
 use margay_log::id::{Index, Micros};
 use std::collections::BTreeMap;
@@ -232,7 +233,7 @@ fn the_value_handle() {
     while let Some(event) = watch.try_next() {
         told.push(match event.unwrap() {
             ValueEvent::Changed { new, old } => (Some(new.value), old),
-            ValueEvent::Removed { old } => (None, Some(old)),
+            ValueEvent::Removed { old, .. } => (None, Some(old)),
             other => panic!("{other:?}"),
         });
     }
@@ -285,10 +286,11 @@ fn the_map_handle() {
         map.put(key.as_bytes(), key.as_bytes()).wait().unwrap();
     }
     let page = map.keys(MapRange { limit: 2, ..MapRange::default() }).wait().unwrap();
-    assert!(page.more && page.entries.iter().all(|entry| entry.value.is_none()));
-    let after = Some(page.entries[1].key.clone());
+    assert!(page.entries.iter().all(|entry| entry.value.is_none()));
+    let after = page.next;
+    assert_eq!(after.as_deref(), Some(&b"b"[..]));
     let rest = map.entries(MapRange { after, ..MapRange::default() }).wait().unwrap();
-    assert_eq!((rest.entries.len(), rest.more), (1, false));
+    assert_eq!((rest.entries.len(), &rest.next), (1, &None));
     assert_eq!(rest.into_values().collect::<Vec<_>>(), [b"c"]);
     map.clear().wait().unwrap();
     assert_eq!(map.size().wait().unwrap(), 0);
@@ -302,6 +304,127 @@ fn the_map_handle() {
         });
     }
     assert_eq!(kinds, "pppprc");
+}
+
+#[test]
+fn a_map_is_read_in_order_and_in_parts() {
+    let (near, _) = Near::pair();
+    let map = Map::open(near, "users").wait().unwrap();
+    for key in ["b", "d", "f"] {
+        map.put(key.as_bytes(), key.to_uppercase().as_bytes()).wait().unwrap();
+    }
+    let key = |reply: Reply<Option<MapEntry>>| reply.wait().unwrap().map(|entry| entry.key);
+    let some = |text: &str| Some(text.as_bytes().to_vec());
+    assert_eq!((key(map.first()), key(map.last())), (some("b"), some("f")));
+    assert_eq!((key(map.floor(b"d")), key(map.floor(b"c"))), (some("d"), some("b")));
+    assert_eq!((key(map.ceiling(b"d")), key(map.ceiling(b"e"))), (some("d"), some("f")));
+    assert_eq!((key(map.lower(b"d")), key(map.higher(b"d"))), (some("b"), some("f")));
+    assert_eq!((key(map.floor(b"a")), key(map.higher(b"f"))), (None, None));
+    let (from, to) = (some("b"), some("f"));
+    let range = MapRange { from, to, descending: true, limit: 1, ..MapRange::default() };
+    let page = map.entries(range.clone()).wait().unwrap();
+    assert_eq!((&page.entries[0].key[..], &page.next), (&b"d"[..], &some("d")));
+    let page = map.entries(MapRange { after: page.next, ..range }).wait().unwrap();
+    assert_eq!((&page.entries[0].key[..], &page.next), (&b"b"[..], &None));
+    let empty = MapRange { from: some("x"), to: some("c"), ..MapRange::default() };
+    assert_eq!(map.keys(empty).wait().unwrap().entries, []);
+    let many = map.get_many(&["f", "none", "b"]).wait().unwrap();
+    let many: Vec<_> = many.into_iter().map(|found| found.map(|found| found.value)).collect();
+    assert_eq!(many, [some("F"), None, some("B")]);
+    assert!(map.contains_value(b"D").wait().unwrap());
+    assert!(!map.contains_value(b"d").wait().unwrap());
+    assert_eq!((key(map.poll_last()), key(map.poll_first())), (some("f"), some("b")));
+    assert_eq!((key(map.poll_last()), key(map.poll_last())), (some("d"), None));
+}
+
+#[test]
+fn many_and_large_values_are_read_in_several_answers() {
+    let (near, _) = Near::pair();
+    let map = Map::open(near, "large").wait().unwrap();
+    let keys: Vec<Vec<u8>> = (0..2_500_u32).map(|n| n.to_be_bytes().to_vec()).collect();
+    for key in &keys[..4] {
+        map.put(key, &vec![7; 700 << 10]).wait().unwrap();
+    }
+    let many = map.get_many(&keys).wait().unwrap();
+    assert_eq!((many.len(), many.iter().flatten().count()), (2_500, 4));
+}
+
+#[test]
+fn loops_go_on_until_nobody_was_faster() {
+    let (one, two) = Near::pair();
+    let map = Map::open(one.clone(), "m").wait().unwrap();
+    let value = Value::open(one, "v").wait().unwrap();
+    let (other_map, other_value) = (Map::new(two.clone(), map.id()), Value::new(two, value.id()));
+    let mut seen = Vec::new();
+    let plus = |old: Option<&[u8]>| old.map_or(1, |old| old[0] + 1);
+    // While this one thinks, another writes: twice.
+    let computed = map.compute(b"k", move |old| {
+        seen.push(old.map(<[u8]>::to_vec));
+        if seen.len() < 3 {
+            other_map.put(b"k", &[10 * seen.len() as u8]).wait().unwrap();
+        }
+        Some(vec![plus(old)])
+    });
+    assert_eq!(computed.wait().unwrap().unwrap().value, [21]);
+    let mut tries = 0;
+    let updated = value.update(move |old| {
+        tries += 1;
+        if tries == 1 {
+            other_value.set(&[5]).wait().unwrap();
+        }
+        vec![plus(old)]
+    });
+    assert_eq!(updated.wait().unwrap().value, [6]);
+    assert_eq!(map.compute(b"k", |_| None).wait().unwrap(), None);
+    assert!(!map.contains_key(b"k").wait().unwrap());
+    assert_eq!(map.compute(b"k", |_| None).wait().unwrap(), None);
+}
+
+#[test]
+fn what_ends_by_itself_says_why() {
+    let (near, other) = Near::pair();
+    let map = Map::open(near.clone(), "leases").wait().unwrap();
+    let mut watch = map.watch(None, Filter::All);
+    map.clone().with_ttl(Duration::from_micros(1_001)).put(b"timed", b"1").wait().unwrap();
+    Map::new(other.clone(), map.id()).ephemeral().put(b"owned", b"2").wait().unwrap();
+    let failure = map.clone().with_ttl(Duration::ZERO).put(b"never", b"3").wait().unwrap_err();
+    assert_eq!(failure.code, Code::BAD_TIME, "no time at all is no time");
+    {
+        let mut far = near.far();
+        far.world.tick(Micros::from_millis(1));
+        assert_eq!(far.world.seen.events.len(), 2, "parts of a millisecond count as one");
+        far.world.tick(Micros::from_millis(1));
+        far.world.end(kind::EXPIRE, other.session);
+        far.deliver();
+    }
+    let mut reasons = Vec::new();
+    while let Some(event) = watch.try_next() {
+        if let MapEvent::Removed { key, why, version, .. } = event.unwrap() {
+            assert!(version > Index(5));
+            reasons.push((String::from_utf8(key).unwrap(), why));
+        }
+    }
+    let expected =
+        [("timed".to_owned(), Removal::Expired), ("owned".to_owned(), Removal::SessionEnded)];
+    assert_eq!(reasons, expected);
+}
+
+#[test]
+fn ids_are_reserved_per_client_and_never_given_out_twice() {
+    let (one, two) = Near::pair();
+    let first = IdGenerator::open(one.clone(), "ids").wait().unwrap().with_batch(3);
+    let second = IdGenerator::open(two, "ids").wait().unwrap();
+    let ids = |generator: &IdGenerator<Near>, count: usize| -> Vec<i64> {
+        (0..count).map(|_| generator.next_id().wait().unwrap()).collect()
+    };
+    assert_eq!(ids(&first, 2), [1, 2]);
+    assert_eq!(ids(&second, 2), [4, 5]);
+    assert_eq!(ids(&first.clone(), 3), [3, 1_004, 1_005], "clones share");
+    let counter = Counter::new(one, first.id());
+    counter.set(i64::MAX - 3).wait().unwrap();
+    assert_eq!(ids(&first, 1), [1_006]);
+    assert_eq!(ids(&first, 3), [i64::MAX - 2, i64::MAX - 1, i64::MAX]);
+    assert_eq!(first.next_id().wait().unwrap_err().code, Code::OVERFLOW);
 }
 
 #[test]

@@ -134,7 +134,13 @@ fn keys_and_values_are_bounded() {
     let (mut world, session, ids) = world();
     let map = ids.iter().find(|(known, _)| *known == kind::MAP).unwrap().1;
     let value = ids.iter().find(|(known, _)| *known == kind::VALUE).unwrap().1;
-    let put = |key, value| PutV1 { key: vec![0; key], value: vec![0; value], previous: false };
+    let put = |key, value| PutV1 {
+        key: vec![0; key],
+        value: vec![0; value],
+        previous: false,
+        ephemeral: false,
+        ttl_ms: 0,
+    };
     let cases = [
         ((4 << 10, 1 << 20), Code::OK),
         (((4 << 10) + 1, 0), Code::KEY_TOO_LARGE),
@@ -146,7 +152,7 @@ fn keys_and_values_are_bounded() {
         assert_eq!(checked.err().unwrap_or(Code::OK), code);
         assert_eq!(world.command(session, map, &operation).code, code);
     }
-    let set = SetV1 { value: vec![0; (1 << 20) + 1] };
+    let set = SetV1 { value: vec![0; (1 << 20) + 1], ephemeral: false, ttl_ms: 0 };
     assert_eq!(world.command(session, value, &set).code, Code::VALUE_TOO_LARGE);
 }
 

@@ -3,7 +3,7 @@
 use crate::machine::{Told, World};
 use margay::machine::bytes::Reader;
 use margay::machine::{Code, Event, kind};
-use margay::resource::{counter, map, value};
+use margay::resource::{counter, entries, map, value};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -83,14 +83,21 @@ impl MapModel {
     fn put(&mut self, key: &Bytes, value: &Bytes, version: u64) -> Found {
         let old = self.entries.insert(key.clone(), (value.clone(), version));
         let before = old.as_ref().map(|(value, _)| value.clone());
-        self.changes.push((map::PUT, Some(key.clone()), Some(value.clone()), before));
+        self.changes.push((entries::PUT, Some(key.clone()), Some(value.clone()), before));
         old
     }
 
     fn remove(&mut self, key: &Bytes) -> Found {
         let old = self.entries.remove(key)?;
-        self.changes.push((map::REMOVED, Some(key.clone()), None, Some(old.0.clone())));
+        self.changes.push((entries::REMOVED, Some(key.clone()), None, Some(old.0.clone())));
         Some(old)
+    }
+
+    fn clear(&mut self) {
+        if !self.entries.is_empty() {
+            self.entries.clear();
+            self.changes.push((entries::CLEARED, None, None, None));
+        }
     }
 
     fn meets(&self, key: &Bytes, expected: &Option<Bytes>, version: u64) -> Result<(), Found> {
@@ -115,11 +122,15 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
     let told: Told;
     match step.clone() {
         MapStep::Put(key, value, previous) => {
-            told = world.command(
-                session,
-                id,
-                &map::PutV1 { key: key.clone(), value: value.clone(), previous },
-            );
+            let (put_key, put_value) = (key.clone(), value.clone());
+            let put = map::PutV1 {
+                key: put_key,
+                value: put_value,
+                previous,
+                ephemeral: false,
+                ttl_ms: 0,
+            };
+            told = world.command(session, id, &put);
             let old = model.put(&key, &value, told.index);
             match previous {
                 true => assert_eq!(found(&told.payload), old),
@@ -133,21 +144,18 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
             told = world.command(session, id, &map::RemoveV1 { key: key.clone(), previous });
             let old = model.remove(&key);
             assert_eq!(told.payload[0] == 1, old.is_some());
-            match previous {
-                true => assert_eq!(found(&told.payload[1..]), old),
-                false => assert_eq!(told.payload.len(), 1),
-            }
+            assert_eq!(told.payload.len() > 1, previous);
+            assert!(!previous || found(&told.payload[1..]) == old);
         }
         MapStep::RemoveIf(key, expected, right) => {
             let version = if right && expected.is_some() { 0 } else { version(model, &key, right) };
             told = map_play_remove_if(world, (session, id), model, (key, expected, version));
         }
         MapStep::Replace(key, value) => {
-            told = world.command(
-                session,
-                id,
-                &map::ReplaceV1 { key: key.clone(), value: value.clone() },
-            );
+            let (put_key, put_value) = (key.clone(), value.clone());
+            let replace =
+                map::ReplaceV1 { key: put_key, value: put_value, ephemeral: false, ttl_ms: 0 };
+            told = world.command(session, id, &replace);
             let old = model.entries.get(&key).cloned();
             assert_eq!(found(&told.payload), old);
             if old.is_some() {
@@ -161,10 +169,7 @@ fn map_play(world: &mut World, session: u64, id: u64, model: &mut MapModel, step
         }
         MapStep::Clear => {
             told = world.command(session, id, &map::ClearV1 {});
-            if !model.entries.is_empty() {
-                model.entries.clear();
-                model.changes.push((map::CLEARED, None, None, None));
-            }
+            model.clear();
         }
     }
     assert_eq!(told.code, Code::OK);
@@ -180,7 +185,8 @@ fn map_play_put_if_absent(
     key: Bytes,
     value: Bytes,
 ) -> Told {
-    let put = map::PutIfAbsentV1 { key: key.clone(), value: value.clone() };
+    let put =
+        map::PutIfAbsentV1 { key: key.clone(), value: value.clone(), ephemeral: false, ttl_ms: 0 };
     let told = world.command(session, id, &put);
     let there = model.entries.get(&key).cloned();
     let expected = there.clone().map_or(Ok(()), |found| Err(Some(found)));
@@ -219,6 +225,8 @@ fn map_play_replace_if(
         expected: expected.clone(),
         version,
         value: value.clone(),
+        ephemeral: false,
+        ttl_ms: 0,
     };
     let told = world.command(session, id, &replace);
     let meets = model.meets(&key, &expected, version);
@@ -229,16 +237,21 @@ fn map_play_replace_if(
     told
 }
 
+fn page(values: bool) -> map::PageV1 {
+    let (prefix, limit, descending) = (vec![], 0, false);
+    map::PageV1 { prefix, from: None, to: None, after: None, limit, descending, values }
+}
+
 /// All entries, page by page.
 fn pages(world: &World, id: u64, prefix: &Bytes, limit: u32) -> Vec<(Bytes, Found)> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
-        let page = map::PageV1 { prefix: prefix.clone(), after, limit, values: true };
+        let page = map::PageV1 { prefix: prefix.clone(), after, limit, ..page(true) };
         let told = world.query(0, id, &page);
         let mut reader = Reader::new(&told.payload);
-        let more = reader.u8().unwrap() != 0;
+        let next = reader.optional().unwrap().map(<[u8]>::to_vec);
         let count = reader.u32().unwrap();
-        assert!(count <= limit && (!more || count > 0));
+        assert!(count <= limit && (next.is_none() || count > 0));
         for _ in 0..count {
             let key = reader.bytes().unwrap().to_vec();
             assert!(all.last().is_none_or(|(last, _)| *last < key), "pages get on");
@@ -247,10 +260,11 @@ fn pages(world: &World, id: u64, prefix: &Bytes, limit: u32) -> Vec<(Bytes, Foun
             all.push((key, Some((value, version))));
         }
         reader.end().unwrap();
-        if !more {
+        if next.is_none() {
             return all;
         }
-        after = all.last().map(|(key, _)| key.clone());
+        assert_eq!(next.as_ref(), all.last().map(|(key, _)| key));
+        after = next;
     }
 }
 
@@ -300,25 +314,29 @@ proptest! {
             let held = model.clone();
             let old = held.clone().map(|(old, _)| old);
             let version = held.as_ref().map_or(0, |(_, version)| *version);
-            let value = bytes.clone();
+            let (value, ephemeral, ttl_ms) = (bytes.clone(), false, 0);
             let (told, done) = match step {
-                0 => (world.command(session, id, &value::SetV1 { value }), true),
+                0 => {
+                    let set = value::SetV1 { value, ephemeral, ttl_ms };
+                    (world.command(session, id, &set), true)
+                }
                 1 => {
-                    let told = world.command(session, id, &value::GetAndSetV1 { value });
+                    let set = value::GetAndSetV1 { value, ephemeral, ttl_ms };
+                    let told = world.command(session, id, &set);
                     prop_assert_eq!(found(&told.payload), held);
                     (told, true)
                 }
                 2 => {
                     let expected = if right { old.clone() } else { Some(bytes.clone()) };
                     let done = expected == old;
-                    let swap = value::CompareAndSetV1 { expected, value };
+                    let swap = value::CompareAndSetV1 { expected, value, ephemeral, ttl_ms };
                     let told = world.command(session, id, &swap);
                     prop_assert_eq!(swapped(&told.payload), if done { Ok(()) } else { Err(held) });
                     (told, done)
                 }
                 3 => {
                     let version = if right { version } else { version + 1 };
-                    let swap = value::CompareVersionV1 { version, value };
+                    let swap = value::CompareVersionV1 { version, value, ephemeral, ttl_ms };
                     let told = world.command(session, id, &swap);
                     prop_assert_eq!(swapped(&told.payload), if right { Ok(()) } else { Err(held) });
                     (told, right)
@@ -327,7 +345,7 @@ proptest! {
                     let told = world.command(session, id, &value::DeleteV1 {});
                     prop_assert_eq!(&told.payload[..], [u8::from(old.is_some())]);
                     if old.is_some() {
-                        changes.push((value::REMOVED, Some(vec![]), None, old.clone()));
+                        changes.push((entries::REMOVED, Some(vec![]), None, old.clone()));
                     }
                     model = None;
                     (told, false)
@@ -335,7 +353,7 @@ proptest! {
             };
             prop_assert_eq!(told.code, Code::OK);
             if done {
-                changes.push((value::CHANGED, Some(vec![]), Some(bytes.clone()), old));
+                changes.push((entries::PUT, Some(vec![]), Some(bytes.clone()), old));
                 model = Some((bytes, told.index));
             }
             let got = world.query(session, id, &value::GetV1 {}).payload;
@@ -398,12 +416,14 @@ fn a_page_is_bounded_in_bytes_and_always_gets_on() {
     let id = world.open(session, "map", kind::MAP);
     for n in 0..4_u8 {
         let value = vec![n; 700 << 10];
-        world.command(session, id, &map::PutV1 { key: vec![n], value, previous: false });
+        world.command(
+            session,
+            id,
+            &map::PutV1 { key: vec![n], value, previous: false, ephemeral: false, ttl_ms: 0 },
+        );
     }
-    let page = |after| map::PageV1 { prefix: vec![], after, limit: 0, values: true };
-    let first = world.query(session, id, &page(None)).payload;
-    assert_eq!((first[0], first[1]), (1, 1), "one item, and more to come");
+    let first = world.query(session, id, &page(true)).payload;
+    assert_eq!(first[..9], [2, 0, 0, 0, 0, 1, 0, 0, 0], "to go on after key 0; one item");
     assert_eq!(pages(&world, id, &vec![], 1_000).len(), 4);
-    let keys = map::PageV1 { prefix: vec![], after: None, limit: 0, values: false };
-    assert_eq!(world.query(session, id, &keys).payload[..2], [0, 4]);
+    assert_eq!(world.query(session, id, &page(false)).payload[..8], [0, 0, 0, 0, 4, 0, 0, 0]);
 }

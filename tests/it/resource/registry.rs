@@ -78,7 +78,7 @@ fn a_deleted_resource_is_not_mistaken_for_its_successor() {
     let mut world = World::new();
     let session = world.register(1);
     let old = world.open(session, "map", kind::MAP);
-    let put = PutV1 { key: vec![1], value: vec![2], previous: false };
+    let put = PutV1 { key: vec![1], value: vec![2], previous: false, ephemeral: false, ttl_ms: 0 };
     world.command(session, old, &put);
     assert_eq!(world.command(session, 0, &DeleteV1 { resource: old }).code, Code::OK);
     assert_eq!(world.seen.events.last().unwrap().1.kind, DELETED);

@@ -45,35 +45,56 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..3, 0..3)
 }
 
+/// Whether an entry ends with its session, and its time to live.
+fn life() -> impl Strategy<Value = (bool, u64)> {
+    prop_oneof![2 => Just((false, 0)), 1 => (any::<bool>(), 0..4_u64)]
+}
+
 fn map_operation() -> impl Strategy<Value = Coded> {
     let maybe = || prop::option::of(bytes());
     prop_oneof![
-        (bytes(), bytes(), any::<bool>()).prop_map(|(key, value, previous)| code(&map::PutV1 {
-            key,
-            value,
-            previous
-        })),
-        (bytes(), bytes()).prop_map(|(key, value)| code(&map::PutIfAbsentV1 { key, value })),
-        (bytes(), any::<bool>()).prop_map(|(key, previous)| code(&map::RemoveV1 { key, previous })),
-        (bytes(), maybe(), 0_u64..9).prop_map(|(key, expected, version)| {
+        2 => (bytes(), bytes(), any::<bool>(), life()).prop_map(
+            |(key, value, previous, (ephemeral, ttl_ms))| {
+                code(&map::PutV1 { key, value, previous, ephemeral, ttl_ms })
+            }
+        ),
+        1 => (bytes(), bytes(), life()).prop_map(|(key, value, (ephemeral, ttl_ms))| {
+            code(&map::PutIfAbsentV1 { key, value, ephemeral, ttl_ms })
+        }),
+        1 => (bytes(), any::<bool>())
+            .prop_map(|(key, previous)| code(&map::RemoveV1 { key, previous })),
+        1 => (bytes(), maybe(), 0_u64..9).prop_map(|(key, expected, version)| {
             code(&map::RemoveIfV1 { key, expected, version })
         }),
-        (bytes(), bytes()).prop_map(|(key, value)| code(&map::ReplaceV1 { key, value })),
-        (bytes(), maybe(), 0_u64..9, bytes()).prop_map(|(key, expected, version, value)| {
-            code(&map::ReplaceIfV1 { key, expected, version, value })
+        1 => (bytes(), bytes(), life()).prop_map(|(key, value, (ephemeral, ttl_ms))| {
+            code(&map::ReplaceV1 { key, value, ephemeral, ttl_ms })
         }),
-        Just(code(&map::ClearV1 {})),
+        1 => (bytes(), maybe(), 0_u64..9, bytes(), life()).prop_map(
+            |(key, expected, version, value, (ephemeral, ttl_ms))| {
+                code(&map::ReplaceIfV1 { key, expected, version, value, ephemeral, ttl_ms })
+            }
+        ),
+        1 => any::<bool>().prop_map(|last| code(&map::PollV1 { last })),
+        1 => Just(code(&map::ClearV1 {})),
     ]
 }
 
 fn value_operation() -> impl Strategy<Value = Coded> {
     prop_oneof![
-        bytes().prop_map(|value| code(&value::SetV1 { value })),
-        bytes().prop_map(|value| code(&value::GetAndSetV1 { value })),
-        (prop::option::of(bytes()), bytes())
-            .prop_map(|(expected, value)| code(&value::CompareAndSetV1 { expected, value })),
-        (0_u64..9, bytes())
-            .prop_map(|(version, value)| code(&value::CompareVersionV1 { version, value })),
+        (bytes(), life()).prop_map(|(value, (ephemeral, ttl_ms))| {
+            code(&value::SetV1 { value, ephemeral, ttl_ms })
+        }),
+        (bytes(), life()).prop_map(|(value, (ephemeral, ttl_ms))| {
+            code(&value::GetAndSetV1 { value, ephemeral, ttl_ms })
+        }),
+        (prop::option::of(bytes()), bytes(), life()).prop_map(
+            |(expected, value, (ephemeral, ttl_ms))| {
+                code(&value::CompareAndSetV1 { expected, value, ephemeral, ttl_ms })
+            }
+        ),
+        (0_u64..9, bytes(), life()).prop_map(|(version, value, (ephemeral, ttl_ms))| {
+            code(&value::CompareVersionV1 { version, value, ephemeral, ttl_ms })
+        }),
         Just(code(&value::DeleteV1 {})),
     ]
 }

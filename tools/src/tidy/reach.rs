@@ -8,7 +8,7 @@ use crate::scan::{Source, is_name};
 /// Follows `mod` from every root.
 pub(crate) fn check(sources: &[Source]) -> Vec<Finding> {
     let is_root = |path: &str| {
-        ["src/lib.rs", "src/main.rs", "src/tidy/main.rs", "tests/it/main.rs", "build.rs"]
+        ["src/lib.rs", "main.rs", "build.rs"]
             .iter()
             .any(|root| path == *root || path.ends_with(&format!("/{root}")))
             || path.contains("examples/")

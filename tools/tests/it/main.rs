@@ -4,6 +4,7 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
+mod log;
 mod sim;
 
 // What the demo starts and proves is what is tested here.

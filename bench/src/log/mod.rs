@@ -1,0 +1,148 @@
+//! The commit log against what the disk allows, and against other logs.
+//!
+//! Rows by turns, because a machine is not equally fast from one second to the next: within a round
+//! every contender runs each row once; every other round goes backwards. Only ratios within a run
+//! mean anything.
+//!
+//! The ceiling ([`ceiling`]) writes the same blocks with no log at all. Other logs are
+//! [`Contender`]s too; they live in `bench/peers`, so that nobody else has to build them.
+
+pub mod ceiling;
+mod ours;
+mod recovery;
+mod rows;
+pub mod run;
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use self::ours::Margay;
+pub use self::recovery::{Found, Scan, recovery, scan};
+pub use self::rows::{ROWS, Row};
+use crate::report::Recorder;
+
+/// Something that keeps entries. It is opened on an empty directory, appends, and is dropped.
+pub trait Contender {
+    /// As it is shown.
+    fn name(&self) -> &'static str;
+
+    /// Threads it needs for `row`. One that stands for all counts for all.
+    fn threads(&self, row: &Row) -> usize {
+        row.threads
+    }
+
+    /// Opens it in `dir` for about `bytes` of entries. Whatever it can prepare, it prepares here:
+    /// the clock does not run.
+    ///
+    /// # Errors
+    /// Whatever kept it.
+    fn open(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Box<dyn Appender>>;
+
+    /// Opens what appends have left, checks all of it, and closes it. Returns how many
+    /// entries there are; `None` if this contender does not check what it opens.
+    ///
+    /// # Errors
+    /// Whatever kept it.
+    fn recover(&self, dir: &Path) -> io::Result<Option<u64>>;
+}
+
+/// One open log.
+pub trait Appender: Sync {
+    /// Appends `entries` together and returns when they are durable.
+    ///
+    /// # Errors
+    /// Whatever kept it.
+    fn append(&self, entries: &[Vec<u8>]) -> io::Result<()>;
+}
+
+/// One contender in one row in one round.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The contender.
+    pub name: &'static str,
+    /// The row.
+    pub row: Row,
+    /// Batches made durable in a second.
+    pub batches_per_s: f64,
+    /// From the call to its return, in microseconds.
+    pub p50_us: u64,
+    /// See `p50_us`.
+    pub p99_us: u64,
+}
+
+impl Cell {
+    /// Payload bytes in a second, in millions.
+    #[must_use]
+    pub fn megabytes_per_s(&self) -> f64 {
+        self.batches_per_s * self.row.payload_bytes() as f64 / 1e6
+    }
+}
+
+/// Measures one cell in `dir`, which is made and removed.
+///
+/// # Errors
+/// Whatever kept the contender from its work.
+pub fn measure(
+    contender: &dyn Contender,
+    row: &Row,
+    time: Duration,
+    dir: &Path,
+) -> io::Result<Cell> {
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir_all(dir)?;
+    let result = measure_in(contender, row, time, dir);
+    std::fs::remove_dir_all(dir)?;
+    result
+}
+
+fn measure_in(
+    contender: &dyn Contender,
+    row: &Row,
+    time: Duration,
+    dir: &Path,
+) -> io::Result<Cell> {
+    let log = contender.open(dir, row, row.bytes_max())?;
+    let threads = contender.threads(row);
+    let budget = row.batches_max() / threads as u64;
+    let run = |log: &dyn Appender| -> io::Result<Recorder> {
+        let entries = row.entries();
+        let mut recorder = Recorder::new();
+        let begin = Instant::now();
+        for _ in 0..budget {
+            let start = Instant::now();
+            log.append(&entries)?;
+            recorder.operation(start.elapsed());
+            if begin.elapsed() >= time {
+                break;
+            }
+        }
+        Ok(recorder)
+    };
+    // What is done once is not what is measured.
+    for _ in 0..8 {
+        log.append(&row.entries())?;
+    }
+    let begin = Instant::now();
+    let recorder = if threads == 1 {
+        run(&*log)?
+    } else {
+        let log = &*log;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| run(log))).collect();
+            let mut all = Recorder::new();
+            for thread in threads {
+                all.add(&thread.join().expect("an appender does not panic")?);
+            }
+            io::Result::Ok(all)
+        })?
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(Cell {
+        name: contender.name(),
+        row: *row,
+        batches_per_s: recorder.ops() as f64 / seconds * (row.threads / threads) as f64,
+        p50_us: recorder.micros(0.5),
+        p99_us: recorder.micros(0.99),
+    })
+}

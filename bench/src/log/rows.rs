@@ -1,0 +1,68 @@
+//! What is measured: how many entries of which size go together, from how many threads.
+
+/// A kind of append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// As it is shown.
+    pub name: &'static str,
+    /// Entries appended together.
+    pub count: usize,
+    /// Bytes of each.
+    pub size: usize,
+    /// Threads that append, each waiting for its own.
+    pub threads: usize,
+}
+
+/// All of them.
+pub const ROWS: [Row; 5] = [
+    Row { name: "1 x 64 B", count: 1, size: 64, threads: 1 },
+    Row { name: "64 x 64 B", count: 64, size: 64, threads: 1 },
+    Row { name: "256 x 1 KiB", count: 256, size: 1024, threads: 1 },
+    Row { name: "1024 x 1 KiB", count: 1024, size: 1024, threads: 1 },
+    Row { name: "64 threads, 1 x 64 B", count: 1, size: 64, threads: 64 },
+];
+
+/// No cell appends more payload than this.
+const PAYLOAD_MAX: u64 = 1 << 30;
+/// Nor more batches.
+const BATCHES_MAX: u64 = 200_000;
+
+impl Row {
+    /// Bytes of payload in a batch.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        (self.count * self.size) as u64
+    }
+
+    /// Batches of a cell, at most.
+    #[must_use]
+    pub fn batches_max(&self) -> u64 {
+        (PAYLOAD_MAX / self.payload_bytes()).min(BATCHES_MAX)
+    }
+
+    /// What margay writes for a batch of these entries: frame, headers, padding to the block.
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
+        let entries = self.count * (48 + self.size.next_multiple_of(16));
+        (64 + 64 + entries as u64).next_multiple_of(4096)
+    }
+
+    /// Bytes on disk of a whole cell, at most.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.batches_max() * self.block_bytes()
+    }
+
+    /// The entries of a batch: bytes that do not compress.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Vec<u8>> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut byte = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..self.count).map(|_| (0..self.size).map(|_| byte()).collect()).collect()
+    }
+}

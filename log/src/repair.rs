@@ -1,0 +1,373 @@
+//! Making a damaged log usable again, for whoever has no other copy of it.
+//!
+//! Nothing is changed in place. What can be saved is put together in a directory beside, from links
+//! to the segments and a new hard state, and opened there: that says what is kept and what is lost.
+//! [`Repair::finish`] then exchanges the two; the originals stay, beside.
+//!
+//! What is done, in this order, as far as it is needed: segments that bear each other's names get
+//! their own; a hard state that is lost is made anew from what the segments say; a segment that
+//! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::direct::{Direct, disk_error};
+use crate::disk::view::View;
+use crate::disk::{Disk, Done};
+use crate::error::{Error, HARD_STATE_FILE, segment_file};
+use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, SegmentHeader};
+use crate::hard_state::{HARD_STATE_BYTES, HardState};
+use crate::id::{BatchEnd, Chain, EntryId, Index, Position, SegmentNumber, Term};
+use crate::options::Options;
+use crate::recover::Opened;
+
+/// One thing that is done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A segment file had another segment's name.
+    Rename {
+        /// The name it had.
+        from: SegmentNumber,
+        /// The one it gets.
+        to: SegmentNumber,
+    },
+    /// The hard state is made anew. The owner's bytes are lost: for a group its term and vote.
+    NewHardState,
+    /// A segment is left out, with all that it holds.
+    LeaveOut {
+        /// The segment.
+        segment: SegmentNumber,
+    },
+    /// Entries that were durable are lost.
+    Lose {
+        /// The first of them.
+        first: Index,
+        /// The last that is known of.
+        until: Index,
+    },
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Rename { from, to } => {
+                write!(f, "give {} its own name, {}", segment_file(*from), segment_file(*to))
+            }
+            Step::NewHardState => f.write_str(
+                "make hard-state anew from the segments; the owner's bytes in it are lost",
+            ),
+            Step::LeaveOut { segment } => {
+                write!(f, "leave out {} and what it holds", segment_file(*segment))
+            }
+            Step::Lose { first, until } => {
+                write!(f, "lose entries {first} to {until}, which were durable")
+            }
+        }
+    }
+}
+
+/// A repair that is ready and not done.
+#[derive(Debug)]
+pub struct Repair {
+    path: PathBuf,
+    scratch: PathBuf,
+    steps: Vec<Step>,
+    first: Index,
+    last: Index,
+}
+
+impl Repair {
+    /// Finds out what would have to be done to the log in `path`. `None`: nothing. The log must not
+    /// be open anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or why it cannot be repaired; nothing has changed then.
+    pub fn plan(path: &Path) -> Result<Option<Repair>, Error> {
+        let locked = Direct::lock_only(path)?;
+        if View::open(path)?.walk().is_ok_and(|opened| opened.report.damage.is_none()) {
+            return Ok(None);
+        }
+        let scratch = beside(path, "repair");
+        let _ = fs::remove_dir_all(&scratch);
+        let mut repair = Repair {
+            path: path.to_owned(),
+            scratch,
+            steps: Vec::new(),
+            first: Index::ZERO,
+            last: Index::ZERO,
+        };
+        let result = repair.link().and_then(|()| repair.work());
+        drop(locked);
+        result.map(|()| Some(repair))
+    }
+
+    /// What is done, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The first entry the log will have.
+    #[must_use]
+    pub fn first(&self) -> Index {
+        self.first
+    }
+
+    /// The last entry the log will have.
+    #[must_use]
+    pub fn last(&self) -> Index {
+        self.last
+    }
+
+    /// Puts the repaired log in place of the damaged one. Returns where the originals are.
+    ///
+    /// # Errors
+    /// The system's. The originals are then in one of the two places.
+    pub fn finish(self) -> Result<PathBuf, Error> {
+        let mut originals = beside(&self.path, "damaged");
+        let mut number = 1;
+        while originals.exists() {
+            number += 1;
+            originals = beside(&self.path, &format!("damaged-{number}"));
+        }
+        fs::rename(&self.path, &originals).map_err(|error| failed("move", &self.path, &error))?;
+        fs::rename(&self.scratch, &self.path)
+            .map_err(|error| failed("move", &self.scratch, &error))?;
+        sync_parent(&self.path).map_err(|error| failed("sync", &self.path, &error))?;
+        Ok(originals)
+    }
+
+    /// Links every file into the scratch directory. The hard state is copied: it would be written.
+    fn link(&self) -> Result<(), Error> {
+        fs::create_dir(&self.scratch).map_err(|error| failed("create", &self.scratch, &error))?;
+        let hard_state = self.path.join(HARD_STATE_FILE);
+        if hard_state.exists() {
+            fs::copy(&hard_state, self.scratch.join(HARD_STATE_FILE))
+                .map_err(|error| failed("copy", &hard_state, &error))?;
+        }
+        for (number, _, _) in self.files(&self.path)? {
+            let (from, to) = (self.file(&self.path, number), self.file(&self.scratch, number));
+            fs::hard_link(&from, &to).map_err(|error| failed("link", &from, &error))?;
+        }
+        Ok(())
+    }
+
+    fn work(&mut self) -> Result<(), Error> {
+        self.rename_swapped()?;
+        // Each round mends what stands in the way, and there is only so much of it.
+        for _ in 0..=self.files(&self.scratch)?.len() + 2 {
+            let found = View::open(&self.scratch)?.walk();
+            match found {
+                Ok(opened) => return self.cut(&opened),
+                Err(Error::HardStateMissing | Error::HardStateUnreadable) => {
+                    self.new_hard_state()?;
+                }
+                Err(Error::HardStateLost { .. }) => self.new_hard_state()?,
+                Err(Error::Foreign { file }) if file == HARD_STATE_FILE => self.new_hard_state()?,
+                Err(error) => match segment_of(&error) {
+                    Some(segment) => self.leave_out(segment)?,
+                    None => return Err(error),
+                },
+            }
+        }
+        Err(Error::Unsupported { action: "repair the log", reason: "too much of it is wrong" })
+    }
+
+    /// Files that hold a segment of another name, which no file rightly has.
+    fn rename_swapped(&mut self) -> Result<(), Error> {
+        let files = self.files(&self.scratch)?;
+        let holds = |number: SegmentNumber| {
+            files.iter().find(|(name, _, _)| *name == number).and_then(|(_, _, header)| *header)
+        };
+        let mut renamed = Vec::new();
+        for &(name, _, header) in &files {
+            let Some(header) = header else { continue };
+            let taken = holds(header.segment).is_some_and(|other| other.segment == header.segment);
+            if header.segment != name && !taken {
+                let aside = self.scratch.join(format!("{}.aside", segment_file(header.segment)));
+                let from = self.file(&self.scratch, name);
+                fs::rename(&from, &aside).map_err(|error| failed("rename", &from, &error))?;
+                renamed.push((aside, header.segment));
+                self.steps.push(Step::Rename { from: name, to: header.segment });
+            }
+        }
+        for (aside, number) in renamed {
+            let to = self.file(&self.scratch, number);
+            fs::rename(&aside, &to).map_err(|error| failed("rename", &aside, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out a segment and all behind it.
+    fn leave_out(&mut self, from: SegmentNumber) -> Result<(), Error> {
+        for (segment, _, _) in self.files(&self.scratch)? {
+            if segment >= from {
+                let file = self.file(&self.scratch, segment);
+                fs::remove_file(&file).map_err(|error| failed("remove", &file, &error))?;
+                self.steps.push(Step::LeaveOut { segment });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what is left for real, so that it is cut, and says that it lacks nothing any more.
+    fn cut(&mut self, walked: &Opened) -> Result<(), Error> {
+        if let Some(damage) = walked.report.damage {
+            self.steps.push(Step::Lose { first: damage.index, until: damage.until });
+        }
+        let hard = View::open(&self.scratch)?.newest_hard_state()?;
+        let options = Options { cluster: hard.cluster, group: hard.group, ..Options::default() };
+        let mut disk = Direct::open(&self.scratch)?;
+        let mut log = crate::open(&mut disk, options)?.log;
+        log.set_repaired();
+        log.record_durable();
+        let mut done: Vec<Done> = Vec::new();
+        loop {
+            log.ops().for_each(|op| disk.submit(op));
+            disk.poll(true, &mut done);
+            if done.is_empty() {
+                break;
+            }
+            for done in done.drain(..) {
+                log.on_done(done)?;
+            }
+        }
+        (self.first, self.last) = (log.first(), log.last().index);
+        Ok(())
+    }
+
+    /// Makes a hard state from what segments and frames say.
+    fn new_hard_state(&mut self) -> Result<(), Error> {
+        let files = self.files(&self.scratch)?;
+        let Some((number, header)) =
+            files.iter().find_map(|(number, _, header)| header.map(|header| (*number, header)))
+        else {
+            return Err(Error::Unsupported {
+                action: "repair the log",
+                reason: "neither its hard state nor the header of any segment is readable",
+            });
+        };
+        if files.first().is_some_and(|&(first, _, _)| first != number) {
+            return Err(Error::Unsupported {
+                action: "repair the log",
+                reason: "its hard state and the header of its first segment are both unreadable",
+            });
+        }
+        let (start, update) = self.beginning(&files, &header)?;
+        let from = Position { segment: number, offset: BLOCK as u64 };
+        let hard = HardState {
+            incarnation: header.incarnation,
+            cluster: header.cluster,
+            group: header.group,
+            salt: header.salt,
+            update: update + 1,
+            durable: start,
+            position: from,
+            end: start.id.index,
+            start,
+            from,
+            repair: Index::ZERO,
+            meta: Vec::new(),
+        };
+        let file = hard.encode_file();
+        assert!(file.len() == HARD_STATE_BYTES);
+        let path = self.scratch.join(HARD_STATE_FILE);
+        fs::write(&path, &file[..]).map_err(|error| failed("write", &path, &error))?;
+        self.steps.push(Step::NewHardState);
+        Ok(())
+    }
+
+    /// What the log begins behind, and the newest hard state that any frame knows of.
+    fn beginning(
+        &self,
+        files: &[(SegmentNumber, u64, Option<SegmentHeader>)],
+        header: &SegmentHeader,
+    ) -> Result<(BatchEnd, u64), Error> {
+        let (mut update, mut first, mut claims) = (0, None, Vec::new());
+        for &(number, size, _) in files {
+            let path = self.file(&self.scratch, number);
+            let bytes = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
+            for offset in (BLOCK..size as usize).step_by(BLOCK) {
+                let Some(block) = bytes.get(offset..offset + BLOCK) else { break };
+                let Ok(frame) = Frame::decode(block, header.salt) else { continue };
+                update = update.max(frame.hard_state);
+                let Ok(batch) = BatchHeader::decode(&block[FRAME..FRAME + BATCH_HEADER]) else {
+                    continue;
+                };
+                first = first.or(Some(batch));
+                claims.push((frame.durable, frame.durable_chain));
+            }
+        }
+        let Some(first) = first else { return Ok((BatchEnd::ZERO, update)) };
+        if first.first == Index(1) {
+            return Ok((BatchEnd::ZERO, update));
+        }
+        let before = first.prev();
+        let chain = claims.iter().find(|(index, _)| *index == before).map(|&(_, chain)| chain);
+        match chain.filter(|&chain: &Chain| first.follows(chain)) {
+            Some(chain) => {
+                let id = EntryId::new(Term::ZERO, before);
+                Ok((BatchEnd { id, chain }, update))
+            }
+            None => Err(Error::Unsupported {
+                action: "repair the log",
+                reason: "without its hard state nothing says where it begins",
+            }),
+        }
+    }
+
+    fn files(
+        &self,
+        path: &Path,
+    ) -> Result<Vec<(SegmentNumber, u64, Option<SegmentHeader>)>, Error> {
+        let files = View::open(path)?.files();
+        files.map_err(|cause| Error::Path {
+            action: "list",
+            path: path.display().to_string(),
+            cause,
+        })
+    }
+
+    fn file(&self, directory: &Path, segment: SegmentNumber) -> PathBuf {
+        directory.join(segment_file(segment))
+    }
+}
+
+impl Drop for Repair {
+    fn drop(&mut self) {
+        // Gone already when it was finished.
+        let _ = fs::remove_dir_all(&self.scratch);
+    }
+}
+
+/// The segment from which on a log cannot be used because of `error`.
+fn segment_of(error: &Error) -> Option<SegmentNumber> {
+    match error {
+        Error::SegmentMissing { segment }
+        | Error::SegmentSize { segment, .. }
+        | Error::SegmentSwapped { segment, .. } => Some(*segment),
+        Error::Foreign { file }
+        | Error::OtherIncarnation { file, .. }
+        | Error::OtherGroup { file, .. }
+        | Error::Newer { file, .. } => crate::disk::direct::segment_number(file.as_bytes()),
+        _ => None,
+    }
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{what}"));
+    path.with_file_name(name)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match std::path::absolute(path)?.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, error: &io::Error) -> Error {
+    Error::Path { action, path: path.display().to_string(), cause: disk_error(error) }
+}

@@ -1,0 +1,271 @@
+//! Directories that something has happened to: each kind of harm has its own name, looking changes
+//! nothing, and a repair loses only what it says and keeps the originals.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use margay_log::Error;
+use margay_log::commit_log::{CommitLog, CommitLogOptions, ReadOnlyLog};
+use margay_log::disk::view::View;
+use margay_log::id::{Index, SegmentNumber};
+use margay_log::recover::Cause;
+use margay_log::repair::{Repair, Step};
+
+use crate::conformance::TempDir;
+
+const ENTRIES: u64 = 60;
+
+fn options() -> CommitLogOptions {
+    CommitLogOptions {
+        segment_first: 16 << 10,
+        segment_max: 32 << 10,
+        lock_wait: std::time::Duration::from_millis(50),
+        ..CommitLogOptions::default()
+    }
+}
+
+/// A closed log of many small segments, one entry a batch.
+fn filled(name: &str) -> (TempDir, PathBuf) {
+    let dir = TempDir::new(name);
+    let path = dir.path().join("log");
+    let log = CommitLog::open(&path, options()).expect("a new log").log;
+    for n in 1..=ENTRIES {
+        log.append(&n.to_le_bytes()).expect("room").wait().expect("durable");
+    }
+    log.set_meta(b"the owner's").expect("fits").wait().expect("durable");
+    drop(log);
+    (dir, path)
+}
+
+fn segment(path: &Path, number: u64) -> PathBuf {
+    path.join(margay_log::error::segment_file(SegmentNumber(number)))
+}
+
+fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(path).expect("there").map(|entry| entry.expect("there").path());
+    files.map(|file| (file.clone(), fs::read(&file).expect("readable"))).collect()
+}
+
+fn read_all(path: &Path) -> Vec<u64> {
+    let log = ReadOnlyLog::open(path).expect("can be looked at");
+    let mut reader = log.read(..);
+    let mut found = Vec::new();
+    while let Some(record) = reader.read_next().expect("readable") {
+        let number = record.payload.try_into().expect("8 bytes");
+        assert_eq!(record.index, Index(u64::from_le_bytes(number)));
+        found.push(record.index.0);
+    }
+    found
+}
+
+/// Looks at the directory, which must not change, then repairs it.
+fn repaired(path: &Path) -> (Vec<Step>, Vec<u64>, PathBuf) {
+    let before = contents(path);
+    let refused = CommitLog::open(path, options()).map(|_| ()).expect_err("not as it is");
+    assert!(!matches!(refused, Error::Locked { .. }), "{refused}");
+    let _ = ReadOnlyLog::open(path);
+    assert_eq!(contents(path), before, "refusing and looking change nothing");
+
+    let repair = Repair::plan(path).expect("can be repaired").expect("needs to be");
+    assert_eq!(contents(path), before, "a plan changes nothing");
+    let (steps, first, last) = (repair.steps().to_vec(), repair.first(), repair.last());
+    let originals = repair.finish().expect("done");
+    let moved: BTreeMap<_, _> = before
+        .into_iter()
+        .map(|(file, bytes)| (originals.join(file.file_name().expect("named")), bytes))
+        .collect();
+    assert_eq!(contents(&originals), moved, "the originals are as they were");
+
+    let kept = read_all(path);
+    assert_eq!((first.0..=last.0).collect::<Vec<_>>(), kept);
+    assert!(Repair::plan(path).expect("sound").is_none());
+    let log = CommitLog::open(path, options()).expect("opens again").log;
+    log.append(&(last.0 + 1).to_le_bytes()).expect("room").wait().expect("durable");
+    drop(log);
+    assert_eq!(read_all(path).last(), Some(&(last.0 + 1)));
+    (steps, kept, originals)
+}
+
+#[test]
+fn a_sound_log_needs_no_repair() {
+    let (_dir, path) = filled("sound");
+    let before = contents(&path);
+    assert!(Repair::plan(&path).expect("sound").is_none());
+    assert_eq!(contents(&path), before);
+    assert_eq!(read_all(&path), (1..=ENTRIES).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_in_use_is_not_repaired() {
+    let (_dir, path) = filled("in-use");
+    let log = CommitLog::open(&path, options()).expect("opens").log;
+    assert!(matches!(Repair::plan(&path), Err(Error::Locked { .. })));
+    drop(log);
+}
+
+#[test]
+fn rot_loses_what_lies_behind_it() {
+    let (_dir, path) = filled("rot");
+    let mut bytes = fs::read(segment(&path, 3)).expect("there");
+    bytes[4096 + 130] ^= 4;
+    fs::write(segment(&path, 3), bytes).expect("writable");
+    let looked = ReadOnlyLog::open(&path).expect("can be looked at");
+    let damage = looked.report().damage.expect("damaged");
+    assert_eq!((damage.segment, damage.offset), (SegmentNumber(3), 4096));
+    assert_eq!(damage.cause, Cause::Unreadable);
+    let (steps, kept, _) = repaired(&path);
+    assert_eq!(steps, [Step::Lose { first: damage.index, until: Index(ENTRIES) }]);
+    assert_eq!(kept.last().copied(), Some(damage.index.0 - 1));
+}
+
+#[test]
+fn a_lost_segment_loses_what_lies_behind_it() {
+    let (_dir, path) = filled("lost");
+    fs::remove_file(segment(&path, 4)).expect("there");
+    let error = ReadOnlyLog::open(&path).map(|_| ()).expect_err("a gap");
+    assert_eq!(error, Error::SegmentMissing { segment: SegmentNumber(4) });
+    let (steps, kept, originals) = repaired(&path);
+    assert!(steps.contains(&Step::LeaveOut { segment: SegmentNumber(5) }));
+    assert!(matches!(steps.last(), Some(Step::Lose { .. })));
+    assert!(!kept.is_empty() && kept.len() < ENTRIES as usize);
+    assert!(segment(&originals, 5).exists());
+}
+
+#[test]
+fn each_kind_of_harm_to_a_segment_is_told_apart() {
+    type Harm = (&'static str, fn(&Path), fn(&Error) -> bool);
+    let harms: [Harm; 5] = [
+        (
+            "cut",
+            |file| {
+                let bytes = fs::read(file).expect("there");
+                fs::write(file, &bytes[..8192]).expect("writable");
+            },
+            |error| matches!(error, Error::SegmentSize { found: 8192, expected: 32768, .. }),
+        ),
+        (
+            "empty",
+            |file| fs::write(file, []).expect("writable"),
+            |error| matches!(error, Error::SegmentSize { found: 0, expected: 0, .. }),
+        ),
+        (
+            "foreign",
+            |file| {
+                let length = fs::read(file).expect("there").len();
+                fs::write(file, vec![b'x'; length]).expect("writable");
+            },
+            |error| matches!(error, Error::Foreign { .. }),
+        ),
+        (
+            "twice",
+            |file| {
+                fs::copy(segment(file.parent().expect("in a directory"), 2), file).expect("there");
+            },
+            |error| {
+                // By its name, or by its size where that differs too.
+                matches!(error, Error::SegmentSwapped { found: SegmentNumber(2), .. })
+            },
+        ),
+        (
+            "other-log",
+            |file| {
+                let (_dir, other) = filled("other");
+                fs::copy(segment(&other, 3), file).expect("there");
+            },
+            |error| matches!(error, Error::OtherIncarnation { .. }),
+        ),
+    ];
+    for (name, harm, is_named) in harms {
+        let (_dir, path) = filled(&format!("harm-{name}"));
+        harm(&segment(&path, 3));
+        let error = ReadOnlyLog::open(&path).map(|_| ()).expect_err(name);
+        assert!(is_named(&error), "{name}: {error}");
+        let (steps, kept, _) = repaired(&path);
+        assert!(steps.contains(&Step::LeaveOut { segment: SegmentNumber(3) }), "{name}");
+        assert!(!kept.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn exchanged_segments_lose_nothing() {
+    let (_dir, path) = filled("exchanged");
+    let (two, three) = (segment(&path, 2), segment(&path, 3));
+    let aside = path.join("aside");
+    fs::rename(&two, &aside).expect("there");
+    fs::rename(&three, &two).expect("there");
+    fs::rename(&aside, &three).expect("there");
+    let error = ReadOnlyLog::open(&path).map(|_| ()).expect_err("exchanged");
+    assert!(matches!(error, Error::SegmentSwapped { .. }), "{error}");
+    let (steps, kept, _) = repaired(&path);
+    assert_eq!(steps.len(), 2);
+    assert_eq!(kept, (1..=ENTRIES).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_lost_hard_state_is_made_anew() {
+    for (name, bytes) in [("gone", None), ("rotten", Some(vec![7_u8; 16384]))] {
+        let (_dir, path) = filled(&format!("hard-state-{name}"));
+        let hard_state = path.join("hard-state");
+        match bytes {
+            Some(bytes) => fs::write(hard_state, bytes).expect("writable"),
+            None => fs::remove_file(hard_state).expect("there"),
+        }
+        let (steps, kept, _) = repaired(&path);
+        assert_eq!(steps, [Step::NewHardState]);
+        assert_eq!(kept, (1..=ENTRIES).collect::<Vec<_>>());
+        assert_eq!(ReadOnlyLog::open(&path).expect("sound").meta(), b"");
+    }
+}
+
+#[test]
+fn a_lost_hard_state_of_a_log_without_its_beginning() {
+    let (_dir, path) = filled("hard-state-prefix");
+    let log = CommitLog::open(&path, options()).expect("opens").log;
+    let first = log.truncate_prefix(Index(30)).expect("open");
+    assert!(first > Index(1));
+    drop(log);
+    fs::remove_file(path.join("hard-state")).expect("there");
+    let (steps, kept, _) = repaired(&path);
+    assert_eq!(steps, [Step::NewHardState]);
+    assert_eq!(kept, (first.0..=ENTRIES).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reader_beside_a_live_writer_sees_a_whole_log() {
+    let (_dir, path) = filled("beside");
+    let log = CommitLog::open(&path, options()).expect("opens").log;
+    let begin = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let (log, path) = (&log, &path);
+        let writer = scope.spawn(move || {
+            let mut n = ENTRIES;
+            while begin.elapsed() < std::time::Duration::from_millis(700) {
+                n += 1;
+                log.append(&n.to_le_bytes()).expect("room").wait().expect("durable");
+            }
+            n
+        });
+        let mut looked = ReadOnlyLog::open(path).expect("can be looked at");
+        let mut last = looked.last();
+        while !writer.is_finished() {
+            looked.refresh().expect("can be looked at again");
+            assert_eq!(looked.report().damage, None);
+            assert!(looked.last() >= last);
+            last = looked.last();
+            assert_eq!(read_all(path).first(), Some(&1));
+        }
+        let n = writer.join().expect("ends well");
+        looked.refresh().expect("can be looked at");
+        assert_eq!(looked.last(), Index(n));
+    });
+}
+
+#[test]
+fn a_directory_without_a_log_is_said_to_have_none() {
+    let dir = TempDir::new("nothing");
+    fs::create_dir_all(dir.path()).expect("writable");
+    let error = View::open(dir.path()).map(|_| ()).expect_err("nothing there");
+    assert!(matches!(error, Error::Path { .. }), "{error}");
+    assert!(matches!(Repair::plan(dir.path()), Err(Error::Path { .. })));
+}

@@ -1,0 +1,370 @@
+//! Snapshots of this replica's machine: when one is taken, how it gets to disk, what goes with it.
+//!
+//! A snapshot is the whole machine at one applied index, the end of a batch. Freezing copies
+//! pointers; chunks are written out between turns, one per turn and a few on their way to the disk
+//! at a time, so that no turn is held up. The two newest snapshots are kept, and the log from the
+//! older one on: whoever lags less than that needs no snapshot, and a snapshot that turns out to be
+//! rotten costs a longer replay, not data.
+//!
+//! Restoring one is in `restore.rs`, bringing one to another node in `send.rs`, taking one that is
+//! brought in `install.rs`.
+//!
+//! Invariants
+//! - A snapshot gets its name only when the log is durable here up to its end: a node that starts
+//!   from it has, in effect, the log it stands for.
+//! - The log is never cut behind the older of two finished snapshots, nor while one that is being
+//!   brought to somebody needs it.
+//! - One file is being made at a time: the own one, or one that is being brought.
+
+mod install;
+mod restore;
+mod send;
+
+use std::sync::Arc;
+
+use margay_log::disk::{DiskError, SnapshotStep};
+use margay_log::id::{BatchEnd, EntryId, Index, Micros, Term, Ticket};
+use margay_log::snapshot::{SnapshotHeader, SnapshotMaker};
+use margay_log::{Buffer, Log};
+
+use super::{Host, Replica};
+use crate::machine::{Frozen, FrozenMachine, StateMachine};
+use crate::raft::message::Input;
+use crate::wire::snapshot::SnapshotId;
+use install::Installing;
+use restore::Restore;
+use send::Sending;
+
+/// Chunks of the own snapshot on their way to the disk, at most.
+const WRITES_MAX: usize = 2;
+/// Pause after a snapshot that could not be made.
+const RETRY: Micros = Micros::from_millis(5_000);
+/// Finished snapshots kept.
+const KEPT: usize = 2;
+
+/// Everything this replica knows and does about snapshots.
+pub(super) struct Snapshots<S: StateMachine> {
+    /// Finished ones, oldest first.
+    kept: Vec<SnapshotHeader>,
+    /// Files that are no snapshots of use: deleted with the next one made.
+    useless: Vec<Index>,
+    /// Entry bytes applied since the newest.
+    pub bytes: u64,
+    /// Not before this time.
+    retry_at: Option<Micros>,
+    making: Option<Making<S>>,
+    restoring: Option<Restore<S>>,
+    installing: Option<Installing<S>>,
+    sending: Vec<Sending>,
+    pub counts: SnapshotCounts,
+}
+
+impl<S: StateMachine> Snapshots<S> {
+    pub(super) fn new(kept: Vec<SnapshotHeader>, useless: Vec<Index>) -> Snapshots<S> {
+        Snapshots {
+            kept,
+            useless,
+            bytes: 0,
+            retry_at: None,
+            making: None,
+            restoring: None,
+            installing: None,
+            sending: Vec::new(),
+            counts: SnapshotCounts::default(),
+        }
+    }
+
+    /// The newest whose end the log holds: up to there it is committed.
+    pub(super) fn held_by(&self, log: &Log) -> Option<&SnapshotHeader> {
+        let held = |kept: &&SnapshotHeader| log.chain_at(kept.end.id.index) == Some(kept.end.chain);
+        self.kept.iter().rfind(held)
+    }
+
+    /// The highest term that a snapshot ends in.
+    pub(super) fn term(&self) -> Term {
+        self.kept.iter().map(|kept| kept.end.id.term).max().unwrap_or_default()
+    }
+
+    /// The machine is being restored: nothing can be applied to it.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.restoring.is_some()
+    }
+
+    /// The last entry of the newest finished snapshot; zero without one.
+    pub(super) fn newest(&self) -> Index {
+        self.kept.last().map_or(Index::ZERO, |newest| newest.end.id.index)
+    }
+
+    /// Entry bytes behind the newest at which the next is due: as many as the state has, so that
+    /// writing states out costs no more than writing the log did.
+    fn due_at(&self, after: u64) -> u64 {
+        self.kept.last().map_or(after, |newest| after.max(newest.length))
+    }
+
+    /// A chunk could be written out at once.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.making
+            .as_ref()
+            .is_some_and(|making| making.stage == Stage::Chunks && making.writes.len() < WRITES_MAX)
+    }
+
+    /// When there is something to do even if nothing happens.
+    pub(super) fn deadline(&self) -> Option<Micros> {
+        let patience = self.sending.iter().filter_map(Sending::deadline).min();
+        let installing = self.installing.as_ref().map(Installing::deadline);
+        [self.retry_at, patience, installing].into_iter().flatten().min()
+    }
+}
+
+/// How often what happened, since this replica began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotCounts {
+    /// Own snapshots finished.
+    pub made: u64,
+    /// Machines restored from a snapshot on this disk.
+    pub restored: u64,
+    /// Snapshots that another node brought, in force here.
+    pub installed: u64,
+    /// Snapshots on this disk found to be damaged.
+    pub damaged: u64,
+}
+
+/// A snapshot of this replica's own on its way to the disk.
+struct Making<S: StateMachine> {
+    frozen: Option<FrozenMachine<S>>,
+    maker: SnapshotMaker,
+    stage: Stage,
+    /// Writes under way.
+    writes: Vec<Ticket>,
+    chunk: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The file is being begun.
+    Begin(Ticket),
+    /// Chunks follow.
+    Chunks,
+    /// The last chunks, then the header, are being written.
+    Ending,
+    /// All is written. The name comes when the own log is durable up to the end.
+    Written,
+    /// It is getting its name.
+    Publish(Ticket),
+}
+
+impl<S: StateMachine> Making<S> {
+    fn end(&self) -> BatchEnd {
+        self.maker.header().end
+    }
+}
+
+/// What another node knows a snapshot by.
+fn id_of(header: &SnapshotHeader) -> SnapshotId {
+    SnapshotId { end: header.end.id, chain: header.end.chain, digest: header.digest }
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// What is due about snapshots at the end of a turn.
+    pub(super) fn flush_snapshots(&mut self, now: Micros, host: &mut dyn Host) {
+        self.begin_snapshot(now);
+        self.write_chunk();
+        self.publish_when_durable();
+        self.send_pieces(now);
+        self.give_up_install(now, host);
+    }
+
+    /// Freezes the machine if enough has been applied since the last time.
+    fn begin_snapshot(&mut self, now: Micros) {
+        let snapshots = &mut self.snapshots;
+        if snapshots.retry_at.is_some_and(|at| at <= now) {
+            snapshots.retry_at = None;
+        }
+        let busy = snapshots.making.is_some()
+            || snapshots.restoring.is_some()
+            || snapshots.installing.is_some()
+            || snapshots.retry_at.is_some();
+        let applied = self.machine.applied();
+        if busy
+            || snapshots.bytes < snapshots.due_at(self.config.snapshot_after)
+            || applied <= snapshots.newest()
+        {
+            return;
+        }
+        let (Some(term), Some(chain)) = (self.log.term_at(applied), self.log.chain_at(applied))
+        else {
+            return;
+        };
+        let header = SnapshotHeader {
+            cluster: self.config.cluster,
+            group: self.config.group,
+            end: BatchEnd { id: EntryId::new(term, applied), chain },
+            log_time: self.machine.time().0,
+            meta: self.members.encode_at(applied),
+            ..SnapshotHeader::default()
+        };
+        tracing::debug!(group = self.config.group.0, %applied, "snapshot begun");
+        let ticket = self.log.snapshot_step(applied, SnapshotStep::Begin);
+        snapshots.making = Some(Making {
+            frozen: Some(self.machine.freeze()),
+            maker: SnapshotMaker::new(header),
+            stage: Stage::Begin(ticket),
+            writes: Vec::new(),
+            chunk: Vec::new(),
+        });
+        // What is applied from now on counts for the next one.
+        snapshots.bytes = 0;
+    }
+
+    /// Writes one chunk out, if the disk has taken the ones before.
+    fn write_chunk(&mut self) {
+        let Some(making) = &mut self.snapshots.making else { return };
+        if making.stage != Stage::Chunks || making.writes.len() >= WRITES_MAX {
+            return;
+        }
+        let Some(frozen) = &mut making.frozen else { return };
+        making.chunk.clear();
+        let more = frozen.next_chunk(self.config.snapshot_chunk, &mut making.chunk);
+        let (offset, piece) = making.maker.chunk(&making.chunk);
+        let index = making.end().id.index;
+        let step = SnapshotStep::Write { offset, data: Arc::new(piece) };
+        making.writes.push(self.log.snapshot_step(index, step));
+        if !more {
+            making.stage = Stage::Ending;
+            let step =
+                SnapshotStep::Write { offset: 0, data: Arc::new(making.maker.header().encode()) };
+            making.writes.push(self.log.snapshot_step(index, step));
+        }
+    }
+
+    /// A snapshot must not stand for entries that this disk may still lose.
+    fn publish_when_durable(&mut self) {
+        let Some(making) = &mut self.snapshots.making else { return };
+        let index = making.end().id.index;
+        if making.stage == Stage::Written && self.log.durable() >= index {
+            let ticket = self.log.snapshot_step(index, SnapshotStep::Publish);
+            making.stage = Stage::Publish(ticket);
+        }
+    }
+
+    /// A step on a snapshot's file has ended.
+    pub(super) fn on_snapshot_step(
+        &mut self,
+        now: Micros,
+        ticket: Ticket,
+        result: Result<Option<Buffer>, DiskError>,
+        host: &mut dyn Host,
+    ) {
+        let result = match self.on_making(now, ticket, result, host) {
+            Some(result) => result,
+            None => return,
+        };
+        let result = match self.on_restoring(now, ticket, result, host) {
+            Some(result) => result,
+            None => return,
+        };
+        let result = match self.on_installing(now, ticket, result, host) {
+            Some(result) => result,
+            None => return,
+        };
+        self.on_sending(now, ticket, result, host);
+    }
+
+    /// If that was a step of the own snapshot, goes on; else gives the result back.
+    fn on_making(
+        &mut self,
+        now: Micros,
+        ticket: Ticket,
+        result: Result<Option<Buffer>, DiskError>,
+        host: &mut dyn Host,
+    ) -> Option<Result<Option<Buffer>, DiskError>> {
+        let Some(making) = &mut self.snapshots.making else { return Some(result) };
+        let write = making.writes.iter().position(|&write| write == ticket);
+        let other = [Stage::Begin(ticket), Stage::Publish(ticket)].contains(&making.stage);
+        if write.is_none() && !other {
+            return Some(result);
+        }
+        if let Err(error) = result {
+            self.abandon_snapshot(now, Some(error), host);
+            return None;
+        }
+        if let Some(write) = write {
+            making.writes.swap_remove(write);
+        }
+        match making.stage {
+            Stage::Begin(_) => making.stage = Stage::Chunks,
+            Stage::Ending if making.writes.is_empty() => making.stage = Stage::Written,
+            Stage::Publish(_) => self.snapshot_made(now, host),
+            Stage::Chunks | Stage::Ending | Stage::Written => {}
+        }
+        None
+    }
+
+    /// Gives the own snapshot up: for an error, or because another one is more urgent.
+    pub(super) fn abandon_snapshot(
+        &mut self,
+        now: Micros,
+        error: Option<DiskError>,
+        host: &mut dyn Host,
+    ) {
+        let Some(making) = self.snapshots.making.take() else { return };
+        let index = making.end().id.index;
+        if let Some(error) = error {
+            tracing::warn!(group = self.config.group.0, %index, %error,
+                "the snapshot could not be written; it is tried again");
+            self.snapshots.retry_at = Some(now.after(RETRY));
+            // The next attempt is due at once then.
+            self.snapshots.bytes = u64::MAX / 2;
+        }
+        self.log.snapshot_step(index, SnapshotStep::Discard);
+        host.dispose(Box::new(making.frozen));
+    }
+
+    /// The own snapshot has its name.
+    fn snapshot_made(&mut self, now: Micros, host: &mut dyn Host) {
+        let Some(making) = self.snapshots.making.take() else { return };
+        let header = making.maker.header().clone();
+        let (index, bytes) = (header.end.id.index, header.length);
+        tracing::info!(group = self.config.group.0, %index, bytes, "snapshot made");
+        host.dispose(Box::new(making.frozen));
+        self.snapshots.counts.made += 1;
+        self.snapshots.kept.push(header);
+        self.forget_old_snapshots();
+        self.truncate_log(now);
+    }
+
+    /// Deletes what is older than the kept ones and is not being sent.
+    fn forget_old_snapshots(&mut self) {
+        let snapshots = &mut self.snapshots;
+        for index in std::mem::take(&mut snapshots.useless) {
+            if snapshots.kept.iter().all(|kept| kept.end.id.index != index) {
+                self.log.snapshot_step(index, SnapshotStep::Remove);
+            }
+        }
+        while snapshots.kept.len() > KEPT {
+            let oldest = snapshots.kept[0].end.id.index;
+            if snapshots.sending.iter().any(|sending| sending.index() == oldest) {
+                return;
+            }
+            self.log.snapshot_step(oldest, SnapshotStep::Remove);
+            snapshots.kept.remove(0);
+        }
+    }
+
+    /// Lets go of the log up to the older of the two newest snapshots.
+    fn truncate_log(&mut self, now: Micros) {
+        let kept = &self.snapshots.kept;
+        let Some(older) = kept.len().checked_sub(KEPT).map(|at| kept[at].end.id.index) else {
+            return;
+        };
+        let needed = self.snapshots.sending.iter().map(Sending::index).min();
+        let through = needed.map_or(older, |needed| needed.min(older));
+        if self.log.truncate_prefix(through).is_err() {
+            return; // The log is poisoned: whoever finds that out next says so.
+        }
+        let base = self.log.start().id;
+        if base.index > Index::ZERO {
+            self.step(now, Input::Compacted { base });
+        }
+    }
+}

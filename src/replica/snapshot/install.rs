@@ -1,0 +1,238 @@
+//! Taking a snapshot that another node brings: written to this disk and restored as it comes, and
+//! in force at once when the last of it is durable.
+//!
+//! Until then the replica is as it was: it goes on following, voting and answering what it may. A
+//! piece that does not come next is answered with the place that does.
+
+use std::sync::Arc;
+
+use margay_log::Buffer;
+use margay_log::disk::{DiskError, SnapshotStep};
+use margay_log::id::{Micros, NodeId, Ticket};
+use margay_log::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
+
+use super::super::{Host, Replica};
+use super::restore::Feeding;
+use super::{SnapshotId, id_of};
+use crate::machine::StateMachine;
+use crate::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
+
+/// Without a piece for this long the attempt ends, and what has come is forgotten.
+const SILENCE: Micros = Micros::from_millis(60_000);
+
+/// A snapshot on its way from another node.
+pub(super) struct Installing<S: StateMachine> {
+    from: NodeId,
+    feeding: Feeding<S>,
+    /// Steps under way: the beginning and the writes.
+    steps: Vec<Ticket>,
+    /// It is getting its name.
+    publish: Option<Ticket>,
+    heard: Micros,
+}
+
+impl<S: StateMachine> Installing<S> {
+    fn header(&self) -> &SnapshotHeader {
+        self.feeding.header()
+    }
+
+    pub(super) fn deadline(&self) -> Micros {
+        self.heard.after(SILENCE)
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// A piece of a snapshot has come.
+    pub(in super::super) fn on_snapshot_piece(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        piece: &SnapshotPiece<'_>,
+        host: &mut dyn Host,
+    ) {
+        // The sender found the end committed in its term or before; a term that this node has not
+        // heard of yet comes with the sender's next heartbeat.
+        if piece.term > self.raft.term() {
+            return;
+        }
+        if !self.needs(&piece.id) {
+            return self.answer_piece(from, piece.id, 0, SnapshotState::Held, host);
+        }
+        if !self.is_installing(&piece.id) && !self.begin_install(now, from, piece, host) {
+            return;
+        }
+        let Some(installing) = &mut self.snapshots.installing else { return };
+        installing.heard = now;
+        installing.from = from;
+        let position = installing.feeding.position();
+        let begins =
+            piece.offset == 0 && position == SNAPSHOT_HEADER as u64 && installing.steps.len() == 1;
+        let fresh = if begins { &piece.bytes[SNAPSHOT_HEADER..] } else { piece.bytes };
+        if !begins && piece.offset != position || installing.publish.is_some() {
+            return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
+        }
+        if let Err(why) = installing.feeding.feed(fresh) {
+            tracing::error!(group = self.config.group.0, %from, why,
+                "what came is no whole snapshot");
+            self.abandon_install(host);
+            return self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
+        }
+        let position = installing.feeding.position();
+        let mut data = Buffer::zeroed(piece.bytes.len());
+        data.copy_from_slice(piece.bytes);
+        let step = SnapshotStep::Write { offset: piece.offset, data: Arc::new(data) };
+        installing.steps.push(self.log.snapshot_step(piece.id.end.index, step));
+        self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
+    }
+
+    /// Whether the snapshot would bring this node forward.
+    fn needs(&self, id: &SnapshotId) -> bool {
+        let ahead = id.end.index > self.raft.commit() && id.end.index > self.machine.applied();
+        let newer = self.snapshots.installing.as_ref().is_none_or(|installing| {
+            installing.publish.is_none() && installing.header().end.id.index <= id.end.index
+        });
+        (ahead || self.lacks_state()) && newer && self.raft.may_install(id.end)
+    }
+
+    /// Neither a snapshot nor the log leads to where this node was.
+    pub(in super::super) fn lacks_state(&self) -> bool {
+        !self.snapshots.is_restoring() && self.machine.applied() < self.log.start().id.index
+    }
+
+    fn is_installing(&self, id: &SnapshotId) -> bool {
+        let installing = self.snapshots.installing.as_ref();
+        installing.is_some_and(|installing| id_of(installing.header()) == *id)
+    }
+
+    /// Begins anew with the first piece of a file; `false` where that is not what came.
+    fn begin_install(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        piece: &SnapshotPiece<'_>,
+        host: &mut dyn Host,
+    ) -> bool {
+        if piece.offset != 0 {
+            self.answer_piece(from, piece.id, 0, SnapshotState::Wanted, host);
+            return false;
+        }
+        let header = SnapshotHeader::decode(piece.bytes).ok().filter(|header| {
+            header.cluster == self.config.cluster
+                && header.group == self.config.group
+                && header.length == piece.length
+                && id_of(header) == piece.id
+        });
+        let Some(header) = header else {
+            tracing::error!(group = self.config.group.0, %from, "what came is no snapshot of ours");
+            self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
+            return false;
+        };
+        self.abandon_install(host);
+        self.abandon_snapshot(now, None, host);
+        let index = header.end.id.index;
+        tracing::info!(group = self.config.group.0, %from, %index, bytes = header.length,
+            "a snapshot is being brought");
+        let begin = self.log.snapshot_step(index, SnapshotStep::Begin);
+        self.snapshots.installing = Some(Installing {
+            from,
+            feeding: Feeding::new(header),
+            steps: vec![begin],
+            publish: None,
+            heard: now,
+        });
+        true
+    }
+
+    /// If that was a step of what is being installed, goes on; else gives the result back.
+    pub(super) fn on_installing(
+        &mut self,
+        now: Micros,
+        ticket: Ticket,
+        result: Result<Option<Buffer>, DiskError>,
+        host: &mut dyn Host,
+    ) -> Option<Result<Option<Buffer>, DiskError>> {
+        let Some(installing) = &mut self.snapshots.installing else { return Some(result) };
+        let step = installing.steps.iter().position(|&step| step == ticket);
+        if step.is_none() && installing.publish != Some(ticket) {
+            return Some(result);
+        }
+        if let Err(error) = result {
+            tracing::warn!(group = self.config.group.0, %error,
+                "the snapshot that is being brought cannot be written");
+            self.abandon_install(host);
+            return None;
+        }
+        if let Some(step) = step {
+            installing.steps.swap_remove(step);
+            let index = installing.header().end.id.index;
+            if installing.steps.is_empty() && installing.feeding.is_complete() {
+                let publish = self.log.snapshot_step(index, SnapshotStep::Publish);
+                installing.publish = Some(publish);
+            }
+        } else {
+            self.installed(now, host);
+        }
+        None
+    }
+
+    /// All of it is durable under its name: it is in force.
+    fn installed(&mut self, now: Micros, host: &mut dyn Host) {
+        let Some(installing) = self.snapshots.installing.take() else { return };
+        let Installing { from, feeding, .. } = installing;
+        let header = feeding.header().clone();
+        let index = header.end.id.index;
+        let machine = match feeding.finish() {
+            Ok(machine) => machine,
+            Err(why) => {
+                tracing::error!(group = self.config.group.0, %from, %index, why,
+                    "the snapshot that was brought does not restore");
+                self.snapshots.useless.push(index);
+                return self.answer_piece(from, id_of(&header), 0, SnapshotState::Refused, host);
+            }
+        };
+        self.snapshots.counts.installed += 1;
+        self.take_over(now, &header, machine, host);
+        tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
+        let older = std::mem::take(&mut self.snapshots.kept);
+        for old in older.iter().map(|old| old.end.id.index).filter(|&old| old != index) {
+            if self.snapshots.sending.iter().all(|sending| sending.index() != old) {
+                self.snapshots.useless.push(old);
+            }
+        }
+        let id = id_of(&header);
+        self.snapshots.kept.push(header);
+        self.forget_old_snapshots();
+        self.answer_piece(from, id, 0, SnapshotState::Held, host);
+    }
+
+    /// The sender has fallen silent.
+    pub(super) fn give_up_install(&mut self, now: Micros, host: &mut dyn Host) {
+        let silent = |installing: &Installing<S>| {
+            installing.publish.is_none() && now >= installing.deadline()
+        };
+        if self.snapshots.installing.as_ref().is_some_and(silent) {
+            self.abandon_install(host);
+        }
+    }
+
+    fn abandon_install(&mut self, host: &mut dyn Host) {
+        let Some(installing) = self.snapshots.installing.take() else { return };
+        let index = installing.header().end.id.index;
+        self.log.snapshot_step(index, SnapshotStep::Discard);
+        host.dispose(Box::new(installing.feeding));
+    }
+
+    fn answer_piece(
+        &mut self,
+        to: NodeId,
+        id: SnapshotId,
+        offset: u64,
+        state: SnapshotState,
+        host: &mut dyn Host,
+    ) {
+        let term = self.raft.term();
+        self.frame.clear();
+        SnapshotAck { term, id, offset, state }.encode(&mut self.frame);
+        host.peer(to, &self.frame, None);
+    }
+}

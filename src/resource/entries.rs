@@ -1,0 +1,411 @@
+//! Entries by key, in order of their keys: the state that value, map, set and document tree share.
+//!
+//! An entry has a value, a version (the index of the command that wrote it) and, where that was
+//! wished, a bounded life: until a log time, until its session ends, or until the first of both.
+//! What has ended is gone for every operation at once. It is removed, and told, one by one: by its
+//! timer, at the end of its session (a slice of them), or by the next command that touches its key.
+//! So neither a mass expiry, nor the end of a session that owned a million entries, nor a clear
+//! does much at a time: see [`super::waste`] for the latter.
+
+mod item;
+mod page;
+
+pub(super) use item::{Extra, Held, Key, Life};
+pub(super) use page::Page;
+pub use page::{PAGE_BYTES_MAX, PAGE_MAX};
+
+use super::Firing;
+use super::handle::thaw_version;
+use super::snapshot::Items;
+use super::waste::Waste;
+use crate::machine::bytes::{self, Reader};
+use crate::machine::clock::{Due, Timers};
+use crate::machine::{Code, Commit, Effects, LogTime, Pair, ResourceId, SessionId};
+use imbl::{OrdMap, OrdSet};
+use margay_log::id::Index;
+use std::ops::Bound;
+
+/// Event: a key has a new value. With it the old one, if there was one.
+pub const PUT: u16 = 1;
+/// Event: a key was removed. With it the old value.
+pub const REMOVED: u16 = 2;
+/// Event: all keys were removed at once.
+pub const CLEARED: u16 = 3;
+/// Event: a key's time to live is over. With it the old value.
+pub const EXPIRED: u16 = 4;
+/// Event: the session a key belonged to is over, and the key with it. With it the old value.
+pub const SESSION_ENDED: u16 = 5;
+
+/// Entries removed at once at the end of their session; the others follow as timers do.
+const SLICE: usize = 1_024;
+
+/// What a resource whose whole state is entries leaves to them.
+macro_rules! delegate_to_entries {
+    ($entries:ident) => {
+        fn session_ended(
+            &mut self,
+            session: $crate::machine::SessionId,
+            commit: &$crate::machine::Commit<'_>,
+            effects: &mut $crate::machine::Effects,
+        ) {
+            self.$entries.session_ended(session, commit, effects);
+        }
+
+        fn deleted(
+            &mut self,
+            _commit: &$crate::machine::Commit<'_>,
+            _effects: &mut $crate::machine::Effects,
+        ) {
+            self.$entries.discard();
+        }
+
+        fn next_timer(&self) -> Option<$crate::machine::clock::Due> {
+            self.$entries.next_timer()
+        }
+
+        fn fire(
+            &mut self,
+            firing: &$crate::resource::Firing,
+            effects: &mut $crate::machine::Effects,
+        ) {
+            self.$entries.fire(firing, effects);
+        }
+
+        fn involves(&self, session: $crate::machine::SessionId) -> bool {
+            self.$entries.involves(session)
+        }
+
+        fn sessions(&self) -> Vec<$crate::machine::SessionId> {
+            self.$entries.sessions()
+        }
+
+        fn take_waste(&mut self) -> Option<Box<dyn $crate::resource::waste::Waste>> {
+            self.$entries.take_waste()
+        }
+
+        fn freeze(
+            &self,
+            after: Option<&[u8]>,
+            items: &mut $crate::resource::snapshot::Items<'_>,
+        ) -> Option<Vec<u8>> {
+            self.$entries.freeze(after, items)
+        }
+
+        fn thaw(
+            &mut self,
+            item: &[u8],
+            applied: margay_log::id::Index,
+        ) -> Result<(), $crate::machine::Code> {
+            self.$entries.thaw(item, applied)
+        }
+
+        fn boxed_clone(&self) -> Box<dyn $crate::resource::Resource> {
+            Box::new(self.clone())
+        }
+    };
+}
+pub(super) use delegate_to_entries;
+
+/// Entries by key.
+#[derive(Clone, Debug)]
+pub(super) struct Entries<T: Extra = ()> {
+    held: OrdSet<Held<T>>,
+    deadlines: Timers<Key>,
+    owned: OrdSet<(SessionId, Key)>,
+    /// Sessions that are over and still own something, and since when.
+    ended: OrdMap<SessionId, Due>,
+    /// What was cleared, until somebody takes it.
+    waste: Option<Box<Entries<T>>>,
+}
+
+impl<T: Extra> Default for Entries<T> {
+    fn default() -> Entries<T> {
+        Entries {
+            held: OrdSet::new(),
+            deadlines: Timers::default(),
+            owned: OrdSet::new(),
+            ended: OrdMap::new(),
+            waste: None,
+        }
+    }
+}
+
+impl<T: Extra> Entries<T> {
+    /// The entry of a key, unless its life is over.
+    pub(super) fn get(&self, key: &[u8], now: LogTime) -> Option<&Held<T>> {
+        self.held.get(key).filter(|held| self.end_of(held, now).is_none())
+    }
+
+    /// How many entries there are whose lives are not over. Takes as long as there are others.
+    pub(super) fn len(&self, now: LogTime) -> usize {
+        let due = self.deadlines.due(now).count();
+        let orphans = self.ended.keys().flat_map(|session| self.owned_by(*session));
+        let is_due = |key: &Key| {
+            let life = self.held.get(key.bytes()).map(Held::life).unwrap_or_default();
+            life.due.is_some_and(|due| due <= now)
+        };
+        self.held.len() - due - orphans.filter(|key| !is_due(key)).count()
+    }
+
+    /// Why an entry is gone though it is still here: the event that tells of it.
+    fn end_of(&self, held: &Held<T>, now: LogTime) -> Option<u16> {
+        let life = held.bounded_life()?;
+        if life.due.is_some_and(|due| due <= now) {
+            Some(EXPIRED)
+        } else if life.owner.is_some_and(|owner| self.ended.contains_key(&owner)) {
+            Some(SESSION_ENDED)
+        } else {
+            None
+        }
+    }
+
+    /// Removes the entry of a key if its life is over, before a command looks at the key.
+    pub(super) fn drop_gone(&mut self, key: &[u8], commit: &Commit<'_>, effects: &mut Effects) {
+        let Some(held) = self.held.get(key) else { return };
+        if let Some(event) = self.end_of(held, commit.time) {
+            let gone = self.take(key).expect("just seen");
+            effects.event(commit.resource, event, None, Some(gone.pair));
+        }
+    }
+
+    /// Sets an entry and tells of it. Returns what was there.
+    pub(super) fn put(
+        &mut self,
+        pair: Pair,
+        life: Life,
+        extra: T,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Option<Held<T>> {
+        self.drop_gone(pair.key(), commit, effects);
+        let old = self.insert(Held::new(pair.clone(), commit.index, life, extra));
+        let before = old.as_ref().map(|held| held.pair.clone());
+        effects.event(commit.resource, PUT, Some(pair), before);
+        old
+    }
+
+    /// Sets an entry without a word. Returns what was there, over or not.
+    pub(super) fn insert(&mut self, held: Held<T>) -> Option<Held<T>> {
+        let linked = held.bounded_life().map(|life| (life, held.version, Key::of(&held.pair)));
+        let old = self.held.insert(held);
+        if let Some(old) = &old {
+            self.unlink(old);
+        }
+        if let Some((life, version, key)) = linked {
+            if let Some(at) = life.due {
+                self.deadlines.schedule(Due { at, created: version }, key.clone());
+            }
+            self.owned.extend(life.owner.map(|owner| (owner, key)));
+        }
+        old
+    }
+
+    /// Removes an entry and tells of it. Returns it, unless its life was over.
+    pub(super) fn remove(
+        &mut self,
+        key: &[u8],
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Option<Held<T>> {
+        self.drop_gone(key, commit, effects);
+        let old = self.take(key)?;
+        effects.event(commit.resource, REMOVED, None, Some(old.pair.clone()));
+        Some(old)
+    }
+
+    /// Removes all entries and tells of it, once.
+    pub(super) fn clear(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        if !self.held.is_empty() {
+            self.discard();
+            effects.event(commit.resource, CLEARED, None, None);
+        }
+    }
+
+    /// Removes all entries without a word.
+    pub(super) fn discard(&mut self) {
+        let mut all = std::mem::take(self);
+        assert!(all.waste.take().is_none(), "waste is taken after each command");
+        self.waste = Some(Box::new(all));
+    }
+
+    /// What was cleared: to be freed bit by bit.
+    pub(super) fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
+        self.waste.take().map(|waste| waste as Box<dyn Waste>)
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Held<T>> {
+        let held = self.held.remove(key)?;
+        self.unlink(&held);
+        Some(held)
+    }
+
+    fn unlink(&mut self, held: &Held<T>) {
+        let Some(life) = held.bounded_life() else { return };
+        let key = Key::of(&held.pair);
+        if let Some(owner) = life.owner {
+            self.owned.remove(&(owner, key.clone()));
+        }
+        if let Some(at) = life.due {
+            let was_there = self.deadlines.cancel(Due { at, created: held.version }, key);
+            assert!(was_there, "an entry with an end has a timer");
+        }
+    }
+
+    fn owned_by(&self, session: SessionId) -> impl Iterator<Item = &Key> {
+        let rest = self.owned.range((session, Key::default())..);
+        rest.take_while(move |(owner, _)| *owner == session).map(|(_, key)| key)
+    }
+
+    // ---- sessions and timers ----------------------------------------------------------------
+
+    /// Whether something here ends with this session.
+    pub(super) fn involves(&self, session: SessionId) -> bool {
+        !self.ended.contains_key(&session) && self.owned_by(session).next().is_some()
+    }
+
+    /// All sessions it involves.
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        let mut sessions = Vec::new();
+        let mut next = SessionId(0);
+        loop {
+            let rest = self.owned.range((next, Key::default())..).next();
+            let Some((session, _)) = rest else { return sessions };
+            if !self.ended.contains_key(session) {
+                sessions.push(*session);
+            }
+            next = SessionId(session.0 + 1);
+        }
+    }
+
+    /// What a session owned is gone: a slice of it now, the rest as timers fire.
+    pub(super) fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) {
+        for _ in 0..SLICE {
+            if !self.drop_one_owned(session, commit.resource, commit.time, effects) {
+                return;
+            }
+        }
+        if self.involves(session) {
+            self.ended.insert(session, Due { at: commit.time, created: commit.index });
+        }
+    }
+
+    fn drop_one_owned(
+        &mut self,
+        session: SessionId,
+        resource: ResourceId,
+        now: LogTime,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(key) = self.owned_by(session).next().cloned() else { return false };
+        let held = self.take(key.bytes()).expect("what is owned is held");
+        let event = self.end_of(&held, now).unwrap_or(SESSION_ENDED);
+        effects.event(resource, event, None, Some(held.pair));
+        true
+    }
+
+    /// When something is to be removed next.
+    pub(super) fn next_timer(&self) -> Option<Due> {
+        let deadline = self.deadlines.first().map(|(due, _)| *due);
+        deadline.into_iter().chain(self.ended.values().copied()).min()
+    }
+
+    /// Removes what is to be removed next, which is due.
+    pub(super) fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
+        let Some(next) = self.next_timer() else { return };
+        if let Some((due, key)) = self.deadlines.first().cloned()
+            && due == next
+        {
+            let held = self.take(key.bytes()).expect("a deadline belongs to an entry");
+            return effects.event(firing.resource, EXPIRED, None, Some(held.pair));
+        }
+        let of_next = self.ended.iter().find(|(_, due)| **due == next);
+        let session = of_next.map(|(session, _)| *session).expect("its timer is the next");
+        self.drop_one_owned(session, firing.resource, firing.now, effects);
+        if self.owned_by(session).next().is_none() {
+            self.ended.remove(&session);
+        }
+    }
+
+    // ---- snapshots --------------------------------------------------------------------------
+
+    /// See [`super::Resource::freeze`].
+    pub(super) fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
+        if after.is_none() {
+            for (session, due) in &self.ended {
+                items.put(|out| {
+                    out.push(ITEM_ENDED);
+                    bytes::put_u64(out, session.0);
+                    bytes::put_u64(out, due.at.0);
+                    bytes::put_u64(out, due.created.0);
+                });
+            }
+        }
+        // A place: nothing for the beginning, or 1 and the last key written.
+        let from = match after.and_then(<[u8]>::split_first) {
+            Some((_, last)) => Bound::Excluded(last),
+            None => Bound::Unbounded,
+        };
+        let mut last = after.unwrap_or_default().to_vec();
+        for held in self.held.range::<_, [u8]>((from, Bound::Unbounded)) {
+            if items.is_full() {
+                return Some(last);
+            }
+            items.put(|out| {
+                out.push(ITEM_ENTRY);
+                held.freeze(out);
+            });
+            last.clear();
+            last.push(1);
+            last.extend_from_slice(held.pair.key());
+        }
+        None
+    }
+
+    /// See [`super::Resource::thaw`].
+    pub(super) fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
+        let mut reader = Reader::new(item);
+        match reader.u8()? {
+            ITEM_ENDED => {
+                let session = SessionId(reader.u64()?);
+                let at = LogTime(reader.u64()?);
+                let created = thaw_version(&mut reader, applied)?;
+                let is_next = self.ended.get_max().is_none_or(|(last, _)| *last < session);
+                if !is_next || !self.held.is_empty() {
+                    return Err(Code::BAD_PAYLOAD);
+                }
+                self.ended.insert(session, Due { at, created });
+            }
+            ITEM_ENTRY => {
+                let held = Held::thaw(&mut reader, applied)?;
+                if self.held.get_max().is_some_and(|last| *last >= held) {
+                    return Err(Code::BAD_PAYLOAD);
+                }
+                self.insert(held);
+            }
+            _ => return Err(Code::BAD_PAYLOAD),
+        }
+        reader.end()
+    }
+}
+
+const ITEM_ENDED: u8 = 1;
+const ITEM_ENTRY: u8 = 2;
+
+impl<T: Extra> Waste for Entries<T> {
+    fn shed(&mut self, limit: usize) -> bool {
+        for _ in 0..limit {
+            let held = self.held.remove_min().is_some();
+            let timer = self.deadlines.pop_due(LogTime(u64::MAX)).is_some();
+            let owned = self.owned.remove_min().is_some();
+            if !(held || timer || owned) {
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,176 @@
+//! One entry, its key and its life.
+
+use crate::machine::bytes::{self, Reader};
+use crate::machine::{Code, Commit, LogTime, Pair, SessionId, Shared};
+use crate::resource::handle::thaw_version;
+use margay_log::id::{Index, Micros};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::fmt;
+
+/// What a type of resource keeps with each entry beside its value.
+pub(in crate::resource) trait Extra:
+    Clone + Default + fmt::Debug + Send + Sync + 'static
+{
+    /// Appends it as snapshots hold it.
+    fn freeze(&self, out: &mut Vec<u8>);
+
+    /// Takes it back.
+    fn thaw(reader: &mut Reader<'_>, applied: Index) -> Result<Self, Code>;
+}
+
+impl Extra for () {
+    fn freeze(&self, _out: &mut Vec<u8>) {}
+
+    fn thaw(_reader: &mut Reader<'_>, _applied: Index) -> Result<(), Code> {
+        Ok(())
+    }
+}
+
+/// How long an entry stays: until the first of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::resource) struct Life {
+    /// From this time on it is gone.
+    pub due: Option<LogTime>,
+    /// It is gone when this session is over.
+    pub owner: Option<SessionId>,
+}
+
+impl Life {
+    /// As a command wishes it: `ttl_ms` 0 for no limit.
+    pub(in crate::resource) fn wished(ttl_ms: u64, ephemeral: bool, commit: &Commit<'_>) -> Life {
+        Life {
+            due: (ttl_ms > 0).then(|| commit.time.after(Micros::from_millis(ttl_ms))),
+            owner: ephemeral.then_some(commit.session),
+        }
+    }
+}
+
+/// An entry. Ordered by its key alone. Key and value share one allocation with the events that
+/// tell of them; replacing a value may keep the old one alive inside the tree, for at most one
+/// entry in sixteen.
+#[derive(Clone, Debug)]
+pub(in crate::resource) struct Held<T> {
+    pub pair: Pair,
+    pub version: Index,
+    /// `None` for good: what most entries have costs them no more than a pointer.
+    life: Option<Shared<Life>>,
+    pub extra: T,
+}
+
+impl<T: Extra> Held<T> {
+    pub(in crate::resource) fn new(pair: Pair, version: Index, life: Life, extra: T) -> Held<T> {
+        let life = (life != Life::default()).then(|| Shared::new(life));
+        Held { pair, version, life, extra }
+    }
+
+    pub(in crate::resource) fn life(&self) -> Life {
+        self.bounded_life().unwrap_or_default()
+    }
+
+    pub(super) fn bounded_life(&self) -> Option<Life> {
+        self.life.as_deref().copied()
+    }
+
+    pub(in crate::resource) fn versioned(&self) -> (&[u8], Index) {
+        (self.pair.value(), self.version)
+    }
+
+    /// Whether it has the value, if one is given, and the version, if that is not 0.
+    pub(in crate::resource) fn meets(&self, expected: Option<&[u8]>, version: u64) -> bool {
+        expected.is_none_or(|expected| expected == self.pair.value())
+            && (version == 0 || version == self.version.0)
+    }
+
+    /// Appends version, key, value, life, extra.
+    pub(super) fn freeze(&self, out: &mut Vec<u8>) {
+        let life = self.life();
+        bytes::put_u64(out, self.version.0);
+        bytes::put_bytes(out, self.pair.key());
+        bytes::put_bytes(out, self.pair.value());
+        out.push(u8::from(life.due.is_some()) | u8::from(life.owner.is_some()) << 1);
+        if let Some(due) = life.due {
+            bytes::put_u64(out, due.0);
+        }
+        if let Some(owner) = life.owner {
+            bytes::put_u64(out, owner.0);
+        }
+        self.extra.freeze(out);
+    }
+
+    pub(super) fn thaw(reader: &mut Reader<'_>, applied: Index) -> Result<Held<T>, Code> {
+        let version = thaw_version(reader, applied)?;
+        let pair = Pair::new(reader.bytes()?, reader.bytes()?);
+        let flags = reader.u8()?;
+        if flags > 3 {
+            return Err(Code::BAD_PAYLOAD);
+        }
+        let due = if flags & 1 != 0 { Some(LogTime(reader.u64()?)) } else { None };
+        let owner = match flags & 2 {
+            0 => None,
+            _ => Some(SessionId(thaw_version(reader, applied)?.0)),
+        };
+        let extra = T::thaw(reader, applied)?;
+        Ok(Held::new(pair, version, Life { due, owner }, extra))
+    }
+}
+
+impl<T> Borrow<[u8]> for Held<T> {
+    fn borrow(&self) -> &[u8] {
+        self.pair.key()
+    }
+}
+
+impl<T> Ord for Held<T> {
+    fn cmp(&self, other: &Held<T>) -> Ordering {
+        self.pair.key().cmp(other.pair.key())
+    }
+}
+
+impl<T> PartialOrd for Held<T> {
+    fn partial_cmp(&self, other: &Held<T>) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> PartialEq for Held<T> {
+    fn eq(&self, other: &Held<T>) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Held<T> {}
+
+/// The key of an entry, sharing its allocation. The default is the least of all keys.
+#[derive(Clone, Debug, Default)]
+pub(in crate::resource) struct Key(Option<Pair>);
+
+impl Key {
+    pub(super) fn of(pair: &Pair) -> Key {
+        Key(Some(pair.clone()))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], Pair::key)
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Key) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Key {}

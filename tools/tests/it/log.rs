@@ -1,0 +1,107 @@
+//! `margay log` on directories of embedded logs, sound and harmed.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use margay_log::commit_log::{CommitLog, CommitLogOptions};
+use serde_json::Value;
+
+use crate::harness::{MARGAY, Scratch, beside_others};
+
+const ENTRIES: u64 = 25;
+
+fn filled(path: &Path) {
+    let options = CommitLogOptions { segment_first: 16 << 10, ..CommitLogOptions::default() };
+    let log = CommitLog::open(path, options).expect("a new log").log;
+    for n in 1..=ENTRIES {
+        log.append(format!("entry {n}").as_bytes()).expect("room").wait().expect("durable");
+    }
+}
+
+fn run(arguments: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(MARGAY);
+    command.arg("log").args(arguments).arg(dir).stdin(std::process::Stdio::null());
+    command.output().expect("it runs")
+}
+
+fn json(arguments: &[&str], dir: &Path) -> (i32, Value) {
+    let output = run(&[arguments, &["-o", "json"]].concat(), dir);
+    let code = output.status.code().expect("it ends by itself");
+    let value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    (code, value)
+}
+
+fn text(output: &Output) -> (i32, String, String) {
+    let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    (output.status.code().expect("ends"), utf8(&output.stdout), utf8(&output.stderr))
+}
+
+#[test]
+fn a_sound_log_is_shown() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-sound");
+    let dir = scratch.path().join("log");
+    filled(&dir);
+    let (code, inspected) = json(&["inspect"], &dir);
+    assert_eq!((code, &inspected["log"]["last_index"]), (0, &Value::from(ENTRIES)));
+    assert_eq!(inspected["log"]["damage"], Value::Null);
+    assert_eq!(inspected["hard_state"]["group"], 0);
+    let (code, verified) = json(&["verify"], &dir);
+    assert_eq!((code, &verified["entries"]), (0, &Value::from(ENTRIES)));
+    let (code, stats) = json(&["stats"], &dir);
+    assert_eq!((code, &stats["kinds"][0]["entries"]), (0, &Value::from(ENTRIES)));
+
+    let (code, out, _) = text(&run(&["dump", "--from", "3", "--to", "5"], &dir));
+    assert_eq!((code, out.lines().count()), (0, 3));
+    assert!(out.lines().next().is_some_and(|line| line.ends_with("entry 3")), "{out}");
+    let dumped = run(&["dump", "--from", "7", "--to", "7", "--payload", "hex", "-o", "json"], &dir);
+    let entry: Value = serde_json::from_slice(&dumped.stdout).expect("JSON");
+    assert_eq!(entry["payload"], "656e7472792037");
+    for verb in ["inspect", "verify", "stats", "repair"] {
+        let (code, out, err) = text(&run(&[verb], &dir));
+        assert!(code == 0 && !out.is_empty() && err.is_empty(), "{verb}: {out}{err}");
+    }
+}
+
+#[test]
+fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-damaged");
+    let dir = scratch.path().join("log");
+    filled(&dir);
+    let file = dir.join("segment-0000000000000002.log");
+    let mut bytes = std::fs::read(&file).expect("there");
+    bytes[4096 + 150] ^= 1;
+    std::fs::write(&file, bytes).expect("writable");
+
+    let (code, inspected) = json(&["inspect"], &dir);
+    let damage = &inspected["log"]["damage"];
+    assert_eq!(code, 1);
+    assert_eq!(damage["segment"], "segment-0000000000000002.log");
+    assert_eq!((&damage["offset"], &damage["last_index"]), (&4096.into(), &ENTRIES.into()));
+    let (code, _, err) = text(&run(&["verify"], &dir));
+    assert!(code == 1 && err.contains("segment-0000000000000002.log at offset 4096"), "{err}");
+
+    // Nobody is there to be asked.
+    let (code, out, err) = text(&run(&["repair"], &dir));
+    assert!(code == 1 && out.contains("lose entries") && err.contains("--yes"), "{out}{err}");
+    assert_eq!(json(&["inspect"], &dir).0, 1);
+
+    let (code, repaired) = json(&["repair", "--yes"], &dir);
+    assert_eq!((code, &repaired["result"]), (0, &Value::from("repaired")));
+    let originals = repaired["originals"].as_str().expect("a path");
+    assert!(Path::new(originals).join("segment-0000000000000002.log").exists());
+    let (code, inspected) = json(&["inspect"], &dir);
+    assert_eq!((code, &inspected["log"]["last_index"]), (0, &repaired["last_index"]));
+}
+
+#[test]
+fn what_is_no_log_is_said_to_be_none() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-none");
+    for verb in ["inspect", "verify", "dump", "stats", "repair"] {
+        let (code, _, err) = text(&run(&[verb], scratch.path()));
+        assert!(code == 2 && err.starts_with("error: "), "{verb}: {err}");
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("there").count(), 0);
+    }
+}
