@@ -122,6 +122,16 @@ pub mod kind {
     pub const MAP: u8 = 18;
     /// A fair lock with fencing tokens.
     pub const LOCK: u8 = 19;
+    /// A fair read-write lock.
+    pub const RW_LOCK: u8 = 23;
+    /// A fair semaphore.
+    pub const SEMAPHORE: u8 = 24;
+    /// A cyclic barrier.
+    pub const BARRIER: u8 = 25;
+    /// A count-down latch.
+    pub const LATCH: u8 = 26;
+    /// An election.
+    pub const ELECTION: u8 = 27;
 }
 
 /// How fresh the answer to a query must be.

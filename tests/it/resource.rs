@@ -1,7 +1,11 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod claims;
+mod election;
 mod events;
+mod gather;
 mod golden;
+mod guards;
 mod handles;
 mod hostile;
 mod lives;

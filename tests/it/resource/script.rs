@@ -3,7 +3,9 @@
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{
+    barrier, counter, election, latch, lock, map, registry, rwlock, semaphore, value,
+};
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
@@ -40,6 +42,19 @@ impl Coded {
 fn code<O: Encode>(operation: &O) -> Coded {
     Coded { kind: O::KIND, schema: O::SCHEMA, payload: operation.encode() }
 }
+
+/// A history begins with one of each.
+const KINDS: [u8; 9] = [
+    kind::LOCK,
+    kind::MAP,
+    kind::VALUE,
+    kind::COUNTER,
+    kind::RW_LOCK,
+    kind::SEMAPHORE,
+    kind::BARRIER,
+    kind::LATCH,
+    kind::ELECTION,
+];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..3, 0..3)
@@ -109,11 +124,51 @@ fn lock_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
-fn own_operation() -> impl Strategy<Value = Coded> {
-    let kinds =
-        prop_oneof![Just(kind::VALUE), Just(kind::COUNTER), Just(kind::MAP), Just(kind::LOCK)];
+fn claims_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
     prop_oneof![
-        6 => (0..4_u8, kinds).prop_map(|(name, kind)| {
+        4 => (0..3_u64, any::<bool>(), wait()).prop_map(|(request, write, wait_ms)| {
+            code(&rwlock::LockV1 { request, write, wait_ms })
+        }),
+        2 => (0..60_u64).prop_map(|hold| code(&rwlock::UnlockV1 { hold })),
+        1 => (0..3_u64).prop_map(|request| code(&rwlock::CancelV1 { request })),
+        4 => (0..3_u64, 0..3_u32, wait()).prop_map(|(request, permits, wait_ms)| {
+            code(&semaphore::AcquireV1 { request, permits, wait_ms })
+        }),
+        2 => (0..60_u64, 1..3_u32)
+            .prop_map(|(hold, permits)| code(&semaphore::ReleaseV1 { hold, permits })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::CancelV1 { request })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::DrainV1 { request })),
+        1 => (0..4_u32).prop_map(|permits| code(&semaphore::ResizeV1 { permits })),
+    ]
+}
+
+fn gathering_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let request = || 0..3_u64;
+    prop_oneof![
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&barrier::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&barrier::CancelV1 { request })),
+        1 => Just(code(&barrier::ResetV1 {})),
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&latch::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&latch::CancelV1 { request })),
+        1 => Just(code(&latch::CountDownV1 { by: 1 })),
+        4 => (request(), bytes(), wait()).prop_map(|(request, data, wait_ms)| {
+            code(&election::CampaignV1 { request, data, wait_ms })
+        }),
+        1 => request().prop_map(|request| code(&election::CancelV1 { request })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::AnointV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::PromoteV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::EvictV1 { candidate })),
+    ]
+}
+
+fn own_operation() -> impl Strategy<Value = Coded> {
+    let kinds = prop::sample::select(&KINDS);
+    prop_oneof![
+        6 => (0..12_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -122,7 +177,7 @@ fn own_operation() -> impl Strategy<Value = Coded> {
 
 fn garbage() -> impl Strategy<Value = Coded> {
     let payload = prop::collection::vec(any::<u8>(), 0..40);
-    (6_u8..22, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
+    (6_u8..40, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
         kind,
         schema: schema << 8 | 1,
         payload,
@@ -136,6 +191,8 @@ fn coded() -> impl Strategy<Value = Coded> {
         2 => value_operation(),
         2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
         6 => lock_operation(),
+        8 => claims_operation(),
+        8 => gathering_operation(),
         1 => garbage(),
     ]
 }
@@ -157,7 +214,7 @@ fn step() -> impl Strategy<Value = Step> {
 pub(crate) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..max).prop_map(|rest| {
         let mut steps = vec![Step::Register(0), Step::Register(1)];
-        for (name, kind) in (b'a'..).zip([kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER]) {
+        for (name, kind) in (b'a'..).zip(KINDS) {
             let open = registry::OpenV1 { name: vec![name], kind, options: Vec::new() };
             steps.push(Step::First(code(&open)));
         }

@@ -5,6 +5,8 @@ mod cli;
 mod harness;
 mod kill;
 mod log;
+mod manage;
+mod shell;
 mod sim;
 
 // What the demo starts and proves is what is tested here.
