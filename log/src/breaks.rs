@@ -28,7 +28,6 @@ breaks! {
     VOTE_NOT_PERSISTED "vote-not-persisted" "term and vote are never written to disk";
     VOTE_TWICE "vote-twice" "a node votes for everybody who asks in a term";
     VOTE_FOR_SHORTER_LOG "vote-for-shorter-log" "a node votes for a log that is behind its own";
-    OLD_VOTES_COUNT "old-votes-count" "votes of an earlier term count for the present one";
     HALF_IS_A_QUORUM "half-is-a-quorum" "less than a majority decides";
     COMMIT_OLD_TERM "commit-old-term" "entries of earlier terms commit by counting (figure 8)";
     ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
@@ -43,11 +42,11 @@ breaks! {
     NEW_LEADER_EXPIRES_EARLY "new-leader-expires-early" "a new leader gives sessions no full time";
     SAFE_TIME_FROM_RECEIPT "safe-time-from-receipt" "a client counts from the answer, not the send";
     DUPLICATE_APPLIED "duplicate-applied" "a command that is sent again is applied again";
-    DUPLICATE_ANSWERED_EMPTY "duplicate-answered-empty" "a command sent again is answered with nothing";
+    DUPLICATE_ANSWERED_EMPTY "duplicate-answered-empty" "a command sent again gets an empty answer";
     HASH_ORDER "hash-order" "who is next is chosen in the order of a seeded hash";
-    EVENT_LOST "event-lost" "a subscription that resumes begins with what happens from now on";
+    EVENT_LOST "event-lost" "a subscription that resumes begins from now on";
     EVENT_REPEATED "event-repeated" "a subscription that resumes gets its last event again";
-    DURABLE_WITH_HOLES "durable-with-holes" "a finished write counts although one before it does not";
+    DURABLE_WITH_HOLES "durable-with-holes" "a finished write counts before those ahead of it";
     ABA_ACK "aba-ack" "the end of a write that was truncated counts for what took its place";
     WRITE_ERROR_IGNORED "write-error-ignored" "a failed write counts as done";
     ONE_SLOT "one-slot" "only one copy of the hard state is read";

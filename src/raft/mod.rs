@@ -66,7 +66,6 @@ mod terms;
 
 use std::mem;
 
-use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -358,8 +357,7 @@ impl Raft {
         }
         // A pre-vote, asked or granted, is about a term that nobody is in (thesis §9.6).
         let asked = matches!(body, Body::PreVote { .. } | Body::PreVoteReply { granted: true });
-        let counts = breaks::OLD_VOTES_COUNT.on() && matches!(body, Body::VoteReply { .. });
-        if !asked && term < self.term && !counts {
+        if !asked && term < self.term {
             return self.on_stale(from, &body, out);
         }
         if !asked && term > self.term {

@@ -138,8 +138,8 @@ pub(super) fn end(
         .map(|(name, count)| format!("{} × {name}", units::grouped(*count)))
         .collect();
     output::line(&format!(
-        "{} seeds held: {} operations, {} of them failed or with unknown outcome, {} searches given \
-         up\nfaults: {}\n{:.1} simulated hours in {:.0} s: {:.2} per minute, {:.1} seeds/s, {jobs} \
+        "{} seeds held: {} operations, {} of them failed or unknown, {} searches given up\n\
+         faults: {}\n{:.1} simulated hours in {:.0} s: {:.2} per minute, {:.1} seeds/s, {jobs} \
          jobs",
         units::grouped(total.seeds),
         units::grouped(total.operations),
