@@ -362,8 +362,8 @@ impl<S: StateMachine> Replica<S> {
             return self.refuse(host, conn, RefusedOf::Session(session), code, retry);
         }
         if breaks::KEEP_ALIVE_UNCONFIRMED.on() {
-            let waiting = Waiting { conn, session, since: now, want: Want::KeepAlive };
-            return self.pending.when_applied(Index::ZERO, waiting);
+            let want = Want::KeepAlive;
+            return self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
         }
         self.gather(now, conn, session, Want::KeepAlive, host);
     }

@@ -14,13 +14,13 @@ use margay_log::breaks;
 use margay_log::buffer::Buffer;
 use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op};
-use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
+use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
 use margay_log::rng::Rng;
 
 use self::links::Link;
 use super::clock::Clock;
 use super::network::{End, Network, Weather};
-use super::node::Node;
+use super::node::{Node, batch_of};
 use super::queue::Queue;
 use super::trace::Trace;
 use super::{Failure, Summary};
@@ -82,7 +82,9 @@ pub(super) struct Cluster<S: StateMachine> {
     state: fn() -> S,
     /// How many clients there are.
     pub clients: usize,
-    /// New leaders crash within this time, every other one.
+    /// When the leader of a term had first committed something of its own.
+    committed_first: BTreeMap<Term, Micros>,
+    /// New leaders crash within this time, some of them.
     pub reign: Option<Micros>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
@@ -118,6 +120,7 @@ impl<S: StateMachine> Cluster<S> {
             members,
             state,
             clients: 0,
+            committed_first: BTreeMap::new(),
             reign: None,
             disk_latency: 100 + rng.below(2_000),
             snapshot_after: 4 << 10 << rng.below(5),
@@ -218,6 +221,7 @@ impl<S: StateMachine> Cluster<S> {
         let node = &mut self.nodes[at];
         assert!(!node.is_up() && !node.gone);
         node.boot += 1;
+        node.landed.clear();
         node.fails = false;
         let shown = node.clock.at(self.now);
         let raft = Config { checked: true, ..Config::new(node.id, seed) };
@@ -367,6 +371,8 @@ impl<S: StateMachine> Cluster<S> {
             return Ok(());
         }
         let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        let landing = node.disk.in_flight().nth(which).and_then(batch_of);
+        node.landed.extend(landing.map(|(last, chain)| (last, chain.0)));
         node.disk.complete(which);
         let mut done = Vec::new();
         node.disk.poll(false, &mut done);
@@ -380,6 +386,7 @@ impl<S: StateMachine> Cluster<S> {
         let after = replica.snapshot_counts();
         self.counted.snapshots += after.made - before.made;
         self.counted.installs += after.installed - before.installed;
+        node.check_durable()?;
         self.turn_soon(at);
         Ok(())
     }
@@ -412,7 +419,7 @@ impl<S: StateMachine> Cluster<S> {
             return self.fail(at, &fatal);
         }
         self.note_role(at);
-        self.carry_out(at);
+        self.carry_out(at)?;
         self.wake_at_deadline(at);
         Ok(())
     }
@@ -421,6 +428,9 @@ impl<S: StateMachine> Cluster<S> {
         let node = &mut self.nodes[at];
         let Some(replica) = &node.replica else { return };
         let raft = replica.raft();
+        if raft.may_serve() {
+            self.committed_first.entry(raft.term()).or_insert(self.now);
+        }
         let role = (raft.role(), raft.term());
         if node.role != Some(role) {
             node.role = Some(role);
@@ -429,12 +439,28 @@ impl<S: StateMachine> Cluster<S> {
             let what = format_args!("{} is {role:?} in {term}, its log ends at {last}", node.id);
             self.trace.line(self.now, what);
             let boot = node.boot;
-            if let Some(reign) = self.reign.filter(|_| role == RoleKind::Leader)
-                && self.rng.chance(1, 2)
-            {
+            if let Some(reign) = self.reign.filter(|_| role == RoleKind::Leader) {
+                self.end_reign(at, boot, reign);
+            }
+        }
+    }
+
+    /// A new leader crashes before long, or leaves behind what nobody else has, or goes on.
+    fn end_reign(&mut self, at: usize, boot: u64, reign: Micros) {
+        match self.rng.below(3) {
+            0 => {
                 let within = Micros(self.rng.below(reign.0));
                 self.schedule(within, Event::Crash { node: at, boot });
             }
+            1 => {
+                for other in (0..self.nodes.len()).filter(|&other| other != at) {
+                    self.network.cut(End::Node(at), End::Node(other));
+                }
+                let within = Micros(1_000 + self.rng.below(100_000));
+                self.schedule(within, Event::Crash { node: at, boot });
+                self.schedule(within, Event::Isolate { node: at, cut: false });
+            }
+            _ => {}
         }
     }
 
@@ -476,7 +502,7 @@ impl<S: StateMachine> Cluster<S> {
         }
     }
 
-    fn carry_out(&mut self, at: usize) {
+    fn carry_out(&mut self, at: usize) -> Result<(), Failure> {
         let out = &mut self.nodes[at].out;
         let ops = std::mem::take(&mut out.ops);
         let peers = std::mem::take(&mut out.peers);
@@ -504,10 +530,11 @@ impl<S: StateMachine> Cluster<S> {
             }
         }
         for (conn, bytes) in clients {
-            self.send_to_client(conn, bytes);
+            self.send_to_client(conn, bytes)?;
         }
         for conn in closing {
             self.break_link(conn, None);
         }
+        Ok(())
     }
 }

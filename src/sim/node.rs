@@ -6,8 +6,10 @@ use std::sync::Arc;
 use margay_log::batch::Batch;
 use margay_log::disk::Op;
 use margay_log::disk::sim::SimDisk;
-use margay_log::id::{Incarnation, Micros, NodeId, Term};
+use margay_log::format::{BatchHeader, FRAME};
+use margay_log::id::{Chain, Incarnation, Index, Micros, NodeId, Term};
 
+use super::Failure;
 use super::clock::Clock;
 use crate::machine::StateMachine;
 use crate::raft::message::RoleKind;
@@ -70,6 +72,8 @@ pub(super) struct Node<S: StateMachine> {
     pub slow: (u64, Micros),
     /// Its role as it was last noted.
     pub role: Option<(RoleKind, Term)>,
+    /// Batches whose writes have ended in this boot.
+    pub landed: BTreeSet<(Index, u32)>,
     /// A write was made to fail: the node stops when it learns of it.
     pub fails: bool,
     /// Nothing can be added to its disk.
@@ -100,6 +104,7 @@ impl<S: StateMachine> Node<S> {
             clock,
             slow: (1, Micros(0)),
             role: None,
+            landed: BTreeSet::new(),
             fails: false,
             full: false,
             rotten: false,
@@ -110,4 +115,25 @@ impl<S: StateMachine> Node<S> {
     pub(super) fn is_up(&self) -> bool {
         self.replica.is_some()
     }
+
+    /// What the log calls durable is not still on its way to the disk.
+    pub(super) fn check_durable(&self) -> Result<(), Failure> {
+        let Some(log) = self.replica.as_ref().map(Replica::log) else { return Ok(()) };
+        let durable = log.durable();
+        for (last, chain) in self.disk.in_flight().filter_map(batch_of) {
+            let is_held = log.chain_at(last) == Some(chain);
+            if is_held && last <= durable && !self.landed.contains(&(last, chain.0)) {
+                let details = format!("{}: durable up to {durable}, {last} is not", self.id);
+                return Err(Failure::new("what is called durable is on the disk", details));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The batch that a write carries: its last entry and its chain.
+pub(super) fn batch_of(op: &Op) -> Option<(Index, Chain)> {
+    let Op::Write { data, .. } = op else { return None };
+    let header = BatchHeader::decode(data.get(FRAME..)?).ok()?;
+    Some((header.last().index, header.chain))
 }

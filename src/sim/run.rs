@@ -47,7 +47,7 @@ fn new_client<S: StateMachine>(
     let (now, endpoints, mut rng) = (cluster.now, cluster.addresses(), cluster.rng.fork());
     // Every third client only reads, where that makes sense: it has no session to wait for.
     let readers = workloads.iter().any(|kind| kind.reads());
-    let only_reads = readers && id.is_multiple_of(3) && rng.chance(1, 2);
+    let only_reads = readers && id.is_multiple_of(3) && rng.chance(2, 3);
     Client::new(&mut cluster.rng, endpoints, now, |desk| {
         let kinds = workloads.iter().filter(|kind| !only_reads || kind.reads());
         kinds.map(|kind| kind.program(desk.clone(), rng.fork(), id, only_reads)).collect()
@@ -93,7 +93,11 @@ impl<S: StateMachine> Run<S> {
         if self.options.faults {
             self.cluster.schedule(Micros::from_millis(100), Event::Nemesis);
         }
-        let trouble_ends = began.after(self.options.trouble);
+        let mut trouble_ends = began.after(self.options.trouble);
+        if faults.contains(&"short reigns") {
+            // Little else happens while leaders come and go.
+            trouble_ends = trouble_ends.after(self.options.trouble);
+        }
         let peace_ends = trouble_ends.after(self.options.peace);
         while let Some(event) = self.cluster.next() {
             self.events += 1;

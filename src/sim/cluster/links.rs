@@ -8,7 +8,8 @@ use crate::machine::StateMachine;
 use crate::replica::ConnId;
 use crate::sim::Failure;
 use crate::sim::network::End;
-use crate::wire::{self, Hello};
+use crate::wire::client::{Request, Response};
+use crate::wire::{self, Frame, Hello};
 
 /// A client's connection.
 pub(in crate::sim) struct Link {
@@ -18,6 +19,8 @@ pub(in crate::sim) struct Link {
     /// Arrived and not yet whole frames.
     inbox: Vec<u8>,
     greeted: bool,
+    /// When the client sent the keep-alive, or the wish to attach, that is not answered yet.
+    asked: Option<Micros>,
     /// Bytes do not overtake each other.
     to_node_at: Micros,
     to_client_at: Micros,
@@ -41,6 +44,7 @@ impl<S: StateMachine> Cluster<S> {
             boot: self.nodes[node].boot,
             inbox: Vec::new(),
             greeted: false,
+            asked: None,
             to_node_at: self.now,
             to_client_at: self.now,
             node_end: true,
@@ -74,12 +78,41 @@ impl<S: StateMachine> Cluster<S> {
         }
         let delay = self.network.delay(&mut self.rng);
         let Some(link) = self.links.get_mut(&conn) else { return };
+        if asks_for_life(&bytes) {
+            link.asked = Some(self.now);
+        }
         link.to_node_at = link.to_node_at.max(self.now.after(delay));
         let after = link.to_node_at.since(self.now);
         self.schedule(after, Event::ToNode { conn, bytes });
     }
 
-    pub(super) fn send_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
+    pub(super) fn send_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) -> Result<(), Failure> {
+        self.check_answerer(conn, &bytes)?;
+        self.carry_to_client(conn, bytes);
+        Ok(())
+    }
+
+    /// Nobody who was deposed before it was asked says that a session lives: somebody else may end
+    /// it.
+    fn check_answerer(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), Failure> {
+        let Some(link) = self.links.get_mut(&conn) else { return Ok(()) };
+        let Some(asked) = link.asked.filter(|_| says_it_lives(bytes)) else { return Ok(()) };
+        link.asked = None;
+        let Some(replica) = &self.nodes[link.node].replica else { return Ok(()) };
+        let newer = self.committed_first.range(replica.term().next()..).next();
+        match newer.filter(|&(_, &at)| at < asked) {
+            None => Ok(()),
+            Some((term, at)) => {
+                let (id, own) = (self.nodes[link.node].id, replica.term());
+                let details = format!(
+                    "{id} answered in {own} what was asked at {asked}; {term} has led since {at}"
+                );
+                Err(Failure::new("no deposed leader says that a session lives", details))
+            }
+        }
+    }
+
+    fn carry_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
         let Some(link) = self.links.get(&conn) else { return };
         let (from, to) = (End::Node(link.node), End::Client(link.client));
         if link.deaf_client {
@@ -208,4 +241,32 @@ impl<S: StateMachine> Cluster<S> {
         self.turn_soon(at);
         Ok(())
     }
+}
+
+/// Whether a client asks to be kept alive, or to attach.
+fn asks_for_life(bytes: &[u8]) -> bool {
+    has_frame(bytes, |frame| {
+        let request = Request::decode(frame);
+        matches!(request, Ok(Request::KeepAlive { .. } | Request::Attach { .. }))
+    })
+}
+
+/// Whether a node says so.
+fn says_it_lives(bytes: &[u8]) -> bool {
+    has_frame(bytes, |frame| {
+        let response = Response::decode(frame);
+        matches!(response, Ok(Response::KeptAlive { .. } | Response::Attached { .. }))
+    })
+}
+
+fn has_frame(mut bytes: &[u8], is_it: impl Fn(&Frame<'_>) -> bool) -> bool {
+    while let Ok(Some(length)) = wire::peek(bytes)
+        && length <= bytes.len()
+    {
+        if wire::decode(&bytes[..length]).is_ok_and(|frame| is_it(&frame)) {
+            return true;
+        }
+        bytes = &bytes[length..];
+    }
+    false
 }

@@ -13,13 +13,15 @@ use crate::sim::cluster::Cluster;
 /// One node, or all.
 pub(super) struct Crash;
 
-/// Every other new leader.
+/// Two of three new leaders: at once, or after speaking to nobody for a while.
 pub(super) struct ShortReigns;
 
 impl<S: StateMachine> Fault<S> for ShortReigns {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let reign = Micros(1 + cluster.rng.below(20_000));
-        cluster.reign = cluster.rng.chance(3, 4).then_some(reign);
+        cluster.reign = cluster.rng.chance(5, 6).then(|| {
+            // From microseconds to a few disk operations: each length as likely as the next.
+            Micros(1 << cluster.rng.below(16))
+        });
         Ok(cluster.reign.is_some())
     }
 

@@ -20,6 +20,9 @@ pub(super) struct Heal;
 /// clients, until it notices that it leads no longer.
 pub(super) struct Strand;
 
+/// Cuts one client off from everybody, for longer than its session lives.
+pub(super) struct Loner;
+
 /// Cuts nodes off one after the other and mends them in another order (FoundationDB's swizzle).
 pub(super) struct Clog;
 
@@ -83,6 +86,12 @@ impl<S: StateMachine> Fault<S> for Strand {
                 cluster.network.cut(other, one);
             }
         }
+        // The clients of the other side look for another leader at once, not when they miss this one.
+        let away = |at: &usize| others.contains(&End::Client(*at));
+        let conns = cluster.links.iter().filter(|(_, link)| away(&link.client));
+        for conn in conns.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            cluster.break_link(conn, None);
+        }
         if cluster.rng.chance(1, 3) {
             let pause = Micros(300_000 + cluster.rng.below(3_000_000));
             cluster.nodes[leader].paused_until = cluster.now.after(pause);
@@ -100,6 +109,23 @@ impl<S: StateMachine> Fault<S> for Strand {
     fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
         cluster.nodes.iter_mut().for_each(|node| node.paused_until = Micros(0));
         Ok(())
+    }
+}
+
+impl<S: StateMachine> Fault<S> for Loner {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        if cluster.clients == 0 {
+            return Ok(false);
+        }
+        let client = End::Client(cluster.rng.below(cluster.clients as u64) as usize);
+        cluster.trace.line(cluster.now, format_args!("{client:?} is cut off"));
+        for node in (0..cluster.nodes.len()).map(End::Node) {
+            cluster.network.cut(client, node);
+            cluster.network.cut(node, client);
+        }
+        let heal = Micros(1_000_000 + cluster.rng.below(5_000_000));
+        cluster.schedule(heal, Event::Heal);
+        Ok(true)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::machine::StateMachine;
 use crate::sim::Failure;
 use crate::sim::cluster::Cluster;
 
-/// Every operation takes much longer, for a while.
+/// Every operation takes much longer, for a while: of one disk, or of all.
 pub(super) struct Slow;
 
 /// No segment can be prepared, until it strikes again.
@@ -23,10 +23,13 @@ fn draw<S: StateMachine>(cluster: &mut Cluster<S>) -> usize {
 
 impl<S: StateMachine> Fault<S> for Slow {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let (at, times) = (draw(cluster), 2 + cluster.rng.below(100));
+        let (one, times) = (draw(cluster), 2 + cluster.rng.below(100));
         let until = cluster.now.after(Micros(cluster.rng.below(2_000_000)));
-        cluster.trace.line(cluster.now, format_args!("disk {at} is {times} times as slow"));
-        cluster.nodes[at].slow = (times, until);
+        let all = cluster.rng.chance(1, 3);
+        for at in (0..cluster.nodes.len()).filter(|&at| all || at == one) {
+            cluster.trace.line(cluster.now, format_args!("disk {at} is {times} times as slow"));
+            cluster.nodes[at].slow = (times, until);
+        }
         Ok(true)
     }
 

@@ -68,10 +68,11 @@ impl<S: StateMachine> Kind<S> {
 fn table<S: StateMachine>() -> Vec<Kind<S>> {
     vec![
         Kind::new("crash", 8, 2, |_| Box::new(crash::Crash)),
-        Kind::new("short reigns", 3, 1, |_| Box::new(crash::ShortReigns)),
+        Kind::new("short reigns", 4, 1, |_| Box::new(crash::ShortReigns)),
         Kind::new("cut", 6, 1, |_| Box::new(cut::Cut)),
         Kind::new("heal", 6, 1, |_| Box::new(cut::Heal)),
         Kind::new("stranded leader", 5, 2, |_| Box::new(cut::Strand)),
+        Kind::new("lone client", 4, 1, |_| Box::new(cut::Loner)),
         Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
         Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
         Kind::new("suspend", 3, 1, |_| Box::new(clock::Suspend)),
