@@ -23,6 +23,8 @@ mod ring;
 pub mod rwlock;
 pub mod semaphore;
 pub mod snapshot;
+pub mod transaction;
+pub mod typed;
 pub mod value;
 pub mod waiters;
 pub mod waste;
@@ -41,6 +43,7 @@ pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
+pub use transaction::Transaction;
 pub use value::Value;
 
 use crate::machine::clock::Due;
@@ -48,7 +51,7 @@ use crate::machine::{
     Code, Commit, Effects, Filter, Level, LogTime, Notice, NoticeState, Query, ResourceId,
     SessionId, kind,
 };
-use margay_log::id::Index;
+use margay_log::id::{GroupId, Index};
 use snapshot::Items;
 use std::fmt;
 
@@ -99,6 +102,11 @@ pub trait Submit: Clone + Send + Sync + 'static {
         after: Option<(Index, u32)>,
         filter: Filter,
     ) -> Subscription;
+
+    /// The group it leads to: what one transaction can span.
+    fn group(&self) -> GroupId {
+        GroupId(0)
+    }
 
     /// A number not given out before in this session. From 1.
     fn unique(&self) -> u64;

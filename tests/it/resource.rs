@@ -13,3 +13,4 @@ mod lock;
 mod models;
 mod registry;
 pub(crate) mod script;
+mod transaction;

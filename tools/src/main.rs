@@ -22,6 +22,7 @@ mod serve;
 mod shell;
 mod sim;
 mod sys;
+mod txn;
 mod units;
 mod value;
 
@@ -60,6 +61,7 @@ enum Command {
     Describe(manage::Describe),
     Delete(manage::Delete),
     Watch(manage::Watch),
+    Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
     Sim(sim::Args),
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Describe(args) => manage::describe(&args),
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
+        Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::run(&args),

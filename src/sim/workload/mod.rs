@@ -10,6 +10,7 @@
 mod counter;
 mod lock;
 mod map;
+mod transaction;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +33,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<counter::Adding>("counter", 6),
     Kind::of::<lock::Holding>("lock", 6),
     Kind::of::<watch::Watching>("watch", 5),
+    Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

@@ -8,6 +8,7 @@ mod log;
 mod manage;
 mod shell;
 mod sim;
+mod txn;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
