@@ -35,6 +35,11 @@ breaks! {
     MATCH_BY_INDEX "match-by-index" "a follower compares where its log ends, not what is there";
     GAP_ACCEPTED "gap-accepted" "a follower takes a batch although what precedes it is missing";
     HINT_AS_MATCH "hint-as-match" "a refusal's hint counts as acknowledged";
+    LEARNER_COUNTS "learner-counts" "learners count towards a quorum";
+    OLD_QUORUM_ONLY "old-quorum-only" "during a change only the old voters count";
+    NEW_QUORUM_ONLY "new-quorum-only" "a change of voters is one step, the old ones do not count";
+    CHANGE_AT_COMMIT "change-at-commit" "a configuration counts from its commit, not its append on";
+    REMOVED_LEADER_COUNTS "removed-leader-counts" "a leader that is removed still counts itself";
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
     READ_BEFORE_OWN_COMMIT "read-before-own-commit" "a new leader answers before its no-op commits";
     READ_BY_OLD_ROUND "read-by-old-round" "answers to earlier messages confirm a read";

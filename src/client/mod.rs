@@ -38,6 +38,8 @@ use crate::resource::{
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
 
+pub mod admin;
+mod ask;
 mod backoff;
 mod calls;
 mod config;

@@ -88,6 +88,8 @@ pub(super) struct Cluster<S: StateMachine> {
     pub reign: Option<Micros>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
+    /// How long a voter must have been well before leadership moves to it.
+    settled: Micros,
     /// Entry bytes between snapshots.
     snapshot_after: u64,
     segment_first: u64,
@@ -123,6 +125,7 @@ impl<S: StateMachine> Cluster<S> {
             committed_first: BTreeMap::new(),
             reign: None,
             disk_latency: 100 + rng.below(2_000),
+            settled: Micros::from_millis(100 + rng.below(2_000)),
             snapshot_after: 4 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
             counted: Summary::default(),
@@ -229,6 +232,8 @@ impl<S: StateMachine> Cluster<S> {
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
+            // So that leadership is handed over again and again.
+            settled: self.settled,
             ..ReplicaConfig::new(self.cluster, GroupId(0), members, raft)
         };
         let options = margay_log::Options {

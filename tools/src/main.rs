@@ -16,6 +16,7 @@ mod lock;
 mod log;
 mod manage;
 mod map;
+mod members;
 mod nodes;
 mod output;
 mod serve;
