@@ -232,6 +232,7 @@ impl<S: StateMachine> Cluster<S> {
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
+            scrub_pause: Micros::from_millis(50),
             // So that leadership is handed over again and again.
             settled: self.settled,
             ..ReplicaConfig::new(self.cluster, GroupId(0), members, raft)
@@ -243,6 +244,7 @@ impl<S: StateMachine> Cluster<S> {
             segment_first: self.segment_first,
             segment_max: 512 << 10,
             tail_bytes: 256 << 10,
+            keep_rotten: true,
             ..margay_log::Options::default()
         };
         let opened = match margay_log::open(&mut node.disk, options) {
@@ -257,12 +259,8 @@ impl<S: StateMachine> Cluster<S> {
                 return Err(Failure::new("logs open after a crash", error.to_string()));
             }
         };
-        if let Some(damage) = &opened.report.damage {
-            if node.rotten {
-                node.gone = true;
-                self.trace.line(self.now, format_args!("{} is out of service", node.id));
-                return Ok(());
-            }
+        let damage = opened.report.damage.as_ref().filter(|_| !node.rotten);
+        if let Some(damage) = damage {
             return Err(Failure::new("no damage without rot", format!("{}: {damage:?}", node.id)));
         }
         self.trace.line(self.now, format_args!("{} starts at {}", node.id, opened.log.last()));

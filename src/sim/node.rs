@@ -80,7 +80,7 @@ pub(super) struct Node<S: StateMachine> {
     pub full: bool,
     /// Something that was durable on its disk was destroyed.
     pub rotten: bool,
-    /// It never comes back: its disk is lost, or the log on it is damaged.
+    /// It never comes back: its disk is lost.
     pub gone: bool,
 }
 

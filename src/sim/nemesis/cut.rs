@@ -86,7 +86,7 @@ impl<S: StateMachine> Fault<S> for Strand {
                 cluster.network.cut(other, one);
             }
         }
-        // The clients of the other side look for another leader at once, not when they miss this one.
+        // The clients of the other side look for another leader at once.
         let away = |at: &usize| others.contains(&End::Client(*at));
         let conns = cluster.links.iter().filter(|(_, link)| away(&link.client));
         for conn in conns.map(|(conn, _)| *conn).collect::<Vec<_>>() {

@@ -10,6 +10,7 @@ mod connections;
 mod crash;
 mod cut;
 mod disk;
+mod loss;
 mod pause;
 mod rot;
 mod weather;
@@ -76,6 +77,7 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
         Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
         Kind::new("suspend", 3, 1, |_| Box::new(clock::Suspend)),
+        Kind::new("rot", 4, 1, |rng| Box::new(rot::Rot::new(rng))),
         Kind::new("weather", 6, 1, |_| Box::new(weather::Change)),
         Kind::new("broken connections", 6, 1, |_| Box::new(connections::Break)),
         Kind::new("half-open connections", 3, 1, |_| Box::new(connections::HalfOpen)),
@@ -83,9 +85,8 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("slow disk", 3, 1, |_| Box::new(disk::Slow)),
         Kind::new("full disk", 2, 1, |_| Box::new(disk::Full)),
         Kind::new("failing disk", 3, 1, |_| Box::new(disk::Failing)),
-        Kind::new("rotten hard state", 3, 1, |_| Box::new(rot::HardState::default())),
-        Kind::new("rotten log", 2, 1, |_| Box::new(rot::Blocks::default())),
-        Kind::new("lost disk", 2, 1, |_| Box::new(rot::Wipe::default())),
+        Kind::new("rotten hard state", 3, 1, |_| Box::new(loss::HardState::default())),
+        Kind::new("lost disk", 2, 1, |_| Box::new(loss::Wipe::default())),
     ]
 }
 

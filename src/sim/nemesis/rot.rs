@@ -1,140 +1,55 @@
-//! Disks that lose what they had: a bit of the hard state, blocks of the log, or everything.
+//! Rot: bits flip in what is at rest on one node's disk, in old segments of its log and in its
+//! snapshots. Others have what it loses, so that all of it can be mended.
 //!
-//! The atlas, so that one good copy is left of everything: of the hard state one bit per node and
-//! run, for each pair of slots has a twin; of logs, one node per run, in a part that later writes
-//! vouch for. A node whose log is damaged, or whose disk is lost, does not come back.
+//! The newest segments stay as they are: what was durable a moment ago and is unreadable after a
+//! crash cannot be told from a write that was cut off.
 
-use margay_log::disk::sim::SimDisk;
-use margay_log::format::BLOCK;
-use margay_log::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
 use margay_log::rng::Rng;
-use margay_log::{breaks, recover::Storage};
 
-use super::Fault;
-use crate::machine::StateMachine;
-use crate::sim::Failure;
-use crate::sim::cluster::Cluster;
+use super::{Cluster, Failure, Fault, StateMachine};
 
-/// Blocks at the end of the log that are left alone: nothing behind them says that they were there.
-const SPARED: usize = 24;
+/// Segments that stay as they are: the one that is written, and a spare.
+const NEWEST: usize = 2;
 
-/// A bit of the hard state, once per node.
-#[derive(Default)]
-pub(super) struct HardState {
-    flipped: Vec<usize>,
+pub(super) struct Rot {
+    victim: u64,
 }
 
-/// Blocks of the log of one node, once.
-#[derive(Default)]
-pub(super) struct Blocks {
-    done: bool,
-}
-
-/// The whole disk of one node, once.
-#[derive(Default)]
-pub(super) struct Wipe {
-    done: bool,
-}
-
-/// Crashes a node, to find its disk changed when it starts.
-fn crash<S: StateMachine>(cluster: &mut Cluster<S>, at: usize) {
-    if cluster.nodes[at].is_up() {
-        cluster.crash_for(at, 1_000_000);
+impl Rot {
+    pub(super) fn new(rng: &mut Rng) -> Rot {
+        Rot { victim: rng.next_u64() }
     }
 }
 
-fn draw<S: StateMachine>(cluster: &mut Cluster<S>) -> usize {
-    cluster.rng.below(cluster.nodes.len() as u64) as usize
-}
-
-/// Whether a majority stays if one more node goes for good.
-fn may_lose<S: StateMachine>(cluster: &Cluster<S>) -> bool {
-    let lost = cluster.nodes.iter().filter(|node| node.rotten || node.gone).count();
-    2 * (cluster.nodes.len() - lost - 1) > cluster.nodes.len()
-}
-
-impl<S: StateMachine> Fault<S> for HardState {
+impl<S: StateMachine> Fault<S> for Rot {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let at = draw(cluster);
-        if self.flipped.contains(&at) || cluster.nodes[at].gone {
-            return Ok(false);
+        let at = (self.victim % cluster.nodes.len() as u64) as usize;
+        if cluster.nodes.iter().any(|node| node.gone) {
+            return Ok(false); // There may be no other copy.
         }
-        self.flipped.push(at);
-        crash(cluster, at);
-        let offset = newest_slot(&mut cluster.nodes[at].disk, &mut cluster.rng);
-        cluster.nodes[at].disk.flip_hard_state(offset, 3);
-        cluster.trace.line(cluster.now, format_args!("the hard state of node {at} rots"));
-        Ok(true)
-    }
-}
-
-/// A place in one of the two copies of the newest update.
-fn newest_slot(disk: &mut SimDisk, rng: &mut Rng) -> u64 {
-    let file = disk.hard_state().ok().flatten().unwrap_or_default();
-    let newest = margay_log::hard_state::HardState::newest(&file).ok();
-    let pair = newest.map_or(0, |(_, pair)| u64::from(pair));
-    let copy = rng.below(2);
-    (pair * PAIR_BYTES as u64 + copy * BLOCK as u64 + rng.below(64)) % HARD_STATE_BYTES as u64
-}
-
-impl<S: StateMachine> Fault<S> for Blocks {
-    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let at = draw(cluster);
-        let disk = &cluster.nodes[at].disk;
-        let written: Vec<_> = disk
-            .segment_numbers()
-            .flat_map(|segment| disk.written_blocks(segment).map(move |offset| (segment, offset)))
-            .filter(|&(_, offset)| offset > 0)
-            .collect();
-        if self.done || !may_lose(cluster) || written.len() <= 2 * SPARED {
-            return Ok(false);
+        let Cluster { nodes, rng, .. } = cluster;
+        let node = &mut nodes[at];
+        let snapshots: Vec<_> = node.disk.finished_snapshots().collect();
+        if rng.chance(1, 4) && !snapshots.is_empty() {
+            let (snapshot, size) = snapshots[rng.below(snapshots.len() as u64) as usize];
+            let (offset, bit) = (rng.below(size), rng.below(8) as u8);
+            node.disk.flip_snapshot(snapshot, offset, bit);
+            cluster.trace.line(cluster.now, format_args!("node {at}: {snapshot}.mgs rots"));
+            cluster.nodes[at].rotten = true;
+            return Ok(true);
         }
-        self.done = true;
-        crash(cluster, at);
-        let node = &mut cluster.nodes[at];
+        let segments: Vec<_> = node.disk.segment_numbers().collect();
+        let Some(old) = segments.len().checked_sub(NEWEST).filter(|old| *old > 0) else {
+            return Ok(false);
+        };
+        let segment = segments[rng.below(old as u64) as usize];
+        let blocks: Vec<u64> = node.disk.written_blocks(segment).collect();
+        let block = blocks[rng.below(blocks.len() as u64) as usize];
+        let (offset, bit) = (block + rng.below(4_096), rng.below(8) as u8);
+        node.disk.flip(segment, offset, bit);
         node.rotten = true;
-        let (segment, offset) =
-            written[cluster.rng.below((written.len() - SPARED) as u64) as usize];
-        let (other, from) = written[cluster.rng.below((written.len() - SPARED) as u64) as usize];
-        match cluster.rng.below(4) {
-            0 => {
-                node.disk.flip(segment, offset + cluster.rng.below(BLOCK as u64), 5);
-            }
-            1 => {
-                // A write that was lost.
-                node.disk.overwrite(segment, offset, &[0; BLOCK]);
-            }
-            2 => {
-                // A write that went somewhere else.
-                let mut block = vec![0; BLOCK];
-                if node.disk.read(other, from, &mut block).is_ok() {
-                    node.disk.overwrite(segment, offset, &block);
-                }
-            }
-            _ => node.disk.fail_reads_of(segment, offset),
-        }
-        let id = node.id;
-        cluster
-            .trace
-            .line(cluster.now, format_args!("the log of {id} rots at {offset} of {segment}"));
-        Ok(true)
-    }
-}
-
-impl<S: StateMachine> Fault<S> for Wipe {
-    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let at = draw(cluster);
-        if self.done || !may_lose(cluster) {
-            return Ok(false);
-        }
-        self.done = true;
-        crash(cluster, at);
-        let node = &mut cluster.nodes[at];
-        cluster.trace.line(cluster.now, format_args!("{} loses its disk", node.id));
-        node.disk = SimDisk::new(cluster.rng.next_u64());
-        node.rotten = true;
-        // Its peers know it by its incarnation, which was on that disk.
-        node.gone = !breaks::WIPED_NODE_VOTES.on();
+        let line = format_args!("node {at}: segment {segment} rots at {offset}");
+        cluster.trace.line(cluster.now, line);
         Ok(true)
     }
 }

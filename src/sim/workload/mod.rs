@@ -8,8 +8,12 @@
 //! A workload does not know about faults: a call may fail, or be answered late, or never.
 
 mod counter;
+mod election;
 mod lock;
 mod map;
+mod queue;
+mod rwlock;
+mod semaphore;
 mod transaction;
 mod watch;
 
@@ -33,6 +37,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<counter::Adding>("counter", 6),
     Kind::of::<lock::Holding>("lock", 6),
     Kind::of::<watch::Watching>("watch", 5),
+    Kind::of::<queue::Working>("queue", 3),
+    Kind::of::<rwlock::Reading>("rwlock", 2),
+    Kind::of::<semaphore::Sharing>("semaphore", 3),
+    Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
