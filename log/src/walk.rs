@@ -15,10 +15,16 @@
 //! it, links; one that is missing, or does not link, leaves D no longer than it was. A statement is
 //! never more than D.
 //!
+//! A batch whose body is broken and whose header is not is linked like a whole one, for the time
+//! being: if what was claimed in the end reaches beyond it, it was durable and has rotted, and is
+//! kept as a batch of this log that cannot be read; else it was being written when the power went,
+//! and goes, and what hangs on it.
+//!
 //! No damage is decided from what a frame *contains* beyond its checksums: a write that was under
 //! way when the power went leaves any subset of its sectors.
 
 use crate::batch::{check_body, first_entry};
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
@@ -31,7 +37,7 @@ use crate::segment::{BatchRef, Segment, Segments};
 /// Unreadable places that are remembered, at most.
 const TORN_MAX: usize = 1024;
 /// Bytes read at a time: a largest batch fits.
-const WINDOW: usize = 4 << 20;
+pub(crate) const WINDOW: usize = 4 << 20;
 const _: () = assert!(WINDOW > LENGTH_MAX as usize + FRAME + 2 * BLOCK);
 
 /// The state of the walk.
@@ -47,6 +53,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) batches: u64,
     pub(crate) superseded: u64,
     pub(crate) torn: Vec<Torn>,
+    /// See [`crate::Options::keep_rotten`].
+    pub(crate) keep_rotten: bool,
+    /// Linked batches that cannot be read, by first index, rising.
+    pub(crate) broken: Vec<Index>,
     /// Where the last linked frame ends.
     pub(crate) linked_to: Position,
     /// The kind of entry that the owner asked for.
@@ -76,6 +86,8 @@ impl<'a> Walk<'a> {
             batches: 0,
             superseded: 0,
             torn: Vec::new(),
+            keep_rotten: false,
+            broken: Vec::new(),
             linked_to: hard.from,
             mark,
             marked: Vec::new(),
@@ -121,9 +133,19 @@ impl<'a> Walk<'a> {
     }
 
     /// Ends the walk.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self, storage: &mut dyn Storage) {
+        storage.filled();
         let end = Position { segment: SegmentNumber(u64::MAX), offset: u64::MAX };
         self.apply_hard_state(end);
+        let (claimed, _) = self.claimed;
+        let durable = |first: Index| {
+            let found = self.segments.find(first);
+            found.is_some_and(|(segment, at)| segment.batches()[at].last <= claimed)
+        };
+        if let Some(&torn) = self.broken.iter().find(|first| !durable(**first)) {
+            let end = self.segments.end_at(torn.prev()).expect("it follows a batch");
+            self.superseded += self.truncate(end);
+        }
     }
 
     /// The index up to which the log was durable, if the kept log does not have it all.
@@ -147,7 +169,9 @@ impl<'a> Walk<'a> {
         let length = in_blocks(u64::from(frame.length));
         let bytes = self.window.view(storage, frame.position.offset, length)?;
         let batch = checked_batch(self.hard, frame, bytes);
-        let marked = batch.as_ref().and_then(|_| marked(self.mark?, bytes));
+        let batch = batch.filter(|(_, whole)| *whole || self.keep_rotten);
+        let marked =
+            batch.as_ref().and_then(|(_, whole)| marked(self.mark.filter(|_| *whole)?, bytes));
         if frame.position < self.hard.from {
             return Ok(length);
         }
@@ -156,7 +180,13 @@ impl<'a> Walk<'a> {
         self.claimed = (frame.durable, frame.durable_chain);
         self.hard_needed = self.hard_needed.max(frame.hard_state);
         match batch {
-            Some(header) => self.on_batch(&header, frame.position, marked),
+            Some((header, whole)) => {
+                let linked = self.on_batch(&header, frame.position, marked);
+                if !whole {
+                    self.on_torn(frame.position);
+                    self.broken.extend(linked.then_some(header.first));
+                }
+            }
             None => self.on_torn(frame.position),
         }
         Ok(length)
@@ -206,11 +236,19 @@ impl<'a> Walk<'a> {
         Ok(length)
     }
 
-    fn on_batch(&mut self, header: &BatchHeader, position: Position, marked: Option<Vec<u8>>) {
-        if self.on_listed(header, BatchRef::new(header, position.offset), marked) {
+    /// Links the batch if it follows. Whether it does.
+    fn on_batch(
+        &mut self,
+        header: &BatchHeader,
+        position: Position,
+        marked: Option<Vec<u8>>,
+    ) -> bool {
+        let linked = self.on_listed(header, BatchRef::new(header, position.offset), marked);
+        if linked {
             let length = FRAME as u64 + u64::from(header.length);
             self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
         }
+        linked
     }
 
     /// Keeps a batch if it links. Returns whether it does.
@@ -227,6 +265,10 @@ impl<'a> Walk<'a> {
             self.superseded += 1;
             return false;
         };
+        if breaks::OLD_BATCH_WINS.on() && previous.id.index < self.segments.last().id.index {
+            self.superseded += 1;
+            return false;
+        }
         let superseded = self.truncate(previous);
         self.superseded += superseded;
         self.segments.push(listed);
@@ -238,9 +280,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Drops what lies behind `end`. Returns how many batches that were.
-    fn truncate(&mut self, end: BatchEnd) -> u64 {
+    pub(crate) fn truncate(&mut self, end: BatchEnd) -> u64 {
         let dropped = self.segments.truncate_suffix(end);
         self.batches -= dropped;
+        self.broken.retain(|first| *first <= end.id.index);
         dropped
     }
 
@@ -268,15 +311,15 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The batch header behind `frame`, if header and body are right.
-fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<BatchHeader> {
+/// The batch header behind `frame`, if it is right, and whether the body is.
+fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<(BatchHeader, bool)> {
     let header = BatchHeader::decode(bytes.get(FRAME..)?).ok()?;
     let is_ours = header.cluster == hard.cluster && header.group == hard.group;
     if !is_ours || u64::from(header.length) + FRAME as u64 != u64::from(frame.length) {
         return None;
     }
-    check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).ok()?;
-    Some(header)
+    let whole = check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).is_ok();
+    Some((header, whole || breaks::TORN_TAIL_ACCEPTED.on()))
 }
 
 /// The payload of the first entry of the batch behind a frame, if it is of this kind.
@@ -290,9 +333,11 @@ fn is_zero(block: &[u8]) -> bool {
     block == ZEROS
 }
 
-/// A view of one segment, read a large piece at a time.
+/// A view of one segment, read a large piece at a time, each behind the last.
 struct Window {
     buffer: Buffer,
+    /// What lies in two pieces.
+    joined: Buffer,
     segment: SegmentNumber,
     size: u64,
     start: u64,
@@ -301,8 +346,8 @@ struct Window {
 
 impl Window {
     fn new() -> Window {
-        let buffer = Buffer::zeroed(BLOCK);
-        Window { buffer, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
+        let (buffer, joined) = (Buffer::zeroed(BLOCK), Buffer::zeroed(BLOCK));
+        Window { buffer, joined, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
     }
 
     fn open(&mut self, segment: SegmentNumber, size: u64) {
@@ -314,7 +359,8 @@ impl Window {
         (self.start, self.end) = (0, 0);
     }
 
-    /// The `length` bytes at `offset`, both multiples of a block and inside the segment.
+    /// The `length` bytes at `offset`, both multiples of a block and inside the segment. Never
+    /// before what was viewed last.
     fn view(
         &mut self,
         storage: &mut dyn Storage,
@@ -322,23 +368,37 @@ impl Window {
         length: u64,
     ) -> Result<&[u8], DiskError> {
         assert!(length <= WINDOW as u64 && offset + length <= self.size);
-        if offset < self.start || offset + length > self.end {
-            self.start = offset;
-            self.end = self.size.min(offset + WINDOW as u64);
-            self.fill(storage)?;
+        if offset < self.start || offset > self.end || self.end == 0 {
+            self.fill(storage, offset)?;
+        } else if offset == self.end {
+            self.fill(storage, self.end)?;
         }
         let from = (offset - self.start) as usize;
-        Ok(&self.buffer[from..from + length as usize])
+        let here = (self.end - offset).min(length) as usize;
+        if here as u64 == length {
+            return Ok(&self.buffer[from..from + here]);
+        }
+        if self.joined.capacity() < length as usize {
+            self.joined = Buffer::zeroed(WINDOW);
+        }
+        self.joined[..here].copy_from_slice(&self.buffer[from..from + here]);
+        self.fill(storage, self.end)?;
+        let rest = length as usize - here;
+        self.joined[here..here + rest].copy_from_slice(&self.buffer[..rest]);
+        Ok(&self.joined[..length as usize])
     }
 
-    fn fill(&mut self, storage: &mut dyn Storage) -> Result<(), DiskError> {
+    fn fill(&mut self, storage: &mut dyn Storage, start: u64) -> Result<(), DiskError> {
+        self.start = start;
+        self.end = self.size.min(start + WINDOW as u64);
         let length = (self.end - self.start) as usize;
-        let bytes = &mut self.buffer[..length];
-        let Err(error) = storage.read(self.segment, self.start, bytes) else { return Ok(()) };
+        let Err(error) = storage.fill(self.segment, self.start, length, &mut self.buffer) else {
+            return Ok(());
+        };
         // Some sector cannot be read. Block by block, the unreadable ones count as broken: not zero
         // and not a frame. If none can be read it is the disk, not a sector.
         let mut readable = 0;
-        for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        for (at, block) in self.buffer[..length].chunks_mut(BLOCK).enumerate() {
             let offset = self.start + (at * BLOCK) as u64;
             match storage.read(self.segment, offset, block) {
                 Ok(()) => readable += 1,

@@ -23,7 +23,6 @@
 
 use std::collections::VecDeque;
 
-use margay_log::breaks;
 use margay_log::id::{Index, Micros};
 
 use super::message::Round;
@@ -85,8 +84,7 @@ impl Raft {
     #[must_use]
     pub fn lease(&self, now: Micros) -> Option<Index> {
         let Role::Leader(leader) = &self.role else { return None };
-        let given_up = leader.handed_over && !breaks::LEASE_KEPT_ON_TRANSFER.on();
-        if !self.config.lease || given_up || !self.may_serve() {
+        if !self.config.lease || leader.handed_over || !self.may_serve() {
             return None;
         }
         let alone = self.agreed(leader, true, |_| false) == Some(true);

@@ -156,6 +156,14 @@ pub enum Input {
         /// The configuration in force there, and the index of its entry.
         configuration: (Index, Configuration),
     },
+    /// A batch that could not be read when the log was opened is back, and its first entry is this
+    /// configuration. It counts if it is behind those that are known.
+    Found {
+        /// The index of its entry.
+        index: Index,
+        /// What it says.
+        configuration: Configuration,
+    },
     /// Confirm that this node is still leader, and tell the commit index that a read must see.
     Read {
         /// Names the read in its answer.
@@ -376,6 +384,8 @@ pub struct Config {
     /// How much shorter a lease is than `election_min`, because clocks do not run equally fast.
     /// Default 40 ms: a tenth, where clocks that are disciplined differ by a thousandth.
     pub drift: Micros,
+    /// Check what must hold after every step, where that is compiled in. Default: in debug builds.
+    pub checked: bool,
 }
 
 impl Config {
@@ -391,6 +401,7 @@ impl Config {
             window_bytes: 8 << 20,
             lease: true,
             drift: Micros::from_millis(40),
+            checked: cfg!(debug_assertions),
         }
     }
 }

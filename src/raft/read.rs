@@ -51,7 +51,8 @@ impl Raft {
 
     /// Ends the round in flight if it is confirmed, and begins the next if reads wait for one.
     pub(super) fn advance_reads(&mut self, out: &mut Vec<Output>) {
-        let (serve, now) = (self.may_serve(), self.now);
+        let serve = self.may_serve() || breaks::READ_BEFORE_OWN_COMMIT.on();
+        let now = self.now;
         let Role::Leader(leader) = &self.role else { return };
         if leader.reads.waiting.is_empty() && leader.reads.confirming.is_empty() {
             return;
@@ -72,7 +73,9 @@ impl Raft {
             return;
         }
         mem::swap(&mut reads.waiting, &mut reads.confirming);
-        leader.begin_round(now);
+        if !breaks::READ_BY_OLD_ROUND.on() || leader.round == Round(0) {
+            leader.begin_round(now);
+        }
         let reads = &mut leader.reads;
         reads.round = leader.round;
         reads.index = commit;

@@ -13,6 +13,8 @@ use crate::buffer::Buffer;
 use crate::id::{Index, SegmentNumber, Ticket};
 
 #[cfg(feature = "direct")]
+mod ahead;
+#[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub mod direct;
 #[cfg(feature = "uring")]
@@ -39,6 +41,18 @@ pub enum Op {
         /// Byte offset in the file.
         offset: u64,
         /// The bytes: a frame, its batch and zeros up to the block.
+        data: Arc<Buffer>,
+    },
+    /// Put back, where it was, a batch that the disk has lost. Durable when done; a failure
+    /// changes nothing.
+    Mend {
+        /// Names this write in its `Done`.
+        ticket: Ticket,
+        /// The segment file.
+        segment: SegmentNumber,
+        /// Byte offset in the file.
+        offset: u64,
+        /// The bytes, as of a `Write`.
         data: Arc<Buffer>,
     },
     /// Read from a segment.
@@ -129,6 +143,13 @@ pub enum SnapshotStep {
 pub enum Done {
     /// Of [`Op::Write`]: the bytes are durable, or the log must be poisoned.
     Write {
+        /// The write it answers.
+        ticket: Ticket,
+        /// What happened.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Mend`].
+    Mend {
         /// The write it answers.
         ticket: Ticket,
         /// What happened.
