@@ -31,8 +31,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
-    Answer, Completer, Counter, Directory, Failure, Handle, Lock, Map, Reply, Submit, Subscription,
-    Value,
+    Answer, Completer, Counter, Directory, Failure, Handle, IdGenerator, Lock, Map, Multimap,
+    Reply, Set, Submit, Subscription, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -220,6 +220,26 @@ impl Client {
     /// The map `name`.
     pub fn map(&self, name: &str) -> Reply<Map<Group>> {
         self.open(name, Map::open)
+    }
+
+    /// The multimap `name`.
+    pub fn multimap(&self, name: &str) -> Reply<Multimap<Group>> {
+        self.open(name, Multimap::open)
+    }
+
+    /// The set `name`.
+    pub fn set(&self, name: &str) -> Reply<Set<Group>> {
+        self.open(name, Set::open)
+    }
+
+    /// The document tree `name`.
+    pub fn tree(&self, name: &str) -> Reply<Tree<Group>> {
+        self.open(name, Tree::open)
+    }
+
+    /// Ids from the counter `name` that no other client gets.
+    pub fn id_generator(&self, name: &str) -> Reply<IdGenerator<Group>> {
+        self.open(name, IdGenerator::open)
     }
 
     /// The lock `name`.

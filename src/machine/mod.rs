@@ -122,6 +122,12 @@ pub mod kind {
     pub const MAP: u8 = 18;
     /// A fair lock with fencing tokens.
     pub const LOCK: u8 = 19;
+    /// An ordered map from keys to sets of values.
+    pub const MULTIMAP: u8 = 20;
+    /// An ordered set.
+    pub const SET: u8 = 21;
+    /// A tree of documents under paths.
+    pub const TREE: u8 = 30;
 }
 
 /// How fresh the answer to a query must be.

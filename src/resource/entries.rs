@@ -147,6 +147,11 @@ impl<T: Extra> Entries<T> {
         self.held.len() - due - orphans.filter(|key| !is_due(key)).count()
     }
 
+    /// How many entries there are, over or not: no less than [`Entries::len`], and quick.
+    pub(super) fn len_at_most(&self) -> usize {
+        self.held.len()
+    }
+
     /// Why an entry is gone though it is still here: the event that tells of it.
     fn end_of(&self, held: &Held<T>, now: LogTime) -> Option<u16> {
         let life = held.bounded_life()?;

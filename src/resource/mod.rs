@@ -11,11 +11,14 @@ pub mod entries;
 pub mod handle;
 pub mod lock;
 pub mod map;
+pub mod multimap;
 pub mod own;
 pub mod registry;
 pub mod reply;
 mod ring;
+pub mod set;
 pub mod snapshot;
+pub mod tree;
 pub mod value;
 pub mod waiters;
 pub mod waste;
@@ -25,9 +28,12 @@ pub use directory::Directory;
 pub use handle::{Handle, Removal, Swap, Versioned};
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
+pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
+pub use set::Set;
+pub use tree::Tree;
 pub use value::Value;
 
 use crate::machine::clock::Due;
@@ -216,6 +222,24 @@ static TYPES: &[Type] = &[
         name: "lock",
         check: lock::check,
         create: without_options::<lock::LockState>,
+    },
+    Type {
+        kind: kind::MULTIMAP,
+        name: "multimap",
+        check: multimap::check,
+        create: without_options::<multimap::MultimapState>,
+    },
+    Type {
+        kind: kind::SET,
+        name: "set",
+        check: set::check,
+        create: without_options::<set::SetState>,
+    },
+    Type {
+        kind: kind::TREE,
+        name: "document tree",
+        check: tree::check,
+        create: without_options::<tree::TreeState>,
     },
 ];
 

@@ -1,5 +1,6 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod collections;
 mod events;
 mod golden;
 mod handles;
@@ -9,3 +10,4 @@ mod lock;
 mod models;
 mod registry;
 pub(crate) mod script;
+mod tree;

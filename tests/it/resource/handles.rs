@@ -23,8 +23,8 @@ use std::time::Duration;
 type Key = (ResourceId, Index);
 
 /// The rest of the cluster, and this client's side of one session.
-struct Far {
-    world: World,
+pub(super) struct Far {
+    pub(super) world: World,
     mirrors: BTreeMap<u64, Mirror>,
     /// While held, replies are kept back.
     held: Option<Vec<(Completer<Answer>, Answer)>>,
@@ -42,7 +42,7 @@ struct Mirror {
 
 impl Far {
     /// Delivers what the world has told since.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         for notice in &self.world.seen.notices[self.notices..] {
             let mirror = self.mirrors.entry(notice.session.0).or_default();
             let key = (notice.resource, notice.waiter);
@@ -75,15 +75,22 @@ impl Far {
 }
 
 #[derive(Clone)]
-struct Near {
+pub(super) struct Near {
     far: Arc<Mutex<Far>>,
-    session: u64,
+    pub(super) session: u64,
 }
 
 impl Near {
-    fn pair() -> (Near, Near) {
+    pub(super) fn pair() -> (Near, Near) {
         let mut world = World::new();
         let (one, two) = (world.register(1), world.register(2));
+        let first = Near::over(world, one);
+        let second = Near { session: two, ..first.clone() };
+        (first, second)
+    }
+
+    /// One session of a world that is there already.
+    pub(super) fn over(world: World, session: u64) -> Near {
         let far = Far {
             world,
             mirrors: BTreeMap::new(),
@@ -93,11 +100,10 @@ impl Near {
             notices: 0,
             events: 0,
         };
-        let far = Arc::new(Mutex::new(far));
-        (Near { far: far.clone(), session: one }, Near { far, session: two })
+        Near { far: Arc::new(Mutex::new(far)), session }
     }
 
-    fn far(&self) -> MutexGuard<'_, Far> {
+    pub(super) fn far(&self) -> MutexGuard<'_, Far> {
         self.far.lock().unwrap()
     }
 

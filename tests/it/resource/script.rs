@@ -3,7 +3,7 @@
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
-use margay::resource::{counter, lock, map, registry, value};
+use margay::resource::{counter, lock, map, multimap, registry, set, tree, value};
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
@@ -99,6 +99,53 @@ fn value_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+fn multimap_operation() -> impl Strategy<Value = Coded> {
+    let values = || prop::collection::vec(bytes(), 0..3);
+    prop_oneof![
+        4 => (bytes(), bytes()).prop_map(|(key, value)| code(&multimap::PutV1 { key, value })),
+        1 => (bytes(), values())
+            .prop_map(|(key, values)| code(&multimap::ReplaceV1 { key, values })),
+        1 => (bytes(), bytes())
+            .prop_map(|(key, value)| code(&multimap::RemoveEntryV1 { key, value })),
+        1 => bytes().prop_map(|key| code(&multimap::RemoveKeyV1 { key })),
+        1 => bytes()
+            .prop_map(|value| code(&multimap::RemoveValueV1 { value, after: None })),
+        1 => Just(code(&multimap::ClearV1 {})),
+    ]
+}
+
+fn set_operation() -> impl Strategy<Value = Coded> {
+    let members = || prop::collection::vec(bytes(), 0..4);
+    prop_oneof![
+        4 => (members(), life()).prop_map(|(members, (ephemeral, ttl_ms))| {
+            code(&set::AddV1 { members, ephemeral, ttl_ms })
+        }),
+        2 => members().prop_map(|members| code(&set::RemoveV1 { members })),
+        1 => members().prop_map(|members| code(&set::RetainV1 { members })),
+        1 => any::<bool>().prop_map(|last| code(&set::PollV1 { last })),
+        1 => Just(code(&set::ClearV1 {})),
+    ]
+}
+
+fn tree_operation() -> impl Strategy<Value = Coded> {
+    let path = || {
+        prop::collection::vec(prop_oneof![Just("/a"), Just("/b")], 0..4)
+            .prop_map(|names| names.concat().into_bytes())
+    };
+    let flag = any::<bool>;
+    prop_oneof![
+        4 => (path(), bytes(), flag(), flag(), flag()).prop_map(
+            |(path, data, ephemeral, sequential, parents)| {
+                code(&tree::CreateV1 { path, data, ephemeral, sequential, parents })
+            }
+        ),
+        1 => (path(), bytes(), prop_oneof![Just(0), 1_u64..9])
+            .prop_map(|(path, data, version)| code(&tree::SetV1 { path, data, version })),
+        1 => path().prop_map(|path| code(&tree::DeleteV1 { path, version: 0 })),
+        1 => path().prop_map(|path| code(&tree::DeleteBelowV1 { path })),
+    ]
+}
+
 fn lock_operation() -> impl Strategy<Value = Coded> {
     let wait = prop::option::of(prop_oneof![Just(0), 1..9_u64]);
     prop_oneof![
@@ -109,11 +156,13 @@ fn lock_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+/// A history begins with one of each.
+const KINDS: [u8; 7] =
+    [kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER, kind::MULTIMAP, kind::SET, kind::TREE];
+
 fn own_operation() -> impl Strategy<Value = Coded> {
-    let kinds =
-        prop_oneof![Just(kind::VALUE), Just(kind::COUNTER), Just(kind::MAP), Just(kind::LOCK)];
     prop_oneof![
-        6 => (0..4_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..8_u8, prop::sample::select(&KINDS[..])).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -122,7 +171,7 @@ fn own_operation() -> impl Strategy<Value = Coded> {
 
 fn garbage() -> impl Strategy<Value = Coded> {
     let payload = prop::collection::vec(any::<u8>(), 0..40);
-    (6_u8..22, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
+    (6_u8..32, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
         kind,
         schema: schema << 8 | 1,
         payload,
@@ -136,6 +185,9 @@ fn coded() -> impl Strategy<Value = Coded> {
         2 => value_operation(),
         2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
         6 => lock_operation(),
+        3 => multimap_operation(),
+        4 => set_operation(),
+        4 => tree_operation(),
         1 => garbage(),
     ]
 }
@@ -157,7 +209,7 @@ fn step() -> impl Strategy<Value = Step> {
 pub(crate) fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..max).prop_map(|rest| {
         let mut steps = vec![Step::Register(0), Step::Register(1)];
-        for (name, kind) in (b'a'..).zip([kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER]) {
+        for (name, kind) in (b'a'..).zip(KINDS) {
             let open = registry::OpenV1 { name: vec![name], kind, options: Vec::new() };
             steps.push(Step::First(code(&open)));
         }
