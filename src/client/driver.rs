@@ -38,6 +38,8 @@ pub(super) enum Order {
     Call { group: GroupId, call: Call, deadline: Instant, completer: Completer<Answer> },
     /// Tell when a wait is over.
     Await { group: GroupId, waiter: Waiter, completer: Completer<NoticeState> },
+    /// Tell when a hold or wait is over, or may be.
+    AwaitEnd { group: GroupId, waiter: Waiter, completer: Completer<NoticeState> },
     /// Events.
     Subscribe { group: GroupId, call: Call, deadline: Instant, feed: Feed },
     /// Tell who the cluster is, once a node has answered.
@@ -145,6 +147,9 @@ impl Driver {
             Order::Await { group, waiter, completer } => {
                 self.exchange(group, now).await_notice(waiter, completer);
             }
+            Order::AwaitEnd { group, waiter, completer } => {
+                self.exchange(group, now).await_end(waiter, completer);
+            }
             Order::Subscribe { group, call, deadline, feed } => {
                 let deadline = self.at(deadline);
                 self.exchange(group, now).subscribe(now, call, deadline, feed);
@@ -236,7 +241,9 @@ impl Driver {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Call { completer, .. } => completer.complete(Err(late())),
-                Order::Await { completer, .. } => completer.complete(Err(late())),
+                Order::Await { completer, .. } | Order::AwaitEnd { completer, .. } => {
+                    completer.complete(Err(late()));
+                }
                 Order::Subscribe { feed, .. } => feed.end(late()),
                 Order::Close(Some(completer)) => completer.complete(Ok(())),
                 _ => {}

@@ -37,6 +37,8 @@ pub(super) struct Exchange {
     waiters: Vec<Option<Waiter>>,
     feeds: BTreeMap<CallId, Feed>,
     waits: Waits,
+    /// Who wants to know when something is over.
+    ends: Waits,
     states: Vec<SessionState>,
 }
 
@@ -52,6 +54,7 @@ impl Exchange {
             waiters: Vec::new(),
             feeds: BTreeMap::new(),
             waits: BTreeMap::new(),
+            ends: BTreeMap::new(),
             states: Vec::new(),
         }
     }
@@ -93,6 +96,21 @@ impl Exchange {
             }
             Some(state) => completer.complete(Ok(state)),
             None => completer.complete(Ok(NoticeState::TimedOut)),
+        }
+    }
+
+    /// Whoever asks was granted something: the mirror knew of it.
+    pub(super) fn await_end(
+        &mut self,
+        (resource, waiter): driver::Waiter,
+        completer: Completer<NoticeState>,
+    ) {
+        let is_ours = self.session.session().is_some_and(|session| session.0 <= waiter.0);
+        let is_sure = is_ours && self.session.state() == Some(SessionState::Connected);
+        if is_sure && self.session.holding(resource, waiter).is_some() {
+            self.ends.entry((resource, waiter)).or_default().push(completer);
+        } else {
+            completer.complete(Ok(NoticeState::Lost));
         }
     }
 
@@ -199,10 +217,12 @@ impl Exchange {
             self.feeds.remove(&id);
             self.session.unsubscribe(now, id);
         }
-        self.waits.retain(|_, waiting| {
-            waiting.retain(|completer| !completer.is_abandoned());
-            !waiting.is_empty()
-        });
+        for waits in [&mut self.waits, &mut self.ends] {
+            waits.retain(|_, waiting| {
+                waiting.retain(|completer| !completer.is_abandoned());
+                !waiting.is_empty()
+            });
+        }
     }
 
     /// Takes what the session wants done or has to tell.
@@ -263,10 +283,24 @@ impl Exchange {
                 completer.complete(Ok(notice.state));
             }
         }
+        if notice.state.is_final() {
+            let ended = self.ends.remove(&(notice.resource, notice.waiter));
+            for completer in ended.into_iter().flatten() {
+                completer.complete(Ok(notice.state));
+            }
+        }
     }
 
     fn become_state(&mut self, state: SessionState) {
         self.states.push(state);
+        if state != SessionState::Connected {
+            for completer in std::mem::take(&mut self.ends).into_values().flatten() {
+                completer.complete(match state {
+                    SessionState::Closed => Err(Failure::from(Code::CLIENT_CLOSED)),
+                    _ => Ok(NoticeState::Lost),
+                });
+            }
+        }
         let code = match state {
             SessionState::Expired => Code::SESSION_EXPIRED,
             SessionState::Closed => Code::CLIENT_CLOSED,

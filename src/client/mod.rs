@@ -31,8 +31,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::{
-    Answer, Completer, Counter, Directory, Failure, Handle, IdGenerator, Lock, Map, Multimap,
-    Reply, Set, Submit, Subscription, Tree, Value,
+    Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
+    Lock, Map, Multimap, Reply, RwLock, Semaphore, Set, Submit, Subscription, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -45,6 +45,7 @@ mod endpoints;
 mod error;
 mod exchange;
 mod holdings;
+mod manage;
 mod net;
 mod routing;
 pub mod session;
@@ -53,6 +54,7 @@ mod stream;
 mod subscriptions;
 
 pub use error::Error;
+pub use manage::{Found, Listing};
 pub use routing::route;
 pub use status::{NodeStatus, status};
 
@@ -247,6 +249,31 @@ impl Client {
         self.open(name, Lock::open)
     }
 
+    /// The read-write lock `name`.
+    pub fn rwlock(&self, name: &str) -> Reply<RwLock<Group>> {
+        self.open(name, RwLock::open)
+    }
+
+    /// The semaphore `name`; created with so many permits where there is none.
+    pub fn semaphore(&self, name: &str, permits: u32) -> Reply<Semaphore<Group>> {
+        self.open(name, |group, name| Semaphore::open(group, name, permits))
+    }
+
+    /// The barrier `name`; created for so many parties where there is none.
+    pub fn barrier(&self, name: &str, parties: u32) -> Reply<Barrier<Group>> {
+        self.open(name, |group, name| Barrier::open(group, name, parties))
+    }
+
+    /// The latch `name`; created to count down from `count` where there is none.
+    pub fn latch(&self, name: &str, count: u32) -> Reply<Latch<Group>> {
+        self.open(name, |group, name| Latch::open(group, name, count))
+    }
+
+    /// The election `name`.
+    pub fn election(&self, name: &str) -> Reply<Election<Group>> {
+        self.open(name, Election::open)
+    }
+
     /// The resource `name` of any type, one of the program's own for instance; created with these
     /// options where there is none.
     pub fn resource(&self, name: &str, kind: u8, options: &[u8]) -> Reply<Handle<Group>> {
@@ -337,6 +364,11 @@ impl Submit for Group {
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
         let (group, waiter) = (self.group, (resource, waiter));
         self.shared.ask(|completer| Order::Await { group, waiter, completer })
+    }
+
+    fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        let (group, waiter) = (self.group, (resource, waiter));
+        self.shared.ask(|completer| Order::AwaitEnd { group, waiter, completer })
     }
 
     fn subscribe(

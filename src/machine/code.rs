@@ -111,6 +111,8 @@ codes! {
     TOO_MANY_KEYS = 214, NotApplied, "at most 1,000 keys in one operation";
     /// A path of a document tree that is not one.
     BAD_PATH = 215, NotApplied, "paths are / or /a/b: no empty names, dots, control characters";
+    /// A number of permits, parties or tasks that is 0 or more than there can be.
+    BAD_AMOUNT = 216, NotApplied, "the number asked for is out of range";
 
     /// No resource with this id or name: never created, or deleted.
     NO_SUCH_RESOURCE = 301, NotApplied, "no such resource; it was deleted or never created";
@@ -120,12 +122,18 @@ codes! {
     NOT_HOLDER = 303, NotApplied, "not held by this session under this token";
     /// A token older than one already seen.
     STALE_TOKEN = 304, NotApplied, "a newer holder has been here; this token is stale";
+    /// Permits given back that are not held, or not so many.
+    BAD_RELEASE = 305, NotApplied, "these permits are not held; nothing was given back";
     /// The lease had ended before the acknowledgement came.
     LEASE_EXPIRED = 306, NotApplied, "the lease had ended; it is somebody else's now";
     /// The session already holds or waits under this request number.
     ALREADY_HELD = 307, NotApplied, "this request already holds or waits; use another number";
     /// No more resources fit into the group.
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
+    /// A wait was ended by somebody else: the resource was deleted or reset, the candidate evicted.
+    WAIT_LOST = 309, NotApplied, "the wait was ended by somebody else";
+    /// No such candidate in the election: it was never there, or is out.
+    NO_SUCH_CANDIDATE = 310, NotApplied, "no such candidate; it has never entered, or is out";
 
     /// The parent of a path is not there.
     NO_PARENT = 320, NotApplied, "the node above is not there; create it first";

@@ -126,6 +126,16 @@ pub mod kind {
     pub const MULTIMAP: u8 = 20;
     /// An ordered set.
     pub const SET: u8 = 21;
+    /// A fair read-write lock.
+    pub const RW_LOCK: u8 = 23;
+    /// A fair semaphore.
+    pub const SEMAPHORE: u8 = 24;
+    /// A cyclic barrier.
+    pub const BARRIER: u8 = 25;
+    /// A count-down latch.
+    pub const LATCH: u8 = 26;
+    /// An election.
+    pub const ELECTION: u8 = 27;
     /// A tree of documents under paths.
     pub const TREE: u8 = 30;
 }

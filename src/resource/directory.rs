@@ -1,6 +1,7 @@
 //! The directory of a group's resources, as applications use it.
 
 use super::codec::Encode;
+use super::describe::{self, DescribeV1, Description};
 use super::handle::{command, query};
 use super::registry::{DeleteV1, FindV1, ListV1, OpenV1};
 use super::{Answer, Reply, Submit};
@@ -61,6 +62,15 @@ impl<S: Submit> Directory<S> {
             let mut reader = Reader::new(&answer.payload);
             let (id, kind) = (ResourceId(reader.u64()?), reader.u8()?);
             Ok(Some(Listed { id, kind, name }))
+        })
+    }
+
+    /// What there is to say of the resource of a name; `None` where there is none.
+    pub fn describe(&self, name: &str) -> Reply<Option<Description>> {
+        let name = name.as_bytes().to_vec();
+        self.query(&DescribeV1 { name }).map(|result| match result {
+            Err(failure) if failure.code == Code::NO_SUCH_RESOURCE => Ok(None),
+            other => Ok(Some(describe::read(&other?.payload)?)),
         })
     }
 

@@ -79,6 +79,10 @@ macro_rules! delegate_to_entries {
             self.$entries.sessions()
         }
 
+        fn size(&self, now: $crate::machine::LogTime) -> u64 {
+            self.$entries.len(now) as u64
+        }
+
         fn take_waste(&mut self) -> Option<Box<dyn $crate::resource::waste::Waste>> {
             self.$entries.take_waste()
         }

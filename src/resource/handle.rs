@@ -24,7 +24,12 @@ impl<S: Submit> Handle<S> {
 
     /// Opens a resource by name; it is created where there is none.
     pub fn open(submit: S, name: &str, kind: u8) -> Reply<Handle<S>> {
-        let opened = Directory::new(submit.clone()).open(name, kind, &[]);
+        Handle::open_with(submit, name, kind, &[])
+    }
+
+    /// The same, created with options where there is none.
+    pub fn open_with(submit: S, name: &str, kind: u8, options: &[u8]) -> Reply<Handle<S>> {
+        let opened = Directory::new(submit.clone()).open(name, kind, options);
         opened.and_then(move |id| Ok(Handle::new(submit, id)))
     }
 

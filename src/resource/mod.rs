@@ -4,11 +4,16 @@
 //! is replicated), handle (what the application holds). Handles are generic over [`Submit`]: the
 //! client, a node in the same process and the simulator carry operations alike.
 
+pub mod barrier;
+mod claims;
 pub mod codec;
 pub mod counter;
+pub mod describe;
 pub mod directory;
+pub mod election;
 pub mod entries;
 pub mod handle;
+pub mod latch;
 pub mod lock;
 pub mod map;
 pub mod multimap;
@@ -16,6 +21,8 @@ pub mod own;
 pub mod registry;
 pub mod reply;
 mod ring;
+pub mod rwlock;
+pub mod semaphore;
 pub mod set;
 pub mod snapshot;
 pub mod tree;
@@ -23,15 +30,21 @@ pub mod value;
 pub mod waiters;
 pub mod waste;
 
+pub use barrier::Barrier;
 pub use counter::{Counter, IdGenerator};
+pub use describe::Description;
 pub use directory::Directory;
+pub use election::{Election, Leadership};
 pub use handle::{Handle, Removal, Swap, Versioned};
+pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
 pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
+pub use rwlock::{RwLock, RwLockGuard};
+pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
 pub use tree::Tree;
 pub use value::Value;
@@ -80,6 +93,11 @@ pub trait Submit: Clone + Send + Sync + 'static {
     /// [`Code::SESSION_EXPIRED`](crate::machine::Code::SESSION_EXPIRED).
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
 
+    /// Resolves when what a session holds or waits for is over: the final state, or
+    /// [`NoticeState::Lost`] as soon as nobody can be sure of it any more, which is when the
+    /// session was not heard of in time. Fails where the client was closed.
+    fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
+
     /// Subscribes to events of a resource after a position, or from now on.
     fn subscribe(
         &self,
@@ -126,6 +144,12 @@ pub trait Resource: Send + Sync + fmt::Debug {
     fn involves(&self, session: SessionId) -> bool {
         let _ = session;
         false
+    }
+
+    /// How many entries it holds at `now`, for people; 0 for types that hold none.
+    fn size(&self, now: LogTime) -> u64 {
+        let _ = now;
+        0
     }
 
     /// All sessions it involves.
@@ -236,6 +260,26 @@ static TYPES: &[Type] = &[
         create: without_options::<set::SetState>,
     },
     Type {
+        kind: kind::RW_LOCK,
+        name: "read-write lock",
+        check: rwlock::check,
+        create: without_options::<rwlock::RwLockState>,
+    },
+    Type {
+        kind: kind::SEMAPHORE,
+        name: "semaphore",
+        check: semaphore::check,
+        create: semaphore::create,
+    },
+    Type { kind: kind::BARRIER, name: "barrier", check: barrier::check, create: barrier::create },
+    Type { kind: kind::LATCH, name: "latch", check: latch::check, create: latch::create },
+    Type {
+        kind: kind::ELECTION,
+        name: "election",
+        check: election::check,
+        create: without_options::<election::ElectionState>,
+    },
+    Type {
         kind: kind::TREE,
         name: "document tree",
         check: tree::check,
@@ -251,6 +295,18 @@ fn type_of(kind: u8) -> Option<&'static Type> {
 #[must_use]
 pub fn type_name(kind: u8) -> &'static str {
     type_of(kind).map_or("resource of an unknown type", |known| known.name)
+}
+
+/// The type of this name, one of the program's own types included.
+#[must_use]
+pub fn type_named(name: &str) -> Option<u8> {
+    let mut all = TYPES.iter().chain((own::OWN_MIN..=u8::MAX).filter_map(own::find));
+    all.find(|known| known.name == name).map(|known| known.kind)
+}
+
+/// Names of margay's types, by kind.
+pub fn type_names() -> impl Iterator<Item = &'static str> {
+    TYPES.iter().map(|known| known.name)
 }
 
 /// Creates a resource of a type that has no options.

@@ -15,7 +15,7 @@ use super::snapshot::Items;
 use super::waste::Waste;
 use super::{Resource, entries};
 use crate::machine::bytes::{self, Reader};
-use crate::machine::{Code, Commit, Effects, Pair, Query, Shared, kind};
+use crate::machine::{Code, Commit, Effects, LogTime, Pair, Query, Shared, kind};
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::Index;
 use std::borrow::Borrow;
@@ -189,6 +189,10 @@ impl Resource for MultimapState {
         if let Err(code) = self.try_query(query, &mut effects.reply) {
             effects.refuse(code, "");
         }
+    }
+
+    fn size(&self, _now: LogTime) -> u64 {
+        self.size
     }
 
     fn deleted(&mut self, _commit: &Commit<'_>, _effects: &mut Effects) {

@@ -5,6 +5,7 @@
 //! created it, so a deleted one is never mistaken for its successor.
 
 use super::codec::{Limits, Operation, Scratch, access, check, operation};
+use super::describe::{self, DescribeV1};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
 use super::waste::Heap;
@@ -484,6 +485,13 @@ impl Registry {
                     bytes::put_u64(&mut effects.reply, id.0);
                     effects.reply.push(slot.kind);
                 }
+                Ok(())
+            }
+            DescribeV1::SCHEMA => {
+                let wanted = access::<DescribeV1>(query.payload, &mut scratch)?;
+                let id = *self.names.get(&wanted.name[..]).ok_or(Code::NO_SUCH_RESOURCE)?;
+                let slot = self.slot(id).expect("a name names a resource");
+                describe::describe(id, slot, query.time, &mut effects.reply);
                 Ok(())
             }
             ListV1::SCHEMA => {

@@ -52,6 +52,11 @@ impl Ring {
         self.events.range(first..)
     }
 
+    /// How many are kept.
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     pub(super) fn dropped(&self) -> Position {
         self.dropped
     }

@@ -1,8 +1,9 @@
 //! The waiting list that everything shares that lets sessions wait their turn.
 //!
-//! First come, first served, in order of the commands that asked. A wait ends when its turn
-//! comes, when it is withdrawn, when its session ends, or when its deadline in log time passes; a
-//! session names its waits by request numbers of its own.
+//! First come, first served, in order of the commands that asked; who is moved to the front goes
+//! before all others. A wait ends when its turn comes, when it is withdrawn, when its session ends,
+//! or when its deadline in log time passes; a session names its waits by request numbers of its
+//! own.
 
 use super::handle::thaw_version;
 use crate::machine::bytes::{self, Reader};
@@ -10,6 +11,7 @@ use crate::machine::clock::{Due, Timers};
 use crate::machine::{Code, LogTime, SessionId};
 use imbl::OrdMap;
 use margay_log::id::Index;
+use std::cmp::Reverse;
 
 /// Waiters of one resource, at most.
 pub const WAITERS_MAX: usize = 10_000;
@@ -33,6 +35,10 @@ pub struct Waiters {
     queue: OrdMap<Index, Waiter>,
     requests: OrdMap<(SessionId, u64), Index>,
     deadlines: Timers<Index>,
+    /// Those moved to the front, in order of their turns: the last one moved is the first.
+    front: OrdMap<Reverse<Index>, Index>,
+    /// The entry that moved a waiter to the front.
+    moved: OrdMap<Index, Index>,
 }
 
 impl Waiters {
@@ -60,7 +66,44 @@ impl Waiters {
     /// The one whose turn is next.
     #[must_use]
     pub fn first(&self) -> Option<(Index, Waiter)> {
-        self.queue.get_min().copied()
+        match self.front.get_min() {
+            Some((_, index)) => Some((*index, self.queue[index])),
+            None => self.queue.get_min().copied(),
+        }
+    }
+
+    /// Moves one to the front, by the entry `by`. Returns whether it is there to be moved.
+    pub fn move_to_front(&mut self, index: Index, by: Index) -> bool {
+        if !self.queue.contains_key(&index) {
+            return false;
+        }
+        self.forget_move(index);
+        self.moved.insert(index, by);
+        self.front.insert(Reverse(by), index);
+        true
+    }
+
+    /// The entry that moved a waiter to the front, if one did.
+    #[must_use]
+    pub fn moved_by(&self, index: Index) -> Option<Index> {
+        self.moved.get(&index).copied()
+    }
+
+    /// Those that were moved to the front, each with the entry that did.
+    pub fn moved(&self) -> impl Iterator<Item = (Index, Index)> {
+        self.moved.iter().map(|(index, by)| (*index, *by))
+    }
+
+    /// Whether this entry has moved one to the front.
+    #[must_use]
+    pub fn is_moved_by(&self, by: Index) -> bool {
+        self.front.contains_key(&Reverse(by))
+    }
+
+    fn forget_move(&mut self, index: Index) {
+        if let Some(by) = self.moved.remove(&index) {
+            self.front.remove(&Reverse(by));
+        }
     }
 
     /// Takes the one whose turn is next.
@@ -75,6 +118,7 @@ impl Waiters {
         let waiter = self.queue.remove(&index)?;
         let named = self.requests.remove(&(waiter.session, waiter.request));
         assert_eq!(named, Some(index), "a request names the wait that has it");
+        self.forget_move(index);
         if let Some(at) = waiter.due {
             self.deadlines.cancel(Due { at, created: index }, index);
         }
@@ -115,9 +159,27 @@ impl Waiters {
             .map(|(_, index)| (*index, self.queue[index]))
     }
 
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, index: Index) -> Option<Waiter> {
+        self.queue.get(&index).copied()
+    }
+
     /// All of them, in order of their turns.
     pub fn iter(&self) -> impl Iterator<Item = (Index, Waiter)> {
+        let front = self.front.values().map(|index| (*index, self.queue[index]));
+        front.chain(self.iter_by_index().filter(|(index, _)| !self.moved.contains_key(index)))
+    }
+
+    /// All of them, in order of the commands that asked.
+    pub fn iter_by_index(&self) -> impl Iterator<Item = (Index, Waiter)> {
         self.queue.iter().map(|(index, waiter)| (*index, *waiter))
+    }
+
+    /// How many there are, whether their deadlines have passed or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
     }
 
     /// How many there are whose deadline is after `now`.
@@ -146,7 +208,7 @@ impl Waiters {
     ///
     /// # Errors
     /// [`Code::BAD_PAYLOAD`] and those of [`Waiters::push`].
-    pub fn thaw(&mut self, reader: &mut Reader<'_>, applied: Index) -> Result<(), Code> {
+    pub fn thaw(&mut self, reader: &mut Reader<'_>, applied: Index) -> Result<Waiter, Code> {
         let index = thaw_version(reader, applied)?;
         let (session, request) = (SessionId(reader.u64()?), reader.u64()?);
         let amount = reader.u64()?;
@@ -155,6 +217,8 @@ impl Waiters {
         if self.queue.get_max().is_some_and(|(last, _)| *last >= index) {
             return Err(Code::BAD_PAYLOAD);
         }
-        self.push(index, Waiter { session, request, amount, due })
+        let waiter = Waiter { session, request, amount, due };
+        self.push(index, waiter)?;
+        Ok(waiter)
     }
 }

@@ -25,6 +25,7 @@ const PATIENCE: Micros = Micros::from_millis(5_000);
 enum Order {
     Call(Call, Completer<Answer>),
     Notice(ResourceId, Index, Completer<NoticeState>),
+    End(ResourceId, Index, Completer<NoticeState>),
     Subscribe(ResourceId, Option<(Index, u32)>, Vec<u8>, Feed),
 }
 
@@ -120,6 +121,12 @@ impl Submit for Desk {
         reply
     }
 
+    fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        let (completer, reply) = Reply::channel();
+        self.shared().orders.push_back(Order::End(resource, waiter, completer));
+        reply
+    }
+
     fn subscribe(
         &self,
         resource: ResourceId,
@@ -151,6 +158,7 @@ pub(super) struct Client {
     calls: BTreeMap<CallId, Completer<Answer>>,
     feeds: BTreeMap<CallId, Feed>,
     notices: Vec<(ResourceId, Index, Completer<NoticeState>)>,
+    ends: Vec<(ResourceId, Index, Completer<NoticeState>)>,
     /// Something came that the programs have not seen.
     told: bool,
     /// When `Event::Client` was last scheduled for.
@@ -178,6 +186,7 @@ impl Client {
             calls: BTreeMap::new(),
             feeds: BTreeMap::new(),
             notices: Vec::new(),
+            ends: Vec::new(),
             told: false,
             wake: None,
         }
@@ -221,6 +230,9 @@ impl Client {
                 Order::Notice(resource, waiter, completer) => {
                     self.notices.push((resource, waiter, completer));
                 }
+                Order::End(resource, waiter, completer) => {
+                    self.ends.push((resource, waiter, completer));
+                }
             }
         }
         self.settle_notices();
@@ -233,6 +245,14 @@ impl Client {
                 Some(NoticeState::Waiting) => self.notices.push((resource, waiter, completer)),
                 Some(state) => self.settle(completer, state),
                 None => self.settle(completer, NoticeState::TimedOut),
+            }
+        }
+        let is_sure = self.session.state() == Some(SessionState::Connected);
+        for (resource, waiter, completer) in std::mem::take(&mut self.ends) {
+            if is_sure && self.session.holding(resource, waiter).is_some() {
+                self.ends.push((resource, waiter, completer));
+            } else {
+                self.settle(completer, NoticeState::Lost);
             }
         }
     }

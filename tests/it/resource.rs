@@ -1,8 +1,12 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod claims;
 mod collections;
+mod election;
 mod events;
+mod gather;
 mod golden;
+mod guards;
 mod handles;
 mod hostile;
 mod lives;

@@ -66,7 +66,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             .hint("check --endpoints, and that nodes run there"));
     }
     if args.connect.is_json() {
-        return output::json(&groups.iter().map(to_json).collect());
+        let mut array = output::Array::begin(args.connect.output);
+        groups.iter().try_for_each(|group| array.add(&to_json(group)))?;
+        return array.end();
     }
     let mut table = Table::new(&["GROUP", "LEADER", "TERM", "COMMIT", "APPLIED", "VOTERS"]);
     for group in &groups {

@@ -34,7 +34,7 @@ pub(crate) struct Connect {
     )]
     pub(crate) timeout: Duration,
 
-    /// For people, or for programs
+    /// For people, or for programs: one document, or one object per line
     #[arg(short, long, value_enum, default_value = "table", global = true)]
     pub(crate) output: Format,
 }
@@ -76,7 +76,7 @@ impl Connect {
     }
 
     pub(crate) fn is_json(&self) -> bool {
-        self.output == Format::Json
+        self.output != Format::Table
     }
 }
 

@@ -58,6 +58,11 @@ impl Exit {
         self
     }
 
+    /// The same end, of which everything was said already.
+    pub(crate) fn silent(&self) -> Exit {
+        Exit::quiet(self.code)
+    }
+
     /// Says why it ends, and ends.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {

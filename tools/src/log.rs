@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 
 impl Place {
     fn is_json(&self) -> bool {
-        self.output == Format::Json
+        self.output != Format::Table
     }
 
     fn open(&self) -> Result<ReadOnlyLog, Exit> {

@@ -10,20 +10,25 @@ mod connect;
 mod counter;
 mod demo;
 mod exit;
+mod generate;
 mod ids;
 mod lock;
 mod log;
+mod manage;
 mod map;
 mod nodes;
 mod output;
 mod serve;
+mod shell;
 mod sys;
 mod units;
 mod value;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+
+use exit::Exit;
 
 /// A thread-per-core replicated log on io_uring, and distributed resources on top of it
 #[derive(Parser, Debug)]
@@ -50,11 +55,25 @@ enum Command {
     Map(map::Args),
     Lock(lock::Args),
     Log(log::Args),
+    Ls(manage::Ls),
+    Describe(manage::Describe),
+    Delete(manage::Delete),
+    Watch(manage::Watch),
+    Shell(shell::Args),
     Bench(bench::Args),
+    Completions(generate::Completions),
+    Man(generate::Man),
 }
 
 fn main() -> ExitCode {
-    let ended = match Cli::parse().command {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Exit> {
+    match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
@@ -63,10 +82,32 @@ fn main() -> ExitCode {
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Ls(args) => manage::ls(&args),
+        Command::Describe(args) => manage::describe(&args),
+        Command::Delete(args) => manage::delete(&args),
+        Command::Watch(args) => manage::watch(&args),
+        Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => exit.report(),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     }
+}
+
+/// A line of the shell. What is wrong with it, and help, clap says itself.
+fn run_line(words: &[String]) -> Result<(), Exit> {
+    match Cli::try_parse_from(words) {
+        Ok(cli) => run(cli.command),
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+            error.print()?;
+            if code == 0 { Ok(()) } else { Err(Exit::quiet(code)) }
+        }
+    }
+}
+
+/// All commands, with the options they share filled in.
+fn definitions() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
 }

@@ -14,8 +14,39 @@ use crate::exit::Exit;
 pub(crate) enum Format {
     // For people.
     Table,
-    // For programs; the keys are stable.
+    // For programs; the keys are stable. One document.
     Json,
+    // The same, lists as one object per line.
+    Jsonl,
+}
+
+/// A list for programs: one document, or one object per line. Nothing where a table was asked for.
+pub(crate) struct Array {
+    format: Format,
+    is_empty: bool,
+}
+
+impl Array {
+    pub(crate) fn begin(format: Format) -> Array {
+        Array { format, is_empty: true }
+    }
+
+    pub(crate) fn add(&mut self, item: &Value) -> Result<(), Exit> {
+        match (self.format, std::mem::replace(&mut self.is_empty, false)) {
+            (Format::Table, _) => Ok(()),
+            (Format::Jsonl, _) => json(item),
+            (Format::Json, true) => raw(format!("[{item}").as_bytes()),
+            (Format::Json, false) => raw(format!(",\n {item}").as_bytes()),
+        }
+    }
+
+    pub(crate) fn end(self) -> Result<(), Exit> {
+        match (self.format, self.is_empty) {
+            (Format::Json, true) => line("[]"),
+            (Format::Json, false) => line("]"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Writes `text` and a line end.
@@ -27,6 +58,18 @@ pub(crate) fn line(text: &str) -> Result<(), Exit> {
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Exit> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())?;
+    Ok(())
+}
+
+/// Writes text of many lines as it is.
+pub(crate) fn text_block(bytes: &[u8]) -> Result<(), Exit> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())?;
+    Ok(())
+}
+
+fn raw(bytes: &[u8]) -> Result<(), Exit> {
+    io::stdout().lock().write_all(bytes)?;
     Ok(())
 }
 

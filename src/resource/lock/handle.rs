@@ -1,17 +1,20 @@
 //! The lock as applications use it.
 
-use super::{CancelV1, GRANTED, HolderV1, LockV1, NOT_ACQUIRED, UnlockV1, WAITING};
+use super::{CancelV1, HolderV1, LockV1, UnlockV1};
 use crate::machine::bytes::Reader;
-use crate::machine::{Code, Level, NoticeState, Outcome, ResourceId, SessionId, kind};
+use crate::machine::{Level, ResourceId, SessionId, kind};
+use crate::resource::claims::handle::{Held, Ways, acquire, milliseconds, or_timeout};
 use crate::resource::handle::Handle;
-use crate::resource::{Answer, Failure, Reply, Submit};
-use margay_log::id::Index;
+use crate::resource::{Reply, Submit};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// A fair lock with fencing tokens.
-#[derive(Clone, Debug)]
-pub struct Lock<S> {
+pub struct Lock<S: Submit> {
     handle: Handle<S>,
+    /// What the clones of a re-entrant handle hold together.
+    shared: Option<Arc<Mutex<Weak<Held<S>>>>>,
 }
 
 /// Who holds a lock.
@@ -28,18 +31,28 @@ pub struct Holder {
 impl<S: Submit> Lock<S> {
     /// Opens a lock by name; it is created where there is none.
     pub fn open(submit: S, name: &str) -> Reply<Lock<S>> {
-        Handle::open(submit, name, kind::LOCK).and_then(|handle| Ok(Lock { handle }))
+        Handle::open(submit, name, kind::LOCK).and_then(|handle| Ok(Lock { handle, shared: None }))
     }
 
     /// The lock `id`.
     pub fn new(submit: S, id: ResourceId) -> Lock<S> {
-        Lock { handle: Handle::new(submit, id) }
+        Lock { handle: Handle::new(submit, id), shared: None }
     }
 
     /// The same, with queries at another level.
     #[must_use]
     pub fn with_level(self, level: Level) -> Lock<S> {
-        Lock { handle: self.handle.with_level(level) }
+        Lock { handle: self.handle.with_level(level), ..self }
+    }
+
+    /// A re-entrant handle: while it or a clone of it holds the lock, asking again gives at once
+    /// another guard of the same hold, with the same token. The last guard dropped gives it back.
+    ///
+    /// It is for one task that calls itself: tasks that must exclude each other need handles of
+    /// their own.
+    #[must_use]
+    pub fn reentrant(self) -> Lock<S> {
+        Lock { shared: Some(Arc::new(Mutex::new(Weak::new()))), ..self }
     }
 
     /// Its id.
@@ -50,17 +63,13 @@ impl<S: Submit> Lock<S> {
 
     /// Acquires it, however long that takes. Dropping the reply withdraws the request.
     pub fn lock(&self) -> Reply<LockGuard<S>> {
-        self.acquire(None).and_then(|guard| {
-            let text = "the wait ended before its turn came";
-            guard.ok_or_else(|| Failure::with_outcome(Code::TIMEOUT, Outcome::NotApplied, text))
-        })
+        self.acquire(None).and_then(or_timeout)
     }
 
     /// Acquires it if its turn comes within `wait`, in log time; else `None`. Parts of a
     /// millisecond count as one. Dropping the reply withdraws the request.
     pub fn lock_within(&self, wait: Duration) -> Reply<Option<LockGuard<S>>> {
-        let milliseconds = wait.as_nanos().div_ceil(1_000_000);
-        self.acquire(Some(u64::try_from(milliseconds).unwrap_or(u64::MAX)))
+        self.acquire(Some(milliseconds(wait)))
     }
 
     /// Acquires it if nobody holds it; else `None`.
@@ -79,87 +88,52 @@ impl<S: Submit> Lock<S> {
         })
     }
 
+    /// Whether anybody holds it.
+    pub fn is_held(&self) -> Reply<bool> {
+        self.holder().and_then(|holder| Ok(holder.is_some()))
+    }
+
     /// Gives back a hold of this session whose token was kept but not its guard.
     pub fn unlock(&self, token: u64) -> Reply<()> {
         self.handle.command(&UnlockV1 { token }).and_then(|_| Ok(()))
     }
 
     fn acquire(&self, wait_ms: Option<u64>) -> Reply<Option<LockGuard<S>>> {
-        let request = self.handle.submit().unique();
+        if let Some(held) = self.shared.as_ref().and_then(|shared| locked(shared).upgrade()) {
+            return Reply::ready(Ok(Some(LockGuard { held })));
+        }
+        let (request, shared) = (self.handle.submit().unique(), self.shared.clone());
         let asked = self.handle.command(&LockV1 { request, wait_ms });
-        let pending = Pending { handle: Some(self.handle.clone()), request };
-        asked.then(move |result| pending.answered(result))
+        acquire(&self.handle, request, 1, asked, ways()).and_then(move |held| {
+            if let (Some(shared), Some(held)) = (shared, &held) {
+                *locked(&shared) = Arc::downgrade(held);
+            }
+            Ok(held.map(|held| LockGuard { held }))
+        })
     }
 }
 
-/// A request under way. Dropped before it is over, it is taken back, whatever has become of it:
-/// commands of a session are applied in order, so this one comes after the request.
-struct Pending<S: Submit> {
-    handle: Option<Handle<S>>,
-    request: u64,
-}
-
-impl<S: Submit> Pending<S> {
-    fn answered(mut self, result: Result<Answer, Failure>) -> Reply<Option<LockGuard<S>>> {
-        match result.and_then(|answer| read_answer(&answer)) {
-            Err(failure) => {
-                if failure.outcome() == Outcome::NotApplied {
-                    self.handle = None;
-                }
-                Reply::ready(Err(failure))
-            }
-            Ok((GRANTED, token, _)) => Reply::ready(Ok(self.granted(token))),
-            Ok((WAITING, _, waiter)) => match &self.handle {
-                Some(handle) => {
-                    let noticed = handle.submit().await_notice(handle.id(), waiter);
-                    noticed.map(move |state| self.noticed(state))
-                }
-                None => Reply::ready(Ok(None)),
-            },
-            Ok(_) => {
-                self.handle = None;
-                Reply::ready(Ok(None))
-            }
-        }
-    }
-
-    fn noticed(
-        mut self,
-        state: Result<NoticeState, Failure>,
-    ) -> Result<Option<LockGuard<S>>, Failure> {
-        match state? {
-            NoticeState::Granted { token } => Ok(self.granted(token)),
-            NoticeState::TimedOut | NoticeState::Released => {
-                self.handle = None;
-                Ok(None)
-            }
-            NoticeState::Lost => {
-                self.handle = None;
-                Err(Failure::new(Code::NO_SUCH_RESOURCE, "the lock was deleted"))
-            }
-            NoticeState::Waiting => Err(Failure::from(Code::BAD_PAYLOAD)),
-        }
-    }
-
-    fn granted(&mut self, token: u64) -> Option<LockGuard<S>> {
-        self.handle.take().map(|handle| LockGuard { handle: Some(handle), token })
+fn ways<S: Submit>() -> Ways<S> {
+    Ways {
+        cancel: |handle, request| handle.command(&CancelV1 { request }),
+        release: |handle, grant| handle.command(&UnlockV1 { token: grant.token }),
     }
 }
 
-impl<S: Submit> Drop for Pending<S> {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            drop(handle.command(&CancelV1 { request: self.request }));
-        }
+/// A panic elsewhere does not make a pointer invalid.
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<S: Submit> Clone for Lock<S> {
+    fn clone(&self) -> Lock<S> {
+        Lock { handle: self.handle.clone(), shared: self.shared.clone() }
     }
 }
 
-fn read_answer(answer: &Answer) -> Result<(u8, u64, Index), Failure> {
-    let mut reader = Reader::new(&answer.payload);
-    let read = (reader.u8()?, reader.u64()?, Index(reader.u64()?));
-    match read.0 {
-        NOT_ACQUIRED | GRANTED | WAITING => Ok(read),
-        _ => Err(Failure::from(Code::BAD_PAYLOAD)),
+impl<S: Submit> fmt::Debug for Lock<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -167,24 +141,31 @@ fn read_answer(answer: &Answer) -> Result<(u8, u64, Index), Failure> {
 /// to know.
 ///
 /// It says nothing about the present: the session may have expired and somebody else hold the
-/// lock. Give [`LockGuard::token`] to whatever the lock protects.
+/// lock. Give [`LockGuard::token`] to whatever the lock protects, and stop when
+/// [`LockGuard::lost`] tells.
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard<S: Submit> {
-    handle: Option<Handle<S>>,
-    token: u64,
+    held: Arc<Held<S>>,
 }
 
 impl<S: Submit> LockGuard<S> {
     /// The fencing token: rises strictly with every grant.
     #[must_use]
     pub fn token(&self) -> u64 {
-        self.token
+        self.held.grant().token
     }
 
-    /// Releases the lock. Fails with [`Code::NOT_HOLDER`] where it was lost before.
-    pub fn unlock(mut self) -> Reply<()> {
-        match self.handle.take() {
-            Some(handle) => handle.command(&UnlockV1 { token: self.token }).and_then(|_| Ok(())),
+    /// Resolves when the lock may be somebody else's: it was deleted or given back, or the session
+    /// was not heard of for so long that it may have expired. Fails where the client was closed.
+    pub fn lost(&self) -> Reply<()> {
+        self.held.lost()
+    }
+
+    /// Releases the lock. Fails with [`NOT_HOLDER`](crate::machine::Code::NOT_HOLDER) where it was
+    /// lost before. Where other guards share the hold, these keep it.
+    pub fn unlock(self) -> Reply<()> {
+        match Arc::into_inner(self.held) {
+            Some(held) => held.release(),
             None => Reply::ready(Ok(())),
         }
     }
@@ -192,16 +173,8 @@ impl<S: Submit> LockGuard<S> {
     /// Keeps the lock without a guard, until [`Lock::unlock`] or the end of the session. Returns
     /// the token.
     #[must_use]
-    pub fn keep(mut self) -> u64 {
-        self.handle = None;
-        self.token
-    }
-}
-
-impl<S: Submit> Drop for LockGuard<S> {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            drop(handle.command(&UnlockV1 { token: self.token }));
-        }
+    pub fn keep(self) -> u64 {
+        self.held.keep();
+        self.token()
     }
 }

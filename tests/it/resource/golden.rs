@@ -7,7 +7,10 @@ use crate::machine::{World, chunks, register, restore};
 use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::{counter, lock, map, multimap, registry, set, tree, value};
+use margay::resource::{
+    barrier, counter, describe, election, latch, lock, map, multimap, registry, rwlock, semaphore,
+    set, tree, value,
+};
 use margay_log::id::Micros;
 use std::fmt::Write;
 
@@ -27,6 +30,7 @@ pub(super) fn operations() -> Vec<Coded> {
         of_lock(),
         of_multimap(),
         of_set(),
+        claims(VERSION),
         of_tree(),
     ];
     all.concat()
@@ -53,8 +57,9 @@ fn of_registry() -> Vec<Coded> {
     vec![
         code(&registry::OpenV1 { name: name.clone(), kind: kind::MAP, options: vec![] }),
         code(&registry::DeleteV1 { resource: VERSION }),
-        code(&registry::FindV1 { name, kind: kind::LOCK }),
+        code(&registry::FindV1 { name: name.clone(), kind: kind::LOCK }),
         code(&registry::ListV1 { prefix, kind: 0, after, limit: 7 }),
+        code(&describe::DescribeV1 { name }),
     ]
 }
 
@@ -197,6 +202,37 @@ fn of_tree() -> Vec<Coded> {
     ]
 }
 
+/// Those of what is granted in turn.
+fn claims(number: u64) -> Vec<Coded> {
+    vec![
+        code(&rwlock::LockV1 { request: number, write: true, wait_ms: Some(1_500) }),
+        code(&rwlock::UnlockV1 { hold: number }),
+        code(&rwlock::CancelV1 { request: number }),
+        code(&rwlock::StatusV1 {}),
+        code(&semaphore::AcquireV1 { request: number, permits: 3, wait_ms: None }),
+        code(&semaphore::ReleaseV1 { hold: number, permits: 3 }),
+        code(&semaphore::CancelV1 { request: number }),
+        code(&semaphore::DrainV1 { request: number }),
+        code(&semaphore::ResizeV1 { permits: 5 }),
+        code(&semaphore::StatusV1 {}),
+        code(&barrier::AwaitV1 { request: number, wait_ms: None }),
+        code(&barrier::CancelV1 { request: number }),
+        code(&barrier::ResetV1 {}),
+        code(&barrier::StatusV1 {}),
+        code(&latch::CountDownV1 { by: 2 }),
+        code(&latch::AwaitV1 { request: number, wait_ms: Some(1_500) }),
+        code(&latch::CancelV1 { request: number }),
+        code(&latch::StatusV1 {}),
+        code(&election::CampaignV1 { request: number, data: b"me".to_vec(), wait_ms: None }),
+        code(&election::CancelV1 { request: number }),
+        code(&election::AnointV1 { candidate: number }),
+        code(&election::PromoteV1 { candidate: number }),
+        code(&election::EvictV1 { candidate: number }),
+        code(&election::LeaderV1 {}),
+        code(&election::CandidatesV1 { limit: 7 }),
+    ]
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
         write!(out, "{byte:02x}").expect("to a string");
@@ -260,11 +296,11 @@ fn numbers_of_operations_are_used_once() {
 fn full() -> World {
     let mut world = World::new();
     let one = world.register(1);
+    let kinds =
+        [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK, kind::MULTIMAP, kind::SET, kind::TREE];
     let ids: Vec<u64> =
-        [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK, kind::MULTIMAP, kind::SET, kind::TREE]
-            .iter()
-            .map(|kind| world.open(one, &format!("r{kind}"), *kind))
-            .collect();
+        kinds.iter().map(|kind| world.open(one, &format!("r{kind}"), *kind)).collect();
+    fill_claims(&mut world, one);
     world.tick(Micros::from_millis(5));
     let two = world.entry(register(2));
     world.command(
@@ -311,6 +347,31 @@ fn full() -> World {
     world.send(last);
     world.entry(Logged { kind: kind::NOOP, ..Logged::default() });
     world
+}
+
+/// What is granted in turn: a hold and a wait of each.
+fn fill_claims(world: &mut World, one: u64) {
+    let id = world.open(one, "r23", kind::RW_LOCK);
+    for (request, write) in [(1, false), (2, true)] {
+        world.command(one, id, &rwlock::LockV1 { request, write, wait_ms: Some(900) });
+    }
+    let options = semaphore::options(3);
+    let open = registry::OpenV1 { name: b"r24".to_vec(), kind: kind::SEMAPHORE, options };
+    let id = world.command(one, 0, &open).index;
+    for request in 1..3 {
+        world.command(one, id, &semaphore::AcquireV1 { request, permits: 2, wait_ms: None });
+    }
+    let id = world.open(one, "r25", kind::BARRIER);
+    for request in 1..4 {
+        world.command(one, id, &barrier::AwaitV1 { request, wait_ms: None });
+    }
+    let id = world.open(one, "r26", kind::LATCH);
+    world.command(one, id, &latch::AwaitV1 { request: 1, wait_ms: Some(900) });
+    let id = world.open(one, "r27", kind::ELECTION);
+    let campaign =
+        |request| election::CampaignV1 { request, data: vec![request as u8], wait_ms: None };
+    let names = [1, 2, 3].map(|request| world.command(one, id, &campaign(request)).index);
+    world.command(one, id, &election::PromoteV1 { candidate: names[2] });
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub(super) struct Far {
 struct Mirror {
     states: BTreeMap<Key, NoticeState>,
     awaiting: Vec<(Key, Completer<NoticeState>)>,
+    ending: Vec<(Key, Completer<NoticeState>)>,
 }
 
 impl Far {
@@ -50,6 +51,11 @@ impl Far {
                 true => mirror.states.remove(&key),
                 false => mirror.states.insert(key, notice.state),
             };
+            if notice.state.is_final() {
+                for (_, completer) in mirror.ending.extract_if(.., |(ended, _)| *ended == key) {
+                    completer.complete(Ok(notice.state));
+                }
+            }
             if notice.state != NoticeState::Waiting {
                 let awaiting = std::mem::take(&mut mirror.awaiting);
                 for (awaited, completer) in awaiting {
@@ -107,17 +113,24 @@ impl Near {
         self.far.lock().unwrap()
     }
 
-    fn hold(&self) {
+    pub(super) fn hold(&self) {
         self.far().held = Some(Vec::new());
     }
 
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         let held = self.far().held.take().unwrap();
         held.into_iter().for_each(|(completer, answer)| completer.complete(Ok(answer)));
     }
 
+    /// The session ends, and its last notices are told.
+    pub(super) fn end(&self, kind: u8) {
+        let mut far = self.far();
+        far.world.end(kind, self.session);
+        far.deliver();
+    }
+
     /// Another connection: the mirror is replaced by what is listed.
-    fn attach(&self) {
+    pub(super) fn attach(&self) {
         let mut far = self.far();
         let mut listed = Vec::new();
         far.world.machine.holdings(SessionId(self.session), &mut listed);
@@ -198,6 +211,17 @@ impl Submit for Near {
         }
     }
 
+    fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        let mut far = self.far();
+        let mirror = far.mirrors.entry(self.session).or_default();
+        if !mirror.states.contains_key(&(resource, waiter)) {
+            return Reply::ready(Ok(NoticeState::Lost));
+        }
+        let (completer, reply) = Reply::channel();
+        mirror.ending.push(((resource, waiter), completer));
+        reply
+    }
+
     fn subscribe(
         &self,
         resource: ResourceId,
@@ -218,7 +242,7 @@ impl Submit for Near {
     }
 }
 
-fn poll<T>(reply: &mut Reply<T>) -> Poll<Result<T, Failure>> {
+pub(super) fn poll<T>(reply: &mut Reply<T>) -> Poll<Result<T, Failure>> {
     Pin::new(reply).poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -562,11 +586,7 @@ fn a_session_that_ends_loses_its_lock_and_drops_are_harmless() {
     let guard = first.lock().wait().unwrap();
     let mut waiting = second.lock();
     assert!(poll(&mut waiting).is_pending());
-    {
-        let mut far = one.far();
-        far.world.end(kind::EXPIRE, one.session);
-        far.deliver();
-    }
+    one.end(kind::EXPIRE);
     let next = waiting.wait().unwrap();
     assert!(next.token() > guard.token());
     drop(guard);

@@ -94,7 +94,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(
-        kind in kind::REFUSED..24,
+        kind in kind::REFUSED..40,
         schema in prop_oneof![0_u16..0x900, 0x4000..0x4400_u16],
         payload in prop::collection::vec(prop_oneof![Just(0_u8), Just(0xff), any::<u8>()], 0..80),
     ) {
@@ -106,7 +106,7 @@ proptest! {
     #[test]
     fn any_entry_is_taken_without_a_panic(
         entries in prop::collection::vec(
-            (0_u8..24, 0..8_u64, 0..8_u64, 0..8_u64, prop::collection::vec(any::<u8>(), 0..40)),
+            (0_u8..40, 0..8_u64, 0..8_u64, 0..8_u64, prop::collection::vec(any::<u8>(), 0..40)),
             1..20,
         ),
     ) {

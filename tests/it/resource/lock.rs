@@ -248,7 +248,7 @@ impl Game {
 }
 
 /// What a client makes of the notices.
-fn mirror(notices: &[Notice], session: u64) -> BTreeMap<u64, NoticeState> {
+pub(super) fn mirror(notices: &[Notice], session: u64) -> BTreeMap<u64, NoticeState> {
     let mut mirror = BTreeMap::new();
     for notice in notices.iter().filter(|notice| notice.session.0 == session) {
         match notice.state.is_final() {

@@ -3,7 +3,10 @@
 use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
-use margay::resource::{counter, lock, map, multimap, registry, set, tree, value};
+use margay::resource::{
+    barrier, counter, election, latch, lock, map, multimap, registry, rwlock, semaphore, set, tree,
+    value,
+};
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
@@ -40,6 +43,22 @@ impl Coded {
 fn code<O: Encode>(operation: &O) -> Coded {
     Coded { kind: O::KIND, schema: O::SCHEMA, payload: operation.encode() }
 }
+
+/// A history begins with one of each.
+const KINDS: [u8; 12] = [
+    kind::LOCK,
+    kind::MAP,
+    kind::VALUE,
+    kind::COUNTER,
+    kind::MULTIMAP,
+    kind::SET,
+    kind::TREE,
+    kind::RW_LOCK,
+    kind::SEMAPHORE,
+    kind::BARRIER,
+    kind::LATCH,
+    kind::ELECTION,
+];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..3, 0..3)
@@ -156,13 +175,51 @@ fn lock_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
-/// A history begins with one of each.
-const KINDS: [u8; 7] =
-    [kind::LOCK, kind::MAP, kind::VALUE, kind::COUNTER, kind::MULTIMAP, kind::SET, kind::TREE];
+fn claims_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    prop_oneof![
+        4 => (0..3_u64, any::<bool>(), wait()).prop_map(|(request, write, wait_ms)| {
+            code(&rwlock::LockV1 { request, write, wait_ms })
+        }),
+        2 => (0..60_u64).prop_map(|hold| code(&rwlock::UnlockV1 { hold })),
+        1 => (0..3_u64).prop_map(|request| code(&rwlock::CancelV1 { request })),
+        4 => (0..3_u64, 0..3_u32, wait()).prop_map(|(request, permits, wait_ms)| {
+            code(&semaphore::AcquireV1 { request, permits, wait_ms })
+        }),
+        2 => (0..60_u64, 1..3_u32)
+            .prop_map(|(hold, permits)| code(&semaphore::ReleaseV1 { hold, permits })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::CancelV1 { request })),
+        1 => (0..3_u64).prop_map(|request| code(&semaphore::DrainV1 { request })),
+        1 => (0..4_u32).prop_map(|permits| code(&semaphore::ResizeV1 { permits })),
+    ]
+}
+
+fn gathering_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let request = || 0..3_u64;
+    prop_oneof![
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&barrier::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&barrier::CancelV1 { request })),
+        1 => Just(code(&barrier::ResetV1 {})),
+        3 => (request(), wait())
+            .prop_map(|(request, wait_ms)| code(&latch::AwaitV1 { request, wait_ms })),
+        1 => request().prop_map(|request| code(&latch::CancelV1 { request })),
+        1 => Just(code(&latch::CountDownV1 { by: 1 })),
+        4 => (request(), bytes(), wait()).prop_map(|(request, data, wait_ms)| {
+            code(&election::CampaignV1 { request, data, wait_ms })
+        }),
+        1 => request().prop_map(|request| code(&election::CancelV1 { request })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::AnointV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::PromoteV1 { candidate })),
+        1 => (0..60_u64).prop_map(|candidate| code(&election::EvictV1 { candidate })),
+    ]
+}
 
 fn own_operation() -> impl Strategy<Value = Coded> {
+    let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..8_u8, prop::sample::select(&KINDS[..])).prop_map(|(name, kind)| {
+        6 => (0..14_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -171,7 +228,7 @@ fn own_operation() -> impl Strategy<Value = Coded> {
 
 fn garbage() -> impl Strategy<Value = Coded> {
     let payload = prop::collection::vec(any::<u8>(), 0..40);
-    (6_u8..32, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
+    (6_u8..40, 0_u16..8, payload).prop_map(|(kind, schema, payload)| Coded {
         kind,
         schema: schema << 8 | 1,
         payload,
@@ -188,6 +245,8 @@ fn coded() -> impl Strategy<Value = Coded> {
         3 => multimap_operation(),
         4 => set_operation(),
         4 => tree_operation(),
+        8 => claims_operation(),
+        8 => gathering_operation(),
         1 => garbage(),
     ]
 }

@@ -5,6 +5,8 @@ mod cli;
 mod harness;
 mod kill;
 mod log;
+mod manage;
+mod shell;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]

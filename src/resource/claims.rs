@@ -1,0 +1,490 @@
+//! What sessions hold of a resource, and what they wait for: the state that everything shares that
+//! is granted in turn. A lock grants its one permit, a read-write lock all of them to a writer and
+//! one to a reader, a semaphore as many as are asked for; barrier, latch and election decide
+//! themselves when a turn has come.
+//!
+//! - First come, first served: whoever asks waits behind all who wait, however little it asks for.
+//! - A hold or a wait belongs to a *request* of a session: requests that share a session wait for
+//!   each other like strangers. A hold is named by the index of the command that asked.
+//! - Every grant carries a token: the index of the entry that granted it. Tokens never fall; those
+//!   of exclusive grants rise strictly. Grants of one entry share theirs: they hold together.
+//! - Each change is a notice; all that is held or waited for is listed at attach.
+
+use super::Firing;
+use super::handle::thaw_version;
+use super::snapshot::Items;
+use super::waiters::{Waiter, Waiters};
+use crate::machine::bytes::{self, Reader};
+use crate::machine::clock::Due;
+use crate::machine::{Code, Commit, Effects, LogTime, Notice, NoticeState, ResourceId, SessionId};
+use imbl::OrdMap;
+use margay_log::id::{Index, Micros};
+
+pub(super) mod handle;
+
+/// Holds of one resource, at most.
+pub(super) const HOLDS_MAX: usize = 10_000;
+/// What one grant can amount to, and all permits there are.
+pub(super) const PERMITS_MAX: u64 = u32::MAX as u64;
+/// Longest wait, in milliseconds: a year.
+pub const WAIT_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
+
+/// Answer: not to be had now, and it was not wished to wait.
+pub const NOT_ACQUIRED: u8 = 0;
+/// Answer: held from now on.
+pub const GRANTED: u8 = 1;
+/// Answer: waiting; the outcome comes as a notice.
+pub const WAITING: u8 = 2;
+
+/// Defines the operation that takes back a request; the same for all kinds.
+macro_rules! cancel_operation {
+    ($kind:expr) => {
+        /// Takes back a request, whatever has become of it. Answers 0 where it neither waits nor
+        /// holds, 1 where it waited, 2 where it held.
+        #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+        pub struct CancelV1 {
+            /// The number it was asked with.
+            pub request: u64,
+        }
+        $crate::resource::codec::operation!(CancelV1, $kind, 0x0301, "cancel");
+        $crate::resource::codec::limits! { ArchivedCancelV1:; }
+    };
+}
+pub(super) use cancel_operation;
+
+/// Whether somebody may wait that long.
+pub(super) fn check_wait(wait_ms: Option<u64>) -> Result<(), Code> {
+    if wait_ms.is_some_and(|wait| wait > WAIT_MS_MAX) { Err(Code::BAD_TIME) } else { Ok(()) }
+}
+
+/// Where and when something happens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) resource: ResourceId,
+    pub(super) index: Index,
+    pub(super) now: LogTime,
+}
+
+impl From<&Commit<'_>> for Moment {
+    fn from(commit: &Commit<'_>) -> Moment {
+        Moment { resource: commit.resource, index: commit.index, now: commit.time }
+    }
+}
+
+impl From<&Firing> for Moment {
+    fn from(firing: &Firing) -> Moment {
+        Moment { resource: firing.resource, index: firing.index, now: firing.now }
+    }
+}
+
+/// Something asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) session: SessionId,
+    pub(super) request: u64,
+    pub(super) amount: u64,
+    /// How long to wait; 0 for not at all, `None` for as long as it takes.
+    pub(super) wait_ms: Option<u64>,
+}
+
+/// Something held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Hold {
+    pub(super) session: SessionId,
+    pub(super) request: u64,
+    /// The index of the command that asked.
+    pub(super) waiter: Index,
+    pub(super) token: u64,
+    pub(super) amount: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims {
+    holds: OrdMap<Index, Hold>,
+    requests: OrdMap<(SessionId, u64), Index>,
+    /// Sum over `holds`.
+    taken: u64,
+    pub(super) waiters: Waiters,
+    /// The token of the last grant; 0 before the first.
+    last_token: u64,
+}
+
+/// First byte of an item in a snapshot. A resource's own items begin with numbers from 16 on.
+const ITEM_HEAD: u8 = 0;
+const ITEM_WAITER: u8 = 1;
+const ITEM_HOLD: u8 = 2;
+
+impl Claims {
+    /// Permits that are out.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How many holds there are.
+    pub(super) fn holding(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// All holds, in order of the commands that asked.
+    pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.values()
+    }
+
+    /// The hold with this name.
+    pub(super) fn hold(&self, waiter: Index) -> Option<&Hold> {
+        self.holds.get(&waiter)
+    }
+
+    /// Whether this request may be granted at once where there are `total` permits.
+    pub(super) fn is_free(&self, total: u64, amount: u64) -> bool {
+        self.waiters.is_empty() && self.fits(total, amount)
+    }
+
+    fn fits(&self, total: u64, amount: u64) -> bool {
+        amount <= total.saturating_sub(self.taken) && self.holds.len() < HOLDS_MAX
+    }
+
+    /// Grants a request where it is `free`, else lets it wait. Writes the answer: how it ended
+    /// ([`GRANTED`], [`WAITING`], [`NOT_ACQUIRED`]), token, name.
+    pub(super) fn ask(
+        &mut self,
+        ask: Ask,
+        free: bool,
+        at: Moment,
+        effects: &mut Effects,
+    ) -> Result<u8, Code> {
+        let Ask { session, request, amount, wait_ms } = ask;
+        let named = (session, request);
+        if self.requests.contains_key(&named) || self.waiters.find(session, request).is_some() {
+            return Err(Code::ALREADY_HELD);
+        }
+        let answer = if free {
+            let waiter = Waiter { session, request, amount, due: None };
+            self.grant(at.index, waiter, at, effects);
+            GRANTED
+        } else if wait_ms == Some(0) {
+            NOT_ACQUIRED
+        } else {
+            let due = wait_ms.map(|wait| at.now.after(Micros::from_millis(wait)));
+            self.waiters.push(at.index, Waiter { session, request, amount, due })?;
+            effects.notice(session, at.resource, at.index, NoticeState::Waiting);
+            WAITING
+        };
+        effects.reply.push(answer);
+        bytes::put_u64(&mut effects.reply, if answer == GRANTED { self.last_token } else { 0 });
+        bytes::put_u64(&mut effects.reply, at.index.0);
+        Ok(answer)
+    }
+
+    /// Grants `waiter`, which is no longer in the waiting list.
+    pub(super) fn grant(&mut self, name: Index, by: Waiter, at: Moment, effects: &mut Effects) {
+        let Waiter { session, request, amount, .. } = by;
+        let token = at.index.0;
+        assert!(token >= self.last_token, "tokens do not fall");
+        self.last_token = token;
+        self.insert(Hold { session, request, waiter: name, token, amount });
+        effects.notice(session, at.resource, name, NoticeState::Granted { token });
+    }
+
+    fn insert(&mut self, hold: Hold) {
+        self.taken += hold.amount;
+        let named = self.requests.insert((hold.session, hold.request), hold.waiter);
+        let held = self.holds.insert(hold.waiter, hold);
+        assert!(named.is_none() && held.is_none(), "a request is granted once");
+    }
+
+    /// Takes a hold away, without telling anybody.
+    pub(super) fn remove(&mut self, waiter: Index) -> Option<Hold> {
+        let hold = self.holds.remove(&waiter)?;
+        self.requests.remove(&(hold.session, hold.request));
+        self.taken -= hold.amount;
+        Some(hold)
+    }
+
+    /// The session gives back a hold of its own.
+    pub(super) fn release(&mut self, waiter: Index, at: Moment, effects: &mut Effects) {
+        if let Some(hold) = self.remove(waiter) {
+            effects.notice(hold.session, at.resource, waiter, NoticeState::Released);
+        }
+    }
+
+    /// Takes back a request: see `CancelV1`. Writes the answer.
+    pub(super) fn cancel(&mut self, of: (SessionId, u64), at: Moment, effects: &mut Effects) {
+        let found = if let Some(index) = self.waiters.find(of.0, of.1) {
+            self.waiters.remove(index);
+            effects.notice(of.0, at.resource, index, NoticeState::Released);
+            1
+        } else if let Some(waiter) = self.requests.get(&of).copied() {
+            self.release(waiter, at, effects);
+            2
+        } else {
+            0
+        };
+        effects.reply.push(found);
+    }
+
+    /// Lets go of what is due and grants whatever fits, in order, where there are `total` permits.
+    pub(super) fn settle(&mut self, total: u64, at: Moment, effects: &mut Effects) {
+        self.drop_due(at, effects);
+        self.serve(total, at, effects);
+    }
+
+    /// Grants whatever fits, in order. What is due must be gone.
+    pub(super) fn serve(&mut self, total: u64, at: Moment, effects: &mut Effects) {
+        while let Some((index, waiter)) = self.waiters.first() {
+            assert!(waiter.due.is_none_or(|due| due > at.now), "what is due is gone");
+            if !self.fits(total, waiter.amount) {
+                return;
+            }
+            self.waiters.remove(index);
+            self.grant(index, waiter, at, effects);
+        }
+    }
+
+    /// Grants all who wait. What is due must be gone.
+    pub(super) fn serve_all(&mut self, at: Moment, effects: &mut Effects) {
+        while self.holds.len() < HOLDS_MAX
+            && let Some((index, waiter)) = self.waiters.pop()
+        {
+            self.grant(index, waiter, at, effects);
+        }
+    }
+
+    /// Waits due at the moment are over, whether or not their timers have fired.
+    pub(super) fn drop_due(&mut self, at: Moment, effects: &mut Effects) {
+        while self.drop_one_due(at, effects) {}
+    }
+
+    /// The next wait that is due is over.
+    pub(super) fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
+        let Some((index, waiter)) = self.waiters.pop_due(at.now) else { return false };
+        effects.notice(waiter.session, at.resource, index, NoticeState::TimedOut);
+        true
+    }
+
+    /// Somebody's hold is taken away. Returns whether there was one.
+    pub(super) fn lose(&mut self, waiter: Index, at: Moment, effects: &mut Effects) -> bool {
+        let Some(hold) = self.remove(waiter) else { return false };
+        effects.notice(hold.session, at.resource, waiter, NoticeState::Lost);
+        true
+    }
+
+    /// All that a session holds or waits for.
+    pub(super) fn names_of(&self, session: SessionId) -> Vec<Index> {
+        let held = self.held_by(session).map(|hold| hold.waiter);
+        held.chain(self.waiters.of_session(session).map(|(index, _)| index)).collect()
+    }
+
+    /// A session is over: nothing of it is left, and nobody is told.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.waiters.remove_session(session);
+        let ended: Vec<Index> = self.held_by(session).map(|hold| hold.waiter).collect();
+        for waiter in ended {
+            self.remove(waiter);
+        }
+    }
+
+    fn held_by(&self, session: SessionId) -> impl Iterator<Item = &Hold> {
+        self.requests
+            .range((session, 0)..=(session, u64::MAX))
+            .map(|(_, waiter)| &self.holds[waiter])
+    }
+
+    /// Everybody loses what is held or waited for.
+    pub(super) fn lose_all(&mut self, at: Moment, effects: &mut Effects) {
+        self.drop_due(at, effects);
+        for hold in self.holds.values() {
+            effects.notice(hold.session, at.resource, hold.waiter, NoticeState::Lost);
+        }
+        let (waiters, last_token) = (std::mem::take(&mut self.waiters), self.last_token);
+        for (index, waiter) in waiters.iter() {
+            effects.notice(waiter.session, at.resource, index, NoticeState::Lost);
+        }
+        *self = Claims { last_token, ..Claims::default() };
+    }
+
+    /// Those who wait lose their places.
+    pub(super) fn lose_waiting(&mut self, at: Moment, effects: &mut Effects) {
+        for (index, waiter) in std::mem::take(&mut self.waiters).iter() {
+            effects.notice(waiter.session, at.resource, index, NoticeState::Lost);
+        }
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Due> {
+        self.waiters.next_timer()
+    }
+
+    pub(super) fn involves(&self, session: SessionId) -> bool {
+        self.held_by(session).next().is_some() || self.waiters.of_session(session).next().is_some()
+    }
+
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        let holding = self.holds.values().map(|hold| hold.session);
+        let waiting = self.waiters.iter().map(|(_, waiter)| waiter.session);
+        let mut sessions: Vec<SessionId> = holding.chain(waiting).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
+    }
+
+    /// How many wait whose time-out has not passed.
+    pub(super) fn waiting(&self, now: LogTime) -> u32 {
+        u32::try_from(self.waiters.len_at(now)).expect("at most WAITERS_MAX")
+    }
+
+    pub(super) fn holdings(
+        &self,
+        resource: ResourceId,
+        session: SessionId,
+        now: LogTime,
+        out: &mut Vec<Notice>,
+    ) {
+        for hold in self.held_by(session) {
+            let state = NoticeState::Granted { token: hold.token };
+            out.push(Notice { session, resource, waiter: hold.waiter, state });
+        }
+        let waits = self.waiters.of_session(session);
+        for (waiter, _) in waits.filter(|(_, waiter)| waiter.due.is_none_or(|due| due > now)) {
+            out.push(Notice { session, resource, waiter, state: NoticeState::Waiting });
+        }
+    }
+
+    pub(super) fn freeze(&self, items: &mut Items<'_>) {
+        items.put(|out| {
+            out.push(ITEM_HEAD);
+            bytes::put_u64(out, self.last_token);
+        });
+        for hold in self.holds.values() {
+            items.put(|out| {
+                out.push(ITEM_HOLD);
+                bytes::put_u64(out, hold.session.0);
+                bytes::put_u64(out, hold.request);
+                bytes::put_u64(out, hold.waiter.0);
+                bytes::put_u64(out, hold.token);
+                bytes::put_u64(out, hold.amount);
+            });
+        }
+        for (index, waiter) in self.waiters.iter_by_index() {
+            items.put(|out| {
+                out.push(ITEM_WAITER);
+                Waiters::freeze(index, &waiter, out);
+            });
+        }
+    }
+
+    /// Takes back an item of [`Claims::freeze`], whose first byte is `tag`.
+    pub(super) fn thaw(
+        &mut self,
+        tag: u8,
+        reader: &mut Reader<'_>,
+        applied: Index,
+    ) -> Result<(), Code> {
+        match tag {
+            ITEM_HEAD => {
+                self.last_token = reader.u64()?;
+                let sound = self.last_token <= applied.0 && self.holds.is_empty();
+                if sound { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
+            }
+            ITEM_HOLD => self.thaw_hold(reader, applied),
+            ITEM_WAITER => {
+                let waiter = self.waiters.thaw(reader, applied)?;
+                let named = (waiter.session, waiter.request);
+                let sound = (1..=PERMITS_MAX).contains(&waiter.amount)
+                    && !self.requests.contains_key(&named);
+                if sound { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
+            }
+            _ => Err(Code::BAD_PAYLOAD),
+        }
+    }
+
+    fn thaw_hold(&mut self, reader: &mut Reader<'_>, applied: Index) -> Result<(), Code> {
+        let (session, request) = (SessionId(reader.u64()?), reader.u64()?);
+        let waiter = thaw_version(reader, applied)?;
+        let (token, amount) = (reader.u64()?, reader.u64()?);
+        let sound = waiter.0 <= token
+            && token <= self.last_token
+            && (1..=PERMITS_MAX).contains(&amount)
+            && self.holds.len() < HOLDS_MAX
+            && !self.holds.contains_key(&waiter)
+            && !self.requests.contains_key(&(session, request))
+            && self.waiters.is_empty();
+        if !sound {
+            return Err(Code::BAD_PAYLOAD);
+        }
+        self.insert(Hold { session, request, waiter, token, amount });
+        Ok(())
+    }
+}
+
+/// The parts of [`super::Resource`] that are the same for all that have claims in a field `claims`
+/// and grant permits out of `self.total()`.
+macro_rules! claims_methods {
+    () => {
+        fn session_ended(
+            &mut self,
+            session: $crate::machine::SessionId,
+            commit: &$crate::machine::Commit<'_>,
+            effects: &mut $crate::machine::Effects,
+        ) {
+            self.claims.drop_due(commit.into(), effects);
+            self.claims.end_session(session);
+            self.claims.serve(self.total(), commit.into(), effects);
+        }
+
+        fn fire(
+            &mut self,
+            firing: &$crate::resource::Firing,
+            effects: &mut $crate::machine::Effects,
+        ) {
+            self.claims.drop_one_due(firing.into(), effects);
+            // Others that are due may still be in the way; their timers come next.
+            if self.claims.next_timer().is_none_or(|due| due.at > firing.now) {
+                self.claims.serve(self.total(), firing.into(), effects);
+            }
+        }
+
+        $crate::resource::claims::claims_listing!();
+    };
+}
+pub(super) use claims_methods;
+
+/// Those that list claims, whatever grants them.
+macro_rules! claims_listing {
+    () => {
+        fn deleted(
+            &mut self,
+            commit: &$crate::machine::Commit<'_>,
+            effects: &mut $crate::machine::Effects,
+        ) {
+            self.claims.lose_all(commit.into(), effects);
+        }
+
+        fn next_timer(&self) -> Option<$crate::machine::clock::Due> {
+            self.claims.next_timer()
+        }
+
+        fn involves(&self, session: $crate::machine::SessionId) -> bool {
+            self.claims.involves(session)
+        }
+
+        fn sessions(&self) -> Vec<$crate::machine::SessionId> {
+            self.claims.sessions()
+        }
+
+        fn holdings(
+            &self,
+            resource: $crate::machine::ResourceId,
+            session: $crate::machine::SessionId,
+            now: $crate::machine::LogTime,
+            out: &mut Vec<$crate::machine::Notice>,
+        ) {
+            self.claims.holdings(resource, session, now, out);
+        }
+
+        fn boxed_clone(&self) -> Box<dyn $crate::resource::Resource> {
+            Box::new(self.clone())
+        }
+    };
+}
+pub(super) use claims_listing;

@@ -1,0 +1,97 @@
+//! What there is to say of one resource: its type, its size, who holds it and how many wait.
+
+use super::codec::{Limits, operation};
+use super::registry::{Slot, check_name};
+use crate::machine::bytes::{self, Reader};
+use crate::machine::{Code, LogTime, NoticeState, ResourceId, SessionId, kind};
+
+/// Holders that are named, at most; all are counted.
+pub const HOLDERS_MAX: usize = 64;
+
+/// Query: a resource by name. Answers id, kind, size, kept events, number of holders and of
+/// waiters, options, the type's name; then session and token of each holder, up to
+/// [`HOLDERS_MAX`].
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct DescribeV1 {
+    /// Its name.
+    pub name: Vec<u8>,
+}
+
+operation!(DescribeV1, kind::REGISTRY, 0x0501, "describe");
+
+impl Limits for ArchivedDescribeV1 {
+    fn limits(&self) -> Result<(), Code> {
+        check_name(&self.name)
+    }
+}
+
+/// A resource, described.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    /// Its id: the index of the entry that created it.
+    pub id: ResourceId,
+    /// Its type: see [`crate::machine::kind`].
+    pub kind: u8,
+    /// What the type is called.
+    pub type_name: String,
+    /// How many entries it holds.
+    pub size: u64,
+    /// Events that a late watcher can still have.
+    pub events: u32,
+    /// What it was created with.
+    pub options: Vec<u8>,
+    /// Who holds something here, each with its token; at most [`HOLDERS_MAX`] of them.
+    pub holders: Vec<(SessionId, u64)>,
+    /// How many holds there are.
+    pub held: u32,
+    /// How many wait.
+    pub waiting: u32,
+}
+
+/// Appends what there is to say of a resource.
+pub(super) fn describe(id: ResourceId, slot: &Slot, now: LogTime, out: &mut Vec<u8>) {
+    let (mut held, mut waiting, mut holders) = (0_u32, 0_u32, Vec::new());
+    let mut notices = Vec::new();
+    for session in slot.state.sessions() {
+        notices.clear();
+        slot.state.holdings(id, session, now, &mut notices);
+        for notice in &notices {
+            match notice.state {
+                NoticeState::Granted { token } => {
+                    held += 1;
+                    if holders.len() < HOLDERS_MAX {
+                        holders.push((session, token));
+                    }
+                }
+                NoticeState::Waiting => waiting += 1,
+                _ => {}
+            }
+        }
+    }
+    bytes::put_u64(out, id.0);
+    out.push(slot.kind);
+    bytes::put_u64(out, slot.state.size(now));
+    bytes::put_u32(out, u32::try_from(slot.ring.len()).unwrap_or(u32::MAX));
+    bytes::put_u32(out, held);
+    bytes::put_u32(out, waiting);
+    bytes::put_bytes(out, &slot.options);
+    bytes::put_bytes(out, super::type_name(slot.kind).as_bytes());
+    for (session, token) in holders {
+        bytes::put_u64(out, session.0);
+        bytes::put_u64(out, token);
+    }
+}
+
+/// Reads what [`describe`] wrote.
+pub(super) fn read(payload: &[u8]) -> Result<Description, Code> {
+    let mut reader = Reader::new(payload);
+    let (id, kind, size) = (ResourceId(reader.u64()?), reader.u8()?, reader.u64()?);
+    let (events, held, waiting) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    let options = reader.bytes()?.to_vec();
+    let type_name = String::from_utf8_lossy(reader.bytes()?).into_owned();
+    let mut holders = Vec::new();
+    while !reader.is_empty() {
+        holders.push((SessionId(reader.u64()?), reader.u64()?));
+    }
+    Ok(Description { id, kind, type_name, size, events, options, holders, held, waiting })
+}

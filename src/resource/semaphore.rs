@@ -1,0 +1,237 @@
+//! A fair semaphore: a number of permits, taken and given back.
+//!
+//! First come, first served: who asks for many is not overtaken by those who ask for few. What a
+//! request took it gives back as a whole, by itself or with the end of its session. The number of
+//! permits is chosen by whoever creates the semaphore and may be changed; where it falls below what
+//! is out, nobody is granted anything until enough has come back.
+//!
+//! A grant's token is the index of the entry that granted it. Tokens never fall; grants of one
+//! entry share theirs.
+
+use super::Resource;
+use super::claims::{Ask, Claims, PERMITS_MAX, cancel_operation, check_wait, claims_methods};
+use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
+use super::snapshot::Items;
+use crate::machine::bytes::{self, Reader};
+use crate::machine::{Code, Commit, Effects, Query, kind};
+use margay_log::id::Index;
+
+mod handle;
+
+pub use super::claims::{GRANTED, NOT_ACQUIRED, WAITING};
+pub use handle::{Permits, Semaphore, SemaphoreStatus};
+
+// ---- operations -----------------------------------------------------------------------------
+
+/// Asks for permits. Answers [`GRANTED`] and the token; [`WAITING`], with a notice to follow; or
+/// [`NOT_ACQUIRED`]. Then the hold: the index of this command.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct AcquireV1 {
+    /// The session's own number for this hold or wait: none of those under way.
+    pub request: u64,
+    /// How many, from 1. More than there are: refused.
+    pub permits: u32,
+    /// How long to wait in log time, in milliseconds; 0 for not at all, `None` for as long as it
+    /// takes.
+    pub wait_ms: Option<u64>,
+}
+
+/// Gives back what a request took.
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct ReleaseV1 {
+    /// Names the hold.
+    pub hold: u64,
+    /// How many permits it took; anything else is refused.
+    pub permits: u32,
+}
+
+/// Takes all permits that are left. Answers as [`AcquireV1`] does, never [`WAITING`], and how many
+/// they are (u64).
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct DrainV1 {
+    /// As in [`AcquireV1`].
+    pub request: u64,
+}
+
+/// Changes how many permits there are. Answers how many there were (u64).
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct ResizeV1 {
+    /// How many there shall be, those that are out included.
+    pub permits: u32,
+}
+
+/// Query: permits (u64), those that are left (u64), holds (u32), and how many wait (u32).
+#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
+pub struct StatusV1 {}
+
+operation!(AcquireV1, kind::SEMAPHORE, 0x0101, "acquire");
+operation!(ReleaseV1, kind::SEMAPHORE, 0x0201, "release");
+cancel_operation!(kind::SEMAPHORE);
+operation!(DrainV1, kind::SEMAPHORE, 0x0401, "drain");
+operation!(ResizeV1, kind::SEMAPHORE, 0x0501, "resize");
+operation!(StatusV1, kind::SEMAPHORE, 0x4001, "status");
+
+limits! {
+    ArchivedReleaseV1:;
+    ArchivedDrainV1:;
+    ArchivedResizeV1:;
+    ArchivedStatusV1:;
+}
+
+impl Limits for ArchivedAcquireV1 {
+    fn limits(&self) -> Result<(), Code> {
+        if self.permits == 0 {
+            return Err(Code::BAD_AMOUNT);
+        }
+        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
+    }
+}
+
+check_by_schema!(AcquireV1, ReleaseV1, CancelV1, DrainV1, ResizeV1);
+
+/// The options of a semaphore: how many permits it has.
+#[must_use]
+pub fn options(permits: u32) -> Vec<u8> {
+    permits.to_le_bytes().to_vec()
+}
+
+// ---- state ----------------------------------------------------------------------------------
+
+/// How many permits there are, who holds and who waits.
+#[derive(Clone, Debug)]
+pub(super) struct SemaphoreState {
+    permits: u64,
+    claims: Claims,
+}
+
+/// First byte of an item in a snapshot, beside those of the claims.
+const ITEM_PERMITS: u8 = 16;
+
+/// With options; without any it has one permit.
+pub(super) fn create(options: &[u8]) -> super::Created {
+    let permits = match options {
+        [] => 1,
+        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
+    };
+    Ok(Box::new(SemaphoreState { permits: permits.into(), claims: Claims::default() }))
+}
+
+impl Resource for SemaphoreState {
+    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.claims.settle(self.total(), commit.into(), effects);
+        if let Err(code) = self.try_apply(commit, effects) {
+            effects.refuse(code, "");
+        }
+        self.claims.serve(self.total(), commit.into(), effects);
+    }
+
+    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
+        let mut scratch = Scratch::new();
+        let checked = match query.schema {
+            StatusV1::SCHEMA => access::<StatusV1>(query.payload, &mut scratch).map(|_| ()),
+            _ => Err(Code::BAD_KIND),
+        };
+        if let Err(code) = checked {
+            return effects.refuse(code, "");
+        }
+        let out = &mut effects.reply;
+        bytes::put_u64(out, self.permits);
+        bytes::put_u64(out, self.left());
+        bytes::put_u32(out, self.claims.holding() as u32);
+        bytes::put_u32(out, self.claims.waiting(query.time));
+    }
+
+    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
+        items.put(|out| {
+            out.push(ITEM_PERMITS);
+            bytes::put_u64(out, self.permits);
+        });
+        self.claims.freeze(items);
+        None
+    }
+
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
+        let mut reader = Reader::new(item);
+        match reader.u8()? {
+            ITEM_PERMITS => {
+                self.permits = reader.u64()?;
+                if self.permits > PERMITS_MAX {
+                    return Err(Code::BAD_PAYLOAD);
+                }
+            }
+            tag => self.claims.thaw(tag, &mut reader, applied)?,
+        }
+        reader.end()
+    }
+
+    claims_methods!();
+}
+
+impl SemaphoreState {
+    fn total(&self) -> u64 {
+        self.permits
+    }
+
+    fn left(&self) -> u64 {
+        self.permits.saturating_sub(self.claims.taken())
+    }
+
+    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+        let (payload, mut scratch) = (commit.payload, Scratch::new());
+        let session = commit.session;
+        match commit.schema {
+            AcquireV1::SCHEMA => {
+                let acquire = access::<AcquireV1>(payload, &mut scratch)?;
+                let wait_ms = acquire.wait_ms.as_ref().map(|wait| wait.to_native());
+                let amount = u64::from(acquire.permits.to_native());
+                if amount > self.permits {
+                    let text = format!("asked for {amount} of {}", self.permits);
+                    effects.refuse(Code::BAD_AMOUNT, &text);
+                    return Ok(());
+                }
+                let ask = Ask { session, request: acquire.request.to_native(), amount, wait_ms };
+                let free = self.claims.is_free(self.permits, amount);
+                self.claims.ask(ask, free, commit.into(), effects)?;
+            }
+            ReleaseV1::SCHEMA => {
+                let release = access::<ReleaseV1>(payload, &mut scratch)?;
+                let hold = Index(release.hold.to_native());
+                self.release(hold, release.permits.to_native().into(), commit, effects);
+            }
+            CancelV1::SCHEMA => {
+                let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
+                self.claims.cancel((session, request), commit.into(), effects);
+            }
+            DrainV1::SCHEMA => {
+                let request = access::<DrainV1>(payload, &mut scratch)?.request.to_native();
+                let amount = self.left();
+                let ask = Ask { session, request, amount, wait_ms: Some(0) };
+                // Those who wait come first, even where nothing that is left fits them.
+                let free = amount > 0 && self.claims.is_free(self.permits, amount);
+                let answer = self.claims.ask(ask, free, commit.into(), effects)?;
+                let taken = if answer == GRANTED { amount } else { 0 };
+                bytes::put_u64(&mut effects.reply, taken);
+            }
+            ResizeV1::SCHEMA => {
+                let permits = access::<ResizeV1>(payload, &mut scratch)?.permits.to_native();
+                bytes::put_u64(&mut effects.reply, self.permits);
+                self.permits = permits.into();
+            }
+            _ => return Err(Code::BAD_KIND),
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, hold: Index, permits: u64, commit: &Commit<'_>, effects: &mut Effects) {
+        match self.claims.hold(hold).filter(|held| held.session == commit.session) {
+            Some(held) if held.amount == permits => {
+                self.claims.release(hold, commit.into(), effects);
+            }
+            Some(held) => {
+                let text = format!("{} are held, not {permits}", held.amount);
+                effects.refuse(Code::BAD_RELEASE, &text);
+            }
+            None => effects.refuse(Code::BAD_RELEASE, "nothing is held under this number"),
+        }
+    }
+}

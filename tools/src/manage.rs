@@ -1,0 +1,299 @@
+//! `margay ls`, `describe`, `delete` and `watch`: resources of any type, by name.
+
+use margay::client::Found;
+use margay::machine::{EventPayload, Filter, SessionId};
+use margay::resource::{
+    Delivery, Description, Handle, registry, type_name, type_named, type_names,
+};
+use margay_log::id::Index;
+use serde_json::{Value, json};
+
+use crate::connect::Connect;
+use crate::exit::{Exit, NEGATIVE};
+use crate::output::{self, Table};
+use crate::units;
+
+/// List resources, in order of their names
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  margay ls                       # all of them
+  margay ls orders/ --type lock
+  margay ls -o jsonl | jq -r .name")]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    connect: Connect,
+    /// Only names that begin so
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Only this type: value, counter, map, lock …, or the number of an own type
+    #[arg(long = "type", value_name = "TYPE", value_parser = resource_type)]
+    kind: Option<u8>,
+}
+
+/// Show what a resource is: type, group, size, holders, waiters
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Exit code 1 where there is none.
+
+Example:
+  margay describe nightly -o json")]
+pub(crate) struct Describe {
+    #[command(flatten)]
+    connect: Connect,
+    /// Name of the resource
+    name: String,
+}
+
+/// Delete resources with all they hold
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Whoever holds something there has lost it, and who waits is told so. Exit code 1 where one of them
+was not there.")]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    connect: Connect,
+    /// Names of the resources
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// Print what happens to a resource, one line per event, until interrupted
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Events come in order, each once, also when a leader fails. Where some are no longer kept, a line
+'lagged' says so: read the state, then go on.
+
+Examples:
+  margay watch users                      # from now on
+  margay watch users --key ada
+  margay watch users --from 0 -o jsonl    # what is still kept, then what comes
+  margay watch users --count 1            # wait for the next event")]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    connect: Connect,
+    /// Name of the resource
+    name: String,
+    /// Begin behind this index, as events show it; without, with what happens from now on
+    #[arg(long, value_name = "INDEX")]
+    from: Option<u64>,
+    /// Only what is about this key
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    key: Option<String>,
+    /// Only what is about keys that begin so
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// End after so many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+/// A type by its name or number.
+fn resource_type(text: &str) -> Result<u8, String> {
+    let number = || text.parse::<u8>().ok().filter(|number| *number > 0);
+    type_named(text).or_else(number).ok_or_else(|| {
+        let names: Vec<&str> = type_names().collect();
+        format!("no type; there are {}, and numbers of own types", names.join(", "))
+    })
+}
+
+/// The name of a type, or its number where the name is known elsewhere.
+fn type_text(kind: u8) -> String {
+    match type_named(type_name(kind)) {
+        Some(_) => type_name(kind).to_string(),
+        None => kind.to_string(),
+    }
+}
+
+pub(crate) fn ls(args: &Ls) -> Result<(), Exit> {
+    /// Rows of a table that are aligned together.
+    const ROWS: usize = 1_000;
+    let client = args.connect.client()?;
+    let mut found = client.list(&args.prefix, args.kind.unwrap_or(0));
+    let to_json = |Found { listed, group }: &Found| {
+        json!({
+            "name": listed.name,
+            "type": type_text(listed.kind),
+            "group": group.0,
+            "id": listed.id.0,
+        })
+    };
+    if args.connect.is_json() {
+        let mut array = output::Array::begin(args.connect.output);
+        found.try_for_each(|found| array.add(&to_json(&found?)))?;
+        return array.end();
+    }
+    let mut is_first = true;
+    loop {
+        let page: Vec<Found> = found.by_ref().take(ROWS).collect::<Result<_, _>>()?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let table = Table::new(&["NAME", "TYPE", "GROUP", "ID"]);
+        let mut table = if is_first { table } else { table.without_heads() };
+        is_first = false;
+        for Found { listed, group } in page {
+            let name = output::cell(listed.name.as_bytes());
+            let (group, id) = (group.0.to_string(), listed.id.0.to_string());
+            table.row(vec![name, type_text(listed.kind), group, id]);
+        }
+        table.print()?;
+    }
+}
+
+pub(crate) fn describe(args: &Describe) -> Result<(), Exit> {
+    let client = args.connect.client()?;
+    let group = client.group_of(&args.name)?.id();
+    let Some(found) = client.describe(&args.name).wait()? else { return Err(absent(&args.name)) };
+    let Description { id, size, events, options, held, waiting, .. } = &found;
+    if args.connect.is_json() {
+        let holder = |held: &(SessionId, u64)| json!({ "session": held.0.0, "token": held.1 });
+        return output::json(&json!({
+            "name": args.name,
+            "type": found.type_name,
+            "kind": found.kind,
+            "group": group.0,
+            "id": id.0,
+            "size": size,
+            "events": events,
+            "options": hex(options),
+            "holders": found.holders.iter().map(holder).collect::<Vec<Value>>(),
+            "held": held,
+            "waiting": waiting,
+        }));
+    }
+    let mut lines = vec![
+        ("name", output::cell(args.name.as_bytes())),
+        ("type", output::cell(found.type_name.as_bytes())),
+        ("group", group.0.to_string()),
+        ("id", id.0.to_string()),
+        ("size", units::grouped(*size)),
+        ("events kept", units::grouped(u64::from(*events))),
+    ];
+    if !options.is_empty() {
+        lines.push(("options", hex(options)));
+    }
+    lines.push(("waiting", units::grouped(u64::from(*waiting))));
+    lines.push(("held", units::grouped(u64::from(*held))));
+    let holders = found.holders.iter();
+    lines.extend(holders.map(|(session, token)| ("", format!("{session} token {token}"))));
+    lines.iter().try_for_each(|(what, text)| output::line(&format!("{what:12} {text}")))
+}
+
+pub(crate) fn delete(args: &Delete) -> Result<(), Exit> {
+    let client = args.connect.client()?;
+    let mut missing = Vec::new();
+    let mut array = output::Array::begin(args.connect.output);
+    for name in &args.names {
+        let deleted = client.delete(name).wait()?;
+        if !deleted {
+            missing.push(name.as_str());
+        }
+        if args.connect.is_json() {
+            array.add(&json!({ "name": name, "deleted": deleted }))?;
+        }
+    }
+    array.end()?;
+    match missing[..] {
+        [] => Ok(()),
+        _ => Err(absent(&missing.join(", "))),
+    }
+}
+
+pub(crate) fn watch(args: &Watch) -> Result<(), Exit> {
+    let client = args.connect.client()?;
+    let group = client.group_of(&args.name)?;
+    let Some(found) = client.find(&args.name).wait()? else { return Err(absent(&args.name)) };
+    let filter = match (&args.key, &args.prefix) {
+        (Some(key), _) => Filter::Key(key.clone().into_bytes()),
+        (None, Some(prefix)) => Filter::Prefix(prefix.clone().into_bytes()),
+        (None, None) => Filter::All,
+    };
+    let after = args.from.map(|index| (Index(index), u32::MAX));
+    let mut events = Handle::new(group, found.id).subscribe(after, filter);
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let line = Line::read(events.wait_next()?)?;
+        if args.connect.is_json() {
+            output::json(&line.to_json())?;
+        } else {
+            output::line(&line.to_text())?;
+        }
+        if line.what == "deleted" {
+            return Ok(());
+        }
+        left -= 1;
+    }
+    Ok(())
+}
+
+/// One event as it is shown.
+struct Line {
+    what: &'static str,
+    index: Index,
+    ordinal: u32,
+    /// As its type numbers it.
+    event: u16,
+    payload: EventPayload,
+}
+
+impl Line {
+    fn read(delivery: Delivery) -> Result<Line, Exit> {
+        let (index, ordinal, event, payload) = match delivery {
+            Delivery::Event { index, ordinal, kind, payload } => {
+                (index, ordinal, kind, EventPayload::decode(&payload).map_err(failed)?)
+            }
+            Delivery::Lagged { oldest } => {
+                let payload = EventPayload { key: None, new: None, old: None };
+                return Ok(Line { what: "lagged", index: oldest, ordinal: 0, event: 0, payload });
+            }
+        };
+        let what = match (event, &payload.new, &payload.old) {
+            (registry::DELETED, ..) => "deleted",
+            (_, Some(_), Some(_)) => "changed",
+            (_, Some(_), None) => "added",
+            (_, None, Some(_)) => "removed",
+            (_, None, None) => "event",
+        };
+        Ok(Line { what, index, ordinal, event, payload })
+    }
+
+    fn to_json(&self) -> Value {
+        let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| output::text(bytes));
+        json!({
+            "what": self.what,
+            "index": self.index.0,
+            "ordinal": self.ordinal,
+            "event": self.event,
+            "key": text(&self.payload.key),
+            "new": text(&self.payload.new),
+            "old": text(&self.payload.old),
+        })
+    }
+
+    fn to_text(&self) -> String {
+        let EventPayload { key, new, old } = &self.payload;
+        let mut text = format!("{:>8}  {:8}", self.index.0, self.what);
+        if self.what == "event" {
+            text.push_str(&format!("  {}", self.event));
+        }
+        let parts = [key.as_ref(), new.as_ref().or(old.as_ref())];
+        for part in parts.into_iter().flatten() {
+            text.push_str("  ");
+            text.push_str(&output::cell(part));
+        }
+        text
+    }
+}
+
+fn failed(code: margay::machine::Code) -> Exit {
+    margay::resource::Failure::from(code).into()
+}
+
+fn absent(names: &str) -> Exit {
+    Exit::new(NEGATIVE, format!("no resource called {names}")).hint("margay ls shows all")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
