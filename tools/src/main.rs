@@ -8,6 +8,7 @@ mod bench;
 mod cluster;
 mod connect;
 mod counter;
+mod data;
 mod demo;
 mod exit;
 mod generate;
@@ -16,11 +17,14 @@ mod lock;
 mod log;
 mod manage;
 mod map;
+mod multimap;
 mod nodes;
 mod output;
 mod serve;
+mod set;
 mod shell;
 mod sys;
+mod tree;
 mod units;
 mod value;
 
@@ -53,6 +57,9 @@ enum Command {
     Value(value::Args),
     Counter(counter::Args),
     Map(map::Args),
+    Multimap(multimap::Args),
+    Set(set::Args),
+    Tree(tree::Args),
     Lock(lock::Args),
     Log(log::Args),
     Ls(manage::Ls),
@@ -80,6 +87,9 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Value(args) => value::run(&args),
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Multimap(args) => multimap::run(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Tree(args) => tree::run(&args),
         Command::Lock(args) => lock::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),

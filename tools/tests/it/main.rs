@@ -7,6 +7,7 @@ mod kill;
 mod log;
 mod manage;
 mod shell;
+mod verbs;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
