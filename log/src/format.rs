@@ -239,7 +239,20 @@ impl Frame {
         if crc32c::crc32c_append(salt, &bytes[..60]) != u32_at(bytes, 60) {
             return Err(FormatError::HeaderCrc);
         }
-        let frame = Frame {
+        let frame = Frame::read(bytes);
+        if frame.length as usize <= FRAME + BATCH_HEADER
+            || frame.length > LENGTH_MAX + FRAME as u32
+            || !(frame.length as usize).is_multiple_of(ALIGN)
+        {
+            return Err(FormatError::Length { length: frame.length });
+        }
+        let zeros = u16_at(bytes, 6) == 0 && u32_at(bytes, 56) == 0;
+        if zeros { Ok(frame) } else { Err(FormatError::Reserved) }
+    }
+
+    /// The fields, whatever they are.
+    pub(crate) fn read(bytes: &[u8; FRAME]) -> Frame {
+        Frame {
             incarnation: Incarnation(u64_at(bytes, 8)),
             position: Position {
                 segment: SegmentNumber(u64_at(bytes, 16)),
@@ -249,15 +262,7 @@ impl Frame {
             durable_chain: Chain(u32_at(bytes, 36)),
             durable: Index(u64_at(bytes, 40)),
             hard_state: u64_at(bytes, 48),
-        };
-        if frame.length as usize <= FRAME + BATCH_HEADER
-            || frame.length > LENGTH_MAX + FRAME as u32
-            || !(frame.length as usize).is_multiple_of(ALIGN)
-        {
-            return Err(FormatError::Length { length: frame.length });
         }
-        let zeros = u16_at(bytes, 6) == 0 && u32_at(bytes, 56) == 0;
-        if zeros { Ok(frame) } else { Err(FormatError::Reserved) }
     }
 
     /// The bytes of this frame.
@@ -367,7 +372,7 @@ pub(crate) fn head<const N: usize>(bytes: &[u8]) -> Result<&[u8; N], FormatError
     bytes.first_chunk::<N>().ok_or(FormatError::Short)
 }
 
-fn recognise(bytes: &[u8], magic: [u8; 4]) -> Result<(), FormatError> {
+pub(crate) fn recognise(bytes: &[u8], magic: [u8; 4]) -> Result<(), FormatError> {
     if bytes[..4] != magic {
         return Err(FormatError::Magic);
     }

@@ -65,6 +65,7 @@ pub mod batch;
 pub mod breaks;
 #[allow(unsafe_code)]
 pub mod buffer;
+pub mod clean;
 #[cfg(feature = "direct")]
 pub mod commit_log;
 pub mod disk;
@@ -74,6 +75,7 @@ pub mod hard_state;
 pub mod id;
 pub mod log;
 mod options;
+mod pack;
 mod progress;
 mod read;
 pub mod recover;

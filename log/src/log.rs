@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Open, Received, disk_length};
+use crate::clean::Rewriting;
 use crate::disk::{DiskError, Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
 use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
@@ -53,6 +54,10 @@ pub struct Log {
     pub(crate) from: Position,
     /// See [`Log::repair`].
     pub(crate) repair: Index,
+    /// Where the log was to go on, as the two pairs of hard states say that are on disk.
+    pub(crate) places: [Position; 2],
+    /// The segment that compaction replaces.
+    pub(crate) rewriting: Option<Rewriting>,
     /// See [`Log::is_replacing`]; zero for nothing.
     pub(crate) replacing: Index,
     /// Segments to retire once the hard state of the ticket is durable.
@@ -412,6 +417,7 @@ impl Log {
         self.from = self.segments.cursor();
         let ticket = self.next_ticket();
         self.writer.reset(start, ticket);
+        self.forget_places();
         self.retiring.extend(dropped.into_iter().map(|segment| (segment, ticket)));
         self.updates.want(ticket);
         self.pump();
@@ -493,6 +499,7 @@ impl Log {
         self.tail.truncate_suffix(end.id.index);
         self.reads.truncate_suffix(end.id.index);
         self.writer.truncate_suffix(end);
+        self.forget_places();
         assert!(self.durable() <= self.last().index);
     }
 

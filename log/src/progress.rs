@@ -56,6 +56,8 @@ pub(crate) struct Moment {
 pub(crate) struct Idle {
     /// What the last hard state begun says.
     recorded: Moment,
+    /// What the last hard state that was given to the disk says.
+    pub(crate) begun: Moment,
     /// How things were at the last look.
     seen: Moment,
     /// When to look again.
@@ -118,6 +120,7 @@ impl Log {
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.
             Done::Retired { .. } => {}
+            Done::Rewritten { segment, result } => self.on_rewritten(segment, result),
             // Whoever asked for it is told by whoever drives the log.
             Done::Snapshot { .. } => {}
         }
@@ -181,6 +184,7 @@ impl Log {
             let data = Arc::new(self.hard_state(update).encode_pair());
             assert!(data.len() == PAIR_BYTES);
             self.record();
+            self.idle.begun = self.idle.recorded;
             self.ops.push_back(Op::HardState { ticket, pair, data });
         }
         self.pump_prepare();
@@ -276,6 +280,7 @@ impl Log {
         if self.poisoned.is_some() || !self.updates.finish(ticket) {
             return Ok(());
         }
+        self.places = [self.places[1], self.idle.begun.position];
         progress.meta = Some(ticket);
         if self.writer.hard_state_done(ticket) {
             progress.durable = Some(self.durable());
@@ -288,9 +293,11 @@ impl Log {
     /// more.
     fn pump_retire(&mut self) {
         let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
+        let rewriting = self.rewriting.as_ref().map(|rewriting| rewriting.segment);
         let (writer, ops) = (&self.writer, &mut self.ops);
         self.retiring.retain(|&(segment, needed)| {
-            let is_busy = preparing == Some(segment) || writer.is_writing(segment);
+            let is_busy =
+                [preparing, rewriting].contains(&Some(segment)) || writer.is_writing(segment);
             let is_due = needed <= durable && !is_busy;
             if is_due {
                 ops.push_back(Op::Retire { segment });

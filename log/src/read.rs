@@ -90,6 +90,12 @@ impl Log {
         self.tail.find(index)
     }
 
+    /// The batch that holds `index`, as it is listed now.
+    #[cfg(feature = "direct")]
+    pub(crate) fn listed(&self, index: Index) -> Option<BatchRef> {
+        self.segments.find(index).map(|(segment, at)| segment.batches()[at])
+    }
+
     /// The last index of the batch that holds `index`; `index` if none does.
     #[cfg(feature = "direct")]
     pub(crate) fn batch_end(&self, index: Index) -> Index {
@@ -97,7 +103,7 @@ impl Log {
     }
 
     /// Lists the batch that holds `index`, which the caller knows to be held, and what lies behind
-    /// it without a gap, `budget` bytes altogether beyond the first. Returns their segment.
+    /// it in the same segment, within `budget` bytes beyond the first. Returns their segment.
     #[cfg(feature = "direct")]
     pub(crate) fn plan(
         &self,
@@ -106,12 +112,11 @@ impl Log {
         plan: &mut Vec<BatchRef>,
     ) -> SegmentNumber {
         let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
-        let mut length = 0;
+        let (begin, _) = segment.batches()[at].span();
         for batch in &segment.batches()[at..] {
-            let adjacent = batch.offset == segment.batches()[at].offset + length;
-            length += batch.disk_length();
-            let fits = length <= budget && batch.last <= self.durable();
-            if !plan.is_empty() && (!adjacent || !fits) {
+            let (offset, length) = batch.span();
+            let fits = offset + length - begin <= budget && batch.last <= self.durable();
+            if !plan.is_empty() && !fits {
                 break;
             }
             plan.push(*batch);
@@ -124,7 +129,8 @@ impl Log {
     fn fetch(&mut self, index: Index) -> Read {
         let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
         let first = segment.batches()[at];
-        if self.reads.damaged.contains(&first.first) {
+        // Packs are for readers of their own: a batch of one cannot be sent to anybody.
+        if first.packed || self.reads.damaged.contains(&first.first) {
             return Read::Damaged;
         }
         let number = segment.number;

@@ -466,6 +466,8 @@ fn recovered(
         meta: hard.meta.clone(),
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
+        places: [Position::default(); 2],
+        rewriting: None,
         replacing: Index::ZERO,
         retiring: Vec::new(),
         hard_ticket: Ticket(0),

@@ -10,8 +10,10 @@
 
 use std::collections::VecDeque;
 
+use crate::clean::Marks;
 use crate::format::{BLOCK, BatchHeader, FRAME, in_blocks};
 use crate::id::{BatchEnd, Chain, EntryId, Index, Position, SegmentNumber, Term};
+use crate::pack::Placed;
 
 /// `end` of a segment that is not in use yet.
 const SPARE: Index = Index(u64::MAX);
@@ -29,6 +31,8 @@ pub(crate) struct BatchRef {
     pub(crate) offset: u64,
     /// Bytes of the batch, without frame.
     pub(crate) length: u32,
+    /// It lies in a pack: `offset` and `length` are those of its record.
+    pub(crate) packed: bool,
 }
 
 impl BatchRef {
@@ -41,12 +45,34 @@ impl BatchRef {
             log_time: header.log_time,
             offset,
             length: header.length,
+            packed: false,
         }
+    }
+
+    /// A batch in a pack.
+    pub(crate) fn placed(placed: &Placed) -> BatchRef {
+        let length = placed.length;
+        BatchRef { length, packed: true, ..BatchRef::new(&placed.header, placed.offset) }
     }
 
     /// Bytes on disk, frame and padding included.
     pub(crate) fn disk_length(&self) -> u64 {
         in_blocks(FRAME as u64 + u64::from(self.length))
+    }
+
+    /// Where its entries end, counted from `offset`.
+    #[cfg(feature = "direct")]
+    pub(crate) fn bytes_end(&self) -> usize {
+        self.length as usize + if self.packed { 0 } else { FRAME }
+    }
+
+    /// The blocks that it lies in: offset and length.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        if !self.packed {
+            return (self.offset, self.disk_length());
+        }
+        let begin = self.offset - self.offset % BLOCK as u64;
+        (begin, in_blocks(self.offset + u64::from(self.length)) - begin)
     }
 
     /// Whether it has the entry at `index`.
@@ -74,13 +100,18 @@ pub(crate) struct Segment {
     /// spare.
     end: Index,
     batches: Vec<BatchRef>,
+    /// Entries that are no longer wanted.
+    marks: Marks,
+    /// Entries that compaction has removed.
+    removed: u64,
 }
 
 impl Segment {
     pub(crate) fn new(number: SegmentNumber, size: u64, ready: bool) -> Segment {
         assert!(size > BLOCK as u64 && size.is_multiple_of(BLOCK as u64));
-        let batches = Vec::new();
-        Segment { number, size, cursor: BLOCK as u64, ready, end: Index::ZERO, batches }
+        let (batches, marks) = (Vec::new(), Marks::default());
+        let (cursor, end) = (BLOCK as u64, Index::ZERO);
+        Segment { number, size, cursor, ready, end, batches, marks, removed: 0 }
     }
 
     pub(crate) fn room(&self) -> u64 {
@@ -89,6 +120,35 @@ impl Segment {
 
     pub(crate) fn batches(&self) -> &[BatchRef] {
         &self.batches
+    }
+
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Marks an entry of this segment.
+    pub(crate) fn clean(&mut self, index: Index) {
+        if self.marks.count() == 0 {
+            self.marks = Marks::from(self.batches[0].first);
+        }
+        self.marks.set(index);
+    }
+
+    /// Entries that compaction has not removed.
+    pub(crate) fn entries_left(&self) -> u64 {
+        let entries = |batch: &BatchRef| batch.last.since(batch.first.prev());
+        let all: u64 = self.batches.iter().map(entries).sum();
+        all.saturating_sub(self.removed)
+    }
+
+    /// Its file has been replaced. What has been cut off since stays cut off.
+    pub(crate) fn replace(&mut self, size: u64, mut batches: Vec<BatchRef>, marks: &Marks) {
+        batches.truncate(self.batches.len());
+        let same = |(new, old): (&BatchRef, &BatchRef)| new.end() == old.end();
+        assert!(batches.iter().zip(&self.batches).all(same), "the same batches, elsewhere");
+        self.removed += marks.count();
+        self.marks.subtract(marks);
+        (self.size, self.cursor, self.batches) = (size, size, batches);
     }
 }
 
@@ -150,7 +210,6 @@ impl Segments {
     }
 
     /// All of them, in order.
-    #[cfg(feature = "direct")]
     pub(crate) fn all(&self) -> impl Iterator<Item = &Segment> {
         self.list.iter()
     }
@@ -245,6 +304,11 @@ impl Segments {
         self.last = batch.end();
     }
 
+    /// Compaction has removed so many entries of the newest batch's segment, this batch among them.
+    pub(crate) fn note_removed(&mut self, entries: u64) {
+        self.list[self.active].removed += entries;
+    }
+
     /// The batch that holds `index`, and its segment.
     pub(crate) fn find(&self, index: Index) -> Option<(&Segment, usize)> {
         if index <= self.start.id.index || index > self.last.id.index {
@@ -312,6 +376,7 @@ impl Segments {
                 dropped += 1;
             }
             segment.end = after;
+            segment.marks.cut(after);
         }
         while self.terms.last().is_some_and(|&(_, first)| first > after) {
             self.terms.pop();
@@ -355,6 +420,7 @@ impl Segments {
         }
         for segment in self.list.range_mut(..=self.active) {
             segment.batches.clear();
+            segment.marks = Marks::default();
             segment.end = start.id.index;
         }
         self.terms.clear();

@@ -24,6 +24,7 @@ use crate::disk::DiskError;
 use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
 use crate::hard_state::HardState;
 use crate::id::{BatchEnd, Chain, Index, Position, SegmentNumber};
+use crate::pack::{PackFrame, Placed, record};
 use crate::recover::{Storage, Torn};
 use crate::segment::{BatchRef, Segment, Segments};
 
@@ -99,12 +100,15 @@ impl<'a> Walk<'a> {
             let block = self.window.view(storage, offset, BLOCK as u64)?;
             let is_zero = is_zero(block);
             let frame = Frame::decode(block, self.hard.salt).ok();
+            let pack = PackFrame::decode(block, self.hard.salt).ok();
             let frame = frame.filter(|frame| self.is_ours(frame, position, size));
+            let pack = pack.filter(|pack| self.is_ours(&pack.frame, position, size));
             walked.written |= !is_zero;
-            walked.frames |= frame.is_some();
-            let length = match frame {
-                Some(frame) => self.on_frame(storage, &frame)?,
-                None => {
+            walked.frames |= frame.is_some() || pack.is_some();
+            let length = match (frame, pack) {
+                (Some(frame), _) => self.on_frame(storage, &frame)?,
+                (None, Some(pack)) => self.on_pack(storage, &pack)?,
+                (None, None) => {
                     if !is_zero && position >= self.hard.from {
                         self.on_torn(position);
                     }
@@ -158,23 +162,79 @@ impl<'a> Walk<'a> {
         Ok(length)
     }
 
+    /// A pack's frame that is right in itself. Returns the bytes it covers.
+    fn on_pack(&mut self, storage: &mut dyn Storage, pack: &PackFrame) -> Result<u64, DiskError> {
+        let position = pack.frame.position;
+        let length = in_blocks(u64::from(pack.frame.length));
+        if position < self.hard.from {
+            return Ok(length);
+        }
+        self.apply_hard_state(position);
+        self.claimed = (pack.frame.durable, pack.frame.durable_chain);
+        self.hard_needed = self.hard_needed.max(pack.frame.hard_state);
+        let bytes = self.window.view(storage, position.offset, length)?;
+        let bytes = &bytes[..pack.frame.length as usize];
+        let mut placed = Vec::new();
+        let mut at = FRAME;
+        let is_whole = loop {
+            if at == bytes.len() {
+                break placed.len() == pack.records as usize;
+            }
+            let Some(record) = bytes.get(at..).and_then(|rest| record(rest, self.hard.salt).ok())
+            else {
+                break false;
+            };
+            let (header, length) = (record.header, record.length);
+            let is_ours = header.cluster == self.hard.cluster && header.group == self.hard.group;
+            if !is_ours {
+                break false;
+            }
+            let left = record.entries().count() as u64;
+            placed.push((Placed { header, offset: position.offset + at as u64, length }, left));
+            at += length as usize;
+        };
+        for (placed, left) in placed {
+            if self.on_listed(&placed.header, BatchRef::placed(&placed), None) {
+                self.segments.note_removed(u64::from(placed.header.count) - left);
+            }
+        }
+        if is_whole {
+            self.linked_to = Position { offset: position.offset + length, ..position };
+        } else {
+            self.on_torn(position);
+        }
+        Ok(length)
+    }
+
     fn on_batch(&mut self, header: &BatchHeader, position: Position, marked: Option<Vec<u8>>) {
+        if self.on_listed(header, BatchRef::new(header, position.offset), marked) {
+            let length = FRAME as u64 + u64::from(header.length);
+            self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
+        }
+    }
+
+    /// Keeps a batch if it links. Returns whether it does.
+    fn on_listed(
+        &mut self,
+        header: &BatchHeader,
+        listed: BatchRef,
+        marked: Option<Vec<u8>>,
+    ) -> bool {
         let previous = self.segments.end_at(header.prev());
         let Some(previous) =
             previous.filter(|end| header.follows(end.chain) && end.id.term <= header.term)
         else {
             self.superseded += 1;
-            return;
+            return false;
         };
         let superseded = self.truncate(previous);
         self.superseded += superseded;
-        self.segments.push(BatchRef::new(header, position.offset));
+        self.segments.push(listed);
         self.segments.note_time(header.log_time);
         self.marked.retain(|(index, _)| *index < header.first);
         self.marked.extend(marked.map(|payload| (header.first, payload)));
         self.batches += 1;
-        let length = FRAME as u64 + u64::from(header.length);
-        self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
+        true
     }
 
     /// Drops what lies behind `end`. Returns how many batches that were.

@@ -7,7 +7,6 @@ use margay_bench::floor;
 use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, Load, Pulse, Workload};
 use margay_bench::log;
 use margay_bench::report::{Report, Shape};
-use margay_log::commit_log::Driver;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
@@ -154,17 +153,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 
 /// The log and the ceiling; other crates' logs join in `bench/peers`.
 fn measure_log(connect: &Connect, plan: &log::run::Plan) -> Result<(), Exit> {
-    let uring = log::Margay { driver: Driver::Auto, prepared: true };
-    let plain = log::Margay { driver: Driver::Direct, prepared: true };
-    let fresh = log::Margay { driver: Driver::Auto, prepared: false };
-    let contenders: [&dyn log::Contender; 4] = [&log::ceiling::Ceiling, &uring, &plain, &fresh];
+    let (ours, two) = (log::Margay::DEFAULT, log::Margay::TWO);
+    let (plain, fresh) = (log::Margay::PLAIN, log::Margay::FRESH);
+    let contenders: [&dyn log::Contender; 5] =
+        [&log::ceiling::Ceiling, &ours, &two, &plain, &fresh];
     let is_shown = output::is_terminal();
     let mut say = |line: &str| {
         if is_shown {
             output::aside(&format!("\r\x1b[K{line}"));
         }
     };
-    let outcome = log::run::run(plan, &contenders, uring, &mut say);
+    let outcome = log::run::run(plan, &contenders, ours, &mut say);
     if is_shown {
         output::aside("\r\x1b[K");
     }

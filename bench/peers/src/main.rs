@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use margay_bench::log::{Contender, Margay, ceiling::Ceiling, run};
-use margay_log::commit_log::Driver;
 
 fn main() -> std::io::Result<()> {
     let mut plan = run::Plan::default();
@@ -29,12 +28,17 @@ fn main() -> std::io::Result<()> {
             other => panic!("unknown option {other}; see the top of bench/peers/src/main.rs"),
         }
     }
-    let uring = Margay { driver: Driver::Auto, prepared: true };
-    let plain = Margay { driver: Driver::Direct, prepared: true };
-    let fresh = Margay { driver: Driver::Auto, prepared: false };
-    let contenders: [&dyn Contender; 7] =
-        [&Ceiling, &uring, &plain, &fresh, &okay::OkayWal, &raft::RaftEngine, &red::Redb];
-    let outcome = run::run(&plan, &contenders, uring, &mut |line| eprintln!("{line}"))?;
+    let contenders: [&dyn Contender; 8] = [
+        &Ceiling,
+        &Margay::DEFAULT,
+        &Margay::TWO,
+        &Margay::PLAIN,
+        &Margay::FRESH,
+        &okay::OkayWal,
+        &raft::RaftEngine,
+        &red::Redb,
+    ];
+    let outcome = run::run(&plan, &contenders, Margay::DEFAULT, &mut |line| eprintln!("{line}"))?;
     if is_json {
         println!("{}", outcome.to_json());
     } else {

@@ -48,6 +48,10 @@ impl Contender for Ceiling {
         Ok(Box::new(Blocks { file, block, size, at: Mutex::new(0) }))
     }
 
+    fn recovers(&self) -> bool {
+        false
+    }
+
     fn recover(&self, _: &Path) -> io::Result<Option<u64>> {
         Ok(None)
     }

@@ -39,6 +39,11 @@ pub trait Contender {
     /// Whatever kept it.
     fn open(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Box<dyn Appender>>;
 
+    /// Whether its recovery is worth measuring.
+    fn recovers(&self) -> bool {
+        true
+    }
+
     /// Opens what appends have left, checks all of it, and closes it. Returns how many
     /// entries there are; `None` if this contender does not check what it opens.
     ///
@@ -54,6 +59,14 @@ pub trait Appender: Sync {
     /// # Errors
     /// Whatever kept it.
     fn append(&self, entries: &[Vec<u8>]) -> io::Result<()>;
+
+    /// Returns when all is durable, where an append may return before.
+    ///
+    /// # Errors
+    /// Whatever kept it.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One contender in one row in one round.
@@ -117,6 +130,7 @@ fn measure_in(
                 break;
             }
         }
+        log.flush()?;
         Ok(recorder)
     };
     // What is done once is not what is measured.

@@ -2,20 +2,35 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use margay_log::commit_log::{CommitLog, CommitLogOptions, Driver};
+use margay_log::commit_log::{Appended, CommitLog, CommitLogOptions, Driver};
 use margay_log::id::Index;
 
 use crate::log::{Appender, Contender, Row};
 
 /// The log, with one of its drivers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Margay {
     /// Who does its I/O.
     pub driver: Driver,
     /// Space is written before the clock runs, as a log that recycles has it.
     pub prepared: bool,
+    /// The next append is made before the last one is waited for: what futures are for.
+    pub two_under_way: bool,
+}
+
+impl Margay {
+    /// As it comes.
+    pub const DEFAULT: Margay =
+        Margay { driver: Driver::Auto, prepared: true, two_under_way: false };
+    /// With the one before still under way.
+    pub const TWO: Margay = Margay { two_under_way: true, ..Margay::DEFAULT };
+    /// With plain calls.
+    pub const PLAIN: Margay = Margay { driver: Driver::Direct, ..Margay::DEFAULT };
+    /// On space that must be made as it goes.
+    pub const FRESH: Margay = Margay { prepared: false, ..Margay::DEFAULT };
 }
 
 /// Longest wait for space to be prepared.
@@ -23,6 +38,8 @@ const PREPARE_MAX: Duration = Duration::from_secs(120);
 
 struct Open {
     log: CommitLog,
+    /// The append before this one, where it may be waited for later.
+    before: Option<Mutex<Option<Appended>>>,
 }
 
 impl Margay {
@@ -44,17 +61,23 @@ impl Margay {
 
 impl Contender for Margay {
     fn name(&self) -> &'static str {
-        match (self.driver, self.prepared) {
-            (Driver::Direct, true) => "margay-plain",
-            (Driver::Direct, false) => "margay-plain, fresh",
-            (_, true) => "margay",
-            (_, false) => "margay, fresh",
+        match (self.driver, self.prepared, self.two_under_way) {
+            (_, _, true) => "margay, 2 under way",
+            (Driver::Direct, _, _) => "margay, plain calls",
+            (_, true, _) => "margay",
+            (_, false, _) => "margay, fresh space",
         }
     }
 
     fn open(&self, dir: &Path, _: &Row, bytes: u64) -> io::Result<Box<dyn Appender>> {
         let log = self.open_log(dir, if self.prepared { bytes } else { 0 })?;
-        Ok(Box::new(Open { log }))
+        let before = self.two_under_way.then(|| Mutex::new(None));
+        Ok(Box::new(Open { log, before }))
+    }
+
+    /// It is the same however it was written.
+    fn recovers(&self) -> bool {
+        *self == Margay::DEFAULT
     }
 
     fn recover(&self, dir: &Path) -> io::Result<Option<u64>> {
@@ -69,6 +92,15 @@ impl Appender for Open {
             [entry] => self.log.append(entry),
             entries => self.log.append_many(entries),
         };
-        appended.and_then(|appended| appended.wait()).map(|_| ()).map_err(io::Error::other)
+        let appended = appended.map_err(io::Error::other)?;
+        let wait_for = match &self.before {
+            Some(before) => before.lock().expect("no appender panics").replace(appended),
+            None => Some(appended),
+        };
+        wait_for.map_or(Ok(()), |appended| appended.wait().map(|_| ()).map_err(io::Error::other))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.log.sync().wait().map(|_| ()).map_err(io::Error::other)
     }
 }

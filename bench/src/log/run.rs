@@ -65,7 +65,7 @@ pub fn run(
         }
         if plan.recover_bytes > 0 {
             for contender in &order {
-                if contender.name() != "ceiling" {
+                if contender.recovers() {
                     say(&format!("round {round}: recovery · {}", contender.name()));
                     outcome.found.extend(recovery(*contender, plan.recover_bytes, &dir)?);
                 }

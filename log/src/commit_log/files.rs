@@ -8,13 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::batch::check_body;
 use crate::disk::DiskError;
 use crate::disk::direct::disk_error;
 use crate::disk::view::open_to_read;
 use crate::error::segment_file;
-use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
+use crate::format::BatchHeader;
 use crate::id::{Incarnation, Position, SegmentNumber};
+use crate::pack::{Entries, verified};
 use crate::segment::BatchRef;
 
 /// Segments kept open for reading, at most.
@@ -47,24 +47,14 @@ impl Files {
         open.retain(|&(number, _)| number != segment);
     }
 
-    /// The header of the batch in `bytes`, if that is whole and the one that is listed.
-    pub(crate) fn verified(
+    /// The batch at the front of `bytes`, if that is whole and the one that is listed.
+    pub(crate) fn verified<'a>(
         &self,
         segment: SegmentNumber,
         listed: &BatchRef,
-        bytes: &[u8],
-    ) -> Option<BatchHeader> {
-        let frame = Frame::decode(bytes, self.salt).ok()?;
-        let position = Position { segment, offset: listed.offset };
-        if frame.position != position || frame.incarnation != self.incarnation {
-            return None;
-        }
-        let header = BatchHeader::decode(&bytes[FRAME..]).ok()?;
-        if BatchRef::new(&header, listed.offset) != *listed {
-            return None;
-        }
-        check_body(&header, &bytes[FRAME + BATCH_HEADER..]).ok()?;
-        Some(header)
+        bytes: &'a [u8],
+    ) -> Option<(BatchHeader, Entries<'a>)> {
+        verified(self.salt, self.incarnation, segment, listed, bytes)
     }
 
     fn file(&self, segment: SegmentNumber) -> io::Result<Arc<File>> {

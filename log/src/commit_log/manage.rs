@@ -115,6 +115,13 @@ impl CommitLog {
                 return Ok(kept);
             }
         }
+        let is_packed = |log: &Log| log.listed(after.next()).is_some_and(|batch| batch.packed);
+        if kept.first <= after && is_packed(&self.handle.shared.state().log) {
+            return Err(Error::Unsupported {
+                action: "cut a batch in two",
+                reason: "compaction has removed entries of it; cut before or behind it",
+            });
+        }
         let mut reader = self.read(kept.first..=after);
         while let Some(record) = reader.read_next()? {
             kept.entries.push((record.header, record.payload.to_vec()));

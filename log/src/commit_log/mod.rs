@@ -28,6 +28,7 @@
 //! and [`Follower`] read on their own threads while others write. How it is driven is written down
 //! in `shared.rs`.
 
+mod compact;
 mod files;
 mod follow;
 mod manage;
@@ -45,6 +46,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+pub use self::compact::{Compacted, Compaction};
 pub use self::follow::Follower;
 pub use self::manage::{Stats, Verified};
 pub use self::opening::{Opening, Running};
@@ -68,6 +70,8 @@ pub struct CommitLog {
 struct Handle {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// One compaction at a time.
+    compacting: std::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -154,7 +158,6 @@ impl CommitLog {
         }
         let index = state.log.push_with(header, length, fill).map_err(too_large)?;
         let appended = Appended::new(&self.handle.shared, index, index, &state);
-        self.handle.shared.begin(state);
         Ok(appended)
     }
 
@@ -180,7 +183,6 @@ impl CommitLog {
         let first = state.log.push_all(payloads).map_err(too_large)?;
         let last = Index(first.0 + count);
         let appended = Appended::new(&self.handle.shared, first, last, &state);
-        self.handle.shared.begin(state);
         Ok(appended)
     }
 
@@ -247,7 +249,7 @@ impl CommitLog {
             let state = shared.state();
             state.check()?;
             if Shared::room(&state)? {
-                return Ok(state);
+                return Ok(shared.begin(state));
             }
             drop(state);
             shared.wait_until(|state| Shared::room(state).unwrap_or(true));

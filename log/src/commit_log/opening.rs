@@ -65,7 +65,7 @@ pub(crate) fn open(path: &Path, options: CommitLogOptions) -> Result<Opening, Er
         .name("log".to_owned())
         .spawn(move || running.run())
         .map_err(|error| Error::thread(&error))?;
-    let handle = Arc::new(Handle { shared, thread: Some(thread) });
+    let handle = Arc::new(Handle { shared, thread: Some(thread), compacting: Default::default() });
     let log = CommitLog { handle };
     Ok(Opening { log, report, driver: Running { driver, mode, fallback } })
 }

@@ -45,7 +45,8 @@ pub struct CommitLogOptions {
     pub segment_first: u64,
     /// Segments double up to this size in bytes. Default 64 MiB.
     pub segment_max: u64,
-    /// Memory for the newest entries, in bytes, from which readers are served. Default 64 MiB.
+    /// Memory for the newest entries, in bytes, from which readers are served. Default 8 MiB: what
+    /// is written round and round should stay in the processor's caches.
     pub cache_bytes: u64,
     /// Space written with zeros when the log is opened, in the background, in bytes, so that a
     /// burst of that size finds it. Default 0. Beyond that, a segment is begun when half of the
@@ -62,12 +63,12 @@ pub struct CommitLogOptions {
 
 impl Default for CommitLogOptions {
     fn default() -> CommitLogOptions {
-        let Options { segment_first, segment_max, tail_bytes, .. } = Options::default();
+        let Options { segment_first, segment_max, .. } = Options::default();
         CommitLogOptions {
             driver: Driver::Auto,
             segment_first,
             segment_max,
-            cache_bytes: tail_bytes,
+            cache_bytes: 8 << 20,
             prepared_bytes: 0,
             retention: Retention::default(),
             lock_wait: Duration::from_secs(5),

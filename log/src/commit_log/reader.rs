@@ -10,16 +10,20 @@
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use crate::batch::{Batch, split_entry};
+use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::commit_log::shared::Shared;
 use crate::error::{Error, ReadError};
-use crate::format::{BATCH_HEADER, BatchHeader, EntryHeader, FRAME};
+use crate::format::{BatchHeader, EntryHeader};
 use crate::id::{Index, Position, SegmentNumber};
+use crate::pack::{Entries, kept_entry};
 use crate::segment::BatchRef;
 
 /// Bytes read from a file at a time, beyond the first batch.
 const READ_BYTES: u64 = 1 << 20;
+
+/// Times a place is looked up again because compaction has changed it meanwhile.
+const LOOKS_MAX: u32 = 10;
 
 /// One entry, lent by the reader until the next call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,8 +48,10 @@ pub struct Reader {
     first: Index,
     last: Index,
     held: Held,
-    /// Where each entry of the batch that is held begins in its body.
-    offsets: Vec<u32>,
+    /// The batch that was looked for last, as it was listed.
+    looked_for: Option<BatchRef>,
+    /// Each entry of the batch that is held: its index, and where it begins in the bytes held.
+    entries: Vec<(Index, u32)>,
     batch: Option<BatchHeader>,
 }
 
@@ -80,8 +86,8 @@ impl Reader {
         };
         let first = first.max(Index(1));
         let shared = Arc::clone(shared);
-        let (held, offsets, batch) = (Held::Nothing, Vec::new(), None);
-        Reader { shared, next: first, first, last, held, offsets, batch }
+        let (held, entries, batch) = (Held::Nothing, Vec::new(), None);
+        Reader { shared, next: first, first, last, held, looked_for: None, entries, batch }
     }
 
     /// The next entry that is durable; `None` at the end of the range or of the log. At the end of
@@ -91,12 +97,19 @@ impl Reader {
     /// [`Error::Gone`] if the log begins behind it by now, [`Error::Unreadable`] if it cannot be
     /// read back.
     pub fn read_next(&mut self) -> Result<Option<Record<'_>>, Error> {
-        if self.next > self.last || !self.hold(self.next)? {
-            return Ok(None);
+        while self.next <= self.last && self.hold(self.next)? {
+            let at = self.entries.partition_point(|&(index, _)| index < self.next);
+            match self.entries.get(at) {
+                Some(&(index, _)) if index > self.last => return Ok(None),
+                Some(&(index, _)) => {
+                    self.next = index.next();
+                    return Ok(Some(self.lend(at)));
+                }
+                // Compaction has removed the rest of the batch.
+                None => self.next = self.batch_held().last().index.next(),
+            }
         }
-        let index = self.next;
-        self.next = index.next();
-        self.lend(index).map(Some)
+        Ok(None)
     }
 
     /// The entry before the one that [`Reader::read_next`] would give, which it gives again then;
@@ -105,16 +118,23 @@ impl Reader {
     /// # Errors
     /// As [`Reader::read_next`].
     pub fn read_prev(&mut self) -> Result<Option<Record<'_>>, Error> {
-        let end = self.shared.state().log.durable().min(self.last).next();
-        let index = self.next.min(end).prev();
-        if index < self.first {
-            return Ok(None);
+        let (end, begin) = {
+            let state = self.shared.state();
+            (state.log.durable().min(self.last).next(), state.log.first().max(self.first))
+        };
+        let mut before = self.next.min(end);
+        while before > begin && self.hold(before.prev())? {
+            let at = self.entries.partition_point(|&(index, _)| index < before);
+            match at.checked_sub(1) {
+                Some(at) if self.entries[at].0 < begin => return Ok(None),
+                Some(at) => {
+                    self.next = self.entries[at].0;
+                    return Ok(Some(self.lend(at)));
+                }
+                None => before = self.batch_held().first,
+            }
         }
-        if !self.hold(index)? {
-            return Ok(None);
-        }
-        self.next = index;
-        self.lend(index).map(Some)
+        Ok(None)
     }
 
     /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range.
@@ -145,6 +165,23 @@ impl Reader {
 
     /// Sees to it that the batch of `index` is held. False if it is not durable yet.
     fn hold(&mut self, index: Index) -> Result<bool, Error> {
+        for _ in 0..LOOKS_MAX {
+            match self.try_hold(index) {
+                // Compaction may have moved it since its place was looked up.
+                Err(Error::Unreadable { .. }) if self.has_moved(index) => {}
+                other => return other,
+            }
+        }
+        self.try_hold(index)
+    }
+
+    /// Whether the batch of `index` is listed elsewhere than where it was just looked for.
+    fn has_moved(&self, index: Index) -> bool {
+        let listed = self.shared.state().log.listed(index);
+        listed.is_none() || listed != self.looked_for
+    }
+
+    fn try_hold(&mut self, index: Index) -> Result<bool, Error> {
         if self.batch.is_some_and(|batch| holds(&batch, index)) {
             return Ok(true);
         }
@@ -171,12 +208,15 @@ impl Reader {
             if let Some(batch) = state.log.cached(index) {
                 let batch = Arc::clone(batch);
                 drop(state);
-                self.take(*batch.header(), batch.body());
+                let entries = Entries::whole(batch.header(), batch.body());
+                find(entries, batch.body().len(), &mut self.entries);
+                self.batch = Some(*batch.header());
                 self.held = Held::Shared(batch);
                 return Ok(true);
             }
             state.log.plan(index, READ_BYTES, &mut plan)
         };
+        self.looked_for = plan.first().copied();
         self.fetch(index, segment, plan, spare)?;
         self.verify(index).map(|()| true)
     }
@@ -189,8 +229,9 @@ impl Reader {
         batches: Vec<BatchRef>,
         spare: Option<Piece>,
     ) -> Result<(), Error> {
-        let offset = batches[0].offset;
-        let length: u64 = batches.iter().map(BatchRef::disk_length).sum();
+        let (offset, first) = batches[0].span();
+        let ends = batches.iter().map(|batch| batch.span()).map(|(at, length)| at + length);
+        let length = ends.max().map_or(first, |end| end - offset);
         let spare = spare.map(|piece| piece.buffer);
         let mut buffer = spare
             .filter(|buffer| buffer.capacity() as u64 >= length)
@@ -219,47 +260,46 @@ impl Reader {
         self.batch = None;
         let Held::Piece(piece) = &self.held else { return Ok(()) };
         let listed = piece.batches[piece.at];
-        let from = (listed.offset - piece.offset) as usize;
-        let bytes = &piece.buffer[from..from + listed.disk_length() as usize];
-        let Some(header) = self.shared.files.verified(piece.segment, &listed, bytes) else {
-            let (segment, offset) = (piece.segment, listed.offset);
-            let first = self.shared.state().log.first();
-            self.held = Held::Nothing;
-            if index < first {
-                return Err(Error::Gone { index, first });
-            }
-            let (index, cause) = (listed.first, ReadError::Changed);
-            return Err(Error::Unreadable { segment, offset, index, cause });
-        };
-        find_offsets(piece.body(&listed), &mut self.offsets);
-        self.batch = Some(header);
-        Ok(())
+        self.looked_for = Some(listed);
+        let bytes = piece.bytes(&listed);
+        if let Some((header, entries)) = self.shared.files.verified(piece.segment, &listed, bytes) {
+            let end = listed.bytes_end();
+            find(entries, end, &mut self.entries);
+            self.batch = Some(header);
+            return Ok(());
+        }
+        let (segment, offset) = (piece.segment, listed.offset);
+        let first = self.shared.state().log.first();
+        self.held = Held::Nothing;
+        if index < first {
+            return Err(Error::Gone { index, first });
+        }
+        let (index, cause) = (listed.first, ReadError::Changed);
+        Err(Error::Unreadable { segment, offset, index, cause })
     }
 
-    fn take(&mut self, header: BatchHeader, body: &[u8]) {
-        find_offsets(body, &mut self.offsets);
-        self.batch = Some(header);
+    fn batch_held(&self) -> &BatchHeader {
+        self.batch.as_ref().expect("a batch is held")
     }
 
-    /// The entry at `index` of the batch that is held.
-    fn lend(&self, index: Index) -> Result<Record<'_>, Error> {
-        let batch = self.batch.expect("a batch is held");
-        let body = match &self.held {
+    /// The `at`th entry of the batch that is held.
+    fn lend(&self, at: usize) -> Record<'_> {
+        let (index, offset) = self.entries[at];
+        let bytes = match &self.held {
             Held::Shared(batch) => batch.body(),
-            Held::Piece(piece) => piece.body(&piece.batches[piece.at]),
+            Held::Piece(piece) => piece.bytes(&piece.batches[piece.at]),
             Held::Nothing => unreachable!("a batch is held"),
         };
-        let at = self.offsets[(index.0 - batch.first.0) as usize] as usize;
-        let split = split_entry(&body[at..]).ok().flatten();
-        let (header, payload, _) = split.expect("the batch was checked as a whole");
-        Ok(Record { index, time: batch.log_time, header, payload })
+        let entry = kept_entry(&bytes[offset as usize..]).ok().flatten();
+        let (_, header, payload, _) = entry.expect("the batch was checked as a whole");
+        Record { index, time: self.batch_held().log_time, header, payload }
     }
 }
 
 impl Piece {
-    fn body(&self, batch: &BatchRef) -> &[u8] {
-        let from = (batch.offset - self.offset) as usize + FRAME;
-        &self.buffer[from + BATCH_HEADER..from + batch.length as usize]
+    /// What lies where a batch begins, and all behind.
+    fn bytes(&self, batch: &BatchRef) -> &[u8] {
+        &self.buffer[(batch.offset - self.offset) as usize..]
     }
 }
 
@@ -273,12 +313,12 @@ fn holds(batch: &BatchHeader, index: Index) -> bool {
     batch.first <= index && index <= batch.last().index
 }
 
-/// Where the entries of a well-formed body begin.
-fn find_offsets(body: &[u8], offsets: &mut Vec<u32>) {
-    offsets.clear();
-    let mut rest = body;
-    while let Ok(Some((_, _, behind))) = split_entry(rest) {
-        offsets.push((body.len() - rest.len()) as u32);
-        rest = behind;
+/// Where each entry begins, in bytes of which the entries end at `end`.
+fn find(mut entries: Entries<'_>, end: usize, found: &mut Vec<(Index, u32)>) {
+    found.clear();
+    let mut at = end - entries.rest().len();
+    while let Some((index, _, _)) = entries.next() {
+        found.push((index, at as u32));
+        at = end - entries.rest().len();
     }
 }

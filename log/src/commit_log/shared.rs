@@ -20,9 +20,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::commit_log::files::Files;
 use crate::commit_log::options::Retention;
 use crate::commit_log::space::Spacer;
-use crate::disk::{Disk, Done, Op};
+use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::Error;
-use crate::id::{Index, Micros, Term, Ticket};
+use crate::id::{Index, Micros, SegmentNumber, Term, Ticket};
 use crate::log::{Log, Space};
 
 /// A batch that has reached this many bytes is written at once, even while another write is under
@@ -81,6 +81,8 @@ pub(crate) struct State {
     /// How often a suffix was cut off. Before each time, all there was had become durable.
     pub(crate) generation: u64,
     pub(crate) retention: Retention,
+    /// What became of the segment that compaction has rewritten last.
+    pub(crate) rewritten: Option<(SegmentNumber, Result<(), DiskError>)>,
     /// Kept for their memory.
     ops: Vec<Op>,
     done: Vec<Done>,
@@ -162,7 +164,9 @@ impl State {
     /// Takes the end of an operation into account and wakes whom it concerns.
     fn on_done(&mut self, done: Done) {
         match done {
-            Done::Prepared { .. } | Done::Retired { .. } => self.space_under_way -= 1,
+            Done::Prepared { .. } | Done::Retired { .. } | Done::Rewritten { .. } => {
+                self.space_under_way -= 1;
+            }
             Done::Write { .. } => {
                 self.disk_under_way -= 1;
                 self.writes_under_way -= 1;
@@ -245,6 +249,7 @@ impl Shared {
                 is_closed: false,
                 generation: 0,
                 retention,
+                rewritten: None,
                 ops: Vec::new(),
                 done: Vec::new(),
             }),
@@ -263,15 +268,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After an append: begins a large write at once. What is small waits for whoever asks whether
-    /// it is durable, and may be joined by others until then.
-    pub(crate) fn begin(&self, mut state: MutexGuard<'_, State>) {
-        if state.log.open_bytes() < EAGER_BYTES && state.log.durable() == state.last() {
-            return;
+    /// Before another append: begins the write of a batch that is large already, so that it is
+    /// under way while the next one is filled. What is small waits for whoever asks whether it is
+    /// durable, and may be joined by others until then.
+    pub(crate) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.log.open_bytes() < EAGER_BYTES {
+            return state;
         }
         if !self.is_async {
             self.kick(&mut state);
-            return;
+            return state;
         }
         if let Some(mut disk) = self.try_disk()
             && let Some(open) = disk.as_mut()
@@ -279,8 +285,10 @@ impl Shared {
             drop(state);
             self.turn(open, false);
             drop(disk);
-            self.pass_on(&mut self.state());
+            state = self.state();
+            self.pass_on(&mut state);
         }
+        state
     }
 
     /// Somebody must drive for whoever does not wait.
@@ -363,7 +371,7 @@ impl Shared {
         let State { log, spacer, disk_under_way, writes_under_way, space_under_way, .. } = state;
         for op in log.ops() {
             match op {
-                Op::Prepare { .. } | Op::Retire { .. } => {
+                Op::Prepare { .. } | Op::Retire { .. } | Op::Rewrite { .. } => {
                     *space_under_way += 1;
                     spacer.submit(op);
                 }
@@ -399,6 +407,11 @@ impl Shared {
             Done::Retired { segment, .. } => {
                 state.on_done(done);
                 self.files.forget(segment);
+            }
+            Done::Rewritten { segment, result } => {
+                state.on_done(done);
+                self.files.forget(segment);
+                state.rewritten = Some((segment, result));
             }
             done => state.on_done(done),
         }

@@ -51,6 +51,9 @@ fn run(maker: &Maker, work: &Receiver<Op>, shared: &Weak<Shared>) {
                 Done::Prepared { segment, result: maker.prepare(segment, size, &header) }
             }
             Op::Retire { segment } => Done::Retired { segment, result: maker.remove(segment) },
+            Op::Rewrite { segment, data } => {
+                Done::Rewritten { segment, result: maker.rewrite(segment, &data) }
+            }
             other => unreachable!("only space is made here, not {other:?}"),
         };
         let Some(shared) = shared.upgrade() else { return };

@@ -276,6 +276,10 @@ impl Direct {
             Op::Retire { segment } => {
                 Done::Retired { segment, result: Storage::remove(self, segment) }
             }
+            Op::Rewrite { segment, data } => {
+                self.close(segment);
+                Done::Rewritten { segment, result: self.maker().rewrite(segment, &data) }
+            }
             Op::HardState { ticket, pair, data } => {
                 let result = Storage::write_hard_state(self, pair, &data);
                 Done::HardState { ticket, result }
@@ -333,6 +337,19 @@ impl Maker {
     ) -> Result<(), DiskError> {
         let made = self.make(&segment_file(segment), size, header);
         made.map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Rewrite`].
+    pub(crate) fn rewrite(&self, segment: SegmentNumber, data: &Buffer) -> Result<(), DiskError> {
+        let name = segment_file(segment);
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let made = self.make_temporary(&temporary, data.len() as u64, data);
+        let replaced = made.and_then(|()| std::fs::rename(&temporary, self.path.join(name)));
+        if let Err(error) = replaced {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(disk_error(&error));
+        }
+        self.directory.sync_all().map_err(|error| disk_error(&error))
     }
 
     /// As [`Op::Retire`].

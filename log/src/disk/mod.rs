@@ -67,6 +67,14 @@ pub enum Op {
         /// The segment that is no longer needed.
         segment: SegmentNumber,
     },
+    /// Replace a segment's file by these bytes, header block included: whole and durable when done,
+    /// or as it was.
+    Rewrite {
+        /// The segment.
+        segment: SegmentNumber,
+        /// The new file.
+        data: Arc<Buffer>,
+    },
     /// Write both copies of one pair of hard-state slots, durable when done.
     HardState {
         /// Names this write in its `Done`.
@@ -145,6 +153,13 @@ pub enum Done {
         /// The segment.
         segment: SegmentNumber,
         /// What happened; a failure leaves a file that the next opening removes.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Rewrite`].
+    Rewritten {
+        /// The segment.
+        segment: SegmentNumber,
+        /// What happened; after a failure the file is as it was.
         result: Result<(), DiskError>,
     },
     /// Of [`Op::HardState`]: durable, or the log must be poisoned.

@@ -109,6 +109,7 @@ enum Finished {
     Read(crate::id::Ticket, Result<Arc<Buffer>, DiskError>),
     Prepared(SegmentNumber, Result<(), DiskError>),
     Retired(SegmentNumber, Result<(), DiskError>),
+    Rewritten(SegmentNumber, Result<(), DiskError>),
     HardState(crate::id::Ticket, Result<(), DiskError>),
     Snapshot(crate::id::Ticket, Result<Option<Arc<Buffer>>, DiskError>),
 }
@@ -164,6 +165,13 @@ impl SimDisk {
             Op::Retire { segment } => {
                 let result = self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT);
                 Finished::Retired(segment, result)
+            }
+            Op::Rewrite { segment, data } => {
+                let result = match self.fail_prepare {
+                    Some(error) => Err(error),
+                    None => self.replace(segment, &data),
+                };
+                Finished::Rewritten(segment, result)
             }
             Op::HardState { ticket, pair, data } => {
                 Finished::HardState(ticket, self.write_pair(pair, &data))
@@ -392,6 +400,12 @@ impl SimDisk {
                     self.segments.remove(&segment);
                 }
             }
+            // A rename replaces a file or does not.
+            Op::Rewrite { segment, data } => {
+                if lands() && self.fail_prepare.is_none() {
+                    let _ = self.replace(segment, &data);
+                }
+            }
             // Until it is published a snapshot is a temporary file, which opening removes.
             Op::Snapshot { snapshot, step, .. } => {
                 let lasting = matches!(step, SnapshotStep::Publish | SnapshotStep::Remove);
@@ -401,6 +415,13 @@ impl SimDisk {
             }
             Op::Read { .. } => {}
         }
+    }
+
+    fn replace(&mut self, segment: SegmentNumber, data: &Buffer) -> Result<(), DiskError> {
+        let file = self.segments.get_mut(&segment).ok_or(ENOENT)?;
+        *file = File::new(data.len() as u64);
+        file.write(0, data, || true);
+        Ok(())
     }
 
     fn write(&mut self, segment: SegmentNumber, offset: u64, data: &[u8]) -> Result<(), DiskError> {
@@ -488,6 +509,7 @@ impl Disk for SimDisk {
             Finished::Read(ticket, result) => Done::Read { ticket, result: result.map(owned) },
             Finished::Prepared(segment, result) => Done::Prepared { segment, result },
             Finished::Retired(segment, result) => Done::Retired { segment, result },
+            Finished::Rewritten(segment, result) => Done::Rewritten { segment, result },
             Finished::HardState(ticket, result) => Done::HardState { ticket, result },
             Finished::Snapshot(ticket, result) => {
                 Done::Snapshot { ticket, result: result.map(|bytes| bytes.map(owned)) }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -191,6 +192,23 @@ impl Driver {
         }
     }
 
+    /// Does the one operation that has begun with a plain call, if it is a write and the ring has
+    /// not seen it yet.
+    ///
+    /// A durable write through a ring ends in a worker of the kernel's, which must be scheduled
+    /// before whoever waits is woken; a plain call flushes on the caller's own thread. Alone, that
+    /// is faster, and on a busy machine much faster.
+    fn perform_alone(&mut self, entry: &squeue::Entry) -> Option<Done> {
+        let at = (entry.get_user_data() & ((1 << SLOT_BITS) - 1)) as usize;
+        let slot = self.slots.get_mut(at)?;
+        let Some(Work::Transfer(transfer)) = &slot.work else { return None };
+        let (Data::Write(data) | Data::HardState(data)) = &transfer.data else { return None };
+        let result = transfer.file.write_all_at(data, transfer.offset);
+        let Some(Work::Transfer(transfer)) = slot.work.take() else { return None };
+        self.free.push(at);
+        Some(transfer.finish(result.map_err(|error| disk_error(&error))))
+    }
+
     /// Nothing is under way in any ring: what had begun is given up.
     fn abandon(&mut self) {
         self.slots.clear();
@@ -222,6 +240,12 @@ impl Driver {
                 self.files.close(segment);
                 let directory = Arc::clone(self.files.directory());
                 Work::Retire { segment, path: c_string(segment_file(segment)), directory }
+            }
+            // With plain calls: whoever compacts a log waits for it anyway.
+            Op::Rewrite { segment, data } => {
+                self.files.close(segment);
+                let result = self.files.maker().rewrite(segment, &data);
+                Work::Over(Done::Rewritten { segment, result })
             }
             Op::Snapshot { ticket, snapshot, step } => {
                 let begun = self.begin_snapshot(ticket, snapshot, step);
@@ -527,6 +551,15 @@ impl Disk for Uring {
 
     fn poll(&mut self, wait: bool, done: &mut Vec<Done>) {
         let before = done.len();
+        if wait
+            && self.in_ring == 0
+            && self.waiting.len() == 1
+            && let Some(finished) = self.driver.perform_alone(&self.waiting[0])
+        {
+            self.waiting.clear();
+            done.push(finished);
+            return;
+        }
         loop {
             let idle = self.in_flight() == 0;
             self.enter(wait && done.len() == before && !idle);

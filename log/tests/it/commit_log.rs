@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use margay_log::Error;
-use margay_log::commit_log::{CommitLog, CommitLogOptions, Driver, Opening, Retention};
+use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver, Opening, Retention};
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::Index;
 
@@ -69,6 +69,8 @@ for_each_driver! {
     retention_lets_go_by_itself,
     a_time_is_looked_up,
     a_damaged_entry_is_located,
+    cleaned_entries_go_and_indexes_stay,
+    readers_go_on_while_segments_are_rewritten,
 }
 
 fn payload(n: u64) -> Vec<u8> {
@@ -501,4 +503,100 @@ fn a_damaged_entry_is_located(driver: Driver) {
     drop(log);
     let refused = CommitLog::open(dir.path(), options(driver)).map(|_| ());
     assert!(matches!(refused, Err(Error::Damaged { index: Index(1), .. })), "{refused:?}");
+}
+
+fn cleaned_entries_go_and_indexes_stay(driver: Driver) {
+    let dir = TempDir::new(&format!("compact-{driver:?}"));
+    let options = CommitLogOptions { cache_bytes: 0, ..options(driver) };
+    let log = CommitLog::open(dir.path(), options.clone()).expect("opens").log;
+    for batch in 0..60 {
+        append_batch(&log, 1 + batch * 10, 10);
+    }
+    let before = log.stats();
+    let keeps = |n: u64| n.is_multiple_of(7);
+    for n in (1..=600).filter(|&n| !keeps(n)) {
+        log.clean(Index(n)).expect("held");
+    }
+    assert!(matches!(log.clean(Index(601)), Err(Error::Gone { .. })));
+    let mut told = 0;
+    let compacted = log.compact(Compaction::default(), |so_far| {
+        told += 1;
+        assert_eq!(so_far.segments, told);
+        true
+    });
+    let compacted = compacted.expect("runs");
+    assert!(compacted.segments > 3 && compacted.segments == told, "{compacted:?}");
+    assert!(compacted.bytes_after * 3 < compacted.bytes_before, "{compacted:?}");
+    let after = log.stats();
+    assert_eq!((after.first, after.last), (before.first, before.last));
+    let saved = compacted.bytes_before - compacted.bytes_after;
+    assert_eq!(after.file_bytes, before.file_bytes - saved);
+
+    let last_gone = check_kept(&log, keeps);
+    assert_eq!(log.compact(Compaction::default(), |_| true).expect("runs").segments, 0);
+    drop(log);
+    let log = CommitLog::open(dir.path(), options).expect("opens").log;
+    assert_eq!(check_kept(&log, keeps), last_gone);
+    // What is left can be cleaned again, and the log goes on.
+    for n in (7..=600).step_by(7) {
+        log.clean(Index(n)).expect("held");
+    }
+    let again = log.compact(Compaction { dead_percent: 100, ..Compaction::default() }, |_| true);
+    assert!(again.expect("runs").segments > 3);
+    append_batch(&log, 601, 10);
+    assert_eq!(log.last(), Index(610));
+    assert!(matches!(log.truncate_suffix(Index(13)), Err(Error::Unsupported { .. })));
+    log.truncate_suffix(Index(10)).expect("at the end of a batch");
+    drop(log);
+    assert_eq!(open(&dir, driver).last(), Index(10));
+}
+
+/// Reads both ways: what is kept is there, in order; the rest is gone but in the newest segment.
+fn check_kept(log: &CommitLog, keeps: impl Fn(u64) -> bool) -> u64 {
+    let mut found = Vec::new();
+    let mut reader = log.read(..);
+    while let Some(record) = reader.read_next().expect("readable") {
+        assert_eq!(record.payload, payload(record.index.0));
+        found.push(record.index.0);
+    }
+    assert_eq!(log.verify(|_, _| true).expect("runs").unreadable, []);
+    let rest = found.iter().copied().find(|&n| !keeps(n)).expect("the newest segment");
+    let expected: Vec<u64> = (1..=600).filter(|&n| n >= rest || keeps(n)).collect();
+    assert_eq!(found, expected);
+    while let Some(record) = reader.read_prev().expect("readable") {
+        assert_eq!(Some(record.index.0), found.pop());
+        assert_eq!(record.payload, payload(record.index.0));
+    }
+    assert!(found.is_empty());
+    rest
+}
+
+fn readers_go_on_while_segments_are_rewritten(driver: Driver) {
+    let dir = TempDir::new(&format!("compact-read-{driver:?}"));
+    let options = CommitLogOptions { cache_bytes: 0, ..options(driver) };
+    let log = CommitLog::open(dir.path(), options).expect("opens").log;
+    for batch in 0..80 {
+        append_batch(&log, 1 + batch * 10, 10);
+    }
+    std::thread::scope(|scope| {
+        let compacting = scope.spawn(|| {
+            for stride in [2, 3, 5] {
+                for n in (1..=800).filter(|n| n % stride == 0) {
+                    log.clean(Index(n)).expect("held");
+                }
+                let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+                log.compact(compaction, |_| true).expect("runs");
+            }
+        });
+        while !compacting.is_finished() {
+            let mut reader = log.read(..);
+            let mut last = 0;
+            while let Some(record) = reader.read_next().expect("readable") {
+                assert!(record.index.0 > last);
+                last = record.index.0;
+                assert_eq!(record.payload, payload(last));
+            }
+            assert!(last >= 799);
+        }
+    });
 }

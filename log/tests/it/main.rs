@@ -2,6 +2,8 @@
 
 #[cfg(feature = "direct")]
 mod commit_log;
+#[cfg(all(feature = "sim", feature = "direct"))]
+mod compaction;
 #[cfg(any(feature = "sim", feature = "direct"))]
 mod conformance;
 #[cfg(feature = "direct")]

@@ -1,0 +1,216 @@
+//! Entries are cleaned, segments rewritten, and the power goes in between: what was to stay is
+//! there, what went is gone or is as it was, and everything still links.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use margay_log::disk::Disk;
+use margay_log::disk::sim::SimDisk;
+use margay_log::format::EntryHeader;
+use margay_log::id::{Index, SegmentNumber, Term};
+use margay_log::recover::Storage;
+use margay_log::rng::Rng;
+use margay_log::{Error, Log, Opened, open};
+
+use crate::world::{for_seeds, options, seeds};
+
+struct Store {
+    log: Log,
+    disk: SimDisk,
+    rng: Rng,
+    /// What was ever appended at an index, and is not cut off.
+    appended: BTreeMap<Index, Vec<u8>>,
+    /// As things are now.
+    cleaned: BTreeSet<Index>,
+    /// At any time: a cut that a crash undoes brings back what had been cleaned before it.
+    ever_cleaned: BTreeSet<Index>,
+}
+
+impl Store {
+    fn new(seed: u64) -> Store {
+        let mut disk = SimDisk::new(seed);
+        let Opened { log, .. } = open(&mut disk, options()).expect("a new log");
+        let (appended, cleaned, ever_cleaned) = Default::default();
+        Store { log, disk, rng: Rng::new(seed), appended, cleaned, ever_cleaned }
+    }
+
+    fn act(&mut self) {
+        match self.rng.below(16) {
+            0..7 => self.append(),
+            7..11 => self.clean(),
+            11..14 => self.compact(),
+            14 => self.cut(),
+            _ => self.truncate_prefix(),
+        }
+        self.log.ops().for_each(|op| self.disk.submit(op));
+    }
+
+    fn append(&mut self) {
+        let first = self.log.last().index.0 + 1;
+        let mut entries = Vec::new();
+        for n in 0..=self.rng.below(6) {
+            let length = self.rng.below(900) as usize;
+            let payload = [&(first + n).to_le_bytes()[..], &vec![n as u8; length]].concat();
+            self.log.push(&EntryHeader::default(), &payload).expect("fits");
+            entries.push((Index(first + n), payload));
+        }
+        match self.log.seal(Term(1), 0) {
+            Ok(_) => {
+                for (index, payload) in entries {
+                    self.cleaned.remove(&index);
+                    self.appended.insert(index, payload);
+                }
+            }
+            Err(Error::NoSpace) => self.log.discard_open(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn clean(&mut self) {
+        let (first, last) = (self.log.first().0, self.log.last().index.0);
+        for _ in 0..30 {
+            if last < first {
+                return;
+            }
+            let index = Index(first + self.rng.below(last - first + 1));
+            self.log.clean(index).expect("held");
+            self.cleaned.insert(index);
+            self.ever_cleaned.insert(index);
+        }
+    }
+
+    /// One step of compaction, as far as it may go now.
+    fn compact(&mut self) {
+        let percent = 1 + self.rng.below(40);
+        let Some(candidate) = self.log.candidate(SegmentNumber(0), percent) else { return };
+        if self.log.is_rewriting() {
+            return;
+        }
+        if !self.log.may_rewrite(candidate.segment) {
+            self.log.record_place();
+            return;
+        }
+        let disk = &mut self.disk;
+        let packed = candidate
+            .pack(|position, bytes| Storage::read(disk, position.segment, position.offset, bytes));
+        assert!(self.log.rewrite(&candidate, packed.expect("readable")));
+    }
+
+    fn cut(&mut self) {
+        let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
+        let back = self.rng.below(8).min(last - start);
+        let end = self.log.end_up_to(Index(last - back)).id.index;
+        self.log.truncate_suffix(end).expect("a batch end");
+    }
+
+    fn truncate_prefix(&mut self) {
+        let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
+        let through = start + self.rng.below(last - start + 1) / 2;
+        self.log.truncate_prefix(Index(through)).expect("not poisoned");
+    }
+
+    fn finish_one(&mut self) -> bool {
+        let under_way = self.disk.in_flight().len() as u64;
+        if under_way > 0 {
+            self.disk.complete(self.rng.below(under_way) as usize);
+            let mut done = Vec::new();
+            self.disk.poll(false, &mut done);
+            for done in done {
+                self.log.on_done(done).expect("nothing fails");
+            }
+            self.log.ops().for_each(|op| self.disk.submit(op));
+        }
+        under_way > 0
+    }
+
+    /// Opens what is left of the disk and holds it against what was appended and `cleaned`. Returns
+    /// how many entries compaction has removed.
+    fn check(&self, disk: &mut SimDisk, cleaned: &BTreeSet<Index>) -> (Log, u64) {
+        let Opened { log, report, .. } = open(disk, options()).expect("opens");
+        assert_eq!(report.damage, None, "no false damage: {report:?}");
+        assert!(log.last().index >= self.log.durable().min(self.log.last().index));
+        let mut found = BTreeSet::new();
+        let read = |position: margay_log::id::Position, bytes: &mut [u8]| {
+            Storage::read(&mut *disk, position.segment, position.offset, bytes)
+        };
+        log.each_entry(read, |index, payload| {
+            assert!(found.insert(index), "each once");
+            assert!(payload.starts_with(&index.0.to_le_bytes()));
+            if let Some(appended) = self.appended.get(&index)
+                && index <= self.log.last().index
+                && index <= self.log.durable()
+            {
+                assert_eq!(payload, appended);
+            }
+        })
+        .expect("all of it is readable");
+        let mut removed = 0;
+        for index in (log.first().0..=log.last().index.0).map(Index) {
+            if !found.contains(&index) {
+                assert!(cleaned.contains(&index), "{index} was not cleaned");
+                removed += 1;
+            }
+        }
+        (log, removed)
+    }
+}
+
+#[test]
+fn power_cut_while_compacting() {
+    let (mut cuts, mut removed) = (0_u64, 0_u64);
+    for_seeds("power_cut_while_compacting", &seeds(12), |seed| {
+        let mut store = Store::new(seed);
+        let mut rng = Rng::new(seed ^ 0xcafe);
+        for step in 0..220 {
+            store.act();
+            loop {
+                let mut disk = store.disk.clone();
+                disk.power_cut(&mut rng);
+                removed += store.check(&mut disk, &store.ever_cleaned).1;
+                cuts += 1;
+                if !rng.chance(2, 3) || !store.finish_one() {
+                    break;
+                }
+            }
+            if step % 70 == 69 {
+                let mut disk = store.disk.clone();
+                disk.power_cut(&mut rng);
+                let (log, _) = store.check(&mut disk, &store.ever_cleaned);
+                let last = log.last().index;
+                store.appended.retain(|&index, _| index <= last);
+                // A cut that was not durable is undone; what it had cut off is there again.
+                (store.log, store.disk) = (log, disk);
+                store.adopt();
+            }
+        }
+        // A cut that no hard state speaks of is undone by a crash.
+        store.log.record_place();
+        store.log.ops().for_each(|op| store.disk.submit(op));
+        while store.finish_one() {}
+        let mut disk = store.disk.clone();
+        let (log, _) = store.check(&mut disk, &store.cleaned);
+        assert_eq!(log.last(), store.log.last());
+    });
+    println!("{cuts} power cuts, {removed} entries were found removed");
+    assert!(removed > 1000);
+}
+
+impl Store {
+    /// What is on disk is what there is.
+    fn adopt(&mut self) {
+        let mut appended = BTreeMap::new();
+        let disk = &mut self.disk;
+        self.log
+            .each_entry(
+                |position, bytes| Storage::read(disk, position.segment, position.offset, bytes),
+                |index, payload| {
+                    appended.insert(index, payload.to_vec());
+                },
+            )
+            .expect("readable");
+        let held = self.log.first()..=self.log.last().index;
+        let removed = |index: &Index| held.contains(index) && !appended.contains_key(index);
+        self.cleaned.retain(|index| removed(index));
+        self.ever_cleaned.clone_from(&self.cleaned);
+        self.appended = appended;
+    }
+}
