@@ -10,6 +10,10 @@
 mod counter;
 mod lock;
 mod map;
+mod set;
+mod tree;
+mod value;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,6 +34,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 10),
     Kind::of::<counter::Adding>("counter", 10),
     Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<value::Swapping>("value", 3),
+    Kind::of::<set::Gathering>("set and multimap", 3),
+    Kind::of::<tree::Growing>("tree", 3),
+    Kind::of::<watch::Watching>("watch", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
