@@ -163,6 +163,7 @@ verbs_map() {
     try 0 'v*' map put $m a 2 --if-absent
     try 1 '2' map put $m a 3 --if-absent
     try 1 '2' map put $m a 3 --if-version 1
+    try 1 '2' map put $m a 3 --if-version 0
     try 0 'v*' map put $m a 3 --if-value 2
     try 0 '3' map replace $m a 4
     try 1 '' map replace $m none 4

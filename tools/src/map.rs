@@ -42,7 +42,7 @@ enum Verb {
         /// Only if the key has no value; exit code 1 and the actual one where it has
         #[arg(long, conflicts_with_all = ["if_version", "if_value"])]
         if_absent: bool,
-        /// Only if it has this version; exit code 1 and the actual value where not
+        /// Only if it has this version, 0 for none; exit code 1 and the actual value where not
         #[arg(long, value_name = "VERSION", conflicts_with = "if_value")]
         if_version: Option<u64>,
         /// Only if it has this value; exit code 1 and the actual one where not
@@ -218,6 +218,7 @@ fn write(connect: &Connect, verb: &Verb) -> Result<(), Exit> {
         Verb::Put { key, value, if_absent, if_version, if_value, .. } => {
             let (key, value) = (key.as_bytes(), value.as_bytes());
             let swap = match (if_version, if_value) {
+                (Some(0), _) => map.put_if_absent(key, value),
                 (Some(version), _) => map.replace_version(key, Index(*version), value),
                 (None, Some(expected)) => map.replace_if(key, expected.as_bytes(), value),
                 (None, None) if *if_absent => map.put_if_absent(key, value),
