@@ -28,6 +28,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a peer's address, at most.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
+/// How long a node that is no member any more can still be told so.
+pub const LINGER: Micros = Micros::from_millis(2_000);
+
 /// Oldest kernel that has all we use (SINGLE_ISSUER and DEFER_TASKRUN came with 6.1).
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Locked memory that each executor needs, in bytes: glommio refuses to start with less.
@@ -109,6 +112,10 @@ pub const TURN_ALARM: Micros = Micros::from_millis(5);
 pub const LATE: Micros = Micros::from_millis(5);
 /// A shard looks around at least this often.
 pub const SLEEP_MAX: Micros = Micros::from_millis(10_000);
+/// A node that stops in order has this long to hand leadership over: two attempts, and an election.
+pub const RETIRE_TIME: Micros = Micros::from_millis(2_000);
+/// And then this long to write down how far its logs are durable.
+pub const REST_TIME: Micros = Micros::from_millis(1_000);
 /// Stopping waits this long for what is in flight.
 pub const STOP_TIME: Micros = Micros::from_millis(5_000);
 

@@ -9,6 +9,7 @@ mod directory;
 mod embed;
 mod founding;
 mod group;
+mod join;
 mod local;
 mod options;
 mod signals;
@@ -27,7 +28,7 @@ use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 
 use crate::config;
 use crate::error::Error;
-use crate::forming::{Disagreement, Founder, Peer};
+use crate::forming::{Founder, Peer};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{self, Plan, Running, driver_tag, start, sys};
@@ -35,7 +36,7 @@ pub use embed::{Node, NodeBuilder};
 pub use group::{replica, resources, run};
 pub use local::{LocalBuilder, LocalCluster};
 
-use cluster::{founded, founders, resolve, resolve_one};
+use cluster::belong;
 use directory::Directory;
 use options::check;
 use preflight::{Finding, Level};
@@ -52,6 +53,11 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The founders, this node among them; empty for a cluster of one.
     pub peers: Vec<Peer>,
+    /// Nodes of a cluster to join, as `host:port`; used until this node belongs to one.
+    pub join: Vec<String>,
+    /// Where others reach this node, as `host:port`, if that is not where it listens. A founder is
+    /// where `peers` says.
+    pub advertise: Option<String>,
     /// Number of groups, or decided at the founding: nodes × shards of the smallest.
     pub groups: Option<u32>,
     /// Number of shards, or as many as there are CPUs for this process.
@@ -80,6 +86,8 @@ impl ServerConfig {
             data: data.into(),
             listen: config::LISTEN,
             peers: Vec::new(),
+            join: Vec::new(),
+            advertise: None,
             groups: None,
             shards: None,
             cpus: None,
@@ -99,7 +107,7 @@ pub struct Seed {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// All nodes; node 1 is the first.
+    /// The nodes that founded the cluster; node 1 is the first.
     pub founders: Vec<Founder>,
     /// What the log holds.
     pub opened: Opened,
@@ -116,7 +124,6 @@ pub struct Server {
     running: Vec<Running>,
     address: SocketAddr,
     notes: Vec<String>,
-    peers: Vec<Peer>,
     /// Held until the last shard has ended.
     _directory: Directory,
 }
@@ -176,21 +183,20 @@ impl Server {
         let directory = Directory::open(&config.data, &config.name)?;
         notes.extend(inspect(vec![preflight::directory(directory.path())])?);
 
-        let peers = founders(config, address);
-        let record = founded(config, &directory, peers.clone(), shards, &listener, stop)?;
-        let id = record.node(&config.name).ok_or_else(|| {
-            let (name, cluster) = (config.name.clone(), record.cluster());
-            Error::Forming(Disagreement::NotFounder { name, cluster }.to_string())
-        })?;
-        let peers = if config.peers.is_empty() { record.peers() } else { peers };
-        let addresses = resolve(&record, &peers)?;
-        let port = address.port();
-        let node = shard::Node::new(&record, id, port, addresses, shards, connections());
-        let node = node.map(Arc::new);
-        let node = node.map_err(|e| Error::executor(&e))?;
+        let (record, id) = belong(config, &directory, address, shards, &listener, stop)?;
+        let own = (id, directory.incarnation);
+        let node = shard::Node::new(&record, own, address.port(), shards, connections());
+        let node = node.map(Arc::new).map_err(|e| Error::executor(&e))?;
+        let peers = if config.peers.is_empty() { record.peers() } else { config.peers.clone() };
+        for peer in &peers {
+            // One that cannot be found now is looked for again; the others may be enough.
+            if let Some(id) = record.node(&peer.name) {
+                node.resolve(id, &peer.address);
+            }
+        }
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
         let running = start(&node, plans)?;
-        Ok(Server { node, running, address, notes, peers, _directory: directory })
+        Ok(Server { node, running, address, notes, _directory: directory })
     }
 
     /// Where it listens.
@@ -255,17 +261,7 @@ impl Server {
         const FRESH: i32 = 10_000;
         while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
             sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FRESH);
-            self.refresh_addresses();
-        }
-    }
-
-    /// Names that resolve differently now: a peer has moved.
-    fn refresh_addresses(&self) {
-        for peer in self.peers.iter().filter(|peer| peer.address.parse::<SocketAddr>().is_err()) {
-            let member = self.node.members.iter().position(|member| member.name == peer.name);
-            if let (Some(at), Ok(address)) = (member, resolve_one(peer)) {
-                self.node.set_address(NodeId(at as u32 + 1), address);
-            }
+            self.node.refresh_addresses();
         }
     }
 
@@ -385,7 +381,7 @@ fn plan(
             cluster: node.cluster,
             group,
             node: node.id,
-            founders: node.members.clone(),
+            founders: node.founders.clone(),
             opened,
             snapshot_after: config.snapshot_after,
         };

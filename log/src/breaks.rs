@@ -28,6 +28,11 @@ breaks! {
     VOTE_NOT_PERSISTED "vote-not-persisted" "term and vote are told before they are on disk";
     ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
     COMMIT_OLD_TERM "commit-old-term" "entries of earlier terms commit by counting (figure 8)";
+    LEARNER_COUNTS "learner-counts" "learners count towards a quorum";
+    OLD_QUORUM_ONLY "old-quorum-only" "during a change only the old voters count";
+    NEW_QUORUM_ONLY "new-quorum-only" "a change of voters is one step, the old ones do not count";
+    CHANGE_AT_COMMIT "change-at-commit" "a configuration counts from its commit, not its append on";
+    REMOVED_LEADER_COUNTS "removed-leader-counts" "a leader that is removed still counts itself";
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
 }
 

@@ -154,6 +154,28 @@ impl Log {
         self.pump();
     }
 
+    /// Before an orderly stop, when nothing is appended any more: has the hard state say how far
+    /// the log is durable, without waiting until it has been idle for a while. To be called until
+    /// [`Log::is_marked`]; it waits for writes under way.
+    pub fn mark(&mut self) {
+        let written = self.writer.durable() == self.segments.last();
+        let told = self.moment() == self.idle.recorded;
+        if self.poisoned.is_some() || !written || told || !self.updates.is_idle() {
+            return;
+        }
+        let ticket = self.next_ticket();
+        self.updates.want(ticket);
+        self.pump();
+    }
+
+    /// Whether the hard state on disk says how things stand, and nothing is under way: a log that
+    /// has lost its end since would be known to be damaged.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        let written = self.writer.durable() == self.segments.last();
+        written && self.moment() == self.idle.recorded && self.updates.is_idle()
+    }
+
     /// When [`Log::on_tick`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {

@@ -14,6 +14,17 @@ pub(super) const OUT_HIGH: usize = 1 << 20;
 /// Holdings mirrored, at most; the cluster's own limits are far lower.
 pub(super) const HOLDINGS_MAX: usize = 65_536;
 
+/// What a client does when its session has expired, after telling what was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Recovery {
+    /// The next command begins a new session, which holds nothing.
+    #[default]
+    NewSession,
+    /// The client's part in this group is closed: every call fails. For programs that must not go
+    /// on as somebody else.
+    Close,
+}
+
 /// How one client speaks to one group. Times are in microseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionConfig {
@@ -40,6 +51,11 @@ pub struct SessionConfig {
     pub backoff_min: Micros,
     /// Longest pause. Default 100 ms: a fail-over should not wait for its clients.
     pub backoff_max: Micros,
+    /// What comes after an expired session. Default [`Recovery::NewSession`].
+    pub recovery: Recovery,
+    /// Begin with any of the endpoints, drawn from the seed, or with the first. Default any, so
+    /// that many clients do not all begin at one node.
+    pub shuffle: bool,
     /// Operations under way, at most. Default and upper bound: [`IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
 }
@@ -60,6 +76,8 @@ impl SessionConfig {
             silence: Micros::from_millis(2_000),
             backoff_min: Micros::from_millis(20),
             backoff_max: Micros::from_millis(100),
+            recovery: Recovery::NewSession,
+            shuffle: true,
             in_flight_max: IN_FLIGHT_MAX,
         }
     }

@@ -16,7 +16,8 @@ use margay_log::id::{ClusterId, GroupId, Index, Micros};
 
 use super::exchange::Exchange;
 use super::net::{ConnectionId, Heard};
-use super::session::{Call, SessionConfig, SessionState};
+use super::session::{Call, Recovery, SessionConfig, SessionState};
+use super::states::{StateChange, StateFeed};
 use crate::machine::{Code, NoticeState, Outcome, ResourceId};
 use crate::resource::{Answer, Completer, Failure, Feed};
 
@@ -46,6 +47,8 @@ pub(super) enum Order {
     Meet { deadline: Instant, completer: Completer<(ClusterId, u32)> },
     /// Tell the states of sessions from now on.
     Watch(SyncSender<(GroupId, SessionState)>),
+    /// Tell them with what was lost.
+    Follow(StateFeed),
     /// From the thread of a connection.
     Heard(ConnectionId, Heard),
     /// End all sessions, then the thread.
@@ -57,6 +60,12 @@ pub(super) struct Settings {
     pub(super) endpoints: Vec<String>,
     pub(super) cluster: ClusterId,
     pub(super) session_timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) silence: Duration,
+    pub(super) backoff: (Duration, Duration),
+    pub(super) recovery: Recovery,
+    /// Begin with the first endpoint.
+    pub(super) in_order: bool,
     pub(super) key: [u8; 16],
     pub(super) seed: u64,
 }
@@ -70,6 +79,7 @@ pub(super) struct Driver {
     exchanges: BTreeMap<GroupId, Exchange>,
     meeting: Vec<(Instant, Completer<(ClusterId, u32)>)>,
     watchers: Vec<SyncSender<(GroupId, SessionState)>>,
+    followers: Vec<StateFeed>,
     swept: Instant,
     closing: Option<Vec<Completer<()>>>,
 }
@@ -89,6 +99,7 @@ impl Driver {
             exchanges: BTreeMap::new(),
             meeting: Vec::new(),
             watchers: Vec::new(),
+            followers: Vec::new(),
             swept: start,
             closing: None,
         }
@@ -159,6 +170,7 @@ impl Driver {
                 self.meeting.push((deadline, completer));
             }
             Order::Watch(watcher) => self.watchers.push(watcher),
+            Order::Follow(feed) => self.followers.push(feed),
             Order::Heard(id, heard) => {
                 if let Some(exchange) = self.exchanges.get_mut(&id.group) {
                     exchange.hear(now, id, heard);
@@ -180,7 +192,13 @@ impl Driver {
             let endpoints = settings.endpoints.clone();
             let mut config = SessionConfig::new(group, endpoints, key.to_le_bytes(), seed);
             config.cluster = settings.cluster;
-            config.timeout = Micros(settings.session_timeout.as_micros() as u64);
+            let micros = |span: Duration| Micros(span.as_micros() as u64);
+            config.timeout = micros(settings.session_timeout);
+            config.connect_timeout = micros(settings.connect_timeout);
+            config.silence = micros(settings.silence);
+            config.backoff_min = micros(settings.backoff.0);
+            config.backoff_max = micros(settings.backoff.1);
+            (config.recovery, config.shuffle) = (settings.recovery, !settings.in_order);
             let mut exchange = Exchange::new(config, now, sender.clone());
             if closing.is_some() {
                 exchange.close(now);
@@ -201,7 +219,9 @@ impl Driver {
             if sweep {
                 exchange.sweep(now);
             }
-            for state in exchange.states() {
+            for (state, lost) in exchange.states() {
+                let change = StateChange { group: *group, state, lost };
+                self.followers.retain(|follower| follower.push(&change));
                 // A watcher that does not read misses states; one that has gone is forgotten.
                 self.watchers.retain(|watcher| {
                     use std::sync::mpsc::TrySendError::Disconnected;

@@ -47,11 +47,17 @@ pub(super) enum Attempt {
 }
 
 impl Endpoints {
-    /// The starting point differs from seed to seed, so that many clients do not all begin at one
-    /// node.
-    pub(super) fn new(list: Vec<String>, backoff: Backoff, random: &mut Random) -> Endpoints {
+    /// Shuffled, the starting point differs from seed to seed, so that many clients do not all
+    /// begin at one node.
+    pub(super) fn new(
+        list: Vec<String>,
+        shuffle: bool,
+        backoff: Backoff,
+        random: &mut Random,
+    ) -> Endpoints {
         assert!(!list.is_empty(), "a session needs at least one endpoint");
-        let next = (random.next() % list.len() as u64) as usize;
+        let drawn = (random.next() % list.len() as u64) as usize;
+        let next = if shuffle { drawn } else { 0 };
         Endpoints {
             list,
             next,
@@ -168,9 +174,7 @@ mod tests {
         let mut random = Random::new(0);
         let list = ["n1:5150", "n2:5150", "n3:5150"].map(str::to_owned).to_vec();
         let backoff = Backoff::new(Micros(20_000), Micros(500_000));
-        let mut endpoints = Endpoints::new(list, backoff, &mut random);
-        endpoints.next = 0;
-        (endpoints, random)
+        (Endpoints::new(list, false, backoff, &mut random), random)
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub(super) struct Exchange {
     waits: Waits,
     /// Who wants to know when something is over.
     ends: Waits,
-    states: Vec<SessionState>,
+    /// What the next state takes with it.
+    lost: Vec<Notice>,
+    states: Vec<(SessionState, Vec<Notice>)>,
 }
 
 impl Exchange {
@@ -55,6 +57,7 @@ impl Exchange {
             feeds: BTreeMap::new(),
             waits: BTreeMap::new(),
             ends: BTreeMap::new(),
+            lost: Vec::new(),
             states: Vec::new(),
         }
     }
@@ -139,7 +142,7 @@ impl Exchange {
     }
 
     /// States that were not told yet.
-    pub(super) fn states(&mut self) -> std::vec::Drain<'_, SessionState> {
+    pub(super) fn states(&mut self) -> std::vec::Drain<'_, (SessionState, Vec<Notice>)> {
         self.states.drain(..)
     }
 
@@ -248,6 +251,7 @@ impl Exchange {
                     }
                 }
                 Output::Notice(notice) => self.notice(&notice),
+                Output::Lost(lost) => self.lost = lost,
                 Output::State(state) => self.become_state(state),
                 // Nobody asks: `status.rs` has connections of its own.
                 Output::Status(..) => {}
@@ -292,7 +296,8 @@ impl Exchange {
     }
 
     fn become_state(&mut self, state: SessionState) {
-        self.states.push(state);
+        let lost = std::mem::take(&mut self.lost);
+        self.states.push((state, lost));
         if state != SessionState::Connected {
             for completer in std::mem::take(&mut self.ends).into_values().flatten() {
                 completer.complete(match state {

@@ -19,6 +19,17 @@ impl Holdings {
         self.states.get(&(resource, waiter)).copied()
     }
 
+    /// Everything, as the cluster last said.
+    pub(super) fn all(&self, session: SessionId) -> Vec<Notice> {
+        let notice = |(&(resource, waiter), &state): (&(ResourceId, Index), &NoticeState)| Notice {
+            session,
+            resource,
+            waiter,
+            state,
+        };
+        self.states.iter().map(notice).collect()
+    }
+
     /// Takes a change. Returns whether it is news: a notice may arrive again.
     pub(super) fn change(&mut self, notice: &Notice) -> bool {
         let key = (notice.resource, notice.waiter);

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
+use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
     Lock, Map, Multimap, Reply, RwLock, Semaphore, Set, Submit, Subscription, Tree, Value,
@@ -37,6 +38,8 @@ use crate::resource::{
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
 
+pub mod admin;
+mod ask;
 mod backoff;
 mod calls;
 mod config;
@@ -49,13 +52,16 @@ mod manage;
 mod net;
 mod routing;
 pub mod session;
+mod states;
 mod status;
 mod stream;
 mod subscriptions;
 
+pub use config::Recovery;
 pub use error::Error;
 pub use manage::{Found, Listing};
 pub use routing::route;
+pub use states::{StateChange, StateChanges};
 pub use status::{NodeStatus, status};
 
 /// States a watcher may be behind before it misses some.
@@ -93,6 +99,24 @@ pub struct Builder {
     cluster: ClusterId,
     timeout: Duration,
     session_timeout: Duration,
+    connect_timeout: Duration,
+    silence: Duration,
+    backoff: (Duration, Duration),
+    recovery: Recovery,
+    selection: Selection,
+}
+
+/// The node a session begins with. One that only reads sequentially stays there; commands and
+/// linearizable reads are for the leader, wherever a session begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Selection {
+    /// Any of them: many clients spread over the nodes.
+    #[default]
+    Any,
+    /// The first that was named which answers; then the next.
+    InOrder,
+    /// The one that accepted a connection first when the client was made; then the next.
+    Nearest,
 }
 
 impl Builder {
@@ -119,6 +143,43 @@ impl Builder {
         self
     }
 
+    /// An attempt to connect to a node takes no longer than this. Default 1 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// A node from which an answer is due and nothing at all was heard for this long is given up
+    /// for another. Default 2 s; well below the session time-out.
+    #[must_use]
+    pub fn silence(mut self, silence: Duration) -> Builder {
+        self.silence = silence;
+        self
+    }
+
+    /// Pauses between attempts after all nodes have failed: from the first to the longest, twice as
+    /// long each time. Default 20 to 100 ms. How long is tried at all is each operation's time-out.
+    #[must_use]
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Builder {
+        self.backoff = (first, longest.max(first));
+        self
+    }
+
+    /// What comes after a session that has expired. Default: a new one.
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Builder {
+        self.recovery = recovery;
+        self
+    }
+
+    /// The node to begin with. Default: any.
+    #[must_use]
+    pub fn selection(mut self, selection: Selection) -> Builder {
+        self.selection = selection;
+        self
+    }
+
     /// Refuses to talk to any other cluster than this one.
     #[must_use]
     pub fn cluster(mut self, cluster: ClusterId) -> Builder {
@@ -137,8 +198,17 @@ impl Builder {
         let mut random = [0; 24];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let (key, seed) = random.split_at(16);
+        let endpoints = match self.selection {
+            Selection::Nearest => net::nearest_first(self.endpoints, self.connect_timeout),
+            Selection::Any | Selection::InOrder => self.endpoints,
+        };
         let settings = Settings {
-            endpoints: self.endpoints.clone(),
+            endpoints: endpoints.clone(),
+            connect_timeout: self.connect_timeout,
+            silence: self.silence,
+            backoff: self.backoff,
+            recovery: self.recovery,
+            in_order: self.selection != Selection::Any,
             cluster: self.cluster,
             session_timeout: self.session_timeout,
             key: std::array::from_fn(|n| key[n]),
@@ -147,7 +217,7 @@ impl Builder {
         let (orders, inbox) = sync_channel(ORDERS_MAX);
         let driver = Driver::new(settings, inbox, orders.clone());
         thread::Builder::new().name("margay-client".to_owned()).spawn(move || driver.run())?;
-        let shared = Shared { orders, endpoints: self.endpoints, unique: AtomicU64::new(0) };
+        let shared = Shared { orders, endpoints, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
         shared.order(Order::Meet { deadline: Instant::now() + self.timeout, completer });
@@ -171,6 +241,11 @@ impl Client {
             cluster: ClusterId(0),
             timeout: Duration::from_secs(5),
             session_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            silence: Duration::from_secs(2),
+            backoff: (Duration::from_millis(20), Duration::from_millis(100)),
+            recovery: Recovery::NewSession,
+            selection: Selection::Any,
         }
     }
 
@@ -244,6 +319,19 @@ impl Client {
         self.open(name, IdGenerator::open)
     }
 
+    /// The value `name`, read and written as a type: bytes, text, numbers, [`Rkyv`], [`Json`].
+    ///
+    /// [`Rkyv`]: crate::resource::typed::Rkyv
+    /// [`Json`]: crate::resource::typed#structs
+    pub fn value_of<V: Data>(&self, name: &str) -> Reply<ValueOf<V, Group>> {
+        self.value(name).and_then(|value| Ok(ValueOf::new(value)))
+    }
+
+    /// The map `name`, read and written as types: `client.map_of::<String, u64>("stock")`.
+    pub fn map_of<K: Data, V: Data>(&self, name: &str) -> Reply<MapOf<K, V, Group>> {
+        self.map(name).and_then(|map| Ok(MapOf::new(map)))
+    }
+
     /// The lock `name`.
     pub fn lock(&self, name: &str) -> Reply<Lock<Group>> {
         self.open(name, Lock::open)
@@ -303,6 +391,15 @@ impl Client {
         let (sender, receiver) = sync_channel(STATES_MAX);
         self.shared.order(Order::Watch(sender));
         receiver
+    }
+
+    /// What its sessions can rely on, from now on, and with each expired one what it has lost. Slow
+    /// readers miss the oldest changes.
+    #[must_use]
+    pub fn state_changes(&self) -> StateChanges {
+        let (feed, changes) = states::changes();
+        self.shared.order(Order::Follow(feed));
+        changes
     }
 
     /// Ends all sessions: the cluster releases what they hold. Calls under way fail. Returns when
@@ -387,6 +484,10 @@ impl Submit for Group {
             feed.end(failure);
         }
         subscription
+    }
+
+    fn group(&self) -> GroupId {
+        self.group
     }
 
     fn unique(&self) -> u64 {

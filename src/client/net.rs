@@ -107,6 +107,20 @@ pub(super) fn open_one(address: &str, timeout: Duration) -> io::Result<TcpStream
     Err(last)
 }
 
+/// The endpoints in the order in which they accept a connection; those that do not, last.
+pub(super) fn nearest_first(endpoints: Vec<String>, timeout: Duration) -> Vec<String> {
+    let probe = |endpoint: &String| {
+        let (endpoint, start) = (endpoint.clone(), Instant::now());
+        thread::spawn(move || open_one(&endpoint, timeout).ok().map(|_| start.elapsed()))
+    };
+    let probes: Vec<_> = endpoints.iter().map(probe).collect();
+    let times = probes.into_iter().map(|probe| probe.join().ok().flatten());
+    let mut timed: Vec<_> =
+        times.map(|time| time.unwrap_or(Duration::MAX)).zip(endpoints).collect();
+    timed.sort_by_key(|(time, _)| *time);
+    timed.into_iter().map(|(_, endpoint)| endpoint).collect()
+}
+
 /// `n1` becomes `n1:5150`.
 fn with_port(address: &str) -> String {
     let host_end = address.rfind(']').unwrap_or(0);

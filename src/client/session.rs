@@ -52,7 +52,7 @@ mod outgoing;
 mod tests;
 
 pub use super::calls::CallId;
-pub use super::config::{IN_FLIGHT_MAX, SessionConfig};
+pub use super::config::{IN_FLIGHT_MAX, Recovery, SessionConfig};
 
 /// Something to be done by the group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +134,8 @@ pub enum Output {
     },
     /// What the session holds or waits for has changed.
     Notice(Notice),
+    /// The session has expired with this, all it held or waited for; the state follows.
+    Lost(Vec<Notice>),
     /// The session is in another state.
     State(SessionState),
 }
@@ -242,7 +244,8 @@ impl Session {
     pub fn new(config: SessionConfig, now: Micros) -> Session {
         let mut random = Random::new(config.seed);
         let backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let endpoints = Endpoints::new(config.endpoints.clone(), backoff.clone(), &mut random);
+        let list = config.endpoints.clone();
+        let endpoints = Endpoints::new(list, config.shuffle, backoff.clone(), &mut random);
         let mut session = Session {
             link: Link::Down { retry_at: now },
             endpoints,

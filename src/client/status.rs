@@ -1,17 +1,15 @@
 //! Asks nodes how they are, one by one and not through a session: nodes without a leader answer
 //! too.
 
-use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use margay_log::id::{ClusterId, GroupId};
+use margay_log::id::GroupId;
 
+use super::ask::ask;
 use super::error::Error;
-use super::net::{open_one, reason};
-use crate::machine::Code;
 use crate::wire::client::{Request, Response};
-use crate::wire::{self, GroupStatus, HELLO_BYTES, Hello};
+use crate::wire::{self, GroupStatus};
 
 /// What one node says.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ pub fn status(endpoints: &[String], timeout: Duration) -> Vec<NodeStatus> {
     let asked = endpoints.iter().map(|endpoint| {
         let address = endpoint.clone();
         let thread = thread::Builder::new().name("margay-status".to_owned());
-        thread.spawn(move || ask(&address, timeout))
+        thread.spawn(move || ask_all(&address, timeout))
     });
     let asked: Vec<_> = asked.collect();
     let answers = asked.into_iter().map(|thread| match thread.map(thread::JoinHandle::join) {
@@ -46,7 +44,7 @@ pub fn status(endpoints: &[String], timeout: Duration) -> Vec<NodeStatus> {
 
 /// Asks a node about all groups. The one that answers first may know only those of its own core:
 /// the others are asked for in turn.
-fn ask(address: &str, timeout: Duration) -> Result<Vec<GroupStatus>, String> {
+fn ask_all(address: &str, timeout: Duration) -> Result<Vec<GroupStatus>, String> {
     let end = Instant::now() + timeout;
     let (mut found, mut group, mut groups) = (Vec::<GroupStatus>::new(), 0, 1);
     while group < groups {
@@ -67,41 +65,8 @@ fn ask_group(
     group: GroupId,
     end: Instant,
 ) -> Result<(u32, Vec<GroupStatus>), String> {
-    let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-    let left = || left().ok_or_else(|| "timed out".to_owned());
-    let mut stream = open_one(address, left()?).map_err(|error| reason(&error))?;
-    let mut out = Hello::client(ClusterId(0), group).encode().to_vec();
-    Request::Status { id: 1 }.encode(&mut out);
-    stream.set_write_timeout(Some(left()?)).map_err(|error| reason(&error))?;
-    stream.write_all(&out).map_err(|error| reason(&error))?;
-
-    let (mut bytes, mut hello) = (Vec::new(), None);
-    loop {
-        let body = if hello.is_some() { &bytes[HELLO_BYTES..] } else { &bytes[..] };
-        let length = if hello.is_some() { wire::peek(body) } else { Hello::peek(body) };
-        match length.map_err(|error| error.to_string())? {
-            Some(length) if length <= body.len() && hello.is_none() => {
-                hello = Some(check(&body[..length])?);
-                continue;
-            }
-            Some(length) if length <= body.len() => {
-                let groups = hello.map_or(1, |hello: Hello| hello.groups);
-                return Ok((groups, read(&body[..length])?));
-            }
-            _ => {}
-        }
-        let mut chunk = [0; 4096];
-        stream.set_read_timeout(Some(left()?)).map_err(|error| reason(&error))?;
-        match stream.read(&mut chunk).map_err(|error| reason(&error))? {
-            0 => return Err("disconnected".to_owned()),
-            length => bytes.extend_from_slice(&chunk[..length]),
-        }
-    }
-}
-
-fn check(bytes: &[u8]) -> Result<Hello, String> {
-    let hello = Hello::decode(bytes).map_err(|error| error.to_string())?;
-    if hello.code == Code::OK { Ok(hello) } else { Err(hello.code.to_string()) }
+    let answer = ask(address, group, &Request::Status { id: 1 }, end)?;
+    Ok((answer.hello.groups, read(&answer.frame)?))
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<GroupStatus>, String> {

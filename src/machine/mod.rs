@@ -114,6 +114,8 @@ pub mod kind {
     pub const REFUSED: u8 = 6;
     /// Opens and deletes resources.
     pub const REGISTRY: u8 = 8;
+    /// Checks and commands that take effect together.
+    pub const TRANSACTION: u8 = 9;
     /// A single value.
     pub const VALUE: u8 = 16;
     /// A signed 64-bit number.

@@ -13,18 +13,21 @@
 //! * A **pre-vote** asks "would you vote for me in the next term?" and changes nothing at either
 //!   side (thesis §9.6). Terms rise only when an election can be won, so that a node that was cut
 //!   off returns in the term it left.
-//! * **Stickiness**: a node that has heard its leader within the shortest time-out ignores
-//!   candidates (thesis §4.2.3). It ends by itself: when the leader is not heard, and for the
-//!   leader by check-quorum (thesis §6.2).
+//! * **Stickiness**: a node that has heard a leader within the shortest time-out ignores candidates
+//!   (thesis §4.2.3), whatever else it hears: leases count on it. It ends by itself: when the
+//!   leader is not heard, and for the leader by check-quorum (thesis §6.2). A node that restarts
+//!   does not know whom it heard, and ignores candidates for as long. Only a candidate that the
+//!   leader itself asked to stand is not ignored (`transfer.rs`).
 //! * Refusals are not counted. They only matter for the term they bring; an election that cannot be
 //!   won ends with the candidate's time-out.
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
 use super::message::{Body, Output};
 use super::progress::Progress;
 use super::read::Reads;
-use super::{Follower, Leader, Raft, Role, Round};
+use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
     /// Two things happen because time has passed: a leader without a quorum steps down, a voter
@@ -55,7 +58,13 @@ impl Raft {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> Option<T> {
-        self.configuration().agreed(|voter| {
+        let configuration = self.configuration();
+        if breaks::REMOVED_LEADER_COUNTS.on() && !configuration.is_voter(self.config.id) {
+            let counted: Vec<NodeId> = configuration.electors().chain([self.config.id]).collect();
+            let of = |id| leader.peers.iter().find(|peer| peer.id == id).map_or(own, &of);
+            return quorum::agreed(&counted, of);
+        }
+        configuration.agreed(|voter| {
             if voter == self.config.id {
                 return own;
             }
@@ -66,14 +75,7 @@ impl Raft {
 
     /// Whether to ignore candidates. A leader does, as long as check-quorum lets it lead.
     pub(super) fn hears_leader(&self) -> bool {
-        match &self.role {
-            Role::Follower(follower) => {
-                let silence = self.now.since(follower.heard);
-                follower.leader.is_some() && silence < self.config.election_min
-            }
-            Role::PreCandidate(_) | Role::Candidate(_) => false,
-            Role::Leader(_) => true,
-        }
+        matches!(self.role, Role::Leader(_)) || self.now < self.loyal_until
     }
 
     /// Of `leader`, or of nobody yet. Whatever was verified, acknowledged or granted is forgotten.
@@ -82,7 +84,7 @@ impl Raft {
         if matches!(self.role, Role::Leader(_)) {
             self.reset_election_timer();
         }
-        let follower = Follower { leader, heard: self.now, ..Follower::default() };
+        let follower = Follower { leader, ..Follower::default() };
         self.become_role(Role::Follower(follower), out);
     }
 
@@ -144,21 +146,22 @@ impl Raft {
         }
         let granted = &*granted;
         if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
-            self.campaign(out);
+            self.campaign(None, out);
         }
     }
 
-    /// Stands for election. The requests and the own vote wait until term and vote are durable.
-    fn campaign(&mut self, out: &mut Vec<Output>) {
+    /// Stands for election, because nobody leads or because the leader hands over. The requests and
+    /// the own vote wait until term and vote are durable.
+    pub(super) fn campaign(&mut self, asked_by: Option<NodeId>, out: &mut Vec<Output>) {
         assert!(self.may_stand());
         self.reset_election_timer();
         if self.term.next() == self.term {
             return;
         }
         self.enter_term(self.term.next(), Some(self.config.id));
-        self.become_role(Role::Candidate(Vec::new()), out);
+        self.become_role(Role::Candidate(Candidate { granted: Vec::new(), asked_by }), out);
         let last = self.terms.last();
-        self.send_to_voters(self.term, &Body::Vote { last }, out);
+        self.send_to_voters(self.term, &Body::Vote { last, handed_over: asked_by.is_some() }, out);
     }
 
     fn send_to_voters(&mut self, term: Term, body: &Body, out: &mut Vec<Output>) {
@@ -170,9 +173,17 @@ impl Raft {
     }
 
     /// Paper §5.2, §5.4.1: one vote per term, for a log that is not behind ours.
-    pub(super) fn on_vote(&mut self, from: NodeId, last: EntryId, out: &mut Vec<Output>) {
-        if self.hears_leader() {
-            // Of this very term: the election is over. One of a higher term did not come this far.
+    pub(super) fn on_vote(
+        &mut self,
+        from: NodeId,
+        last: EntryId,
+        handed_over: bool,
+        out: &mut Vec<Output>,
+    ) {
+        // Where this very term has a leader, the election is over. One of a higher term did not
+        // come this far, unless its leader wanted it.
+        let over = if handed_over { self.leader().is_some() } else { self.hears_leader() };
+        if over {
             return;
         }
         let free = self.vote.is_none_or(|vote| vote == from);
@@ -192,13 +203,13 @@ impl Raft {
         if !granted {
             return;
         }
-        let Role::Candidate(granted) = &mut self.role else { return };
+        let Role::Candidate(Candidate { granted, asked_by }) = &mut self.role else { return };
         if !granted.contains(&from) {
             granted.push(from);
         }
-        let granted = &*granted;
+        let (granted, asked_by) = (&*granted, *asked_by);
         if self.configurations.current().agreed(|voter| granted.contains(&voter)) == Some(true) {
-            self.become_leader(out);
+            self.become_leader(asked_by, out);
         }
     }
 
@@ -213,22 +224,22 @@ impl Raft {
     /// Makes itself known with empty appends, sent by `pump` in this step: they put off the others'
     /// elections and find the ends of the common logs. The no-op that the replica seals now follows
     /// them as soon as they are answered.
-    fn become_leader(&mut self, out: &mut Vec<Output>) {
+    fn become_leader(&mut self, asked_by: Option<NodeId>, out: &mut Vec<Output>) {
         assert!(self.is_persisted() && self.vote == Some(self.config.id));
         let (own, next, now) = (self.config.id, self.terms.last().index.next(), self.now);
         let others = self.configuration().members().filter(|member| *member != own);
         let peers = others.map(|member| Progress::new(member, next, now)).collect();
-        let leader = Leader { first: next, peers, round: Round(0), reads: Reads::default() };
+        let leader = Leader {
+            first: next,
+            peers,
+            told_until: now,
+            round: Round(0),
+            reads: Reads::default(),
+            asked_by,
+            transfer: None,
+            handed_over: false,
+        };
         self.become_role(Role::Leader(leader), out);
-    }
-
-    /// The leader hands over (thesis §3.10): stand for election at once. Without pre-vote, which
-    /// those who still hear the leader would ignore. They ignore the votes too, for `election_min`
-    /// after they last heard it; a leader that hands over must fall silent first.
-    pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
-        if self.leader() == Some(from) && self.may_stand() {
-            self.campaign(out);
-        }
     }
 }
 

@@ -24,13 +24,14 @@
 //!   any configuration that may still count: the one that removes it may be needed until it is
 //!   committed (§4.2.2).
 //! * **A leader that is no voter any more** leads until that is committed, without counting itself,
-//!   then steps down. Members that are removed hear of it before the leader forgets them, unless
-//!   that is lost; disturb they cannot in any case, as nobody who hears a leader listens to a
-//!   candidate.
+//!   then asks another to stand, and steps down. Members that are removed hear of it before the
+//!   leader forgets them, if they answer within a time-out; disturb they cannot in any case, as
+//!   nobody who hears a leader listens to a candidate.
 
+use margay_log::breaks;
 use margay_log::id::{Index, Micros, NodeId};
 
-use super::message::{ChangeRefused, Output};
+use super::message::{Body, ChangeRefused, Message, Output};
 use super::progress::Progress;
 use super::{Raft, Role, quorum};
 
@@ -105,6 +106,15 @@ impl Configuration {
 
     /// What a quorum has reached; see [`quorum`].
     pub fn agreed<T: Ord + Copy>(&self, value: impl Fn(NodeId) -> T) -> Option<T> {
+        if breaks::LEARNER_COUNTS.on() {
+            return quorum::agreed(&self.members().collect::<Vec<_>>(), value);
+        }
+        if breaks::OLD_QUORUM_ONLY.on() && self.is_joint() {
+            return quorum::agreed(&self.outgoing, value);
+        }
+        if breaks::NEW_QUORUM_ONLY.on() {
+            return quorum::agreed(&self.voters, value);
+        }
         quorum::agreed_jointly(&self.voters, &self.outgoing, value)
     }
 
@@ -133,6 +143,9 @@ impl Configurations {
 
     /// The one in force.
     pub(super) fn current(&self) -> &Configuration {
+        if breaks::CHANGE_AT_COMMIT.on() {
+            return &self.0[0].1;
+        }
         &self.0.last().expect("there is always one").1
     }
 
@@ -151,10 +164,11 @@ impl Configurations {
         assert!(!self.0.is_empty(), "a committed configuration would be truncated");
     }
 
-    /// Forgets what is superseded for good.
-    pub(super) fn commit(&mut self, index: Index) {
+    /// Forgets what is superseded for good. Whether there was anything.
+    pub(super) fn commit(&mut self, index: Index) -> bool {
         let committed = self.0.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
         self.0.drain(..committed);
+        committed > 0
     }
 
     /// Whether `node` is a voter in any that may still count.
@@ -184,18 +198,20 @@ impl Raft {
         if !matches!(self.role, Role::Leader(_)) {
             return Err(ChangeRefused::NotLeader);
         }
-        if !self.may_serve() {
+        if !self.may_serve() && !breaks::NEW_QUORUM_ONLY.on() {
             return Err(ChangeRefused::NotReady);
         }
         let committed = self.configurations.index() <= self.commit_index;
-        if !committed || self.configuration().is_joint() {
+        if !committed || self.configuration().is_joint() || !self.may_propose() {
             return Err(ChangeRefused::UnderWay);
         }
         Ok(())
     }
 
     /// Whether `next` may be appended now. Nothing that the group could not live with: a new voter
-    /// must have caught up, and a majority of the new voters must be there.
+    /// must have caught up, and a majority of the new voters must have answered since `since`. What
+    /// was heard before is no sign of life, and a change that waits for a dead node cannot be taken
+    /// back.
     ///
     /// # Errors
     /// Why not.
@@ -203,7 +219,7 @@ impl Raft {
     /// # Panics
     /// If `next` does not follow from the configuration in force; see
     /// [`Configuration::may_become`].
-    pub fn check_change(&self, next: &Configuration) -> Result<(), ChangeRefused> {
+    pub fn check_change(&self, next: &Configuration, since: Micros) -> Result<(), ChangeRefused> {
         self.may_change()?;
         assert!(self.configuration().may_become(next), "not a step: {next:?}");
         let Role::Leader(leader) = &self.role else { return Err(ChangeRefused::NotLeader) };
@@ -220,11 +236,10 @@ impl Raft {
             }
         }
         if next.is_joint() {
-            let (own, now) = (self.config.id, self.now);
-            let patience = self.config.election_max;
+            let own = self.config.id;
             let is_there = |id: NodeId| {
                 let peer = leader.peers.iter().find(|peer| peer.id == id);
-                id == own || peer.is_some_and(|peer| now.since(peer.heard) < patience)
+                id == own || peer.and_then(|peer| peer.answered).is_some_and(|at| at >= since)
             };
             if quorum::agreed(next.voters(), is_there) != Some(true) {
                 let silent = next.voters().iter().filter(|id| !is_there(**id));
@@ -239,7 +254,7 @@ impl Raft {
     #[must_use]
     pub fn change_ends(&self) -> bool {
         let committed = self.configurations.index() <= self.commit_index;
-        self.may_serve() && committed && self.configuration().is_joint()
+        self.may_serve() && self.may_propose() && committed && self.configuration().is_joint()
     }
 }
 
@@ -261,16 +276,34 @@ impl Raft {
     /// Everything is committed up to `index`.
     pub(super) fn commit_to(&mut self, index: Index, out: &mut Vec<Output>) {
         self.commit_index = index;
-        self.configurations.commit(index);
+        let settled = self.configurations.commit(index);
+        if let Role::Leader(leader) = &mut self.role
+            && settled
+        {
+            leader.told_until = self.now.after(self.config.election_max);
+        }
         out.push(Output::Commit { index });
     }
 
-    /// After a leader's step: who is out has been told, and is forgotten; if it is the leader
-    /// itself, it steps down.
+    /// After a leader's step: who is out and has been told, or does not answer, is forgotten; if it
+    /// is the leader itself, it steps down.
     pub(super) fn let_go(&mut self, out: &mut Vec<Output>) {
         let Role::Leader(leader) = &mut self.role else { return };
-        leader.peers.retain(|peer| self.configurations.may_belong(peer.id));
+        let (now, index) = (self.now, self.configurations.index());
+        let untold = now < leader.told_until;
+        leader.peers.retain(|peer| {
+            let told = peer.commit_told >= index || !untold;
+            !told || self.configurations.may_belong(peer.id)
+        });
         if !self.configurations.may_vote(self.config.id) {
+            // Nobody needs to wait for a time-out: one of those who are left stands at once.
+            let (term, last) = (self.term, self.terms.last().index);
+            let voters = self.configurations.current().voters();
+            let level = |peer: &&Progress| voters.contains(&peer.id) && peer.match_index >= last;
+            if let Some(heir) = leader.peers.iter().find(level) {
+                let message = Message { term, body: Body::TimeoutNow };
+                out.push(Output::Send { to: heir.id, message });
+            }
             self.become_follower(None, out);
         }
     }

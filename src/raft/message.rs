@@ -44,6 +44,8 @@ pub enum Body {
     Vote {
         /// The end of the candidate's log.
         last: EntryId,
+        /// The leader itself asked the candidate to stand: those who hear it vote all the same.
+        handed_over: bool,
     },
     /// Answer to `Vote`.
     VoteReply {
@@ -99,7 +101,7 @@ pub enum Input {
         configuration: Option<Configuration>,
     },
     /// The leader has sealed a batch of `entries` behind its last entry. Only a leader of the
-    /// current term may be told so.
+    /// current term may be told so, and not while it hands over ([`super::Raft::may_propose`]).
     Appended {
         /// Number of entries, at least 1.
         entries: u32,
@@ -158,6 +160,12 @@ pub enum Input {
     Read {
         /// Names the read in its answer.
         id: ReadId,
+    },
+    /// Hand leadership over, to a voter. Ends with one [`Output::Transferred`], unless the same
+    /// transfer is under way already.
+    Transfer {
+        /// Who is to lead.
+        to: NodeId,
     },
 }
 
@@ -228,6 +236,13 @@ pub enum Output {
         /// The read.
         id: ReadId,
     },
+    /// A transfer is over, or was never begun.
+    Transferred {
+        /// Who was to lead.
+        to: NodeId,
+        /// How it ended.
+        end: TransferEnd,
+    },
     /// Role, term or known leader changed. A new leader must append a batch with a no-op before
     /// anything else; one that leads no longer must drop its open batch before the next output.
     RoleChanged {
@@ -238,6 +253,28 @@ pub enum Output {
         /// The leader of the term, where known.
         leader: Option<NodeId>,
     },
+}
+
+/// How handing leadership over ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferEnd {
+    /// This node leads no longer; who does, an election tells. In all likelihood the target.
+    Over,
+    /// It did not lead.
+    NotLeader,
+    /// The target leads already.
+    Leads,
+    /// The target has no vote, or is not a member, or leaves.
+    NotVoter,
+    /// The target has not been heard for the shortest election time-out.
+    Silent,
+    /// The target needs a snapshot first.
+    Behind,
+    /// The target did not come up to the leader's log, or did not stand, within the longest
+    /// election time-out. This node leads on; the target may still stand.
+    TimedOut,
+    /// Somebody else is to lead, as was asked for later.
+    Replaced,
 }
 
 /// What a node is.
@@ -251,6 +288,19 @@ pub enum RoleKind {
     Candidate,
     /// Leads.
     Leader,
+}
+
+/// A member as its leader sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// The member.
+    pub id: NodeId,
+    /// Its disk holds the leader's log up to here.
+    pub matched: Index,
+    /// When it last answered; when this node became leader, if it has not.
+    pub heard: Micros,
+    /// The log is being streamed to it: the end of what it has in common is known.
+    pub replicating: bool,
 }
 
 /// How a node begins: what it found on its disk.
@@ -289,7 +339,7 @@ pub enum ChangeRefused {
     NotLeader,
     /// This leader has not committed an entry of its own term.
     NotReady,
-    /// Another change has not ended.
+    /// Another change has not ended, or leadership is being handed over.
     UnderWay,
     /// A new voter would hold up every commit.
     NotCaughtUp {

@@ -17,6 +17,7 @@
 //! | time-outs, (pre-)vote, check-quorum | `election.rs` | paper §5.2; thesis §9.6, §6.2, §4.2.3 |
 //! | append, acknowledge, refuse, commit | `replication.rs` | paper §5.3, §5.4.2; thesis §10.2 |
 //! | linearizable reads | `read.rs` | thesis §6.4 |
+//! | handing leadership over | `transfer.rs` | thesis §3.10 |
 //! | members | `membership.rs` | thesis §4 |
 //!
 //! `progress.rs` is what a leader knows of a peer, `quorum.rs` counts, `terms.rs` is the log,
@@ -42,7 +43,8 @@
 //!    of a batch it is offered holds none of it.
 //! 2. *Pre-vote, check-quorum and stickiness are always on*, and belong together: a node that hears
 //!    a leader ignores candidates (so a returning node deposes nobody), and a leader that hears no
-//!    quorum steps down (so that stickiness ends).
+//!    quorum steps down (so that stickiness ends). Candidates that the leader itself asked to stand
+//!    say so and are heard.
 //! 3. *A refused append brings a hint* (thesis p. 21 leaves it open): a follower's last entry that
 //!    may be common. Searching takes a message per differing term.
 //! 4. *A committed prefix is beyond dispute.* An append that would change it comes from a broken
@@ -63,6 +65,7 @@ pub mod quorum;
 mod read;
 mod replication;
 mod terms;
+mod transfer;
 
 use std::mem;
 
@@ -73,10 +76,13 @@ pub use membership::Configuration;
 
 use election::SplitMix;
 use membership::Configurations;
-use message::{Body, Config, Input, Message, Output, Restored, RoleKind, Round};
+use message::{
+    Body, Config, Input, Message, Output, PeerStatus, Restored, RoleKind, Round, TransferEnd,
+};
 use progress::Progress;
 use read::Reads;
 use terms::TermRanges;
+use transfer::Transfer;
 
 /// How far a message's term may be above ours. At one election per millisecond, seven weeks' worth.
 pub const TERM_LEAP_MAX: u64 = 1 << 32;
@@ -135,6 +141,8 @@ pub struct Raft {
     role: Role,
     /// When a node that is not leader stands for election.
     election_due: Micros,
+    /// Candidates are ignored until then: a leader was heard, or may have been before a restart.
+    loyal_until: Micros,
     /// What the last `RoleChanged` said.
     announced: (RoleKind, Term, Option<NodeId>),
 
@@ -148,8 +156,7 @@ enum Role {
     Follower(Follower),
     /// Holds who would vote for this node.
     PreCandidate(Vec<NodeId>),
-    /// Holds who did.
-    Candidate(Vec<NodeId>),
+    Candidate(Candidate),
     Leader(Leader),
 }
 
@@ -157,11 +164,9 @@ enum Role {
 #[derive(Debug, Default)]
 struct Follower {
     leader: Option<NodeId>,
-    /// When it was last heard.
-    heard: Micros,
     /// The log equals the leader's up to here: an append of this leader in this term showed it.
     verified: Index,
-    /// The leader's latest round.
+    /// The round of its latest append.
     round: Round,
     /// What the last acknowledgement said, and when.
     acked: Index,
@@ -170,14 +175,29 @@ struct Follower {
 }
 
 #[derive(Debug)]
+struct Candidate {
+    /// Who has voted for it.
+    granted: Vec<NodeId>,
+    /// The leader that asked it to stand, if one did.
+    asked_by: Option<NodeId>,
+}
+
+#[derive(Debug)]
 struct Leader {
     /// The first entry of its term, its no-op.
     first: Index,
     /// Every member but this node.
     peers: Vec<Progress>,
+    /// Until then members that were removed may still be told.
+    told_until: Micros,
     /// The latest round begun.
     round: Round,
     reads: Reads,
+    /// The leader before, if it asked this node to stand.
+    asked_by: Option<NodeId>,
+    transfer: Option<Transfer>,
+    /// Somebody was asked to stand in place of this leader.
+    handed_over: bool,
 }
 
 impl Raft {
@@ -202,6 +222,7 @@ impl Raft {
         // Entries may become durable before the term they were received in: the two are written
         // side by side. Nothing was said in that term then, so no vote of it is lost.
         let behind = term < last.term;
+        let loyal = now.after(config.election_min);
         Raft {
             config,
             configurations,
@@ -219,6 +240,8 @@ impl Raft {
             commit_index: snapshot.index.max(commit),
             role: Role::Follower(Follower::default()),
             election_due: if alone { now } else { now.after(time_out) },
+            // In term 0 nobody can have been heard.
+            loyal_until: if term.max(last.term) == Term::ZERO { Micros(0) } else { loyal },
             announced: (RoleKind::Follower, term.max(last.term), None),
             #[cfg(any(debug_assertions, feature = "sim"))]
             observed: invariants::Observed::default(),
@@ -249,11 +272,13 @@ impl Raft {
                 self.on_installed(end, configuration, out);
             }
             Input::Read { id } => self.on_read(id, out),
+            Input::Transfer { to } => self.on_transfer(to, out),
         }
         // Handlers of a leader only note what they learned. What follows from it is decided once,
         // here.
         self.advance_commit(out);
         self.advance_reads(out);
+        self.advance_transfer(out);
         self.pump(out);
         self.let_go(out);
         self.persist(out);
@@ -268,7 +293,8 @@ impl Raft {
             Role::Leader(leader) => {
                 let heartbeat = |peer: &Progress| peer.sent.after(self.config.heartbeat);
                 let heartbeats = leader.peers.iter().map(heartbeat);
-                heartbeats.chain(self.quorum_deadline(leader)).min()
+                let transfer = leader.transfer.map(|it| it.deadline(self.config.heartbeat));
+                heartbeats.chain(self.quorum_deadline(leader)).chain(transfer).min()
             }
             _ => self.stand_deadline(),
         }
@@ -319,6 +345,15 @@ impl Raft {
         self.durable_index
     }
 
+    /// What this leader knows of the other members.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        let peers = match &self.role {
+            Role::Leader(leader) => &leader.peers[..],
+            _ => &[],
+        };
+        peers.iter().map(Progress::status)
+    }
+
     /// Whether [`Input::Installed`] may say that a snapshot up to `end` is here: nothing that this
     /// node knows contradicts it.
     #[must_use]
@@ -361,7 +396,7 @@ impl Raft {
         }
         if !asked && term > self.term {
             // Thesis §4.2.3: whoever hears a leader does not even learn of the candidate's term.
-            if matches!(body, Body::Vote { .. }) && self.hears_leader() {
+            if matches!(body, Body::Vote { handed_over: false, .. }) && self.hears_leader() {
                 return;
             }
             self.enter_term(term, None);
@@ -371,7 +406,7 @@ impl Raft {
         match body {
             Body::PreVote { last } => self.on_pre_vote(from, term, last, out),
             Body::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted, out),
-            Body::Vote { last } => self.on_vote(from, last, out),
+            Body::Vote { last, handed_over } => self.on_vote(from, last, handed_over, out),
             Body::VoteReply { granted } => self.on_vote_reply(from, granted, out),
             Body::Append { prev, batch, commit, round } => {
                 let append = replication::Append { prev, batch, configuration, commit, round };
@@ -416,6 +451,9 @@ impl Raft {
         self.held.clear();
         if let Role::Leader(leader) = mem::replace(&mut self.role, role) {
             leader.reads.refuse(out);
+            if let Some(to) = leader.transfer.map(|transfer| transfer.to) {
+                out.push(Output::Transferred { to, end: TransferEnd::Over });
+            }
         }
         self.term_leader = self.term_leader.or(self.leader());
         self.announce(out);

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 
 use margay_log::id::{Index, Micros, NodeId};
 
-use super::message::Round;
+use super::message::{PeerStatus, Round};
 
 /// Sends that are remembered one by one; later ones are counted with the newest. Bounds memory, not
 /// what may be in flight: bytes do that.
@@ -54,8 +54,10 @@ pub(super) struct Progress {
     pub(super) commit_told: Index,
     /// The highest round it has answered.
     pub(super) round: Round,
-    /// When it last answered.
+    /// When it last answered; when the leader began, before it has.
     pub(super) heard: Micros,
+    /// When it last answered this leader, if it has.
+    pub(super) answered: Option<Micros>,
     /// When something was last sent to it.
     pub(super) sent: Micros,
     /// An empty append is owed now: a probe, or a round to confirm.
@@ -84,6 +86,7 @@ impl Progress {
             commit_told: Index::ZERO,
             round: Round(0),
             heard: now,
+            answered: None,
             sent: now,
             urgent: true,
             asked: false,
@@ -91,6 +94,16 @@ impl Progress {
             goal: (next.prev(), now),
             last_round: None,
             window: Window::default(),
+        }
+    }
+
+    /// For those outside the core.
+    pub(super) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            id: self.id,
+            matched: self.match_index,
+            heard: self.heard,
+            replicating: self.state == State::Replicate,
         }
     }
 

@@ -39,7 +39,7 @@ impl Raft {
     /// The replica has sealed a batch behind the last entry. It has been handed to the own disk,
     /// and leaves for the peers in this same step: nobody waits for the other.
     pub(super) fn on_appended(&mut self, entries: u32, configuration: Option<Configuration>) {
-        assert!(matches!(self.role, Role::Leader(_)), "only a leader appends");
+        assert!(self.may_propose(), "only a leader appends, and not while it hands over");
         assert!(entries > 0, "a batch holds at least one entry");
         let last = self.terms.last().index.forward(u64::from(entries)).expect("indexes suffice");
         if let Some(configuration) = configuration {
@@ -165,7 +165,7 @@ impl Raft {
         // not heard this node for a while because its disk is slow, gets an answer at once.
         let silence = self.now.since(acked_at);
         let early = breaks::ACK_BEFORE_DURABLE.on();
-        if early || !taken || heard > acked || silence >= self.config.heartbeat {
+        if early || !taken || heard != acked || silence >= self.config.heartbeat {
             self.acknowledge(out);
         }
     }
@@ -190,8 +190,9 @@ impl Raft {
         }
         self.reset_election_timer();
         let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
-        follower.heard = self.now;
-        follower.round = follower.round.max(round);
+        // Not the highest ever: one that nobody began would be answered for the rest of the term.
+        follower.round = round;
+        self.loyal_until = self.now.after(self.config.election_min);
     }
 
     /// Whether the log holds this entry. What is behind the snapshot is committed, so that every
@@ -368,5 +369,6 @@ impl Raft {
 /// Every answer in the current term confirms the leader, even a refusal.
 fn hear(peer: &mut Progress, round: Round, now: Micros) {
     peer.heard = now;
+    peer.answered = Some(now);
     peer.round = peer.round.max(round);
 }

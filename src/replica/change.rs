@@ -8,7 +8,7 @@
 //! answered once, also when this node leads no longer.
 
 use margay_log::format::EntryHeader;
-use margay_log::id::{Index, NodeId};
+use margay_log::id::{Incarnation, Index, Micros, NodeId};
 use margay_log::snapshot::SnapshotHeader;
 
 use super::membership::{Change, Membership, Memberships, Senseless};
@@ -34,6 +34,8 @@ struct Asked {
     name: String,
     /// Not yet appended.
     next: Option<Membership>,
+    /// When it was asked for.
+    at: Micros,
 }
 
 /// The memberships of a log that is opened: from the newest snapshot that it holds the end of, or
@@ -80,6 +82,7 @@ impl<S: StateMachine> Replica<S> {
     /// A client asks for a change.
     pub(super) fn on_admin(
         &mut self,
+        now: Micros,
         conn: ConnId,
         id: u64,
         admin: Admin<'_>,
@@ -88,7 +91,7 @@ impl<S: StateMachine> Replica<S> {
         let name = admin.name().to_owned();
         match self.consider(&change(admin)) {
             Ok(Some(next)) => {
-                self.changes.asked = Some(Asked { conn, id, name, next: Some(next) });
+                self.changes.asked = Some(Asked { conn, id, name, next: Some(next), at: now });
             }
             Ok(None) => {
                 let member = self.members.current().find(&name);
@@ -102,17 +105,32 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Why nothing is taken from a node, if so.
+    #[must_use]
+    pub fn refuses(&self, node: NodeId, incarnation: Incarnation) -> Option<Code> {
+        if self.members.current().is_removed(node) {
+            return Some(Code::REMOVED);
+        }
+        // Nobody knows all members at all times: who is not known may be the leader.
+        let members = self.members.current().members();
+        let mut known = members.map(|(member, _)| (member.id, member.incarnation));
+        let as_another = |(id, life)| (id == node) != (life == incarnation);
+        known.any(as_another).then_some(Code::DUPLICATE_NODE)
+    }
+
     /// What the change would append; nothing, if that is so already.
     fn consider(&self, change: &Change) -> Result<Option<Membership>, Refusal> {
         self.raft.may_change()?;
         if self.changes.asked.is_some() {
             return Err(ChangeRefused::UnderWay.into());
         }
-        let next = self.members.current().changed(change)?;
-        if let Some(next) = &next {
-            self.raft.check_change(&next.configuration())?;
-        }
-        Ok(next)
+        Ok(self.members.current().changed(change)?)
+    }
+
+    /// When a change that cannot begin is given up.
+    pub(super) fn change_deadline(&self) -> Option<Micros> {
+        let waiting = self.changes.asked.as_ref().filter(|asked| asked.next.is_some());
+        waiting.map(|asked| asked.at.after(self.config.raft.election_max))
     }
 
     fn refuse_change(&self, conn: ConnId, id: u64, refused: &Refusal, host: &mut dyn Host) {
@@ -121,10 +139,9 @@ impl<S: StateMachine> Replica<S> {
             Refusal::Senseless(senseless) => {
                 let code = match senseless {
                     Senseless::OtherDisk { .. } => Code::DUPLICATE_NODE,
-                    Senseless::LastVoter { .. } => Code::UNSAFE_CHANGE,
                     _ => Code::BAD_CHANGE,
                 };
-                (code, margay_log::id::Micros(0), senseless.to_string())
+                (code, Micros(0), senseless.to_string())
             }
         };
         let leader = match code {
@@ -138,7 +155,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// The core's refusal in words, with the names of nodes.
-    fn say(&self, refused: &ChangeRefused) -> (Code, margay_log::id::Micros, String) {
+    fn say(&self, refused: &ChangeRefused) -> (Code, Micros, String) {
         let name = |id: &NodeId| match self.members.member(*id) {
             Some(member) => member.name.clone(),
             None => id.to_string(),
@@ -169,6 +186,20 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Refuses what cannot begin after all: somebody it needs has not answered since, or not caught
+    /// up.
+    pub(super) fn refuse_late_change(&mut self, now: Micros, host: &mut dyn Host) {
+        if self.change_deadline().is_none_or(|due| now < due) {
+            return;
+        }
+        let Some(Asked { conn, id, next: Some(next), at, .. }) = self.changes.asked.take() else {
+            return;
+        };
+        let why = self.raft.check_change(&next.configuration(), at).err();
+        let why = why.unwrap_or(ChangeRefused::UnderWay);
+        self.refuse_change(conn, id, &why.into(), host);
+    }
+
     /// Appends the configuration that is due, if one is and can be the first of its batch.
     pub(super) fn propose_configuration(&mut self) {
         if self.log.open_entries() > 0 {
@@ -177,13 +208,11 @@ impl<S: StateMachine> Replica<S> {
         let next = if self.raft.change_ends() {
             self.members.current().ended()
         } else {
-            let asked = self.changes.asked.as_ref().and_then(|asked| asked.next.clone());
-            let Some(next) = asked else { return };
-            // Somebody may have fallen silent since.
-            if self.raft.check_change(&next.configuration()).is_err() {
+            let Some(Asked { next: Some(next), at, .. }) = &self.changes.asked else { return };
+            if self.raft.check_change(&next.configuration(), *at).is_err() {
                 return;
             }
-            next
+            next.clone()
         };
         let header = EntryHeader { kind: kind::CONFIGURATION, ..EntryHeader::default() };
         if self.log.push(&header, &next.encode()).is_ok() {

@@ -17,6 +17,7 @@
 mod apply;
 mod change;
 mod front;
+pub mod leadership;
 pub mod membership;
 mod outputs;
 mod pending;
@@ -37,7 +38,7 @@ use margay_log::{Log, Opened};
 use crate::config::SNAPSHOT_AFTER;
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
-use crate::raft::message::{Config, Input, Output, Restored, RoleKind};
+use crate::raft::message::{Config, Input, Output, Restored};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
@@ -45,6 +46,7 @@ use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
 use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
 use front::Front;
+use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
 pub use snapshot::SnapshotCounts;
@@ -103,6 +105,9 @@ pub struct ReplicaConfig {
     pub sessions_max: usize,
     /// Entry bytes applied in one flush, about; the rest waits for the next turn.
     pub apply_bytes: u64,
+    /// How long a voter must have been well before this node hands leadership over to it because it
+    /// should lead; see [`leadership`].
+    pub settled: Micros,
     /// A snapshot is taken when this many bytes of entries were applied since the last one, or as
     /// many as that one has, whichever is more.
     pub snapshot_after: u64,
@@ -127,6 +132,7 @@ impl ReplicaConfig {
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
             apply_bytes: 1 << 20,
+            settled: Micros::from_millis(5_000),
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
         }
@@ -208,6 +214,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Who should lead.
+    leadership: Leadership,
     /// Snapshots of the machine.
     snapshots: Snapshots<S>,
     /// What the core wants done, not yet done.
@@ -240,6 +248,8 @@ pub struct Replica<S: StateMachine> {
     ready_at: Option<Index>,
     /// The no-op is applied and `front` leads the sessions.
     leading: bool,
+    /// The node is about to stop, and nothing is sealed any more.
+    resting: bool,
     /// Applying came to an entry that cannot be applied: nothing is answered any more.
     halted: Option<Halted>,
     /// More to do at once: the last flush stopped at its budget.
@@ -294,6 +304,7 @@ impl<S: StateMachine> Replica<S> {
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            leadership: Leadership::new(config.settled),
             snapshots,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
@@ -311,6 +322,7 @@ impl<S: StateMachine> Replica<S> {
             ticking: None,
             ready_at: None,
             leading: false,
+            resting: false,
             halted: None,
             hungry: false,
             flushed_at: now,
@@ -353,6 +365,9 @@ impl<S: StateMachine> Replica<S> {
         if let message::Body::AppendAck { matched, .. } = peer.message.body
             && self.ignore_ack(from, matched, &peer)
         {
+            return Ok(());
+        }
+        if peer.message.body == message::Body::TimeoutNow && self.is_retiring() {
             return Ok(());
         }
         self.arriving = None;
@@ -459,6 +474,7 @@ impl<S: StateMachine> Replica<S> {
     /// The log is poisoned, damaged or not the leader's: this replica must stop.
     pub fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         self.tell_members(host);
+        self.refuse_late_change(now, host);
         self.flush_deadlines(now, host);
         self.flush_seal(now, host)?;
         self.flush_reads(now);
@@ -475,6 +491,9 @@ impl<S: StateMachine> Replica<S> {
         self.answer_change(host);
         self.serve_reads(now, host);
         self.flush_snapshots(now, host);
+        if self.resting {
+            self.log.mark();
+        }
         for op in self.log.ops() {
             host.disk(op);
         }
@@ -495,8 +514,10 @@ impl<S: StateMachine> Replica<S> {
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
-        let (raft, log) = (self.raft.deadline(), self.log.deadline());
-        let deadlines = [now, raft, log, timer, session, listen, self.snapshots.deadline()];
+        let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
+        let (log, snapshots) = (self.log.deadline(), self.snapshots.deadline());
+        let change = self.change_deadline();
+        let deadlines = [now, raft, leadership, change, log, timer, session, listen, snapshots];
         deadlines.into_iter().flatten().min()
     }
 
@@ -508,6 +529,7 @@ impl<S: StateMachine> Replica<S> {
         if self.log.deadline().is_some_and(|due| due <= now) {
             self.log.on_tick(now);
         }
+        self.look_at_leadership(now, host);
         if self.speaks() {
             self.front.note_silence(now, self.flushed_at, self.config.raft.heartbeat);
             self.expire_sessions(now);
@@ -519,8 +541,11 @@ impl<S: StateMachine> Replica<S> {
     /// gate, not the leader's own disk).
     fn flush_seal(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         loop {
+            if !self.raft.may_propose() || self.resting {
+                return Ok(());
+            }
             self.propose_configuration();
-            if self.raft.role() != RoleKind::Leader || self.log.open_entries() == 0 {
+            if self.log.open_entries() == 0 {
                 return Ok(());
             }
             let idle = self.uncommitted.is_empty();
@@ -604,6 +629,18 @@ impl<S: StateMachine> Replica<S> {
             outgoing: named(members.outgoing()),
             learners: named(members.learners()),
         }
+    }
+
+    /// Before the node stops: from now on nothing is sealed, and every flush has the log write down
+    /// how far it is durable, until [`Replica::is_settled`].
+    pub fn rest(&mut self) {
+        self.resting = true;
+    }
+
+    /// Whether everything this replica has given to its disk is done.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.log.is_marked()
     }
 
     /// What has happened about snapshots.

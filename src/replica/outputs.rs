@@ -69,6 +69,7 @@ impl<S: StateMachine> Replica<S> {
                 Output::Commit { index } => self.on_commit(index),
                 Output::ReadReady { id, index } => self.pending.ready(id, index),
                 Output::ReadRefused { id } => self.refuse_reads(id, host),
+                Output::Transferred { to, end } => self.on_transferred(now, to, end),
                 Output::RoleChanged { role, term, leader } => {
                     self.on_role(now, role, term, leader, host);
                 }
@@ -180,6 +181,7 @@ impl<S: StateMachine> Replica<S> {
             // Log time goes on from the last batch, whoever sealed it.
             self.clock = Some((LogTime(self.log.log_time()).max(self.machine.time()), now));
             self.ready_at = self.push_system(kind::NOOP, 0, &[]);
+            self.leadership_began(now);
         }
     }
 

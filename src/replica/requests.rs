@@ -70,7 +70,7 @@ impl<S: StateMachine> Replica<S> {
                 self.on_subscribe(conn, id, resource, after, filter, host);
             }
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
-            Request::Admin { id, admin } => self.on_admin(conn, id, admin, host),
+            Request::Admin { id, admin } => self.on_admin(now, conn, id, admin, host),
             Request::Status { id } => {
                 let groups = vec![self.status()];
                 if let Some(out) = host.client(conn) {

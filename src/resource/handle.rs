@@ -4,7 +4,7 @@
 use super::codec::Encode;
 use super::{Answer, Directory, Failure, Reply, Submit, Subscription, entries};
 use crate::machine::bytes::{self, Reader};
-use crate::machine::{Code, Filter, Level, ResourceId};
+use crate::machine::{Code, Filter, Level, ResourceId, Shared};
 use margay_log::id::Index;
 use std::time::Duration;
 
@@ -14,12 +14,14 @@ pub struct Handle<S> {
     submit: S,
     id: ResourceId,
     level: Level,
+    /// As it was opened.
+    name: Option<Shared<str>>,
 }
 
 impl<S: Submit> Handle<S> {
     /// The resource `id`, whose type the caller knows.
     pub fn new(submit: S, id: ResourceId) -> Handle<S> {
-        Handle { submit, id, level: Level::default() }
+        Handle { submit, id, level: Level::default(), name: None }
     }
 
     /// Opens a resource by name; it is created where there is none.
@@ -30,13 +32,19 @@ impl<S: Submit> Handle<S> {
     /// The same, created with options where there is none.
     pub fn open_with(submit: S, name: &str, kind: u8, options: &[u8]) -> Reply<Handle<S>> {
         let opened = Directory::new(submit.clone()).open(name, kind, options);
-        opened.and_then(move |id| Ok(Handle::new(submit, id)))
+        let name = Some(Shared::from(name));
+        opened.and_then(move |id| Ok(Handle { name, ..Handle::new(submit, id) }))
     }
 
     /// The same, with queries at another level.
     #[must_use]
     pub fn with_level(self, level: Level) -> Handle<S> {
         Handle { level, ..self }
+    }
+
+    /// What to call it when speaking to people: its name, where it was opened by name.
+    pub(super) fn called(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
     }
 
     /// The resource.

@@ -25,7 +25,9 @@ pub mod rwlock;
 pub mod semaphore;
 pub mod set;
 pub mod snapshot;
+pub mod transaction;
 pub mod tree;
+pub mod typed;
 pub mod value;
 pub mod waiters;
 pub mod waste;
@@ -46,6 +48,7 @@ pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription,
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
+pub use transaction::Transaction;
 pub use tree::Tree;
 pub use value::Value;
 
@@ -54,7 +57,7 @@ use crate::machine::{
     Code, Commit, Effects, Filter, Level, LogTime, Notice, NoticeState, Query, ResourceId,
     SessionId, kind,
 };
-use margay_log::id::Index;
+use margay_log::id::{GroupId, Index};
 use snapshot::Items;
 use std::fmt;
 
@@ -105,6 +108,11 @@ pub trait Submit: Clone + Send + Sync + 'static {
         after: Option<(Index, u32)>,
         filter: Filter,
     ) -> Subscription;
+
+    /// The group it leads to: what one transaction can span.
+    fn group(&self) -> GroupId {
+        GroupId(0)
+    }
 
     /// A number not given out before in this session. From 1.
     fn unique(&self) -> u64;

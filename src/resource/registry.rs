@@ -8,6 +8,7 @@ use super::codec::{Limits, Operation, Scratch, access, check, operation};
 use super::describe::{self, DescribeV1};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
+use super::transaction;
 use super::waste::Heap;
 use super::{Firing, Resource, own, type_of};
 use crate::machine::bytes;
@@ -225,6 +226,9 @@ impl StateMachine for Registry {
     const IS_OURS: bool = true;
 
     fn check(kind: u8, schema: u16, payload: &[u8]) -> Result<(), Code> {
+        if kind == kind::TRANSACTION {
+            return transaction::check(schema, payload);
+        }
         if kind != kind::REGISTRY {
             return own::check(type_of(kind).ok_or(Code::BAD_KIND)?, schema, payload);
         }
@@ -241,25 +245,13 @@ impl StateMachine for Registry {
 
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
         self.waste.shed();
-        if commit.kind == kind::REGISTRY {
-            if let Err(code) = self.apply_own(commit, effects) {
-                effects.refuse(code, "");
-            }
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(&commit.resource) else {
-            return effects.refuse(Code::NO_SUCH_RESOURCE, "");
+        let applied = match commit.kind {
+            kind::REGISTRY => self.apply_own(commit, effects),
+            kind::TRANSACTION => self.transact(commit, effects),
+            _ => return self.apply_to_resource(commit, effects),
         };
-        if slot.kind != commit.kind {
-            return refuse_type(slot, commit.kind, effects);
-        }
-        let slot = Shared::make_mut(slot);
-        let whose = (commit.resource, Some(commit.session));
-        slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
-            state.apply(commit, effects);
-        });
-        if let Some(waste) = slot.state.take_waste() {
-            self.waste.add(waste);
+        if let Err(code) = applied {
+            effects.refuse(code, "");
         }
     }
 
@@ -270,17 +262,7 @@ impl StateMachine for Registry {
             }
             return;
         }
-        match self.slot(query.resource) {
-            Some(slot) if slot.kind == query.kind && own::is_own(slot.kind) => {
-                if let Err(text) = halt::guard(|| slot.state.query(query, effects)) {
-                    // It has changed nothing: only this question has no answer.
-                    effects.refuse(Code::HALTED, &text);
-                }
-            }
-            Some(slot) if slot.kind == query.kind => slot.state.query(query, effects),
-            Some(slot) => refuse_type(slot, query.kind, effects),
-            None => effects.refuse(Code::NO_SUCH_RESOURCE, ""),
-        }
+        self.query_resource(query, effects);
     }
 
     fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
@@ -345,6 +327,39 @@ impl StateMachine for Registry {
 }
 
 impl Registry {
+    /// Applies a command of a resource.
+    pub(super) fn apply_to_resource(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&commit.resource) else {
+            return effects.refuse(Code::NO_SUCH_RESOURCE, "");
+        };
+        if slot.kind != commit.kind {
+            return refuse_type(slot, commit.kind, effects);
+        }
+        let slot = Shared::make_mut(slot);
+        let whose = (commit.resource, Some(commit.session));
+        slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
+            state.apply(commit, effects);
+        });
+        if let Some(waste) = slot.state.take_waste() {
+            self.waste.add(waste);
+        }
+    }
+
+    /// Answers a query of a resource.
+    pub(super) fn query_resource(&self, query: &Query<'_>, effects: &mut Effects) {
+        match self.slot(query.resource) {
+            Some(slot) if slot.kind == query.kind && own::is_own(slot.kind) => {
+                if let Err(text) = halt::guard(|| slot.state.query(query, effects)) {
+                    // It has changed nothing: only this question has no answer.
+                    effects.refuse(Code::HALTED, &text);
+                }
+            }
+            Some(slot) if slot.kind == query.kind => slot.state.query(query, effects),
+            Some(slot) => refuse_type(slot, query.kind, effects),
+            None => effects.refuse(Code::NO_SUCH_RESOURCE, ""),
+        }
+    }
+
     /// No resources yet.
     #[must_use]
     pub fn new() -> Registry {

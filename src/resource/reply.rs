@@ -4,6 +4,7 @@
 //! I/O through its [`Completer`]; dropping the reply does not take the operation back.
 
 use crate::machine::{Code, Outcome};
+use futures_core::Stream;
 use margay_log::id::Index;
 use std::fmt;
 use std::future::Future;
@@ -229,7 +230,7 @@ impl<T> Drop for Completer<T> {
 }
 
 /// Blocks the thread until the future is ready.
-fn wait<F: Future>(future: F) -> F::Output {
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let waker = Waker::from(Arc::new(Parked(std::thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -274,6 +275,8 @@ pub enum Delivery {
 #[derive(Debug)]
 pub struct Subscription {
     queue: Arc<Queue>,
+    /// A stream has told its end.
+    is_over: bool,
 }
 
 /// Events of one type of resource as they come. Dropping it ends the subscription.
@@ -311,6 +314,31 @@ impl<E> Watch<E> {
     }
 }
 
+/// After a failure it is over.
+impl Stream for Subscription {
+    type Item = Result<Delivery, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let polled = Subscription::poll_next(&mut self, context);
+        self.is_over = matches!(polled, Poll::Ready(Err(_)));
+        polled.map(Some)
+    }
+}
+
+/// After a failure of the subscription it is over; an event that cannot be read is only that.
+impl<E> Stream for Watch<E> {
+    type Item = Result<E, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let read = self.read;
+        let polled = Pin::new(&mut self.subscription);
+        Stream::poll_next(polled, context).map(|next| next.map(|delivery| delivery.and_then(read)))
+    }
+}
+
 /// Fills a [`Subscription`]. Dropped, it ends the stream with [`Code::CLIENT_CLOSED`].
 #[derive(Debug)]
 pub struct Feed {
@@ -343,7 +371,7 @@ impl Subscription {
     #[must_use]
     pub fn channel() -> (Feed, Subscription) {
         let queue = Arc::new(Queue { state: Mutex::new(QueueState::default()) });
-        (Feed { queue: queue.clone() }, Subscription { queue })
+        (Feed { queue: queue.clone() }, Subscription { queue, is_over: false })
     }
 
     /// The next delivery.

@@ -1,19 +1,18 @@
 //! Which cluster a node belongs to, and where the other members are.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 
 use margay_log::id::NodeId;
 
 use super::directory::Directory;
-use super::{ServerConfig, founding};
+use super::{ServerConfig, founding, join};
 use crate::error::Error;
-use crate::forming::{Ask, Forming, FoundingRecord, Offer, Peer, peers_text};
+use crate::forming::{Ask, Disagreement, Forming, FoundingRecord, Offer, Peer, peers_text};
 
 /// The list this node founds with; a node alone is its own list.
-pub(super) fn founders(config: &ServerConfig, address: SocketAddr) -> Vec<Peer> {
+fn founders(config: &ServerConfig, address: SocketAddr) -> Vec<Peer> {
     if config.peers.is_empty() {
         vec![Peer { name: config.name.clone(), address: address.to_string() }]
     } else {
@@ -21,8 +20,35 @@ pub(super) fn founders(config: &ServerConfig, address: SocketAddr) -> Vec<Peer> 
     }
 }
 
+/// The cluster this node belongs to, and its number there: as is durable here, or as it founds or
+/// joins one now.
+pub(super) fn belong(
+    config: &ServerConfig,
+    directory: &Directory,
+    address: SocketAddr,
+    shards: usize,
+    listener: &OwnedFd,
+    stop: &AtomicBool,
+) -> Result<(FoundingRecord, NodeId), Error> {
+    let known = directory.founding()?;
+    if let (Some(record), Some(id)) = (&known, directory.joined()?) {
+        check_groups(config, record)?;
+        return Ok((record.clone(), id));
+    }
+    if known.is_none() && !config.join.is_empty() {
+        return join::join(config, directory, address, stop);
+    }
+    let peers = founders(config, address);
+    let record = founded(config, directory, peers, shards, listener, stop)?;
+    let id = record.node(&config.name).ok_or_else(|| {
+        let (name, cluster) = (config.name.clone(), record.cluster());
+        Error::Forming(Disagreement::NotFounder { name, cluster }.to_string())
+    })?;
+    Ok((record, id))
+}
+
 /// The founding record: the one that is durable here, or a new one.
-pub(super) fn founded(
+fn founded(
     config: &ServerConfig,
     directory: &Directory,
     peers: Vec<Peer>,
@@ -62,13 +88,7 @@ fn known(
             config.name
         )));
     }
-    if let Some(groups) = config.groups.filter(|groups| *groups != record.groups()) {
-        return Err(Error::Mismatch(format!(
-            "the cluster was founded with {} groups, this node was started with --groups {groups}; \
-             the number cannot change",
-            record.groups()
-        )));
-    }
+    check_groups(config, &record)?;
     let names = |peers: &[Peer]| -> Vec<String> {
         let mut names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
         names.sort();
@@ -85,28 +105,13 @@ fn known(
     Ok(record)
 }
 
-/// Where all members are.
-pub(super) fn resolve(
-    record: &FoundingRecord,
-    peers: &[Peer],
-) -> Result<BTreeMap<NodeId, SocketAddr>, Error> {
-    let mut addresses = BTreeMap::new();
-    for peer in peers {
-        let Some(id) = record.node(&peer.name) else { continue };
-        match resolve_one(peer) {
-            Ok(address) => drop(addresses.insert(id, address)),
-            // A peer that cannot be found now is looked for again; the others may be enough.
-            Err(error) => tracing::warn!("{error}"),
-        }
+pub(super) fn check_groups(config: &ServerConfig, record: &FoundingRecord) -> Result<(), Error> {
+    match config.groups.filter(|groups| *groups != record.groups()) {
+        Some(groups) => Err(Error::Mismatch(format!(
+            "the cluster was founded with {} groups, this node was started with --groups {groups}; \
+             the number cannot change",
+            record.groups()
+        ))),
+        None => Ok(()),
     }
-    Ok(addresses)
-}
-
-pub(super) fn resolve_one(peer: &Peer) -> Result<SocketAddr, Error> {
-    let error = |cause: String| {
-        let (name, address) = (peer.name.clone(), peer.address.clone());
-        Error::Resolve { name, address, cause }
-    };
-    let mut found = peer.address.to_socket_addrs().map_err(|e| error(e.to_string()))?;
-    found.next().ok_or_else(|| error("no address".to_owned()))
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/lock       flock of the process that uses it, with its number
 //! DIR/node       name and incarnation, durable before the first message
+//! DIR/joined     its number, if it did not found the cluster; durable before `founding`
 //! DIR/founding   the founding record, twice, durable before the first vote
 //! DIR/group-N/   the log of group N
 //! ```
@@ -14,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c;
-use margay_log::id::{GroupId, Incarnation};
+use margay_log::id::{GroupId, Incarnation, NodeId};
 
 use crate::error::Error;
 use crate::forming::{FoundingRecord, check_name};
@@ -74,6 +75,21 @@ impl Directory {
         let copy = either_copy(&bytes)
             .ok_or_else(|| damaged("no copy is whole; restore it".to_owned()))?;
         FoundingRecord::decode(copy).map(Some).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// The number this node was given when it joined, if it did.
+    pub(super) fn joined(&self) -> Result<Option<NodeId>, Error> {
+        let path = self.path.join("joined");
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let copy = either_copy(&bytes).and_then(|copy| copy.try_into().ok());
+        let why = || "no copy is whole; restore it".to_owned();
+        let id = copy.map(u32::from_le_bytes).filter(|id| *id > 0);
+        id.map(|id| Some(NodeId(id))).ok_or_else(|| Error::Damaged { path, why: why() })
+    }
+
+    /// Makes the number durable.
+    pub(super) fn set_joined(&self, id: NodeId) -> Result<(), Error> {
+        replace(&self.path.join("joined"), &two_copies(&id.0.to_le_bytes()))
     }
 
     /// Makes the record durable.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use margay_log::id::{ClusterId, GroupId, NodeId};
+use margay_log::id::{ClusterId, GroupId, Incarnation, NodeId};
 
 use crate::config;
 use crate::error::Error;
@@ -148,6 +148,19 @@ fn ask(own: &Offer, address: &str) -> io::Result<Input> {
         }
     }
     Err(last)
+}
+
+/// What the node at `address` and the others have founded.
+pub(super) fn record_of(
+    name: &str,
+    incarnation: Incarnation,
+    address: &str,
+) -> io::Result<FoundingRecord> {
+    let (name, peers, ask_for) = (name.to_owned(), String::new(), Ask { shards: 0, groups: 0 });
+    match ask(&Offer { name, incarnation, peers, ask: ask_for }, address)? {
+        Input::Record(record) => Ok(record),
+        _ => Err(invalid("it has not founded a cluster yet")),
+    }
 }
 
 /// Somebody has connected: hears him out first, then answers.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use margay_log::Buffer;
 use margay_log::disk::Done;
-use margay_log::id::{Micros, NodeId};
+use margay_log::id::{Incarnation, Micros, NodeId};
 use margay_log::recover::Damage;
 
 use super::{MakeGroup, Seed, Server, ServerConfig, run_with};
 use crate::error::Error;
-use crate::machine::StateMachine;
+use crate::machine::{Code, StateMachine};
 use crate::raft::message::Config;
 use crate::replica::membership::Member;
 use crate::replica::{ConnId, Fatal, Fault, Host, Replica, ReplicaConfig};
@@ -27,6 +27,10 @@ impl<S: StateMachine> Group for Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
         Replica::on_peer(self, now, from, frame, batch, host)
+    }
+
+    fn refuses(&self, node: NodeId, incarnation: Incarnation) -> Option<Code> {
+        Replica::refuses(self, node, incarnation)
     }
 
     fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host) {
@@ -57,6 +61,22 @@ impl<S: StateMachine> Group for Replica<S> {
 
     fn deadline(&self) -> Option<Micros> {
         Replica::deadline(self)
+    }
+
+    fn retire(&mut self, now: Micros, host: &mut dyn Host) {
+        Replica::retire(self, now, host);
+    }
+
+    fn is_retired(&self) -> bool {
+        Replica::is_retired(self)
+    }
+
+    fn rest(&mut self) {
+        Replica::rest(self);
+    }
+
+    fn is_settled(&self) -> bool {
+        Replica::is_settled(self)
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
     }
     check_peers(config)?;
     check_reach(config)?;
+    check_join(config)?;
     let available = sys::cpus_available().unwrap_or_default();
     let shards = config.shards.or(config.cpus.as_ref().map(Vec::len)).unwrap_or(available.len());
     let shards = if config.shards.is_none() { shards.max(1) } else { shards };
@@ -40,7 +41,7 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
             None => cpus.clone(),
         },
         // A machine of our own: pin. Otherwise the scheduler knows better.
-        None if config.pin && available.len() >= shards && config.peers_elsewhere() => available,
+        None if config.pin && available.len() >= shards && config.has_its_machine() => available,
         None => Vec::new(),
     };
     Ok((shards, cpus))
@@ -61,6 +62,33 @@ fn check_reach(config: &ServerConfig) -> Result<(), Error> {
     Ok(())
 }
 
+/// Who joins must say where others find it.
+fn check_join(config: &ServerConfig) -> Result<(), Error> {
+    let fault = |text: &str| Err(Error::Config(text.to_owned()));
+    let reach = config.advertise.as_ref();
+    if reach.is_some_and(|address| !is_host_port(address)) {
+        return fault("--advertise: an address is host:port");
+    }
+    if config.join.is_empty() {
+        return Ok(());
+    }
+    if !config.peers.is_empty() {
+        return fault("--peers founds a cluster and --join joins one; name one of them");
+    }
+    if !config.join.iter().all(|address| is_host_port(address)) {
+        return fault("--join: an address is host:port");
+    }
+    if config.listen.ip().is_unspecified() && reach.is_none() {
+        return fault("other nodes must find this one; say --advertise HOST:PORT");
+    }
+    Ok(())
+}
+
+fn is_host_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.is_some_and(|port| port > 0) && address.len() <= config::ADDRESS_BYTES_MAX
+}
+
 fn check_peers(config: &ServerConfig) -> Result<(), Error> {
     let fault = |text: String| Err(Error::Config(format!("--peers: {text}")));
     if config.peers.is_empty() {
@@ -74,8 +102,7 @@ fn check_peers(config: &ServerConfig) -> Result<(), Error> {
         if let Err(why) = forming::check_name(&peer.name) {
             return fault(format!("{}: {why}", peer.name));
         }
-        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) || peer.address.len() > config::ADDRESS_BYTES_MAX {
+        if !is_host_port(&peer.address) {
             return fault(format!("{}: an address is host:port", peer.name));
         }
         if let Some(twin) = seen.iter().find(|s| s.name == peer.name || s.address == peer.address) {
@@ -94,7 +121,14 @@ fn check_peers(config: &ServerConfig) -> Result<(), Error> {
 
 impl ServerConfig {
     /// Whether this node has its machine for itself, as far as the list tells.
-    fn peers_elsewhere(&self) -> bool {
+    fn has_its_machine(&self) -> bool {
+        let own = self.listen.ip().to_string();
+        let joins_here = |address: &String| {
+            address.rsplit_once(':').is_some_and(|(host, _)| host == own || host == "localhost")
+        };
+        if self.join.iter().any(joins_here) {
+            return false;
+        }
         let host = |peer: &Peer| peer.address.rsplit_once(':').map(|(host, _)| host.to_owned());
         let own = self.peers.iter().find(|peer| peer.name == self.name).and_then(host);
         self.peers.iter().filter(|peer| peer.name != self.name).all(|peer| host(peer) != own)

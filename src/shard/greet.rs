@@ -178,7 +178,16 @@ impl Shard {
         let slot = hello.group.0 / self.node.shards as u32;
         let (state, patience) = match hello.kind {
             HelloKind::Client => (State::Client { slot }, config::IDLE_TIME),
-            HelloKind::Peer => (State::PeerIn { slot, from: hello.node }, NEVER),
+            HelloKind::Peer => {
+                let replica = &self.groups[slot as usize].replica;
+                if let Some(code) = replica.refuses(hello.node, hello.incarnation) {
+                    return self.turn_down(Handover { fd, hello, permit }, code);
+                }
+                if let Ok(address) = sys::peer_ip(&fd) {
+                    self.net.introduce(&self.node, slot, &hello, address);
+                }
+                (State::PeerIn { slot, from: hello.node }, NEVER)
+            }
             HelloKind::Forming => return,
         };
         if let State::PeerIn { from, .. } = state {
@@ -192,6 +201,19 @@ impl Shard {
         }
         self.net.mark(index);
         self.net.thirst(index);
+    }
+
+    /// The group takes nothing from this node.
+    fn turn_down(&mut self, Handover { fd, hello, permit }: Handover, code: Code) {
+        if self.net.hush.may_speak(self.net.now) {
+            let (node, group) = (hello.node, hello.group);
+            tracing::warn!(%node, %group, "hello refused: {code}");
+        }
+        let index = self.net.insert(fd, State::Hello(Greeting::default()), config::HELLO_TIME);
+        if let Some(conn) = self.net.get(index) {
+            conn.permit = Some(permit);
+        }
+        self.dismiss(index, hello.kind, code, code.text());
     }
 
     /// A peer connects anew: what is left of its old connection is stale.

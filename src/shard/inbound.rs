@@ -7,7 +7,7 @@ use super::conn::State;
 use super::greet::refusal;
 use super::reader::{Intake, Reader};
 use super::ring::{Completion, Memory};
-use super::{Shard, View};
+use super::{Shard, Slot, View};
 use crate::config;
 use crate::machine::Code;
 use crate::replica::{ConnId, Fault};
@@ -299,14 +299,9 @@ impl Shard {
 
     /// The replica in a slot, and its host.
     pub(super) fn group(&mut self, slot: u32) -> (&mut dyn super::Group, View<'_>) {
-        let group = &mut self.groups[slot as usize];
-        let view = View {
-            net: &mut self.net,
-            ring: &mut self.ring,
-            disk: &mut group.disk,
-            waste: &self.node.waste,
-            slot,
-        };
-        (group.replica.as_mut(), view)
+        let Slot { group, replica, disk, .. } = &mut self.groups[slot as usize];
+        let (node, net, ring) = (&self.node, &mut self.net, &mut self.ring);
+        let (group, waste) = (*group, &node.waste);
+        (replica.as_mut(), View { node, net, ring, disk, group, waste, slot })
     }
 }

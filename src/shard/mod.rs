@@ -40,8 +40,10 @@ use std::sync::Arc;
 use margay_log::batch::Batch;
 use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
-use margay_log::id::{GroupId, Micros, NodeId};
+use margay_log::id::{GroupId, Incarnation, Micros, NodeId};
 
+use crate::machine::Code;
+use crate::replica::membership::Memberships;
 use crate::replica::{ConnId, Fatal, Fault, Host};
 use crate::wire::Frame;
 use disk::GroupDisk;
@@ -67,6 +69,12 @@ pub trait Group {
         batch: Option<Buffer>,
         host: &mut dyn Host,
     ) -> Result<(), Fault>;
+
+    /// Why nothing is taken from this node, if so: it was removed, or is known with another disk.
+    fn refuses(&self, node: NodeId, incarnation: Incarnation) -> Option<Code> {
+        let _ = (node, incarnation);
+        None
+    }
 
     /// The connection that carries this node's messages to `peer` broke.
     fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host);
@@ -100,6 +108,23 @@ pub trait Group {
 
     /// When to flush even if nothing happens.
     fn deadline(&self) -> Option<Micros>;
+
+    /// The node is about to stop: hand over what others can take. Turns go on until `is_retired`,
+    /// or for [`config::RETIRE_TIME`](crate::config::RETIRE_TIME).
+    fn retire(&mut self, _now: Micros, _host: &mut dyn Host) {}
+
+    /// Whether nothing is left to hand over.
+    fn is_retired(&self) -> bool {
+        true
+    }
+
+    /// The last turns before the stop, until `is_settled`: begin nothing, finish what is begun.
+    fn rest(&mut self) {}
+
+    /// Whether everything begun is done.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 /// A group on this shard.
@@ -146,9 +171,11 @@ struct Spin {
 
 /// A replica's view of its shard.
 struct View<'a> {
+    node: &'a Arc<Node>,
     net: &'a mut Net,
     ring: &'a mut Ring,
     disk: &'a mut GroupDisk,
+    group: GroupId,
     waste: &'a Waste,
     slot: u32,
 }
@@ -179,6 +206,10 @@ impl Host for View<'_> {
 
     fn disk(&mut self, op: Op) {
         self.disk.start(self.ring, op);
+    }
+
+    fn members(&mut self, members: &Memberships) {
+        self.net.set_links(self.node, self.slot, self.group, members);
     }
 
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {

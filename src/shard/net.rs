@@ -50,8 +50,8 @@ pub(crate) struct Net {
     pub(crate) gone: Vec<Gone>,
     deadlines: BinaryHeap<Reverse<(Micros, u32)>>,
     pub(crate) links: Vec<Link>,
-    /// Links of each slot.
-    pub(crate) links_each: usize,
+    /// The links of each slot, by their numbers.
+    pub(crate) links_of: Vec<Vec<u32>>,
     /// When the next link is to be tried, or earlier.
     pub(crate) links_due: Micros,
     /// Memory of incomplete frames.
@@ -75,7 +75,7 @@ impl Net {
             gone: Vec::new(),
             deadlines: BinaryHeap::new(),
             links: Vec::new(),
-            links_each: 0,
+            links_of: Vec::new(),
             links_due: Micros(0),
             hush: Hush::default(),
             partial_bytes: 0,

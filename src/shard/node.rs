@@ -1,7 +1,7 @@
 //! What every shard of a node knows, and what they tell the outside.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,15 @@ use crate::forming::Founder;
 use crate::machine::Code;
 use crate::wire::{Hello, HelloKind};
 
+/// Where a node is.
+#[derive(Default)]
+struct Place {
+    /// `host:port`, as it was given.
+    text: String,
+    /// As last resolved.
+    address: Option<SocketAddr>,
+}
+
 /// Shared by the shards of a node and by whoever started them.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -29,9 +38,9 @@ pub(crate) struct Node {
     /// The founding record, for founders that missed it.
     pub(crate) record: Vec<u8>,
     /// By number: node 1 is the first.
-    pub(crate) members: Vec<Founder>,
-    /// Where the members are, as last resolved.
-    pub(crate) addresses: Mutex<BTreeMap<NodeId, SocketAddr>>,
+    pub(crate) founders: Vec<Founder>,
+    /// Where other nodes are.
+    places: Mutex<BTreeMap<NodeId, Place>>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) counters: Vec<Counters>,
@@ -48,9 +57,8 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(
         founding: &crate::forming::FoundingRecord,
-        id: NodeId,
+        (id, incarnation): (NodeId, Incarnation),
         port: u16,
-        addresses: BTreeMap<NodeId, SocketAddr>,
         shards: usize,
         connections: usize,
     ) -> std::io::Result<Node> {
@@ -58,17 +66,16 @@ impl Node {
         for _ in 0..shards {
             inboxes.push(Inbox::new()?);
         }
-        let own = &founding.founders()[id.0 as usize - 1];
         Ok(Node {
             id,
             cluster: founding.cluster(),
-            incarnation: own.incarnation,
+            incarnation,
             port,
             groups: founding.groups(),
             shards,
             record: founding.encode(),
-            members: founding.founders().to_vec(),
-            addresses: Mutex::new(addresses),
+            founders: founding.founders().to_vec(),
+            places: Mutex::default(),
             inboxes,
             limits: Limits::new(connections),
             counters: (0..shards).map(|_| Counters::default()).collect(),
@@ -101,36 +108,83 @@ impl Node {
                 Some(Code::CLUSTER_MISMATCH)
             }
             HelloKind::Peer if foreign => Some(Code::CLUSTER_MISMATCH),
+            // Whether it is a member is for the group to say.
             HelloKind::Peer if hello.node == self.id => Some(Code::DUPLICATE_NODE),
-            HelloKind::Peer => match self.member(hello.node) {
-                None => Some(Code::CLUSTER_MISMATCH),
-                Some(member) if member.incarnation != hello.incarnation => {
-                    Some(Code::DUPLICATE_NODE)
-                }
-                Some(_) if hello.group.0 >= self.groups => Some(Code::NO_SUCH_GROUP),
-                Some(_) => None,
-            },
+            HelloKind::Peer if hello.node == NodeId(0) => Some(Code::CLUSTER_MISMATCH),
             _ if hello.group.0 >= self.groups => Some(Code::NO_SUCH_GROUP),
             _ => None,
         }
     }
 
-    /// The numbers of all members.
-    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> {
-        (1..=self.members.len() as u32).map(NodeId)
-    }
-
-    pub(crate) fn member(&self, id: NodeId) -> Option<&Founder> {
-        self.members.get((id.0 as usize).checked_sub(1)?)
-    }
-
+    /// Where a node is, if that is known.
     pub(crate) fn address(&self, id: NodeId) -> Option<SocketAddr> {
-        self.addresses.lock().expect("nobody panics while holding the addresses").get(&id).copied()
+        self.places().get(&id)?.address
     }
 
-    pub(crate) fn set_address(&self, id: NodeId, address: SocketAddr) {
-        let mut addresses = self.addresses.lock().expect("nobody panics while holding them");
-        addresses.insert(id, address);
+    /// A group says where a member is. A name is looked up elsewhere: that can take its time. What
+    /// was given at the start counts more than what is as it was at the founding.
+    pub(crate) fn set_place(self: &Arc<Node>, id: NodeId, text: &str) {
+        let founder = (id.0 as usize).checked_sub(1).and_then(|at| self.founders.get(at));
+        let as_founded = founder.is_some_and(|founder| founder.address == text);
+        let mut places = self.places();
+        let place = places.entry(id).or_default();
+        if place.text == text || (as_founded && !place.text.is_empty()) {
+            return;
+        }
+        text.clone_into(&mut place.text);
+        place.address = text.parse().ok();
+        if place.address.is_none() {
+            let (node, text) = (Arc::clone(self), text.to_owned());
+            // A thread that cannot be had now is had at the next refresh.
+            let name = std::thread::Builder::new().name("margay-resolve".to_owned());
+            let _ = name.spawn(move || node.resolve(id, &text));
+        }
+    }
+
+    /// A node that is in no configuration yet has connected from there.
+    pub(crate) fn note_address(&self, id: NodeId, address: SocketAddr) {
+        let mut places = self.places();
+        let place = places.entry(id).or_default();
+        if place.text.is_empty() {
+            place.address = Some(address);
+        }
+    }
+
+    /// Looks all names up again: somebody may have moved.
+    pub(crate) fn refresh_addresses(&self) {
+        let is_name = |text: &str| !text.is_empty() && text.parse::<SocketAddr>().is_err();
+        let places = self.places().iter().map(|(id, place)| (*id, place.text.clone())).collect();
+        let mut named: Vec<(NodeId, String)> = places;
+        named.retain(|(_, text)| is_name(text));
+        for (id, text) in named {
+            self.resolve(id, &text);
+        }
+    }
+
+    /// Finds out where a node is that is said to be at `text`. Blocks.
+    pub(crate) fn resolve(&self, id: NodeId, text: &str) {
+        {
+            let mut places = self.places();
+            let place = places.entry(id).or_default();
+            if place.text.is_empty() {
+                text.clone_into(&mut place.text);
+            }
+        }
+        match text.to_socket_addrs().map(|mut found| found.next()) {
+            Ok(Some(address)) => {
+                let mut places = self.places();
+                let place = places.entry(id).or_default();
+                if place.text == text {
+                    place.address = Some(address);
+                }
+            }
+            Ok(None) => tracing::warn!(node = %id, "{text} has no address"),
+            Err(error) => tracing::warn!(node = %id, "cannot resolve {text}: {error}"),
+        }
+    }
+
+    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Place>> {
+        self.places.lock().expect("nobody panics while holding the places")
     }
 
     pub(crate) fn counters(&self, shard: usize) -> &Counters {
@@ -139,6 +193,11 @@ impl Node {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether it must not go on.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.lock().expect("nobody panics while holding the reason").is_some()
     }
 
     /// Tells every shard to end.

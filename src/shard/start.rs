@@ -11,7 +11,6 @@ use margay_log::id::{GroupId, Micros};
 
 use super::disk::GroupDisk;
 use super::greet::Door;
-use super::links::Link;
 use super::net::Net;
 use super::ring::{Ring, TAG_DRIVER};
 use super::{Group, Node, Shard, Slot, Spin, sys};
@@ -103,7 +102,7 @@ impl Shard {
         let index = plan.index;
         let ring = Ring::new().map_err(|e| Error::ring(index, &e))?;
         let now = sys::now();
-        let mut net = Net::new(now);
+        let net = Net::new(now);
         let mut groups = Vec::new();
         let mut touched = Vec::new();
         for (slot, (group, driver, build)) in plan.groups.into_iter().enumerate() {
@@ -112,9 +111,6 @@ impl Shard {
             let disk = GroupDisk::new(driver);
             groups.push(Slot { group, replica, disk, touched: true, deadline: None });
             touched.push(slot);
-            let peers = node.members().filter(|id| *id != node.id);
-            net.links.extend(peers.map(|to| Link::new(slot, group, to)));
-            net.links_each = node.members.len() - 1;
         }
         let mut shard = Shard {
             index,

@@ -1,14 +1,51 @@
-//! The end of a shard, in order: accept no more, say good-bye, cancel, reap until nothing is in
-//! flight, drop.
+//! The end of a shard, in order: hand leadership over, let the logs write down how far they are
+//! durable, accept no more, say good-bye, cancel, reap until nothing is in flight, drop.
 
 use std::time::Duration;
 
+use margay_log::id::Micros;
+
 use super::conn::State;
 use super::ring::TAG_DRIVER;
-use super::{Shard, sys};
+use super::{Group, Shard, sys};
 use crate::config;
 
+/// While a shard waits for its groups to be done with something, it looks this often.
+const LOOK: Duration = Duration::from_millis(5);
+
 impl Shard {
+    /// What a node that stops in order does first, in bounded time. One that must not go on just
+    /// stops.
+    pub(super) fn retire(&mut self) {
+        let until = sys::now().after(config::RETIRE_TIME);
+        self.net.now = sys::now();
+        for slot in 0..self.groups.len() as u32 {
+            let (replica, mut view) = self.group(slot);
+            let now = view.net.now;
+            replica.retire(now, &mut view);
+            self.touch(slot);
+        }
+        self.turn_until(until, |group| group.is_retired());
+        for slot in 0..self.groups.len() as u32 {
+            self.groups[slot as usize].replica.rest();
+            self.touch(slot);
+        }
+        self.turn_until(sys::now().after(config::REST_TIME), |group| group.is_settled());
+    }
+
+    /// Turns until all groups are done with something, or it is time.
+    fn turn_until(&mut self, until: Micros, is_done: impl Fn(&dyn Group) -> bool) {
+        while !self.node.has_failed()
+            && sys::now() < until
+            && !self.groups.iter().all(|group| is_done(group.replica.as_ref()))
+        {
+            let wait = self.patience().map(|wait| wait.min(LOOK));
+            if let Err(halt) = self.turn(wait) {
+                self.halt(halt);
+            }
+        }
+    }
+
     /// After this the ring and everything it used may be dropped. Stopping is not leaving: peers
     /// and clients see a broken connection, and nothing about the membership changes.
     pub(super) fn finish(mut self) {

@@ -32,13 +32,20 @@ impl Shard {
         self.ring.watch(self.node.inboxes[self.index].eventfd(), WAKE);
         while !self.node.is_stopping() {
             let wait = self.patience();
-            match self.turn(wait) {
-                Ok(()) => {}
-                Err(Halt::Group(fatal)) => self.node.fail(Error::fatal(&fatal)),
-                Err(Halt::Ring(error)) => self.node.fail(Error::ring(self.index, &error)),
+            if let Err(halt) = self.turn(wait) {
+                self.halt(halt);
             }
         }
+        self.retire();
         self.finish();
+    }
+
+    /// The node must not go on.
+    pub(super) fn halt(&self, halt: Halt) {
+        self.node.fail(match halt {
+            Halt::Group(fatal) => Error::fatal(&fatal),
+            Halt::Ring(error) => Error::ring(self.index, &error),
+        });
     }
 
     /// One turn, which begins with sleeping for `wait` if that is given.
@@ -67,7 +74,7 @@ impl Shard {
     }
 
     /// How long the next turn may sleep before it has something to do; `None`: not at all.
-    fn patience(&mut self) -> Option<Duration> {
+    pub(super) fn patience(&mut self) -> Option<Duration> {
         let now = sys::now();
         let deadline = self.deadline().unwrap_or(now.after(config::SLEEP_MAX));
         let restless = self.net.is_restless() || !self.touched.is_empty();

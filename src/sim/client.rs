@@ -290,7 +290,7 @@ impl Client {
                         completer.complete(Err(Failure::from(Code::SESSION_EXPIRED)));
                     }
                 }
-                Output::State(_) | Output::Notice(_) | Output::Status(..) => {}
+                Output::State(_) | Output::Lost(_) | Output::Notice(_) | Output::Status(..) => {}
                 Output::Connect(_) | Output::Disconnect => rest.push(output),
             }
         }

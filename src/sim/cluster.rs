@@ -81,6 +81,8 @@ pub(super) struct Cluster<S: StateMachine> {
     pub clients: usize,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
+    /// How long a voter must have been well before leadership moves to it.
+    settled: Micros,
     /// Entry bytes between snapshots.
     snapshot_after: u64,
     segment_first: u64,
@@ -114,6 +116,7 @@ impl<S: StateMachine> Cluster<S> {
             state,
             clients: 0,
             disk_latency: 100 + rng.below(2_000),
+            settled: Micros::from_millis(100 + rng.below(2_000)),
             snapshot_after: 4 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
             counted: Summary::default(),
@@ -176,6 +179,8 @@ impl<S: StateMachine> Cluster<S> {
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
+            // So that leadership is handed over again and again.
+            settled: self.settled,
             ..ReplicaConfig::new(self.cluster, GroupId(0), members, raft)
         };
         let options = margay_log::Options {

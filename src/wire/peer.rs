@@ -15,7 +15,8 @@ pub const BATCH_LENGTH_MAX: u32 = margay_log::format::LENGTH_MAX;
 /// Smallest: a batch header and one entry header.
 const BATCH_LENGTH_MIN: u32 = 64 + 48;
 
-/// A vote is granted; an append is followed by a batch.
+/// A vote is granted; one is asked for because the leader hands over; an append is followed by a
+/// batch.
 const FLAG: u8 = 1;
 
 /// A message of the core with what the wire adds to it.
@@ -41,7 +42,9 @@ impl PeerMessage {
         assert_eq!(batch_follows, self.batch_length > 0, "batch of {} bytes", self.batch_length);
         match &self.message.body {
             Body::PreVote { last } => encode(out, Kind::PreVote, 0, term, 0, &[&entry(*last)]),
-            Body::Vote { last } => encode(out, Kind::Vote, 0, term, 0, &[&entry(*last)]),
+            Body::Vote { last, handed_over } => {
+                encode(out, Kind::Vote, u8::from(*handed_over), term, 0, &[&entry(*last)]);
+            }
             Body::PreVoteReply { granted } => {
                 encode(out, Kind::PreVoteReply, u8::from(*granted), term, 0, &[]);
             }
@@ -74,7 +77,7 @@ impl PeerMessage {
         let Frame { kind, flags, a, b, body } = *frame;
         let mut fields = Fields::new(kind, body);
         let flagged = match kind {
-            Kind::PreVoteReply | Kind::VoteReply | Kind::Append => FLAG,
+            Kind::PreVoteReply | Kind::Vote | Kind::VoteReply | Kind::Append => FLAG,
             _ => 0,
         };
         let numbered = matches!(kind, Kind::Append | Kind::AppendAck | Kind::AppendReject);
@@ -84,7 +87,7 @@ impl PeerMessage {
         let (mut chain, mut batch_length) = (Chain(0), 0);
         let body = match kind {
             Kind::PreVote => Body::PreVote { last: take_entry(&mut fields)? },
-            Kind::Vote => Body::Vote { last: take_entry(&mut fields)? },
+            Kind::Vote => Body::Vote { last: take_entry(&mut fields)?, handed_over: flags == FLAG },
             Kind::PreVoteReply => Body::PreVoteReply { granted: flags == FLAG },
             Kind::VoteReply => Body::VoteReply { granted: flags == FLAG },
             Kind::Append => {

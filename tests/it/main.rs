@@ -12,7 +12,11 @@ mod raft;
 mod resource;
 mod script;
 #[cfg(feature = "server")]
+mod sessions;
+#[cfg(feature = "server")]
 mod shard;
 #[cfg(feature = "sim")]
 mod sim;
+#[cfg(all(feature = "server", feature = "serde"))]
+mod typed;
 mod wire;

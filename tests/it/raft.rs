@@ -14,6 +14,7 @@
 //! propose N [ENTRIES]        N seals a batch
 //! change N voters=1,2,4 [learners=5]           N begins a change of the membership
 //! read N ID                  N is asked to confirm that it leads
+//! transfer N M               N is asked to hand leadership over to M
 //! slow N.. / flush N [WRITES] / fast N..       writes wait / the first become durable / go through
 //! cold N.. / warm N [for=M]  batches to send are not in memory / are again, for M
 //! cut N.. from M.. / isolate N.. / heal        links that lose everything, one way / both ways
@@ -148,9 +149,12 @@ impl Play {
         match command.name.as_str() {
             "propose" => {
                 let id = first?;
-                let leads = cluster.raft(id).is_some_and(|raft| raft.role() == RoleKind::Leader);
-                if !leads {
+                let raft = cluster.raft(id).ok_or("it is down")?;
+                if raft.role() != RoleKind::Leader {
                     return Err(format!("n{id} does not lead"));
+                }
+                if !raft.may_propose() {
+                    return Err(format!("n{id} hands over"));
                 }
                 cluster.propose(id, command.at(1).unwrap_or(1));
             }
@@ -190,6 +194,10 @@ impl Play {
                 let from: u32 = from.parse().map_err(|_| "from whom?")?;
                 let (log, last) = (cluster.node(from).log.clone(), cluster.node(from).snapshot);
                 cluster.node(first?).install(log, last);
+            }
+            "transfer" => {
+                let to = NodeId(command.at(1)?);
+                cluster.step(first?, Input::Transfer { to }, None);
             }
             _ => return self.act_each(command),
         }
@@ -247,7 +255,10 @@ impl Play {
         let body = match command.at::<String>(3)?.as_str() {
             "pre-vote" => Body::PreVote { last: entry(4)? },
             "pre-vote-yes" => Body::PreVoteReply { granted: true },
-            "vote" => Body::Vote { last: entry(4)? },
+            "vote" => {
+                let handed_over = command.plain().any(|word| word == "handed-over");
+                Body::Vote { last: entry(4)?, handed_over }
+            }
             "vote-yes" => Body::VoteReply { granted: true },
             "append" => Body::Append { prev: entry(4)?, batch: None, commit: index(5)?, round },
             // Of a batch that exists nowhere: fit for appends that must be refused.

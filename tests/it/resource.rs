@@ -14,4 +14,5 @@ mod lock;
 mod models;
 mod registry;
 pub(crate) mod script;
+mod transaction;
 mod tree;

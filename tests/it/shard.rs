@@ -426,7 +426,7 @@ fn false_peers_are_refused() {
         code
     };
     assert_eq!(answer(Hello { node: NodeId(1), ..hello }), Code::DUPLICATE_NODE);
-    assert_eq!(answer(Hello { node: NodeId(2), ..hello }), Code::CLUSTER_MISMATCH);
+    assert_eq!(answer(Hello { node: NodeId(0), ..hello }), Code::CLUSTER_MISMATCH);
     let elsewhere = Hello { cluster: ClusterId(1), node: NodeId(2), ..hello };
     assert_eq!(answer(elsewhere), Code::CLUSTER_MISMATCH);
     server.stop().expect("an orderly end");

@@ -175,7 +175,7 @@ fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
     vec![
         ("pre_vote", said(Body::PreVote { last }, 0, 0)),
         ("pre_vote_reply", said(Body::PreVoteReply { granted: true }, 0, 0)),
-        ("vote", said(Body::Vote { last }, 0, 0)),
+        ("vote", said(Body::Vote { last, handed_over: false }, 0, 0)),
         ("vote_reply", said(Body::VoteReply { granted: false }, 0, 0)),
         ("append_heartbeat", said(append(None), 0x0bad_cafe, 0)),
         ("append_batch", said(append(Some(batch)), 0x0bad_cafe, 4096)),
@@ -185,6 +185,7 @@ fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
         ),
         ("append_reject", said(reject, 0, 0)),
         ("timeout_now", said(Body::TimeoutNow, 0, 0)),
+        ("vote_handed_over", said(Body::Vote { last, handed_over: true }, 0, 0)),
     ]
 }
 

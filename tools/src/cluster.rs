@@ -1,4 +1,4 @@
-//! `margay cluster status`: who leads what, and how far each group is.
+//! `margay cluster`: who leads what, and how far each group is. Changing it: `members`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,10 +11,11 @@ use serde_json::json;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, UNREACHABLE};
+use crate::members;
 use crate::output::{self, Table};
 use crate::units;
 
-/// Look at the cluster
+/// Look at the cluster, or change who is a member
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -43,16 +44,46 @@ Examples:
         )]
         wait: Option<Duration>,
     },
+    /// Make a node that runs a learner of every group, or tell the cluster its new address
+    #[command(after_help = "\
+A node that is started with --join adds itself. A learner receives the log and does not vote.
+Examples:
+  margay cluster add n4=10.0.0.4:5150
+  margay cluster promote n4")]
+    Add(members::Place),
+    /// Let a learner vote in every group, once it has caught up
+    Promote(members::Node),
+    /// Make a voter a learner in every group
+    Demote(members::Node),
+    /// Remove a node from every group
+    #[command(after_help = "\
+A node that has been removed comes back only with an empty directory and --join. To replace a node
+whose disk is gone, remove it first, then start its successor with --join and promote that; the
+name may be the same.
+Examples:
+  margay cluster remove n1
+  margay serve --name n1 --data /new/disk --listen 10.0.0.1:5150 --join 10.0.0.2:5150
+  margay cluster promote n1")]
+    Remove(members::Node),
 }
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
-    let Verb::Status { wait } = &args.verb;
+    match &args.verb {
+        Verb::Status { wait } => show(args, *wait),
+        Verb::Add(place) => members::add(&args.connect, place),
+        Verb::Promote(node) => members::promote(&args.connect, node),
+        Verb::Demote(node) => members::demote(&args.connect, node),
+        Verb::Remove(node) => members::remove(&args.connect, node),
+    }
+}
+
+fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
     args.connect.check()?;
     if let Some(wait) = wait {
-        wait_until_ready(&args.connect.endpoints, *wait)?;
+        wait_until_ready(&args.connect.endpoints, wait)?;
     }
     let nodes = status(&args.connect.endpoints, args.connect.timeout);
     let groups = merge(&nodes);
@@ -70,7 +101,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         groups.iter().try_for_each(|group| array.add(&to_json(group)))?;
         return array.end();
     }
-    let mut table = Table::new(&["GROUP", "LEADER", "TERM", "COMMIT", "APPLIED", "VOTERS"]);
+    let mut table =
+        Table::new(&["GROUP", "LEADER", "TERM", "COMMIT", "APPLIED", "VOTERS", "LEARNERS"]);
     for group in &groups {
         table.row(vec![
             group.group.0.to_string(),
@@ -82,10 +114,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             group.term.0.to_string(),
             units::grouped(group.commit.0),
             units::grouped(group.applied.0),
-            group.voters.join(" "),
+            voters(group),
+            group.learners.join(" "),
         ]);
     }
     table.print()
+}
+
+/// During a change: who voted, and who will.
+fn voters(group: &GroupStatus) -> String {
+    match group.outgoing.as_slice() {
+        [] => group.voters.join(" "),
+        outgoing => format!("{} → {}", outgoing.join(" "), group.voters.join(" ")),
+    }
 }
 
 fn to_json(group: &GroupStatus) -> serde_json::Value {
@@ -96,6 +137,8 @@ fn to_json(group: &GroupStatus) -> serde_json::Value {
         "commit_index": group.commit.0,
         "applied_index": group.applied.0,
         "voters": group.voters,
+        "outgoing_voters": group.outgoing,
+        "learners": group.learners,
         "halted": group.halted,
     })
 }

@@ -17,6 +17,7 @@ mod lock;
 mod log;
 mod manage;
 mod map;
+mod members;
 mod multimap;
 mod nodes;
 mod output;
@@ -25,6 +26,7 @@ mod set;
 mod shell;
 mod sys;
 mod tree;
+mod txn;
 mod units;
 mod value;
 
@@ -66,6 +68,7 @@ enum Command {
     Describe(manage::Describe),
     Delete(manage::Delete),
     Watch(manage::Watch),
+    Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
     Completions(generate::Completions),
@@ -96,6 +99,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Describe(args) => manage::describe(&args),
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
+        Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),

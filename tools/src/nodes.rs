@@ -223,7 +223,7 @@ impl Nodes {
     }
 
     /// How a node's process ended, when it has.
-    fn ended(&mut self, node: usize) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self, node: usize) -> io::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.children[node] else { return Ok(None) };
         let status = child.try_wait()?;
         if status.is_some() {

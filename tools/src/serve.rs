@@ -20,7 +20,10 @@ Examples:
   margay serve --name n1 --data /var/lib/margay --listen 10.0.0.1:5150 --unsafe-no-auth \\
       --peers n1=10.0.0.1:5150,n2=10.0.0.2:5150,n3=10.0.0.3:5150
 
-The same line on every node but for --name and --listen; in which order they start does not matter.
+  margay serve --name n4 --data /var/lib/margay --listen 10.0.0.4:5150 --unsafe-no-auth \\
+      --join 10.0.0.1:5150,10.0.0.2:5150      # then: margay cluster promote n4
+
+The same line on every founder but for --name and --listen; their order does not matter.
 MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
 pub(crate) struct Args {
     /// Name of this node, unique in the cluster
@@ -35,6 +38,13 @@ pub(crate) struct Args {
     /// All nodes that found the cluster, this one among them
     #[arg(long, value_name = "NAME=HOST:PORT,…", value_delimiter = ',', value_parser = peer)]
     peers: Vec<Peer>,
+    /// Nodes of a cluster to join, any of them; this one begins as a learner. Not needed any more
+    /// once it has joined
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', conflicts_with = "peers")]
+    join: Vec<String>,
+    /// Where other nodes and clients reach it, for --join [default: as --listen]
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    advertise: Option<String>,
     /// Raft groups; decided at the founding [default: one per shard of each node]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     groups: Option<u32>,
@@ -74,6 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let mut config = ServerConfig::new(args.name.clone(), args.data.clone());
     config.listen = args.listen;
     config.peers = args.peers.clone();
+    config.join = args.join.clone();
+    config.advertise = args.advertise.clone();
     config.groups = args.groups;
     config.shards = args.shards.map(usize::from);
     config.cpus = args.cpus.clone();

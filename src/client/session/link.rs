@@ -273,6 +273,12 @@ impl Session {
     /// The session is over, the client is not: the next command begins another one, on a new
     /// connection, where nothing can be mistaken for an answer to it.
     pub(super) fn expire(&mut self) {
+        if let Some(Member { session, .. }) = self.member {
+            let lost = self.holdings.all(session);
+            if !lost.is_empty() {
+                self.outputs.push_back(Output::Lost(lost));
+            }
+        }
         self.become_state(SessionState::Expired);
         self.end_calls(Code::SESSION_EXPIRED, |work| {
             matches!(work, Work::Command(_) | Work::Sent(_))
@@ -283,6 +289,10 @@ impl Session {
         self.wanted = false;
         self.life += 1;
         self.register_sent = None;
+        if self.config.recovery == Recovery::Close {
+            self.end_calls(Code::SESSION_EXPIRED, |_| true);
+            return self.closed();
+        }
         self.endpoints.again();
         self.outputs.push_back(Output::Disconnect);
         self.reset_link(self.now);

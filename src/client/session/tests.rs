@@ -152,6 +152,7 @@ impl World {
                 Output::Lagged { oldest, .. } => format!("lagged, from {oldest}"),
                 Output::Ended { failure, .. } => format!("ended {:?}", failure.code),
                 Output::Notice(notice) => format!("{} {:?}", notice.waiter, notice.state),
+                Output::Lost(lost) => format!("lost {}", lost.len()),
                 Output::State(state) => format!("{state:?}"),
             };
             self.told.push(text);

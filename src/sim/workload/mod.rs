@@ -11,6 +11,7 @@ mod counter;
 mod lock;
 mod map;
 mod set;
+mod transaction;
 mod tree;
 mod value;
 mod watch;
@@ -38,6 +39,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<set::Gathering>("set and multimap", 3),
     Kind::of::<tree::Growing>("tree", 3),
     Kind::of::<watch::Watching>("watch", 4),
+    Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

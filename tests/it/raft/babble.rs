@@ -61,12 +61,11 @@ impl Babble {
                     self.now = self.raft.deadline().map_or(self.now, |due| due.max(self.now));
                     Input::Tick
                 }
-                1 if self.raft.role() == RoleKind::Leader => {
-                    Input::Appended { entries: 2, configuration: None }
-                }
+                1 if self.raft.may_propose() => Input::Appended { entries: 2, configuration: None },
                 2 => Input::Durable { index: self.raft.last().index },
                 3 => Input::Read { id: ReadId(self.below(100)) },
                 4 => Input::Unreachable { peer: NodeId(2) },
+                5 => Input::Transfer { to: NodeId(self.below(5) as u32) },
                 _ => Input::Message {
                     from: NodeId(self.below(5) as u32),
                     message: self.message(),
@@ -106,7 +105,7 @@ impl Babble {
         let body = match self.below(10) {
             0 => Body::PreVote { last: self.entry(last) },
             1 => Body::PreVoteReply { granted: true },
-            2 => Body::Vote { last: self.entry(last) },
+            2 => Body::Vote { last: self.entry(last), handed_over: self.below(2) == 0 },
             3 => Body::VoteReply { granted: true },
             4..7 => {
                 let prev = self.entry(last);

@@ -76,6 +76,8 @@ pub(crate) struct Cluster {
     leaders: BTreeMap<Term, u32>,
     entries: BTreeMap<EntryId, u64>,
     committed: BTreeMap<Index, Batch>,
+    /// In which term that was first known.
+    committed_in: BTreeMap<Index, Term>,
 }
 
 impl Cluster {
@@ -208,7 +210,8 @@ impl Cluster {
             false => current.voters().to_vec(),
         };
         let next = Configuration::new(voters, outgoing, learners.clone());
-        raft.check_change(&next)?;
+        let lately = Micros(self.now.0.saturating_sub(300_000));
+        raft.check_change(&next, lately)?;
         self.ends.push((next.clone(), settled));
         self.seal(id, 1, Some(next));
         Ok(())
@@ -347,6 +350,7 @@ impl Cluster {
             Output::ReadRefused { id: read } => {
                 self.reads.remove(&read.0).expect("answered once");
             }
+            Output::Transferred { .. } => {}
             Output::RoleChanged { role, term, .. } => {
                 let leads = role == RoleKind::Leader;
                 self.node(id).no_op_due = leads;
@@ -425,7 +429,9 @@ impl Cluster {
         let leader = *self.leaders.entry(term).or_insert(id);
         assert_eq!(leader, id, "two leaders in {term}");
         let log = &self.nodes[&id].log;
-        for batch in self.committed.values() {
+        // A late vote may make a leader of a term that is over: it lacks what came after.
+        let before = |batch: &&Batch| self.committed_in[&batch.last.index] < term;
+        for batch in self.committed.values().filter(before) {
             assert!(log.contains(batch), "leader n{id} of {term} lacks {}", batch.last);
         }
     }
@@ -436,15 +442,22 @@ impl Cluster {
         let end = node.log.iter().any(|batch| batch.last.index == index);
         assert!(end, "n{id} commits {index}, which is not the end of a batch");
         let is_new = self.committed.keys().next_back().is_none_or(|last| *last < index);
-        let quorum_of = node.raft.as_ref().expect("it runs").configuration().clone();
+        let raft = node.raft.as_ref().expect("it runs");
+        let (term, quorum_of) = (raft.term(), raft.configuration().clone());
         for batch in node.log.iter().filter(|batch| batch.last.index <= index) {
             let known = *self.committed.entry(batch.last.index).or_insert(*batch);
+            self.committed_in.entry(batch.last.index).or_insert(term);
             assert_eq!(known, *batch, "n{id} commits another {}", batch.last.index);
         }
         let batch = self.committed[&index];
         let held = |voter: NodeId| self.nodes[&voter.0].disk.contains(&batch);
         // By the leader, that is, and under the configuration in force there.
-        let durable = !is_new || quorum_of.agreed(held) == Some(true);
+        let majority = |voters: &[NodeId]| {
+            let holds = voters.iter().filter(|voter| held(**voter)).count();
+            voters.is_empty() || holds > voters.len() / 2
+        };
+        let both = majority(quorum_of.voters()) && majority(quorum_of.outgoing());
+        let durable = !is_new || both;
         assert!(durable, "{index} is committed without a quorum of {quorum_of:?} on disk");
     }
 }

@@ -9,7 +9,10 @@ pub(crate) fn message(message: &Message) -> String {
     let text = match body {
         Body::PreVote { last } => format!("pre-vote? log {last}"),
         Body::PreVoteReply { granted } => format!("pre-vote {}", yes(*granted)),
-        Body::Vote { last } => format!("vote? log {last}"),
+        Body::Vote { last, handed_over } => {
+            let why = if *handed_over { " handed over" } else { "" };
+            format!("vote? log {last}{why}")
+        }
         Body::VoteReply { granted } => format!("vote {}", yes(*granted)),
         Body::Append { prev, batch, commit, round } => {
             let batch = batch.map_or(String::new(), |last| format!(" [{last}]"));
@@ -38,6 +41,7 @@ pub(crate) fn output(output: &Output) -> Option<String> {
         Output::Commit { index } => format!("commits {index}"),
         Output::ReadReady { id, index } => format!("read {} at {index}", id.0),
         Output::ReadRefused { id } => format!("read {} refused", id.0),
+        Output::Transferred { to, end } => format!("transfer to n{}: {end:?}", to.0),
         Output::RoleChanged { role: kind, term, leader } => match leader {
             Some(leader) if *kind == RoleKind::Follower => {
                 format!("is {} {term} of n{}", role(*kind), leader.0)

@@ -19,9 +19,17 @@ fn random_groups_are_safe_and_end_well() {
         Some(seed) => seed..seed + 1,
         None => 0..number("MARGAY_SEEDS").unwrap_or(200),
     };
+    let mut changed = 0;
+    let groups = seeds.end - seeds.start;
     for seed in seeds {
-        let played = catch_unwind(|| Fuzz::new(seed, true).play());
-        if played.is_err() {
+        let played = catch_unwind(|| {
+            let mut fuzz = Fuzz::new(seed, true);
+            fuzz.play();
+            fuzz.changed
+        });
+        if let Ok(changes) = played {
+            changed += changes;
+        } else {
             // Once more, and this time it is written down.
             let mut fuzz = Fuzz::new(seed, false);
             let again = catch_unwind(AssertUnwindSafe(|| fuzz.play()));
@@ -32,17 +40,42 @@ fn random_groups_are_safe_and_end_well() {
             resume_unwind(again.expect_err("the same seed, the same story"));
         }
     }
+    assert!(groups < 100 || changed > groups, "memberships hardly change: {changed} times");
+}
+
+/// What the search is worth: known bugs that are put back are found.
+#[cfg(feature = "breaks")]
+#[test]
+fn bugs_of_the_membership_are_found() {
+    use margay_log::breaks;
+    let bugs = [
+        breaks::LEARNER_COUNTS,
+        breaks::OLD_QUORUM_ONLY,
+        breaks::NEW_QUORUM_ONLY,
+        breaks::CHANGE_AT_COMMIT,
+        breaks::REMOVED_LEADER_COUNTS,
+    ];
+    let found = bugs.map(|bug| {
+        let _switch = bug.switch_on();
+        let seed = (0..5_000).find(|seed| catch_unwind(|| Fuzz::new(*seed, true).play()).is_err());
+        (bug.name, seed)
+    });
+    for (name, seed) in found {
+        println!("{name}: {seed:?}");
+        assert!(seed.is_some(), "{name} is not found");
+    }
 }
 
 /// What may happen next, and how often. Each phase of a story draws one of the four anew for every
 /// action: most phases know only one or two kinds of trouble, so that the group gets somewhere
 /// before it is hit again.
-const ACTIONS: [(Action, [u64; 4]); 14] = [
+const ACTIONS: [(Action, [u64; 4]); 16] = [
     (Fuzz::deliver, [600, 600, 600, 1_000]),
     (Fuzz::pass, [20, 20, 50, 100]),
     (Fuzz::lose_patience, [0, 5, 10, 30]),
     (Fuzz::propose, [20, 50, 100, 200]),
     (Fuzz::read, [10, 20, 20, 50]),
+    (Fuzz::transfer, [0, 0, 2, 20]),
     (Fuzz::flush, [100, 100, 200, 300]),
     (Fuzz::lose, [0, 0, 5, 100]),
     (Fuzz::double, [0, 0, 20, 200]),
@@ -52,6 +85,7 @@ const ACTIONS: [(Action, [u64; 4]); 14] = [
     (Fuzz::cut, [0, 0, 3, 10]),
     (Fuzz::heal, [5, 5, 10, 10]),
     (Fuzz::crash_or_restart, [5, 5, 10, 30]),
+    (Fuzz::change_members, [0, 10, 20, 60]),
 ];
 
 type Action = fn(&mut Fuzz);
@@ -64,6 +98,8 @@ struct Fuzz {
     cluster: Cluster,
     nodes: u32,
     reads: u64,
+    /// Changes of the membership that were begun.
+    changed: u64,
     weights: [u64; ACTIONS.len()],
     /// Whether messages overtake each other in this phase.
     reordering: bool,
@@ -78,13 +114,17 @@ impl Fuzz {
             cluster: Cluster::default(),
             nodes: 0,
             reads: 0,
+            changed: 0,
             weights: [0; ACTIONS.len()],
             reordering: false,
             asleep: 0,
         };
         fuzz.nodes = [1, 2, 3, 3, 3, 3, 4, 5, 5][fuzz.below(9) as usize];
+        // Every other group has nodes that wait to be members.
+        let founders = fuzz.nodes;
+        fuzz.nodes += [0, 0, 1, 3][fuzz.below(4) as usize];
         let window = [150, 1_000, 8 << 20][fuzz.below(3) as usize];
-        fuzz.cluster = Cluster::new(fuzz.nodes, fuzz.nodes, seed, window);
+        fuzz.cluster = Cluster::new(founders, fuzz.nodes, seed, window);
         fuzz.cluster.untold = untold;
         fuzz
     }
@@ -181,7 +221,7 @@ impl Fuzz {
 
     fn propose(&mut self) {
         let (id, raft) = self.any();
-        if raft.is_some_and(|raft| raft.role() == RoleKind::Leader) {
+        if raft.is_some_and(Raft::may_propose) {
             let entries = self.below(5) as u32 + 1;
             self.cluster.propose(id, entries);
         }
@@ -194,6 +234,16 @@ impl Fuzz {
         if leads || (raft.is_some() && self.below(8) == 0) {
             self.reads += 1;
             self.cluster.read(id, self.reads);
+        }
+    }
+
+    /// Mostly by somebody who leads, or thinks so.
+    fn transfer(&mut self) {
+        let to = NodeId(self.node());
+        let (id, raft) = self.any();
+        let leads = raft.is_some_and(|raft| raft.role() == RoleKind::Leader);
+        if leads || (raft.is_some() && self.below(8) == 0) {
+            self.cluster.step(id, Input::Transfer { to }, None);
         }
     }
 
@@ -250,6 +300,32 @@ impl Fuzz {
         }
     }
 
+    /// A leader is asked for any change; most are refused.
+    fn change_members(&mut self) {
+        let (id, raft) = self.any();
+        let Some(raft) = raft.filter(|raft| raft.role() == RoleKind::Leader) else { return };
+        let mut voters = raft.configuration().voters().to_vec();
+        let mut learners = raft.configuration().learners().to_vec();
+        for _ in 0..=self.below(2) {
+            let node = NodeId(self.node());
+            let votes = voters.contains(&node);
+            let learns = learners.contains(&node);
+            voters.retain(|id| *id != node);
+            learners.retain(|id| *id != node);
+            match (votes, learns) {
+                // A learner votes, a voter leaves or learns, whoever is none learns.
+                (_, true) if self.below(4) > 0 => voters.push(node),
+                (_, true) => {}
+                (true, _) if self.below(2) == 0 => {}
+                _ => learners.push(node),
+            }
+        }
+        if !voters.is_empty() {
+            // The refusals are the core's business; that it allows enough is looked at in the end.
+            self.changed += u64::from(self.cluster.change(id, voters, learners).is_ok());
+        }
+    }
+
     /// Links hold, nodes run, and half of the disks are fast.
     fn repair(&mut self) {
         self.heal();
@@ -279,7 +355,9 @@ impl Fuzz {
         cluster.run_until(cluster.now.after(Micros::from_millis(1_000)));
         assert_eq!(cluster.leader(), Some(leader), "nothing was wrong with the leader");
         let log = cluster.node(leader).log.clone();
-        for id in 1..=self.nodes {
+        let members = cluster.raft(leader).expect("it leads").configuration().clone();
+        assert!(!members.is_joint() && members.is_voter(NodeId(leader)), "a change ends");
+        for id in members.members().map(|id| id.0) {
             assert!(cluster.node(id).log == log, "n{id}'s log differs from the leader's");
             let raft = cluster.raft(id).expect("all run");
             assert_eq!(raft.commit(), raft.last().index, "n{id} does not know what is committed");

@@ -9,7 +9,7 @@ use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
     barrier, counter, describe, election, latch, lock, map, multimap, registry, rwlock, semaphore,
-    set, tree, value,
+    set, transaction, tree, value,
 };
 use margay_log::id::Micros;
 use std::fmt::Write;
@@ -24,6 +24,7 @@ fn code<O: Encode>(operation: &O) -> Coded {
 pub(super) fn operations() -> Vec<Coded> {
     let all = [
         of_registry(),
+        of_transaction(),
         of_value(),
         of_counter(),
         of_map(),
@@ -61,6 +62,26 @@ fn of_registry() -> Vec<Coded> {
         code(&registry::ListV1 { prefix, kind: 0, after, limit: 7 }),
         code(&describe::DescribeV1 { name }),
     ]
+}
+
+fn of_transaction() -> Vec<Coded> {
+    vec![code(&transaction::CommitV1 {
+        check_kinds: vec![kind::COUNTER],
+        check_schemas: vec![0x4001],
+        check_resources: vec![VERSION],
+        check_payloads: vec![vec![1, 2]],
+        check_relations: vec![transaction::GREATER],
+        check_offsets: vec![0x0304],
+        check_to_end: vec![true],
+        check_expected: vec![value()],
+        kinds: vec![kind::VALUE, kind::COUNTER],
+        schemas: vec![value::SetV1::SCHEMA, counter::AddV1::SCHEMA],
+        resources: vec![VERSION, 7],
+        payloads: vec![
+            value::SetV1 { value: value(), ephemeral: false, ttl_ms: 0 }.encode(),
+            counter::AddV1 { delta: -1 }.encode(),
+        ],
+    })]
 }
 
 fn of_value() -> Vec<Coded> {

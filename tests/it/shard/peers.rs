@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use margay::forming::Peer;
 use margay::raft::message::{Body, Message, Round};
+use margay::replica::membership::{Member, Membership, Memberships};
 use margay::replica::{ConnId, Fatal, Fault, Host};
 use margay::server::{Group, MakeGroup, Seed, Server, ServerConfig};
 use margay::wire::Frame;
@@ -23,6 +24,7 @@ use super::{Scratch, eventually};
 struct Sender {
     node: NodeId,
     peers: Vec<NodeId>,
+    members: Memberships,
     batch: Arc<Batch>,
     seed: (ClusterId, GroupId),
     heard: Arc<Mutex<Vec<(NodeId, NodeId)>>>,
@@ -40,7 +42,15 @@ impl Sender {
         let node = seed.node;
         let peers = (1..=seed.founders.len() as u32).map(NodeId).filter(|id| *id != node);
         let ids = (seed.cluster, seed.group);
-        Sender { node, peers: peers.collect(), batch, seed: ids, heard, next: now }
+        let founders = (1..).zip(&seed.founders).map(|(id, founder)| Member {
+            id: NodeId(id),
+            name: founder.name.clone(),
+            address: founder.address.clone(),
+            incarnation: founder.incarnation,
+        });
+        let founding = Membership::founding(founders.collect());
+        let members = Memberships::new(Index::ZERO, founding);
+        Sender { node, peers: peers.collect(), members, batch, seed: ids, heard, next: now }
     }
 }
 
@@ -83,6 +93,7 @@ impl Group for Sender {
     fn flush(&mut self, now: Micros, host: &mut dyn Host) -> Result<(), Fatal> {
         if now >= self.next {
             self.next = now.after(Micros::from_millis(10));
+            host.members(&self.members);
             let last = EntryId::new(Term(1), self.batch.header().last().index);
             let body = Body::Append {
                 prev: EntryId::ZERO,

@@ -103,6 +103,8 @@ impl One {
     /// Asserts that it is alive and still serves somebody else, and never panicked.
     #[track_caller]
     fn serves(&self) {
+        let answer = Client::builder().endpoints([&self.address]).timeout(ANSWER).connect();
+        assert!(answer.is_ok(), "{answer:?}: {}", self.said());
         serves(&self.address);
         let said = self.said();
         assert!(!said.contains("panicked"), "{said}");

@@ -1,14 +1,18 @@
 //! Nothing acknowledged is lost, whatever is killed.
 //!
 //! Clients write unique ids while the leader, then a follower, then all three nodes are killed with
-//! SIGKILL and started again with what they left on their disks. `MARGAY_KILL_ROUNDS` says how
-//! often; `scripts/kill.sh --rounds 20` sets it and shows the table.
+//! SIGKILL and started again with what they left on their disks; and while the leader is asked to
+//! stop with SIGTERM, which hands leadership over. `MARGAY_KILL_ROUNDS` says how often;
+//! `scripts/kill.sh --rounds 20` sets it and shows the table.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::harness::{PATIENCE, Scratch, alone, plan, until};
 use crate::ids::Writers;
 use crate::nodes::{NODES, Nodes, name};
+use crate::sys;
 
 /// Ids acknowledged between two events, at least.
 const PROGRESS: u64 = 200;
@@ -19,6 +23,8 @@ enum Victim {
     Leader,
     Follower,
     All,
+    /// The leader, with SIGTERM.
+    Stop,
 }
 
 #[test]
@@ -28,8 +34,8 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let rounds: u32 = rounds.expect("MARGAY_KILL_ROUNDS is a number");
     let scratch = Scratch::new("kill");
     let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes start");
-    let victims = [Victim::Leader, Victim::Follower, Victim::All];
-    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let victims = [Victim::Leader, Victim::Follower, Victim::All, Victim::Stop];
+    let mut times = [const { Vec::new() }; 4];
     for round in 1..=rounds {
         let writers = Writers::start(&nodes.endpoints(), &format!("{round}"), 0);
         let writers = writers.expect("writers connect");
@@ -46,7 +52,8 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         let (ids, adds, unknown) = (verdict.acknowledged, verdict.adds, verdict.unknown_present);
         println!("{line}  ids {ids} (+{unknown} unknown)  counter {} of {adds}", verdict.counter);
     }
-    println!("time from SIGKILL to the next committed write, {rounds} rounds:");
+    println!("time from the kill to the next committed write, {rounds} rounds;");
+    println!("for a leader that is asked to stop, the longest time without a committed write:");
     for (victim, times) in victims.into_iter().zip(&mut times) {
         times.sort();
         let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
@@ -59,16 +66,23 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     nodes.stop(PATIENCE).expect("nodes stop when they are asked to");
 }
 
-/// Returns the time from the kill to the first answer to a write that was sent after it.
+/// Returns the time from the kill to the first answer to a write that was sent after it; of a node
+/// that stops in order, how long there was none.
 fn kill_and_restart(nodes: &mut Nodes, writers: &Writers, victim: Victim) -> Duration {
     progress(writers, "before a kill");
     until("a leader", || nodes.leader(0).is_some());
     let leader = nodes.leader(0).unwrap_or_default();
     let killed: Vec<usize> = match victim {
-        Victim::Leader => vec![leader],
+        Victim::Leader | Victim::Stop => vec![leader],
         Victim::Follower => vec![(leader + 1) % NODES],
         Victim::All => (0..NODES).collect(),
     };
+    if victim == Victim::Stop {
+        let time = silence(writers, || stop(nodes, leader));
+        revive(nodes, &killed);
+        catch_up(nodes, writers, &killed);
+        return time;
+    }
     let times: Vec<_> =
         killed.iter().map(|node| nodes.kill(*node).expect("can be killed")).collect();
     writers.on_killed(times[0]);
@@ -76,18 +90,63 @@ fn kill_and_restart(nodes: &mut Nodes, writers: &Writers, victim: Victim) -> Dur
         // Two of three go on by themselves.
         until("a write without the dead node", || writers.next_write().is_some());
     }
-    for node in &killed {
+    revive(nodes, &killed);
+    until("a write after the kill", || writers.next_write().is_some());
+    let time = writers.next_write().unwrap_or_default();
+    catch_up(nodes, writers, &killed);
+    time
+}
+
+/// Starts what is down.
+fn revive(nodes: &mut Nodes, killed: &[usize]) {
+    for node in killed {
         let restarted = nodes.restart(*node, PATIENCE);
         restarted.unwrap_or_else(|error| panic!("{} restarts: {error}", name(*node)));
     }
-    until("a write after the kill", || writers.next_write().is_some());
-    let time = writers.next_write().unwrap_or_default();
+}
+
+/// Sees nodes that were down catch up under load.
+fn catch_up(nodes: &Nodes, writers: &Writers, killed: &[usize]) {
     progress(writers, "after a restart");
     let goal = commit_index(nodes);
     until("the restarted nodes to catch up", || {
         killed.iter().all(|node| applied_index(nodes, *node) >= goal)
     });
-    time
+}
+
+/// Asks a node to stop, and waits until it has.
+fn stop(nodes: &mut Nodes, node: usize) {
+    sys::signal(nodes.pids()[node], libc::SIGTERM);
+    until("the node to stop", || {
+        let status = nodes.ended(node).expect("it can be asked");
+        status.inspect(|status| assert!(status.success(), "{status}: {}", nodes.log(node)));
+        status.is_some()
+    });
+}
+
+/// The longest time in which no write was acknowledged, while something is done and until the next
+/// one is.
+fn silence(writers: &Writers, act: impl FnOnce()) -> Duration {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let (mut seen, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
+            loop {
+                let acknowledged = writers.acknowledged();
+                if acknowledged > seen {
+                    longest = longest.max(since.elapsed());
+                    (seen, since) = (acknowledged, Instant::now());
+                    if done.load(Ordering::Relaxed) {
+                        return longest;
+                    }
+                }
+                thread::sleep(Duration::from_micros(500));
+            }
+        });
+        act();
+        done.store(true, Ordering::Relaxed);
+        watch.join().expect("it only looks")
+    })
 }
 
 fn progress(writers: &Writers, when: &str) {

@@ -4,9 +4,12 @@ mod bad;
 mod cli;
 mod harness;
 mod kill;
+mod leaders;
 mod log;
 mod manage;
+mod members;
 mod shell;
+mod txn;
 mod verbs;
 
 // What the demo starts and proves is what is tested here.

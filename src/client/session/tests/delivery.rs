@@ -130,3 +130,30 @@ fn a_notice_is_told_once_and_the_list_at_attach_completes_the_picture() {
     world.says(&Response::Notice(foreign));
     assert!(world.told().is_empty(), "somebody else's");
 }
+
+#[test]
+fn an_expired_session_says_what_it_has_lost() {
+    let mut world = World::registered();
+    let granted = NoticeState::Granted { token: 40 };
+    world.says(&Response::Notice(notice(40, granted)));
+    world.says(&Response::Notice(notice(41, NoticeState::Waiting)));
+    world.told();
+    world.refuses(RefusedOf::Session(S1), Code::SESSION_EXPIRED, "");
+    assert_eq!(world.told(), ["lost 2", "Expired"]);
+    assert_eq!(world.session.holding(ResourceId(5), Index(40)), None);
+}
+
+#[test]
+fn a_client_that_must_not_go_on_as_somebody_else_is_closed_by_its_expiry() {
+    let mut world = World::with(|config| config.recovery = Recovery::Close);
+    world.session.register(world.now);
+    world.connect();
+    world.sent();
+    world.says(&registered(0, S1));
+    world.told();
+    world.query("under way");
+    world.refuses(RefusedOf::Session(S1), Code::SESSION_EXPIRED, "");
+    assert_eq!(world.told(), ["Expired", "0 NotApplied SESSION_EXPIRED(401)", "Closed"]);
+    world.command("later", 5);
+    assert_eq!(world.told(), ["0 NotApplied CLIENT_CLOSED(709)"]);
+}

@@ -229,5 +229,6 @@ fn thousands_who_never_say_hello_disturb_nobody() {
     one.serves();
     drop(silent);
     (0..3_000).for_each(|_| drop(Wire::dial(&one.address)));
+    assert!(!one.said().contains("error: "), "{}", one.said());
     one.serves();
 }

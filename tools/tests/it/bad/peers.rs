@@ -55,12 +55,12 @@ fn lies(term: u64) -> Vec<Vec<u8>> {
         frame
     };
     vec![
-        message(MAX, Body::Vote { last: entry(MAX, MAX) }, 0),
+        message(MAX, Body::Vote { last: entry(MAX, MAX), handed_over: false }, 0),
         message(MAX, Body::PreVote { last: entry(MAX, MAX) }, 0),
         message(MAX, Body::VoteReply { granted: true }, 0),
         message(MAX, append(entry(MAX, MAX), MAX), 0),
         message(MAX, Body::TimeoutNow, 0),
-        message(0, Body::Vote { last: entry(0, 0) }, 0),
+        message(0, Body::Vote { last: entry(0, 0), handed_over: true }, 0),
         message(term, append(entry(term, MAX), MAX), 0),
         message(term, append(entry(term, MAX - 1), 0), 0),
         message(term, append(entry(0, 5), MAX), 0),
@@ -99,7 +99,7 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let other = ClusterId(cluster.0 ^ 1);
     let strangers = [
         (hello(other, NodeId(2), life(1)), Code::CLUSTER_MISMATCH),
-        (hello(cluster, NodeId(9), life(1)), Code::CLUSTER_MISMATCH),
+        (hello(cluster, NodeId(9), life(1)), Code::DUPLICATE_NODE),
         (hello(cluster, NodeId(0), life(1)), Code::CLUSTER_MISMATCH),
         (hello(cluster, NodeId(2), Incarnation(life(1).0 ^ 1)), Code::DUPLICATE_NODE),
         (hello(cluster, NodeId(1), life(0)), Code::DUPLICATE_NODE),

@@ -1,0 +1,188 @@
+//! `margay cluster add, promote, demote, remove`: who is a member of the groups.
+//!
+//! Every group has its own membership; a command goes through all of them, one after the other. It
+//! may be repeated: what is so already stays so, and what was missed is made up for.
+
+use std::time::{Duration, Instant};
+
+use margay::client::admin::{Admin, AdminError, Done, admin, identity};
+use margay::client::status;
+use margay_log::id::{GroupId, Incarnation, NodeId};
+use serde_json::json;
+
+use crate::cluster::merge;
+use crate::connect::Connect;
+use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
+use crate::output;
+use crate::units;
+
+/// Who, and how long to wait.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Node {
+    /// The node's name
+    name: String,
+    /// How long to try where it cannot be done yet
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
+    wait: Duration,
+}
+
+/// Who and where, and how long to wait.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Place {
+    /// The node, which runs there
+    #[arg(value_name = "NAME=HOST:PORT", value_parser = place)]
+    node: (String, String),
+    /// How long to try where it cannot be done yet
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
+    wait: Duration,
+}
+
+fn place(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, address)| {
+        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        !name.is_empty() && matches!(port, Some(Ok(port)) if port > 0)
+    });
+    let (name, address) = parts.ok_or("not NAME=HOST:PORT, as in n4=127.0.0.1:5154")?;
+    Ok((name.to_string(), address.to_string()))
+}
+
+/// What is asked of every group.
+enum Verb {
+    Add { address: String, incarnation: Incarnation },
+    Promote,
+    Demote,
+    Remove,
+}
+
+impl Verb {
+    fn ask<'a>(&'a self, name: &'a str, node: NodeId) -> Admin<'a> {
+        match self {
+            Verb::Add { address, incarnation } => {
+                Admin::Add { name, address, incarnation: *incarnation, node }
+            }
+            Verb::Promote => Admin::Promote { name },
+            Verb::Demote => Admin::Demote { name },
+            Verb::Remove => Admin::Remove { name },
+        }
+    }
+
+    /// What it is then, in so many groups.
+    fn state(&self) -> &'static str {
+        match self {
+            Verb::Add { .. } => "is a member",
+            Verb::Promote => "votes",
+            Verb::Demote => "does not vote",
+            Verb::Remove => "is no member",
+        }
+    }
+}
+
+pub(crate) fn add(connect: &Connect, args: &Place) -> Result<(), Exit> {
+    let (name, address) = &args.node;
+    let known = identity(address, Instant::now() + connect.timeout).map_err(|error| {
+        Exit::new(UNREACHABLE, format!("{name} does not answer at {address}: {error}"))
+            .hint("start it there with --join; that adds it, too")
+    })?;
+    if known.name.as_ref().is_some_and(|other| other != name) {
+        let other = known.name.unwrap_or_default();
+        return Err(Exit::usage(format!("the node at {address} is called {other}, not {name}")));
+    }
+    let verb = Verb::Add { address: address.clone(), incarnation: known.incarnation };
+    everywhere(connect, &verb, name, args.wait)
+}
+
+pub(crate) fn promote(connect: &Connect, args: &Node) -> Result<(), Exit> {
+    everywhere(connect, &Verb::Promote, &args.name, args.wait)
+}
+
+pub(crate) fn demote(connect: &Connect, args: &Node) -> Result<(), Exit> {
+    everywhere(connect, &Verb::Demote, &args.name, args.wait)
+}
+
+pub(crate) fn remove(connect: &Connect, args: &Node) -> Result<(), Exit> {
+    everywhere(connect, &Verb::Remove, &args.name, args.wait)
+}
+
+/// Goes through all groups; what one refuses does not keep the others from it.
+fn everywhere(connect: &Connect, verb: &Verb, name: &str, wait: Duration) -> Result<(), Exit> {
+    connect.check()?;
+    let known = merge(&status(&connect.endpoints, connect.timeout));
+    let groups: Vec<GroupId> = known.iter().map(|status| status.group).collect();
+    if groups.is_empty() {
+        return Err(Exit::new(UNREACHABLE, "no node answered")
+            .hint("check --endpoints, and that nodes run there"));
+    }
+    let end = Instant::now() + wait;
+    let mut node = NodeId(0);
+    let mut done: Vec<Done> = Vec::new();
+    let mut failed: Vec<(GroupId, AdminError)> = Vec::new();
+    for &group in &groups {
+        // Also late in the list there is time for an answer.
+        let end = end.max(Instant::now() + connect.timeout.min(wait));
+        match admin(&connect.endpoints, group, verb.ask(name, node), end) {
+            Ok(answer) => {
+                node = answer.node;
+                done.push(answer);
+            }
+            Err(error) => failed.push((group, error)),
+        }
+        if groups.len() > 1 {
+            let (at, all) = (done.len() + failed.len(), groups.len());
+            output::aside(&format!("{name}: {at} of {all} groups\n"));
+        }
+        if failed.len() == 1 && group == groups[0] {
+            // The first group gives a new node its number; and what it refuses, the others would.
+            break;
+        }
+    }
+    report(connect, verb, name, &groups, &done, &failed)
+}
+
+fn report(
+    connect: &Connect,
+    verb: &Verb,
+    name: &str,
+    groups: &[GroupId],
+    done: &[Done],
+    failed: &[(GroupId, AdminError)],
+) -> Result<(), Exit> {
+    let changed = done.iter().filter(|answer| answer.changed).count();
+    if connect.is_json() {
+        let refused: Vec<_> = failed
+            .iter()
+            .map(|(group, error)| json!({"group": group.0, "reason": error.to_string()}))
+            .collect();
+        output::json(&json!({
+            "node": name,
+            "done": done.len(),
+            "changed": changed,
+            "groups": groups.len(),
+            "refused": refused,
+        }))?;
+    } else if !done.is_empty() {
+        let (count, all, state) = (done.len(), groups.len(), verb.state());
+        let already = if changed == 0 { ", as before" } else { "" };
+        output::line(&format!("{name} {state} in {count} of {all} groups{already}"))?;
+    }
+    let Some((group, error)) = failed.first() else { return Ok(()) };
+    let code = match error {
+        AdminError::Refused { .. } => NEGATIVE,
+        AdminError::Unreachable { .. } => UNREACHABLE,
+    };
+    let exit = Exit::new(code, format!("group {}: {error}", group.0));
+    Err(if done.is_empty() { exit } else { exit.hint("say it again to complete it") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_a_name_a_host_and_a_port() {
+        let named = |name: &str, address: &str| Ok((name.to_string(), address.to_string()));
+        assert_eq!(place("n4=db4.example:5150"), named("n4", "db4.example:5150"));
+        for text in ["n4", "n4=", "=h:1", "n4=h", "n4=h:0"] {
+            assert!(place(text).is_err(), "{text}");
+        }
+    }
+}
