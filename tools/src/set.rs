@@ -109,19 +109,7 @@ enum Verb {
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let connect = &args.connect;
     match &args.verb {
-        Verb::Add { name, members, life } => {
-            let hold = life.prepare()?;
-            let client = connect.client()?;
-            let mut set = client.set(name).wait()?;
-            if let Some(ttl) = life.ttl {
-                set = set.with_ttl(ttl);
-            }
-            let set = if life.ephemeral { set.ephemeral() } else { set };
-            let added = set.add_all(members).wait()?;
-            data::number(connect, "added", added)?;
-            hold.until_stopped(&client)?;
-            none_is_negative(added)
-        }
+        Verb::Add { name, members, life } => add(connect, name, members, life),
         Verb::Remove { name, members } => {
             let removed = match existing(&connect.client()?, name)? {
                 Some(set) => set.remove_all(members).wait()?,
@@ -144,18 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             };
             data::answer(connect, "there", there)
         }
-        Verb::Poll { name, last } => {
-            let polled = match existing(&connect.client()?, name)? {
-                Some(set) if *last => set.poll_last().wait()?,
-                Some(set) => set.poll_first().wait()?,
-                None => None,
-            };
-            let member = polled.ok_or(Exit::quiet(NEGATIVE))?;
-            match connect.is_json() {
-                true => output::json(&json!({ "member": output::text(&member) })),
-                false => output::bytes(&member),
-            }
-        }
+        Verb::Poll { name, last } => poll(connect, name, *last),
         Verb::Size { name } => {
             let size = match existing(&connect.client()?, name)? {
                 Some(set) => set.size().wait()?,
@@ -183,6 +160,33 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let set = client.set(name).wait()?;
             follow.run(connect, (client.group_of(name)?, set.id(), kind::SET))
         }
+    }
+}
+
+fn add(connect: &Connect, name: &str, members: &[String], life: &Life) -> Result<(), Exit> {
+    let hold = life.prepare()?;
+    let client = connect.client()?;
+    let mut set = client.set(name).wait()?;
+    if let Some(ttl) = life.ttl {
+        set = set.with_ttl(ttl);
+    }
+    let set = if life.ephemeral { set.ephemeral() } else { set };
+    let added = set.add_all(members).wait()?;
+    data::number(connect, "added", added)?;
+    hold.until_stopped(&client)?;
+    none_is_negative(added)
+}
+
+fn poll(connect: &Connect, name: &str, last: bool) -> Result<(), Exit> {
+    let polled = match existing(&connect.client()?, name)? {
+        Some(set) if last => set.poll_last().wait()?,
+        Some(set) => set.poll_first().wait()?,
+        None => None,
+    };
+    let member = polled.ok_or(Exit::quiet(NEGATIVE))?;
+    match connect.is_json() {
+        true => output::json(&json!({ "member": output::text(&member) })),
+        false => output::bytes(&member),
     }
 }
 

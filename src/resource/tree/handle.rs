@@ -118,8 +118,8 @@ impl<S: Submit> Tree<S> {
         self.create_as(path, data, false).and_then(|answer| read_swap(&answer))
     }
 
-    /// Creates a node whose name is the last one of `path`, possibly empty, and ten digits: a number
-    /// that rises with each such node of the same parent. Returns its path.
+    /// Creates a node whose name is the last one of `path`, possibly empty, and ten digits: a
+    /// number that rises with each such node of the same parent. Returns its path.
     pub fn create_sequential(&self, path: &str, data: &[u8]) -> Reply<String> {
         let (tree, own_path, own_data) = (self.clone(), path.to_owned(), data.to_vec());
         self.create_as(path, data, true).then(move |answer| match answer {

@@ -1,6 +1,6 @@
-//! A map that all clients write and watch, with entries that end by themselves. Whoever watches sees
-//! every event, once and in order, or is told that some are missing: also over a new connection, a
-//! new leader and a new session.
+//! A map that all clients write and watch, with entries that end by themselves. Whoever watches
+//! sees every event, once and in order, or is told that some are missing: also over a new
+//! connection, a new leader and a new session.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
