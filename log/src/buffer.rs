@@ -3,16 +3,20 @@
 //!
 //! The only unsafe code outside the disk drivers. What the bytes mean is not decided here.
 //!
-//! Invariants: the address and the capacity are multiples of [`BLOCK`]; all bytes up to the
+//! Invariants: the address and the capacity are multiples of [`BLOCK`], the address of a large one
+//! also of a huge page; all bytes up to the
 //! capacity are initialised; the visible length is a multiple of [`BLOCK`] and not above the
 //! capacity.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use crate::format::BLOCK;
+
+/// Size of a huge page, in bytes: buffers that large are aligned to it.
+const HUGE: usize = 2 << 20;
 
 /// Block-aligned bytes. Dereferences to its visible length, which is a multiple of [`BLOCK`].
 pub struct Buffer {
@@ -30,9 +34,19 @@ impl Buffer {
     pub fn zeroed(bytes: usize) -> Buffer {
         let capacity = rounded(bytes);
         let layout = layout(capacity);
-        // SAFETY: the layout's size is not zero, `rounded` gives at least one block.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = if capacity < HUGE {
+            // SAFETY: the layout's size is not zero, `rounded` gives at least one block.
+            unsafe { alloc_zeroed(layout) }
+        } else {
+            // SAFETY: as above.
+            unsafe { alloc(layout) }
+        };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        if capacity >= HUGE {
+            wish_huge(start, capacity);
+            // SAFETY: `capacity` bytes from `start` have just been allocated.
+            unsafe { start.as_ptr().write_bytes(0, capacity) };
+        }
         assert!((start.as_ptr() as usize).is_multiple_of(BLOCK));
         Buffer { start, length: capacity, capacity }
     }
@@ -102,8 +116,22 @@ fn rounded(bytes: usize) -> usize {
 }
 
 fn layout(capacity: usize) -> Layout {
-    Layout::from_size_align(capacity, BLOCK).expect("a buffer fits in memory")
+    let align = if capacity < HUGE { BLOCK } else { HUGE };
+    Layout::from_size_align(capacity, align).expect("a buffer fits in memory")
 }
+
+/// Tells the system that these bytes would do well on huge pages: pinning one for a write takes a
+/// tenth of what its small pages take. Must come before they are first touched.
+#[cfg(feature = "direct")]
+fn wish_huge(start: NonNull<u8>, capacity: usize) {
+    let whole = capacity - capacity % HUGE;
+    // SAFETY: the bytes are allocated and nobody else's; the advice changes no content. A system
+    // that does not take it is as good.
+    unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(feature = "direct"))]
+fn wish_huge(_: NonNull<u8>, _: usize) {}
 
 #[cfg(test)]
 mod tests {
@@ -111,7 +139,7 @@ mod tests {
 
     #[test]
     fn is_aligned_zeroed_and_writable() {
-        for bytes in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20] {
+        for bytes in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20, HUGE, HUGE + 1, 3 * HUGE] {
             let mut buffer = Buffer::zeroed(bytes);
             assert_eq!(buffer.len(), bytes.max(1).next_multiple_of(BLOCK));
             assert!((buffer.as_mut_pointer() as usize).is_multiple_of(BLOCK));

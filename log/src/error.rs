@@ -223,6 +223,19 @@ pub enum Error {
         /// What is wrong.
         cause: ReadError,
     },
+    /// An entry is not of the type that it was to be read as.
+    #[error(
+        "entry {index} is no value of schema {expected}: it has schema {found}; read it as what it \
+         was appended as"
+    )]
+    NotAValue {
+        /// The entry.
+        index: Index,
+        /// The schema asked for.
+        expected: u16,
+        /// The schema it was appended with; the same if its bytes are no such value.
+        found: u16,
+    },
     /// The log was opened for reading only, or as something else than it is.
     #[error("cannot {action}: {reason}")]
     Unsupported {

@@ -47,6 +47,24 @@ pub trait Storage {
         bytes: &mut [u8],
     ) -> Result<(), DiskError>;
 
+    /// Fills the front of `buffer` with `length` bytes from a segment. Called piece by piece, one
+    /// behind the other: whoever can reads the next one ahead, into a buffer that it exchanges.
+    ///
+    /// # Errors
+    /// The system's.
+    fn fill(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        length: usize,
+        buffer: &mut Buffer,
+    ) -> Result<(), DiskError> {
+        self.read(segment, offset, &mut buffer[..length])
+    }
+
+    /// Nothing more is filled.
+    fn filled(&mut self) {}
+
     /// All bytes of the hard-state file, if it is there.
     ///
     /// # Errors
@@ -226,7 +244,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         let untouched = !walked.written && header.is_none();
         fresh = if untouched { fresh.or(Some(number)) } else { None };
     }
-    walk.finish();
+    walk.finish(storage);
     if walk.hard_needed > hard.update {
         let (found, needed) = (hard.update, walk.hard_needed);
         return Err(Error::HardStateLost { found, needed });

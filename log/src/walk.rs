@@ -31,7 +31,7 @@ use crate::segment::{BatchRef, Segment, Segments};
 /// Unreadable places that are remembered, at most.
 const TORN_MAX: usize = 1024;
 /// Bytes read at a time: a largest batch fits.
-const WINDOW: usize = 4 << 20;
+pub(crate) const WINDOW: usize = 4 << 20;
 const _: () = assert!(WINDOW > LENGTH_MAX as usize + FRAME + 2 * BLOCK);
 
 /// The state of the walk.
@@ -121,7 +121,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Ends the walk.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self, storage: &mut dyn Storage) {
+        storage.filled();
         let end = Position { segment: SegmentNumber(u64::MAX), offset: u64::MAX };
         self.apply_hard_state(end);
     }
@@ -290,9 +291,11 @@ fn is_zero(block: &[u8]) -> bool {
     block == ZEROS
 }
 
-/// A view of one segment, read a large piece at a time.
+/// A view of one segment, read a large piece at a time, each behind the last.
 struct Window {
     buffer: Buffer,
+    /// What lies in two pieces.
+    joined: Buffer,
     segment: SegmentNumber,
     size: u64,
     start: u64,
@@ -301,8 +304,8 @@ struct Window {
 
 impl Window {
     fn new() -> Window {
-        let buffer = Buffer::zeroed(BLOCK);
-        Window { buffer, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
+        let (buffer, joined) = (Buffer::zeroed(BLOCK), Buffer::zeroed(BLOCK));
+        Window { buffer, joined, segment: SegmentNumber(0), size: 0, start: 0, end: 0 }
     }
 
     fn open(&mut self, segment: SegmentNumber, size: u64) {
@@ -314,7 +317,8 @@ impl Window {
         (self.start, self.end) = (0, 0);
     }
 
-    /// The `length` bytes at `offset`, both multiples of a block and inside the segment.
+    /// The `length` bytes at `offset`, both multiples of a block and inside the segment. Never
+    /// before what was viewed last.
     fn view(
         &mut self,
         storage: &mut dyn Storage,
@@ -322,23 +326,37 @@ impl Window {
         length: u64,
     ) -> Result<&[u8], DiskError> {
         assert!(length <= WINDOW as u64 && offset + length <= self.size);
-        if offset < self.start || offset + length > self.end {
-            self.start = offset;
-            self.end = self.size.min(offset + WINDOW as u64);
-            self.fill(storage)?;
+        if offset < self.start || offset > self.end || self.end == 0 {
+            self.fill(storage, offset)?;
+        } else if offset == self.end {
+            self.fill(storage, self.end)?;
         }
         let from = (offset - self.start) as usize;
-        Ok(&self.buffer[from..from + length as usize])
+        let here = (self.end - offset).min(length) as usize;
+        if here as u64 == length {
+            return Ok(&self.buffer[from..from + here]);
+        }
+        if self.joined.capacity() < length as usize {
+            self.joined = Buffer::zeroed(WINDOW);
+        }
+        self.joined[..here].copy_from_slice(&self.buffer[from..from + here]);
+        self.fill(storage, self.end)?;
+        let rest = length as usize - here;
+        self.joined[here..here + rest].copy_from_slice(&self.buffer[..rest]);
+        Ok(&self.joined[..length as usize])
     }
 
-    fn fill(&mut self, storage: &mut dyn Storage) -> Result<(), DiskError> {
+    fn fill(&mut self, storage: &mut dyn Storage, start: u64) -> Result<(), DiskError> {
+        self.start = start;
+        self.end = self.size.min(start + WINDOW as u64);
         let length = (self.end - self.start) as usize;
-        let bytes = &mut self.buffer[..length];
-        let Err(error) = storage.read(self.segment, self.start, bytes) else { return Ok(()) };
+        let Err(error) = storage.fill(self.segment, self.start, length, &mut self.buffer) else {
+            return Ok(());
+        };
         // Some sector cannot be read. Block by block, the unreadable ones count as broken: not zero
         // and not a frame. If none can be read it is the disk, not a sector.
         let mut readable = 0;
-        for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        for (at, block) in self.buffer[..length].chunks_mut(BLOCK).enumerate() {
             let offset = self.start + (at * BLOCK) as u64;
             match storage.read(self.segment, offset, block) {
                 Ok(()) => readable += 1,

@@ -8,6 +8,8 @@ mod custom_resource;
 mod embedded;
 #[path = "../../examples/runtimes.rs"]
 mod runtimes;
+#[path = "../../examples/scale.rs"]
+mod scale;
 
 #[test]
 fn examples_do_what_they_say() {
@@ -15,4 +17,12 @@ fn examples_do_what_they_say() {
     custom_resource::main().expect("custom_resource");
     custom_machine::main().expect("custom_machine");
     runtimes::main().expect("runtimes");
+}
+
+#[test]
+fn many_sessions_resources_and_waiters_are_carried_over_a_fail_over() {
+    let timeout = std::time::Duration::from_secs(4);
+    let load = scale::Load { sessions: 1_000, resources: 2_000, waiters: 200, timeout };
+    scale::state(load).expect("the state");
+    scale::cluster(load).expect("the cluster");
 }

@@ -39,6 +39,8 @@ mod read_only;
 mod reader;
 mod shared;
 mod space;
+#[cfg(feature = "typed")]
+mod typed;
 
 use std::io::IoSlice;
 use std::ops::RangeBounds;
@@ -54,6 +56,8 @@ pub use self::options::{CommitLogOptions, Driver, Retention};
 pub use self::pending::{Appended, Recorded};
 pub use self::read_only::ReadOnlyLog;
 pub use self::reader::{Reader, Record};
+#[cfg(feature = "typed")]
+pub use self::typed::{InPlace, TypedFollower, TypedLog, TypedReader, Value, Written};
 use crate::commit_log::shared::{Shared, State};
 use crate::error::{Error, Full};
 use crate::format::{EntryHeader, LENGTH_MAX, PAYLOAD_MAX};

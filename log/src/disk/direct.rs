@@ -27,13 +27,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
+use crate::disk::ahead::{Ahead, Piece};
 use crate::disk::snapshots::SnapshotFiles;
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::BLOCK;
 use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
-use crate::id::{Index, SegmentNumber};
+use crate::id::{Index, Position, SegmentNumber};
 use crate::recover::Storage;
+use crate::walk::WINDOW;
 
 /// Segments kept open, at most.
 pub const FILES_MAX: usize = 16;
@@ -91,6 +93,8 @@ pub struct Direct {
     segments: Vec<(SegmentNumber, Arc<File>)>,
     snapshots: SnapshotFiles,
     queue: Vec<Op>,
+    /// While the log is being opened.
+    ahead: Option<Ahead>,
 }
 
 impl Direct {
@@ -123,6 +127,7 @@ impl Direct {
             segments: Vec::new(),
             snapshots,
             queue: Vec::new(),
+            ahead: None,
         };
         direct.remove_temporaries().map_err(|error| failed("clean up", path, &error))?;
         direct.lock_files()?;
@@ -359,7 +364,56 @@ impl Maker {
     }
 }
 
+impl Direct {
+    /// Reads on behind `piece`: in this segment, or the next one.
+    fn read_ahead(&mut self, piece: Piece) {
+        let end = piece.at.offset + piece.length as u64;
+        let size = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
+        let Position { mut segment, .. } = piece.at;
+        let mut offset = end;
+        let Ok(mut file) = self.segment(segment) else { return };
+        if offset >= size(&file) {
+            (segment, offset) = (SegmentNumber(segment.0.saturating_add(1)), BLOCK as u64);
+            let Ok(next) = self.segment(segment) else { return };
+            file = next;
+        }
+        let left = size(&file).saturating_sub(offset);
+        let length = left.min(WINDOW as u64) as usize;
+        if let Some(ahead) = &mut self.ahead
+            && length > 0
+            && length.is_multiple_of(BLOCK)
+        {
+            ahead.ask(file, Piece { at: Position { segment, offset }, length });
+        }
+    }
+}
+
 impl Storage for Direct {
+    fn fill(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        length: usize,
+        buffer: &mut Buffer,
+    ) -> Result<(), DiskError> {
+        let piece = Piece { at: Position { segment, offset }, length };
+        if self.ahead.is_none() {
+            self.ahead = Ahead::start();
+        }
+        let taken = self.ahead.as_mut().and_then(|ahead| ahead.take(piece, buffer));
+        if taken.is_none() || length == WINDOW {
+            self.read_ahead(piece);
+        }
+        match taken {
+            Some(result) => result,
+            None => Storage::read(self, segment, offset, &mut buffer[..length]),
+        }
+    }
+
+    fn filled(&mut self) {
+        self.ahead = None;
+    }
+
     fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
         listed(&self.path).map_err(|error| disk_error(&error))
     }

@@ -13,6 +13,8 @@ use crate::buffer::Buffer;
 use crate::id::{Index, SegmentNumber, Ticket};
 
 #[cfg(feature = "direct")]
+mod ahead;
+#[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub mod direct;
 #[cfg(feature = "uring")]

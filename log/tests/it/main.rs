@@ -10,6 +10,8 @@ mod conformance;
 mod directory;
 #[cfg(feature = "sim")]
 mod faults;
+#[cfg(all(feature = "sim", feature = "direct"))]
+mod fuzz;
 mod golden;
 #[cfg(feature = "sim")]
 mod mutation;
@@ -20,5 +22,7 @@ mod repair;
 #[cfg(feature = "sim")]
 mod rot;
 mod snapshots;
+#[cfg(feature = "typed")]
+mod typed;
 #[cfg(feature = "sim")]
 mod world;

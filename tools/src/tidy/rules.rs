@@ -82,6 +82,7 @@ const NOT_DETERMINISTIC: &[&str] = &[
     "src/client/states.rs",
     "src/client/status.rs",
     "log/src/commit_log/",
+    "log/src/disk/ahead.rs",
     "log/src/disk/direct.rs",
     "log/src/disk/prepare.rs",
     "log/src/disk/snapshots.rs",

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Cuts the power of simulated disks under the log, after every single operation, and prints how often.
+#
+#     scripts/power-cuts.sh [SCALE]      default 70: over a million cuts, some minutes
+#
+# Random histories of appends, batches of other leaders, cuts at both ends, resets, meta blocks,
+# cleaning and compaction. Each cut drops, completes or tears every write under way, any subset of
+# its sectors; then the log is opened and held against what it had promised.
+set -eu
+. "$(dirname -- "$0")/lib.sh"
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+
+set_up
+MARGAY_SCALE=${1:-70} cargo test --locked --release -p margay-log --all-features --test it \
+    power_cut -- --nocapture
