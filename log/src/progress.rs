@@ -116,6 +116,7 @@ impl Log {
             Done::HardState { ticket, result } => {
                 self.on_hard_state(ticket, result, &mut progress)?
             }
+            Done::Mend { ticket, result } => self.on_mend(ticket, result),
             Done::Prepared { segment, result } => self.on_prepared(segment, result),
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.

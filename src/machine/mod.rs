@@ -128,6 +128,8 @@ pub mod kind {
     pub const MULTIMAP: u8 = 20;
     /// An ordered set.
     pub const SET: u8 = 21;
+    /// A queue of values or tasks.
+    pub const QUEUE: u8 = 22;
     /// A fair read-write lock.
     pub const RW_LOCK: u8 = 23;
     /// A fair semaphore.

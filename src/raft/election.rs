@@ -121,7 +121,7 @@ impl Raft {
         if term > self.term && self.hears_leader() {
             return;
         }
-        if term > self.term && last >= self.terms.last() {
+        if term > self.term && last >= self.terms.last() && !self.abstains {
             self.send_in(term, from, Body::PreVoteReply { granted: true }, out);
         } else {
             self.send(from, Body::PreVoteReply { granted: false }, out);
@@ -188,7 +188,7 @@ impl Raft {
         }
         let free = self.vote.is_none_or(|vote| vote == from);
         // The own end counts whether durable or not: at worst a vote is refused too many.
-        let granted = free && last >= self.terms.last();
+        let granted = free && last >= self.terms.last() && !self.abstains;
         if granted {
             if self.vote.is_none() {
                 self.enter_term(self.term, Some(from));

@@ -156,6 +156,14 @@ pub enum Input {
         /// The configuration in force there, and the index of its entry.
         configuration: (Index, Configuration),
     },
+    /// A batch that could not be read when the log was opened is back, and its first entry is this
+    /// configuration. It counts if it is behind those that are known.
+    Found {
+        /// The index of its entry.
+        index: Index,
+        /// What it says.
+        configuration: Configuration,
+    },
     /// Confirm that this node is still leader, and tell the commit index that a read must see.
     Read {
         /// Names the read in its answer.

@@ -126,6 +126,8 @@ pub struct Raft {
     /// The leader of the term, once it was heard: there is no second one, even if this node gave
     /// up hope of the first.
     term_leader: Option<NodeId>,
+    /// What this node once acknowledged may be lacking: it gives no votes and asks for none.
+    abstains: bool,
     /// Term or vote changed in this step; a `Persist` is owed.
     persist_owed: bool,
     /// The last `Persist` asked for, and the last that is durable.
@@ -231,6 +233,7 @@ impl Raft {
             term: term.max(last.term),
             vote: if behind { None } else { vote },
             term_leader: None,
+            abstains: false,
             persist_owed: behind,
             persist_issued: Ticket(0),
             persist_durable: Ticket(0),
@@ -268,6 +271,7 @@ impl Raft {
             Input::Readable { to } => self.on_readable(to),
             Input::Unreachable { peer } => self.on_unreachable(peer),
             Input::Compacted { base } => self.on_compacted(base),
+            Input::Found { index, configuration } => self.on_found(index, configuration),
             Input::Installed { end, configuration } => {
                 self.on_installed(end, configuration, out);
             }
@@ -343,6 +347,12 @@ impl Raft {
     #[must_use]
     pub fn durable(&self) -> Index {
         self.durable_index
+    }
+
+    /// Whether this node gives no votes and asks for none, because what it once acknowledged may be
+    /// lacking. Everything else it does as always.
+    pub fn abstain(&mut self, abstains: bool) {
+        self.abstains = abstains;
     }
 
     /// What this leader knows of the other members.

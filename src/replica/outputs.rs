@@ -128,7 +128,9 @@ impl<S: StateMachine> Replica<S> {
             }
             Read::Pending(ticket) => self.fetching.push((ticket, to)),
             Read::End => {}
-            Read::Gone | Read::Damaged => {
+            // Nobody is sent what this node cannot read; it is being asked for.
+            Read::Damaged => self.repairs.waiting.push(to),
+            Read::Gone => {
                 tracing::warn!(group = self.config.group.0, %to, %after,
                     "what this follower needs cannot be read from the log");
             }

@@ -15,8 +15,9 @@ use crate::machine::{
     Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
     session,
 };
-use crate::wire::Frame;
 use crate::wire::client::{RefusedOf, Request, Response};
+use crate::wire::repair::ChainQuery;
+use crate::wire::{Frame, Kind};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
@@ -43,6 +44,13 @@ impl<S: StateMachine> Replica<S> {
         frame: &Frame<'_>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
+        if frame.kind == Kind::ChainQuery {
+            let reply = self.chain_reply(ChainQuery::decode(frame)?);
+            if let Some(out) = host.client(conn) {
+                reply.encode(out);
+            }
+            return Ok(());
+        }
         let request = Request::decode(frame)?;
         if self.halted.is_some() && !matches!(request, Request::Status { .. }) {
             // Another node may run a program that can go on.

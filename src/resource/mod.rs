@@ -18,6 +18,7 @@ pub mod lock;
 pub mod map;
 pub mod multimap;
 pub mod own;
+pub mod queue;
 pub mod registry;
 pub mod reply;
 mod ring;
@@ -43,6 +44,7 @@ pub use lock::{Lock, LockGuard};
 pub use map::Map;
 pub use multimap::Multimap;
 pub use own::{OwnType, register};
+pub use queue::{Queue, Task};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
@@ -255,6 +257,7 @@ static TYPES: &[Type] = &[
         check: lock::check,
         create: without_options::<lock::LockState>,
     },
+    Type { kind: kind::QUEUE, name: "queue", check: queue::check, create: queue::create },
     Type {
         kind: kind::MULTIMAP,
         name: "multimap",

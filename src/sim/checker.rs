@@ -82,7 +82,8 @@ impl Checker {
         let durable = nodes.iter().filter(|node| match &node.replica {
             Some(replica) => {
                 let log = replica.log();
-                log.durable() >= commit && log.chain_at(commit) == Some(chain)
+                // What has rotted since it was acknowledged counts: it is brought back.
+                node.rotten || (log.durable() >= commit && log.chain_at(commit) == Some(chain))
             }
             None => self.durable.get(&node.id).is_some_and(|&durable| durable >= commit),
         });

@@ -62,6 +62,8 @@ pub(super) struct Node<S: StateMachine> {
     pub wake: Option<Micros>,
     /// Nothing reaches the replica, as if its process were stopped.
     pub paused_until: Micros,
+    /// Bits have flipped on its disk.
+    pub rotten: bool,
 }
 
 impl<S: StateMachine> Node<S> {
@@ -76,6 +78,7 @@ impl<S: StateMachine> Node<S> {
             turning: false,
             wake: None,
             paused_until: Micros(0),
+            rotten: false,
         }
     }
 

@@ -12,6 +12,7 @@ mod hostile;
 mod lives;
 mod lock;
 mod models;
+mod queue;
 mod registry;
 pub(crate) mod script;
 mod transaction;

@@ -142,6 +142,7 @@ fn tell(args: &Args, place: &Place, live: Live) -> Result<(), Exit> {
         dir: place.dir.clone(),
         groups: GROUPS,
         shards: 1,
+        more: Vec::new(),
         live,
     };
     let (kernel, cpus, version) = machine();

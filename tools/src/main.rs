@@ -4,15 +4,19 @@
 //! `exit`.
 #![deny(unsafe_code)]
 
+mod barrier;
 mod bench;
 mod cluster;
 mod connect;
 mod counter;
 mod data;
 mod demo;
+mod election;
 mod exit;
 mod generate;
+mod hold;
 mod ids;
+mod latch;
 mod lock;
 mod log;
 mod manage;
@@ -21,6 +25,9 @@ mod members;
 mod multimap;
 mod nodes;
 mod output;
+mod queue;
+mod rwlock;
+mod semaphore;
 mod serve;
 mod set;
 mod shell;
@@ -29,6 +36,7 @@ mod tree;
 mod txn;
 mod units;
 mod value;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -63,6 +71,12 @@ enum Command {
     Set(set::Args),
     Tree(tree::Args),
     Lock(lock::Args),
+    Queue(queue::Args),
+    Rwlock(rwlock::Args),
+    Semaphore(semaphore::Args),
+    Barrier(barrier::Args),
+    Latch(latch::Args),
+    Election(election::Args),
     Log(log::Args),
     Ls(manage::Ls),
     Describe(manage::Describe),
@@ -94,6 +108,12 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Set(args) => set::run(&args),
         Command::Tree(args) => tree::run(&args),
         Command::Lock(args) => lock::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::Rwlock(args) => rwlock::run(&args),
+        Command::Semaphore(args) => semaphore::run(&args),
+        Command::Barrier(args) => barrier::run(&args),
+        Command::Latch(args) => latch::run(&args),
+        Command::Election(args) => election::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),
         Command::Describe(args) => manage::describe(&args),

@@ -8,6 +8,7 @@ mod connections;
 mod crash;
 mod cut;
 mod pause;
+mod rot;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("cut", 6, 1, |_| Box::new(cut::Cut)),
         Kind::new("heal", 6, 1, |_| Box::new(cut::Heal)),
         Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
+        Kind::new("rot", 4, 1, |rng| Box::new(rot::Rot::new(rng))),
         Kind::new("weather", 6, 1, |_| Box::new(weather::Change)),
         Kind::new("broken connections", 6, 1, |_| Box::new(connections::Break)),
     ]

@@ -8,8 +8,12 @@
 //! A workload does not know about faults: a call may fail, or be answered late, or never.
 
 mod counter;
+mod election;
 mod lock;
 mod map;
+mod queue;
+mod rwlock;
+mod semaphore;
 mod set;
 mod transaction;
 mod tree;
@@ -39,6 +43,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<set::Gathering>("set and multimap", 3),
     Kind::of::<tree::Growing>("tree", 3),
     Kind::of::<watch::Watching>("watch", 4),
+    Kind::of::<queue::Working>("queue", 3),
+    Kind::of::<rwlock::Reading>("rwlock", 2),
+    Kind::of::<semaphore::Sharing>("semaphore", 3),
+    Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
 ];
 

@@ -2,6 +2,7 @@
 
 mod bad;
 mod cli;
+mod coordination;
 mod harness;
 mod kill;
 mod leaders;
@@ -9,6 +10,7 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod snapshots;
 mod txn;
 mod verbs;
 
