@@ -31,6 +31,7 @@ mod semaphore;
 mod serve;
 mod set;
 mod shell;
+mod sim;
 mod sys;
 mod tree;
 mod txn;
@@ -85,6 +86,7 @@ enum Command {
     Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -122,6 +124,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
     }

@@ -1,145 +1,166 @@
-//! A map that all clients write and watch, with entries that end by themselves. Whoever watches
-//! sees every event, once and in order, or is told that some are missing: also over a new
-//! connection, a new leader and a new session.
+//! Events: every client sets one value and watches it.
+//!
+//! What a subscription delivers rises strictly, repeats nothing and misses nothing that anybody
+//! knows of, unless it says that it lagged; and an event of an index comes before the reply to an
+//! operation that saw that index.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::task::Poll;
-use std::time::Duration;
 
-use super::{Actor, Journal, Workload};
-use crate::machine::Filter;
-use crate::resource::handle::Handle;
-use crate::resource::map::Map;
-use crate::resource::reply::{Delivery, Subscription};
-use crate::sim::Failure;
-use crate::sim::client::Desk;
 use margay_log::id::Index;
 
-/// Keys that all clients share.
-const KEYS: u64 = 4;
+use super::{Actor, Journal, Workload};
+use crate::machine::EventPayload;
+use crate::machine::Filter;
+use crate::resource::value::Value;
+use crate::resource::{Delivery, Submit, Subscription};
+use crate::sim::Failure;
+use crate::sim::client::Desk;
 
 /// See the module's text.
 pub(in crate::sim) struct Watching {
-    map: Map<Desk>,
+    value: Value<Desk>,
     events: Subscription,
-    /// The last event seen.
-    last: Option<(Index, u32)>,
-    /// Events without a gap between them.
-    seen: Vec<Seen>,
+    /// Number of the subscription in the journal.
+    number: usize,
+    /// The last event's position.
+    last: (Index, u32),
 }
 
-/// An event: its position, its kind, what it says.
-type Seen = ((Index, u32), u16, Vec<u8>);
-
-/// What each client saw, in parts between which events are missing.
+/// What one subscription delivered.
 #[derive(Default)]
-pub(in crate::sim) struct Streams(Vec<Vec<Seen>>);
+struct Seen {
+    indexes: Vec<Index>,
+    /// From here on something may be missing up to the next event.
+    lags: Vec<Index>,
+}
 
-impl Journal for Streams {
+/// All events that anybody knows of, with the value that was set.
+#[derive(Default)]
+pub(in crate::sim) struct Events {
+    known: BTreeMap<Index, u64>,
+    subscriptions: Vec<Seen>,
+    wrong: Vec<String>,
+}
+
+impl Events {
+    fn know(&mut self, index: Index, value: u64) {
+        let known = *self.known.entry(index).or_insert(value);
+        if known != value {
+            self.wrong.push(format!("index {index} set {known:#x} and {value:#x}"));
+        }
+    }
+}
+
+impl Journal for Events {
     fn judge(&mut self) -> Result<u64, Failure> {
-        let failure = |what: &str, at: &Seen| {
-            Failure::new("watchers see every event once and in order", format!("{what}: {at:?}"))
-        };
-        let mut all: BTreeMap<(Index, u32), &Seen> = BTreeMap::new();
-        for part in &self.0 {
-            for pair in part.windows(2) {
-                if pair[0].0 >= pair[1].0 {
-                    return Err(failure("out of order, or twice", &pair[1]));
+        for (number, seen) in self.subscriptions.iter().enumerate() {
+            let mut before = Index::ZERO;
+            for &index in &seen.indexes {
+                let missed = self.known.range(before.next()..index).next();
+                if let Some((missed, _)) = missed
+                    && !seen.lags.contains(&before)
+                {
+                    let wrong = format!("subscription {number} missed the event of {missed}");
+                    self.wrong.push(wrong);
                 }
-            }
-            for event in part {
-                if *all.entry(event.0).or_insert(event) != event {
-                    return Err(failure("not what another saw there", event));
-                }
+                before = index;
             }
         }
-        for part in &self.0 {
-            let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
-            let mut own = part.iter();
-            for (position, event) in all.range(first.0..=last.0) {
-                if own.next().map(|seen| seen.0) != Some(*position) {
-                    return Err(failure("another saw it", event));
-                }
-            }
+        match self.wrong.first() {
+            None => Ok(0),
+            Some(wrong) => Err(Failure::new("events are complete and in order", wrong.clone())),
         }
-        Ok(0)
     }
 }
 
 impl Watching {
-    fn subscribe(&mut self, actor: &Actor<Streams>) {
-        let handle = Handle::new(actor.desk.clone(), self.map.id());
-        self.events = handle.subscribe(self.last, Filter::All);
+    /// Takes what has come.
+    fn take(&mut self, actor: &Actor<Events>) {
+        while let Some(delivery) = self.events.try_next() {
+            actor.note(|events| self.note(delivery, events));
+        }
     }
 
-    /// Takes what has come.
-    async fn take(&mut self, actor: &mut Actor<Streams>) {
-        loop {
-            let next = poll_fn(|context| {
-                Poll::Ready(match self.events.poll_next(context) {
-                    Poll::Ready(next) => Some(next),
-                    Poll::Pending => None,
-                })
-            });
-            match next.await {
-                None => return,
-                Some(Ok(Delivery::Event { index, ordinal, kind, payload })) => {
-                    self.last = Some((index, ordinal));
-                    self.seen.push(((index, ordinal), kind, payload));
+    fn note(&mut self, delivery: Delivery, events: &mut Events) {
+        match delivery {
+            Delivery::Event { index, ordinal, payload, .. } => {
+                if (index, ordinal) <= self.last {
+                    let last = self.last;
+                    events.wrong.push(format!("event {index}.{ordinal} came after {last:?}"));
                 }
-                Some(Ok(Delivery::Lagged { .. })) => self.note(actor),
-                // With the session. What happens until the next subscription is not lost.
-                Some(Err(_)) => return self.subscribe(actor),
+                self.last = (index, ordinal);
+                events.subscriptions[self.number].indexes.push(index);
+                let new = EventPayload::decode(&payload).ok().and_then(|payload| payload.new);
+                match new.and_then(|new| new.try_into().ok()).map(u64::from_le_bytes) {
+                    Some(value) => events.know(index, value),
+                    None => events.wrong.push(format!("event {index} holds no value")),
+                }
+            }
+            Delivery::Lagged { .. } => {
+                events.subscriptions[self.number].lags.push(self.last.0);
             }
         }
     }
 
-    fn note(&mut self, actor: &Actor<Streams>) {
-        let seen = std::mem::take(&mut self.seen);
-        actor.note(|streams| streams.0.push(seen));
+    /// An operation has seen `index`: so has the subscription.
+    fn saw(&mut self, actor: &Actor<Events>, index: Index) {
+        self.take(actor);
+        let last = self.last.0;
+        actor.note(|events| {
+            let lags = &events.subscriptions[self.number].lags;
+            if last < index && events.known.contains_key(&index) && lags.last() != Some(&last) {
+                events.wrong.push(format!("a reply saw {index}, the events had come to {last}"));
+            }
+        });
     }
 }
 
 impl Workload for Watching {
-    type Journal = Streams;
+    type Journal = Events;
 
-    async fn open(actor: &mut Actor<Streams>) -> Watching {
-        let map = actor.open(|desk| Map::open(desk, "watched")).await;
-        let handle = Handle::new(actor.desk.clone(), map.id());
-        let events = handle.subscribe(None, Filter::All);
-        Watching { map, events, last: None, seen: Vec::new() }
+    async fn open(actor: &mut Actor<Events>) -> Watching {
+        let value = actor.open(|desk| Value::open(desk, "watched")).await;
+        // From the very first event on.
+        let from = Some((Index::ZERO, 0));
+        let events = actor.desk.subscribe(value.id(), from, Filter::All);
+        let mut number = 0;
+        actor.note(|journal| {
+            number = journal.subscriptions.len();
+            journal.subscriptions.push(Seen::default());
+        });
+        Watching { value, events, number, last: (Index::ZERO, 0) }
     }
 
-    async fn act(&mut self, actor: &mut Actor<Streams>) {
-        let key = actor.rng.below(KEYS).to_le_bytes();
-        let value = actor.fresh().to_le_bytes();
-        let map = self.map.clone();
-        let done = match actor.rng.below(8) {
-            0 => map.clear().await,
-            1 => map.remove(&key).await.map(drop),
-            2 => map.ephemeral().put(&key, &value).await.map(drop),
-            3 | 4 => {
-                let ttl = Duration::from_millis(1 + actor.rng.below(300));
-                map.with_ttl(ttl).put(&key, &value).await.map(drop)
+    async fn act(&mut self, actor: &mut Actor<Events>) {
+        if actor.rng.chance(1, 2) {
+            let value = actor.fresh();
+            let set = self.value.set(&value.to_le_bytes()).await;
+            if let Some(Some((_, index))) = actor.outcome(set) {
+                actor.note(|events| events.know(index, value));
+                self.saw(actor, index);
             }
-            _ => map.put(&key, &value).await.map(drop),
-        };
-        actor.outcome(done);
-        self.take(actor).await;
-    }
-
-    /// A last write must reach every watcher.
-    async fn look(&mut self, actor: &mut Actor<Streams>) {
-        let written = loop {
-            if let Ok(version) = self.map.put(b"last", b"").await {
-                break version;
+        } else {
+            let got = self.value.get().await;
+            if let Some(Some((_, Some(found)))) = actor.outcome(got) {
+                self.saw(actor, found.version);
             }
-        };
-        while self.last.is_none_or(|(index, _)| index < written) {
-            actor.pause(50_000).await;
-            self.take(actor).await;
         }
-        self.note(actor);
+        actor.pause(20_000).await;
+    }
+
+    /// The last event arrives.
+    async fn look(&mut self, actor: &mut Actor<Events>) {
+        let last = loop {
+            if let Ok(found) = self.value.get().await {
+                break found.map_or(Index::ZERO, |found| found.version);
+            }
+        };
+        loop {
+            self.take(actor);
+            if self.last.0 >= last {
+                return;
+            }
+            actor.pause(10_000).await;
+        }
     }
 }
