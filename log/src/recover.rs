@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
@@ -266,7 +267,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         let (found, needed) = (hard.update, walk.hard_needed);
         return Err(Error::HardStateLost { found, needed });
     }
-    let damage = find_damage(&mut walk, &hard);
+    let damage = find_damage(&mut walk, &hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
     let rotten = find_rotten(&walk);
     if let Some(Damage { segment, offset, index, cause, .. }) = damage
         && options.refuse_damage

@@ -24,6 +24,7 @@
 //! way when the power went leaves any subset of its sectors.
 
 use crate::batch::{check_body, first_entry};
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
@@ -264,6 +265,10 @@ impl<'a> Walk<'a> {
             self.superseded += 1;
             return false;
         };
+        if breaks::OLD_BATCH_WINS.on() && previous.id.index < self.segments.last().id.index {
+            self.superseded += 1;
+            return false;
+        }
         let superseded = self.truncate(previous);
         self.superseded += superseded;
         self.segments.push(listed);
@@ -314,7 +319,7 @@ fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<(Batch
         return None;
     }
     let whole = check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).is_ok();
-    Some((header, whole))
+    Some((header, whole || breaks::TORN_TAIL_ACCEPTED.on()))
 }
 
 /// The payload of the first entry of the batch behind a frame, if it is of this kind.

@@ -378,6 +378,8 @@ pub struct Config {
     pub seed: u64,
     /// Bytes sent to a follower and not yet acknowledged, at most. Default 8 MiB.
     pub window_bytes: u64,
+    /// Check what must hold after every step, where that is compiled in. Default: in debug builds.
+    pub checked: bool,
 }
 
 impl Config {
@@ -391,6 +393,7 @@ impl Config {
             election_max: Micros::from_millis(800),
             seed,
             window_bytes: 8 << 20,
+            checked: cfg!(debug_assertions),
         }
     }
 }

@@ -69,7 +69,6 @@ mod transfer;
 
 use std::mem;
 
-use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -287,7 +286,9 @@ impl Raft {
         self.let_go(out);
         self.persist(out);
         #[cfg(any(debug_assertions, feature = "sim"))]
-        self.check_invariants();
+        if self.config.checked {
+            self.check_invariants();
+        }
     }
 
     /// When [`Input::Tick`] is due; `None` while nothing can come of it.
@@ -504,7 +505,7 @@ impl Raft {
 
     /// At most one `Persist` per step.
     fn persist(&mut self, out: &mut Vec<Output>) {
-        if mem::take(&mut self.persist_owed) && !breaks::VOTE_NOT_PERSISTED.on() {
+        if mem::take(&mut self.persist_owed) {
             self.persist_issued = Ticket(self.persist_issued.0 + 1);
             let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
             out.push(Output::Persist { ticket, term, vote });

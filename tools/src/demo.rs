@@ -49,6 +49,7 @@ const SESSION: Duration = Duration::from_secs(1);
 const SHAPE: Shape = Shape { connections: 16, inflight: 16, payload: 64 };
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    crate::serve::refuse_bugs()?;
     let (sender, signals) = channel();
     sys::divert_signals(sender, |signal| signal)?;
     let dir = directory(args.data.as_deref())?;

@@ -28,6 +28,7 @@ mod rwlock;
 mod semaphore;
 mod serve;
 mod shell;
+mod sim;
 mod sys;
 mod txn;
 mod units;
@@ -78,6 +79,7 @@ enum Command {
     Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -112,6 +114,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
     }

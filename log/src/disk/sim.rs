@@ -207,6 +207,16 @@ impl SimDisk {
         self.restart();
     }
 
+    /// Forgets what is under way, and returns it: it may still [`SimDisk::land`].
+    pub fn abandon(&mut self) -> Vec<Op> {
+        self.in_flight.drain(..).collect()
+    }
+
+    /// An operation that was abandoned reaches the disk after all.
+    pub fn land(&mut self, op: Op, rng: &mut Rng) {
+        self.resolve(op, Fate::Whole, rng);
+    }
+
     /// The next log or hard-state write that completes fails with `error`, leaving a torn write
     /// behind.
     pub fn fail_next_write(&mut self, error: DiskError) {
@@ -395,7 +405,8 @@ impl SimDisk {
             }
             // A segment has its name only when all of it is durable; deletion happens or does not.
             Op::Prepare { segment, size, header } => {
-                if lands() && self.fail_prepare.is_none() {
+                let is_new = !self.segments.contains_key(&segment);
+                if lands() && is_new && self.fail_prepare.is_none() {
                     let _ = self.make(segment, size, &header);
                 }
             }

@@ -24,6 +24,9 @@ impl Rot {
 impl<S: StateMachine> Fault<S> for Rot {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let at = (self.victim % cluster.nodes.len() as u64) as usize;
+        if cluster.nodes.iter().any(|node| node.gone) {
+            return Ok(false); // There may be no other copy.
+        }
         let Cluster { nodes, rng, .. } = cluster;
         let node = &mut nodes[at];
         let snapshots: Vec<_> = node.disk.finished_snapshots().collect();

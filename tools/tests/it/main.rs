@@ -10,6 +10,7 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod sim;
 mod snapshots;
 mod txn;
 
