@@ -16,6 +16,6 @@ binaries=$(cargo test --locked -p margay-log --no-default-features --features si
 for binary in $binaries; do
     say "== $binary"
     valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
-        --errors-for-leak-kinds=definite "$binary" --test-threads 1 golden buffer batch faults
+        --errors-for-leak-kinds=definite "$binary" --test-threads 1 golden buffer faults
 done
 say "no errors"

@@ -33,7 +33,7 @@ use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, Latch, Lock, Map,
-    Reply, RwLock, Semaphore, Submit, Subscription, Value,
+    Queue, Reply, RwLock, Semaphore, Submit, Subscription, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -56,6 +56,7 @@ mod states;
 mod status;
 mod stream;
 mod subscriptions;
+mod verify;
 
 pub use config::Recovery;
 pub use error::Error;
@@ -63,6 +64,7 @@ pub use manage::{Found, Listing};
 pub use routing::route;
 pub use states::{StateChange, StateChanges};
 pub use status::{NodeStatus, status};
+pub use verify::{Comparison, chain, compare};
 
 /// States a watcher may be behind before it misses some.
 const STATES_MAX: usize = 1_024;
@@ -315,6 +317,17 @@ impl Client {
     /// The lock `name`.
     pub fn lock(&self, name: &str) -> Reply<Lock<Group>> {
         self.open(name, Lock::open)
+    }
+
+    /// The queue `name`.
+    pub fn queue(&self, name: &str) -> Reply<Queue<Group>> {
+        self.open(name, Queue::open)
+    }
+
+    /// The same; where it is created, a task handed out `deliveries_max` times becomes a dead
+    /// letter.
+    pub fn queue_with(&self, name: &str, deliveries_max: u32) -> Reply<Queue<Group>> {
+        self.open(name, |group, name| Queue::open_with(group, name, deliveries_max))
     }
 
     /// The read-write lock `name`.

@@ -132,6 +132,8 @@ codes! {
     TOO_MANY_RESOURCES = 308, NotApplied, "the group holds as many resources as it may";
     /// A wait was ended by somebody else: the resource was deleted or reset, the candidate evicted.
     WAIT_LOST = 309, NotApplied, "the wait was ended by somebody else";
+    /// No more tasks, or bytes of tasks, fit into the queue.
+    QUEUE_FULL = 311, NotApplied, "the queue is full; take tasks out, then try again";
     /// No such candidate in the election: it was never there, or is out.
     NO_SUCH_CANDIDATE = 310, NotApplied, "no such candidate; it has never entered, or is out";
 

@@ -124,6 +124,8 @@ pub mod kind {
     pub const MAP: u8 = 18;
     /// A fair lock with fencing tokens.
     pub const LOCK: u8 = 19;
+    /// A queue of values or tasks.
+    pub const QUEUE: u8 = 22;
     /// A fair read-write lock.
     pub const RW_LOCK: u8 = 23;
     /// A fair semaphore.

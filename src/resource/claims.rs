@@ -270,6 +270,11 @@ impl Claims {
         true
     }
 
+    /// The name of what a request holds or waits for.
+    pub(super) fn name_of(&self, of: (SessionId, u64)) -> Option<Index> {
+        self.requests.get(&of).copied().or_else(|| self.waiters.find(of.0, of.1))
+    }
+
     /// All that a session holds or waits for.
     pub(super) fn names_of(&self, session: SessionId) -> Vec<Index> {
         let held = self.held_by(session).map(|hold| hold.waiter);

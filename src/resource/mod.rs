@@ -17,6 +17,7 @@ pub mod latch;
 pub mod lock;
 pub mod map;
 pub mod own;
+pub mod queue;
 pub mod registry;
 pub mod reply;
 mod ring;
@@ -39,6 +40,7 @@ pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
 pub use own::{OwnType, register};
+pub use queue::{Queue, Task};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
@@ -249,6 +251,7 @@ static TYPES: &[Type] = &[
         check: lock::check,
         create: without_options::<lock::LockState>,
     },
+    Type { kind: kind::QUEUE, name: "queue", check: queue::check, create: queue::create },
     Type {
         kind: kind::RW_LOCK,
         name: "read-write lock",

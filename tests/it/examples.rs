@@ -1,5 +1,8 @@
 //! The examples, run.
 
+#[cfg(feature = "sim")]
+#[path = "../../examples/check_machine.rs"]
+mod check_machine;
 #[path = "../../examples/custom_machine.rs"]
 mod custom_machine;
 #[path = "../../examples/custom_resource.rs"]
@@ -8,6 +11,8 @@ mod custom_resource;
 mod embedded;
 #[path = "../../examples/runtimes.rs"]
 mod runtimes;
+#[path = "../../examples/scale.rs"]
+mod scale;
 
 #[test]
 fn examples_do_what_they_say() {
@@ -15,4 +20,18 @@ fn examples_do_what_they_say() {
     custom_resource::main().expect("custom_resource");
     custom_machine::main().expect("custom_machine");
     runtimes::main().expect("runtimes");
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn a_machine_of_ones_own_is_simulated() {
+    check_machine::main().expect("check_machine");
+}
+
+#[test]
+fn many_sessions_resources_and_waiters_are_carried_over_a_fail_over() {
+    let timeout = std::time::Duration::from_secs(4);
+    let load = scale::Load { sessions: 1_000, resources: 2_000, waiters: 200, timeout };
+    scale::state(load).expect("the state");
+    scale::cluster(load).expect("the cluster");
 }

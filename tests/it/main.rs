@@ -8,6 +8,7 @@ mod examples;
 mod machine;
 #[cfg(feature = "server")]
 mod own;
+mod papers;
 mod raft;
 mod resource;
 mod script;

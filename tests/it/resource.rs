@@ -11,6 +11,7 @@ mod hostile;
 mod lives;
 mod lock;
 mod models;
+mod queue;
 mod registry;
 pub(crate) mod script;
 mod transaction;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use margay::client::{Client, Error, Group};
 use margay::machine::ResourceId;
 use margay::resource::{Directory, Failure};
+use serde_json::Value;
 
 use crate::exit::{Exit, UNREACHABLE};
-use crate::output::Format;
+use crate::output::{self, Format, Table};
 use crate::units;
 
 /// Where to go and how to answer.
@@ -75,8 +76,33 @@ impl Connect {
         Ok(found.map(|listed| (group, listed.id)))
     }
 
+    /// Prints one thing: a table of one row, or one JSON object whose keys are the heads in lower
+    /// case.
+    pub(crate) fn record(&self, fields: &[(&'static str, Value)]) -> Result<(), Exit> {
+        if self.is_json() {
+            let pairs = fields.iter().map(|(head, value)| (head.to_lowercase(), value.clone()));
+            return output::json(&Value::Object(pairs.collect()));
+        }
+        if let [(_, value)] = fields {
+            return output::line(&cell(value));
+        }
+        let heads: Vec<&'static str> = fields.iter().map(|(head, _)| *head).collect();
+        let mut table = Table::new(&heads);
+        table.row(fields.iter().map(|(_, value)| cell(value)).collect());
+        table.print()
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.output != Format::Table
+    }
+}
+
+/// A value as people read it: nothing as `-`, text without quotes.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_string(),
+        Value::String(text) => output::cell(text.as_bytes()),
+        other => other.to_string(),
     }
 }
 

@@ -4,14 +4,18 @@
 //! `exit`.
 #![deny(unsafe_code)]
 
+mod barrier;
 mod bench;
 mod cluster;
 mod connect;
 mod counter;
 mod demo;
+mod election;
 mod exit;
 mod generate;
+mod hold;
 mod ids;
+mod latch;
 mod lock;
 mod log;
 mod manage;
@@ -19,12 +23,17 @@ mod map;
 mod members;
 mod nodes;
 mod output;
+mod queue;
+mod rwlock;
+mod semaphore;
 mod serve;
 mod shell;
+mod sim;
 mod sys;
 mod txn;
 mod units;
 mod value;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -56,6 +65,12 @@ enum Command {
     Counter(counter::Args),
     Map(map::Args),
     Lock(lock::Args),
+    Queue(queue::Args),
+    Rwlock(rwlock::Args),
+    Semaphore(semaphore::Args),
+    Barrier(barrier::Args),
+    Latch(latch::Args),
+    Election(election::Args),
     Log(log::Args),
     Ls(manage::Ls),
     Describe(manage::Describe),
@@ -64,6 +79,7 @@ enum Command {
     Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -84,6 +100,12 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Lock(args) => lock::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::Rwlock(args) => rwlock::run(&args),
+        Command::Semaphore(args) => semaphore::run(&args),
+        Command::Barrier(args) => barrier::run(&args),
+        Command::Latch(args) => latch::run(&args),
+        Command::Election(args) => election::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),
         Command::Describe(args) => manage::describe(&args),
@@ -92,6 +114,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
     }

@@ -47,6 +47,8 @@ pub(in super::super) struct Held<S: Submit> {
     handle: Handle<S>,
     grant: Grant,
     ways: Ways<S>,
+    /// What the answer listed behind the grant; `None` for one that had to be waited for.
+    listed: Option<Vec<u8>>,
     /// Given back, or kept without a guard.
     let_go: AtomicBool,
 }
@@ -54,6 +56,11 @@ pub(in super::super) struct Held<S: Submit> {
 impl<S: Submit> Held<S> {
     pub(in super::super) fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// What the answer listed behind the grant; `None` for one that had to be waited for.
+    pub(in super::super) fn listed(&self) -> Option<&[u8]> {
+        self.listed.as_deref()
     }
 
     /// Gives it back and says whether it was still held.
@@ -89,7 +96,7 @@ pub(in super::super) fn acquire<S: Submit>(
     asked: Reply<Answer>,
     ways: Ways<S>,
 ) -> Reply<Option<Arc<Held<S>>>> {
-    let pending = Pending { handle: Some(handle.clone()), request, amount, ways };
+    let pending = Pending { handle: Some(handle.clone()), request, amount, ways, listed: None };
     asked.then(move |result| pending.answered(result))
 }
 
@@ -106,6 +113,7 @@ struct Pending<S: Submit> {
     request: u64,
     amount: u64,
     ways: Ways<S>,
+    listed: Option<Vec<u8>>,
 }
 
 impl<S: Submit> Pending<S> {
@@ -132,12 +140,16 @@ impl<S: Submit> Pending<S> {
         }
     }
 
-    /// Answer, token, name of the hold. Where the amount was left to the resource, it follows.
+    /// Answer, token, name of the hold. Where the amount was left to the resource (0), it follows;
+    /// the rest is kept.
     fn read_answer(&mut self, answer: &Answer) -> Result<(u8, u64, Index), Failure> {
         let mut reader = Reader::new(&answer.payload);
         let read = (reader.u8()?, reader.u64()?, Index(reader.u64()?));
-        if !reader.is_empty() {
+        if self.amount == 0 && !reader.is_empty() {
             self.amount = reader.u64()?;
+        }
+        if read.0 == GRANTED {
+            self.listed = Some(reader.rest().to_vec());
         }
         match read.0 {
             NOT_ACQUIRED | GRANTED | WAITING => Ok(read),
@@ -169,7 +181,8 @@ impl<S: Submit> Pending<S> {
         let Pending { request, amount, ways, .. } = *self;
         let grant = Grant { request, waiter, token, amount };
         let handle = self.handle.take()?;
-        Some(Arc::new(Held { handle, grant, ways, let_go: AtomicBool::new(false) }))
+        let (listed, let_go) = (self.listed.take(), AtomicBool::new(false));
+        Some(Arc::new(Held { handle, grant, ways, listed, let_go }))
     }
 }
 

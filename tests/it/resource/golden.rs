@@ -8,7 +8,7 @@ use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
-    barrier, counter, describe, election, latch, lock, map, registry, rwlock, semaphore,
+    barrier, counter, describe, election, latch, lock, map, queue, registry, rwlock, semaphore,
     transaction, value,
 };
 use margay_log::id::Micros;
@@ -29,6 +29,7 @@ pub(super) fn operations() -> Vec<Coded> {
         of_counter(),
         of_map(),
         of_lock(),
+        of_queue(),
         claims(VERSION),
     ];
     all.concat()
@@ -157,6 +158,27 @@ fn of_lock() -> Vec<Coded> {
         code(&lock::UnlockV1 { token: VERSION }),
         code(&lock::CancelV1 { request: VERSION }),
         code(&lock::HolderV1 {}),
+    ]
+}
+
+fn of_queue() -> Vec<Coded> {
+    let (task, token) = (VERSION, 7);
+    vec![
+        code(&queue::OfferV1 { value: value(), delay_ms: 1_500 }),
+        code(&queue::PollV1 {}),
+        code(&queue::CancelV1 { request: VERSION }),
+        code(&queue::RemoveV1 { task }),
+        code(&queue::ClearV1 {}),
+        code(&queue::TakeV1 { request: 9, max: 3, lease_ms: 1_500, wait_ms: Some(50) }),
+        code(&queue::AckV1 { task, token }),
+        code(&queue::NackV1 { task, token, delay_ms: 1_500 }),
+        code(&queue::ExtendV1 { task, token, lease_ms: 1_500 }),
+        code(&queue::ReviveV1 { task }),
+        code(&queue::PeekV1 {}),
+        code(&queue::ContainsV1 { task }),
+        code(&queue::StatusV1 {}),
+        code(&queue::LeasedV1 { take: VERSION }),
+        code(&queue::DeadV1 { after: VERSION, limit: 7 }),
     ]
 }
 
@@ -299,6 +321,16 @@ fn full() -> World {
 
 /// What is granted in turn: a hold and a wait of each.
 fn fill_claims(world: &mut World, one: u64) {
+    let options = queue::options(1);
+    let open = registry::OpenV1 { name: b"r22".to_vec(), kind: kind::QUEUE, options };
+    let id = world.command(one, 0, &open).index;
+    for delay_ms in [0, 0, 0, 5_000] {
+        world.command(one, id, &queue::OfferV1 { value: vec![1, 2], delay_ms });
+    }
+    for (request, lease_ms) in [(1, 1), (2, 900)] {
+        world.command(one, id, &queue::TakeV1 { request, max: 1, lease_ms, wait_ms: None });
+    }
+    world.tick(Micros::from_millis(1));
     let id = world.open(one, "r23", kind::RW_LOCK);
     for (request, write) in [(1, false), (2, true)] {
         world.command(one, id, &rwlock::LockV1 { request, write, wait_ms: Some(900) });

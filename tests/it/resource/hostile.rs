@@ -19,6 +19,7 @@ fn world() -> (World, u64, Vec<(u8, u64)>) {
         kind::COUNTER,
         kind::MAP,
         kind::LOCK,
+        kind::QUEUE,
         kind::RW_LOCK,
         kind::SEMAPHORE,
         kind::BARRIER,

@@ -4,7 +4,7 @@ use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
 use margay::resource::{
-    barrier, counter, election, latch, lock, map, registry, rwlock, semaphore, value,
+    barrier, counter, election, latch, lock, map, queue, registry, rwlock, semaphore, value,
 };
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
@@ -44,7 +44,8 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 9] = [
+const KINDS: [u8; 10] = [
+    kind::QUEUE,
     kind::LOCK,
     kind::MAP,
     kind::VALUE,
@@ -165,6 +166,30 @@ fn gathering_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+fn queue_operation() -> impl Strategy<Value = Coded> {
+    let wait = prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let (task, token) = (|| 0..60_u64, || 0..60_u64);
+    prop_oneof![
+        6 => (bytes(), 0..3_u64)
+            .prop_map(|(value, delay_ms)| code(&queue::OfferV1 { value, delay_ms })),
+        1 => Just(code(&queue::PollV1 {})),
+        1 => (0..3_u64).prop_map(|request| code(&queue::CancelV1 { request })),
+        1 => task().prop_map(|task| code(&queue::RemoveV1 { task })),
+        1 => Just(code(&queue::ClearV1 {})),
+        6 => (0..3_u64, 1..3_u32, 1..9_u64, wait).prop_map(|(request, max, lease_ms, wait_ms)| {
+            code(&queue::TakeV1 { request, max, lease_ms, wait_ms })
+        }),
+        2 => (task(), token()).prop_map(|(task, token)| code(&queue::AckV1 { task, token })),
+        1 => (task(), token(), 0..9_u64).prop_map(|(task, token, delay_ms)| {
+            code(&queue::NackV1 { task, token, delay_ms })
+        }),
+        1 => (task(), token(), 1..9_u64).prop_map(|(task, token, lease_ms)| {
+            code(&queue::ExtendV1 { task, token, lease_ms })
+        }),
+        1 => task().prop_map(|task| code(&queue::ReviveV1 { task })),
+    ]
+}
+
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
@@ -193,6 +218,7 @@ fn coded() -> impl Strategy<Value = Coded> {
         6 => lock_operation(),
         8 => claims_operation(),
         8 => gathering_operation(),
+        6 => queue_operation(),
         1 => garbage(),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod bad;
 mod cli;
+mod coordination;
 mod harness;
 mod kill;
 mod leaders;
@@ -9,6 +10,8 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod sim;
+mod snapshots;
 mod txn;
 
 // What the demo starts and proves is what is tested here.

@@ -1,0 +1,576 @@
+//! What a queue does: hands out tasks, takes them back, buries them.
+
+use super::tasks::{Lease, Place, Task, Tasks};
+use super::*;
+use crate::machine::bytes::{self, Reader};
+use crate::machine::clock::Due;
+use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
+use crate::resource::claims::{Ask, Moment};
+use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::snapshot::Items;
+use crate::resource::waiters::Waiter;
+use crate::resource::waste::Waste;
+use crate::resource::{Created, Firing};
+use imbl::OrdMap;
+use margay_log::id::{Index, Micros};
+
+/// Ends of delays and leases that one command looks after, at most; timers do the rest.
+const DUE_PER_COMMAND: usize = 256;
+/// Dead letters on one page, at most.
+const PAGE_MAX: u32 = 1_000;
+
+/// See the module above. A take holds its name as a claim for as long as any of its tasks is
+/// handed out.
+#[derive(Clone, Debug)]
+pub(super) struct QueueState {
+    /// From the options: 0 for as often as it takes.
+    deliveries_max: u32,
+    claims: Claims,
+    /// The leases, in milliseconds, that takes which wait have asked for.
+    asked: OrdMap<Index, u64>,
+    tasks: Tasks,
+    dead: OrdMap<Index, Task>,
+    cleared: Vec<Tasks>,
+}
+
+/// First byte of an item in a snapshot, beside those of the claims.
+const ITEM_ASKED: u8 = 16;
+const ITEM_TASK: u8 = 17;
+const ITEM_DEAD: u8 = 18;
+
+/// With options; without any a task is handed out as often as it takes.
+pub(in super::super) fn create(options: &[u8]) -> Created {
+    let deliveries_max = match options {
+        [] => 0,
+        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
+    };
+    Ok(Box::new(QueueState {
+        deliveries_max,
+        claims: Claims::default(),
+        asked: OrdMap::new(),
+        tasks: Tasks::default(),
+        dead: OrdMap::new(),
+        cleared: Vec::new(),
+    }))
+}
+
+impl Resource for QueueState {
+    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.settle(commit.into(), effects);
+        if let Err(code) = self.try_apply(commit, effects) {
+            effects.refuse(code, "");
+        }
+        self.serve(commit.into(), effects);
+    }
+
+    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
+        if let Err(code) = self.try_query(query, &mut effects.reply) {
+            effects.refuse(code, "");
+        }
+    }
+
+    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+        let at = Moment::from(commit);
+        self.settle(at, effects);
+        let names = self.claims.names_of(session);
+        self.claims.end_session(session);
+        for name in names {
+            self.asked.remove(&name);
+            self.give_back_all(name, at, effects);
+        }
+        self.serve(at, effects);
+    }
+
+    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.claims.lose_all(commit.into(), effects);
+        self.cleared.push(std::mem::take(&mut self.tasks));
+    }
+
+    fn next_timer(&self) -> Option<Due> {
+        [self.claims.next_timer(), self.tasks.next_timer()].into_iter().flatten().min()
+    }
+
+    fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
+        let at = Moment::from(firing);
+        if self.claims.next_timer().is_some_and(|due| Some(due) == self.next_timer()) {
+            self.drop_one_due(at, effects);
+        } else {
+            self.end_one_due(at, effects);
+        }
+        // Others that are due may still be in the way; their timers come next.
+        if self.claims.next_timer().is_none_or(|due| due.at > at.now) {
+            self.serve(at, effects);
+        }
+    }
+
+    fn involves(&self, session: SessionId) -> bool {
+        self.claims.involves(session)
+    }
+
+    fn sessions(&self) -> Vec<SessionId> {
+        self.claims.sessions()
+    }
+
+    fn holdings(
+        &self,
+        resource: ResourceId,
+        session: SessionId,
+        now: LogTime,
+        out: &mut Vec<Notice>,
+    ) {
+        self.claims.holdings(resource, session, now, out);
+    }
+
+    fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
+        Some(Box::new(self.cleared.pop()?))
+    }
+
+    fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
+        let (dead, last) = match after {
+            Some([stage, last @ ..]) => {
+                let last = u64::from_be_bytes(last.try_into().expect("our own key"));
+                (*stage == ITEM_DEAD, Index(last))
+            }
+            _ => {
+                self.freeze_claims(items);
+                (false, Index::ZERO)
+            }
+        };
+        let go_on = |stage: u8, name: &Index| {
+            let mut key = vec![stage];
+            key.extend_from_slice(&name.0.to_be_bytes());
+            Some(key)
+        };
+        if !dead {
+            for (name, task) in self.tasks.after(last) {
+                items.put(|out| freeze_task(ITEM_TASK, *name, task, out));
+                if items.is_full() {
+                    return go_on(ITEM_TASK, name);
+                }
+            }
+        }
+        let last = if dead { last } else { Index::ZERO };
+        for (name, task) in self.dead.range(last.next()..) {
+            items.put(|out| freeze_task(ITEM_DEAD, *name, task, out));
+            if items.is_full() {
+                return go_on(ITEM_DEAD, name);
+            }
+        }
+        None
+    }
+
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
+        let mut reader = Reader::new(item);
+        match reader.u8()? {
+            ITEM_ASKED => {
+                let (name, lease_ms) = (Index(reader.u64()?), reader.u64()?);
+                check_lease(lease_ms)?;
+                self.asked.insert(name, lease_ms);
+            }
+            tag @ (ITEM_TASK | ITEM_DEAD) => return self.thaw_task(tag, reader, applied),
+            tag => self.claims.thaw(tag, &mut reader, applied)?,
+        }
+        reader.end()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Resource> {
+        Box::new(self.clone())
+    }
+}
+
+impl QueueState {
+    /// What is due is over, as far as one command goes; then takes that wait get what there is.
+    fn settle(&mut self, at: Moment, effects: &mut Effects) {
+        while self.drop_one_due(at, effects) {}
+        for _ in 0..DUE_PER_COMMAND {
+            if !self.end_one_due(at, effects) {
+                break;
+            }
+        }
+        self.serve(at, effects);
+    }
+
+    fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
+        let told = effects.notices.len();
+        let dropped = self.claims.drop_one_due(at, effects);
+        for notice in &effects.notices[told..] {
+            self.asked.remove(&notice.waiter);
+        }
+        dropped
+    }
+
+    /// The next delay or lease that is due ends.
+    fn end_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
+        let Some(name) = self.tasks.first_due(at.now) else { return false };
+        match self.tasks.get(name).map(|task| task.place) {
+            Some(Place::Leased(lease)) => {
+                self.give_back(name, 0, at, effects);
+                self.end_take(lease.take, true, at, effects);
+            }
+            _ => self.tasks.put(name, Place::Ready),
+        }
+        true
+    }
+
+    /// Hands out to takes that wait, in order. What is due must be gone.
+    fn serve(&mut self, at: Moment, effects: &mut Effects) {
+        while self.can_hand_out()
+            && let Some((name, waiter)) = self.claims.waiters.pop()
+        {
+            let lease_ms = self.asked.remove(&name).unwrap_or(1);
+            self.claims.grant(name, Waiter { amount: 1, ..waiter }, at, effects);
+            self.hand_out(name, waiter.amount, lease_ms, at);
+        }
+    }
+
+    fn can_hand_out(&self) -> bool {
+        self.tasks.first_ready().is_some() && self.tasks.leased() < LEASED_MAX
+    }
+
+    fn hand_out(&mut self, take: Index, max: u64, lease_ms: u64, at: Moment) {
+        let due = at.now.after(Micros::from_millis(lease_ms));
+        let mut bytes = 0;
+        for _ in 0..max {
+            let Some(name) = self.tasks.first_ready() else { return };
+            let size = self.tasks.get(name).map_or(0, |task| task.pair.size());
+            if bytes > 0 && bytes + size > ANSWER_BYTES {
+                return;
+            }
+            bytes += size;
+            self.tasks.put(name, Place::Leased(Lease { take, due }));
+        }
+    }
+
+    /// A take none of whose tasks is handed out any more is over.
+    fn end_take(&mut self, take: Index, lost: bool, at: Moment, effects: &mut Effects) {
+        if self.tasks.of_take(take).next().is_some() {
+            return;
+        }
+        if lost {
+            self.claims.lose(take, at, effects);
+        } else {
+            self.claims.release(take, at, effects);
+        }
+    }
+
+    fn give_back_all(&mut self, take: Index, at: Moment, effects: &mut Effects) {
+        let all: Vec<Index> = self.tasks.of_take(take).collect();
+        for name in all {
+            self.give_back(name, 0, at, effects);
+        }
+    }
+
+    /// A task can be had again, or is dead.
+    fn give_back(&mut self, name: Index, delay_ms: u64, at: Moment, effects: &mut Effects) {
+        let Some(task) = self.tasks.get(name) else { return };
+        if self.deliveries_max == 0 || task.deliveries < self.deliveries_max {
+            let until = at.now.after(Micros::from_millis(delay_ms));
+            let place = if delay_ms == 0 { Place::Ready } else { Place::Delayed(until) };
+            return self.tasks.put(name, place);
+        }
+        let Some(task) = self.tasks.remove(name) else { return };
+        effects.event(at.resource, DIED, None, Some(task.pair.clone()));
+        self.dead.insert(name, task);
+        while self.dead.len() > DEAD_MAX {
+            let oldest = self.dead.get_min().map(|(name, _)| *name);
+            oldest.and_then(|name| self.dead.remove(&name));
+        }
+    }
+
+    /// The task, where the session has it under this token.
+    fn leased(&self, task: u64, token: u64, commit: &Commit<'_>) -> Result<(Index, Lease), Code> {
+        let name = Index(task);
+        let place = self.tasks.get(name).map(|task| task.place);
+        let Some(Place::Leased(lease)) = place else { return Err(Code::LEASE_EXPIRED) };
+        let held = self.claims.hold(lease.take);
+        let ours = held.is_some_and(|held| (held.session, held.token) == (commit.session, token));
+        if ours && lease.due > commit.time { Ok((name, lease)) } else { Err(Code::LEASE_EXPIRED) }
+    }
+
+    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+        let (payload, mut scratch) = (commit.payload, Scratch::new());
+        let at = Moment::from(commit);
+        match commit.schema {
+            OfferV1::SCHEMA => {
+                let offer = access::<OfferV1>(payload, &mut scratch)?;
+                self.offer(&offer.value, offer.delay_ms.to_native(), at, effects)
+            }
+            PollV1::SCHEMA => {
+                access::<PollV1>(payload, &mut scratch)?;
+                self.poll(at, effects);
+                Ok(())
+            }
+            CancelV1::SCHEMA => {
+                let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
+                let named = (commit.session, request);
+                let take = self.claims.name_of(named);
+                self.claims.cancel(named, at, effects);
+                if let Some(take) = take {
+                    self.asked.remove(&take);
+                    self.give_back_all(take, at, effects);
+                }
+                Ok(())
+            }
+            RemoveV1::SCHEMA => {
+                let name = Index(access::<RemoveV1>(payload, &mut scratch)?.task.to_native());
+                let task = self.tasks.get(name);
+                let waits = task.is_some_and(|task| !matches!(task.place, Place::Leased(_)));
+                if waits {
+                    self.finish(name, at, effects);
+                }
+                effects.reply.push(u8::from(waits));
+                Ok(())
+            }
+            ClearV1::SCHEMA => {
+                access::<ClearV1>(payload, &mut scratch)?;
+                let (count, cleared) = self.tasks.clear();
+                self.cleared.push(cleared);
+                if count > 0 {
+                    effects.event(at.resource, CLEARED, None, None);
+                }
+                bytes::put_u64(&mut effects.reply, count);
+                Ok(())
+            }
+            _ => self.try_apply_to_tasks(commit, effects),
+        }
+    }
+
+    fn try_apply_to_tasks(
+        &mut self,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (payload, mut scratch) = (commit.payload, Scratch::new());
+        let at = Moment::from(commit);
+        match commit.schema {
+            TakeV1::SCHEMA => {
+                let take = access::<TakeV1>(payload, &mut scratch)?;
+                self.take(take, commit, effects)?;
+            }
+            AckV1::SCHEMA => {
+                let ack = access::<AckV1>(payload, &mut scratch)?;
+                let (task, token) = (ack.task.to_native(), ack.token.to_native());
+                let (name, lease) = self.leased(task, token, commit)?;
+                self.finish(name, at, effects);
+                self.end_take(lease.take, false, at, effects);
+            }
+            NackV1::SCHEMA => {
+                let nack = access::<NackV1>(payload, &mut scratch)?;
+                let (task, token) = (nack.task.to_native(), nack.token.to_native());
+                let (name, lease) = self.leased(task, token, commit)?;
+                self.give_back(name, nack.delay_ms.to_native(), at, effects);
+                self.end_take(lease.take, false, at, effects);
+            }
+            ExtendV1::SCHEMA => {
+                let extend = access::<ExtendV1>(payload, &mut scratch)?;
+                let (task, token) = (extend.task.to_native(), extend.token.to_native());
+                let (name, lease) = self.leased(task, token, commit)?;
+                let due = at.now.after(Micros::from_millis(extend.lease_ms.to_native()));
+                self.tasks.put(name, Place::Leased(Lease { due, ..lease }));
+            }
+            ReviveV1::SCHEMA => {
+                let name = Index(access::<ReviveV1>(payload, &mut scratch)?.task.to_native());
+                let fits = self.fits(self.dead.get(&name).map_or(0, |task| task.pair.size()));
+                let revived = if fits { self.dead.remove(&name) } else { None };
+                effects.reply.push(u8::from(revived.is_some()));
+                if let Some(mut task) = revived {
+                    Tasks::forget_deliveries(&mut task);
+                    self.tasks.insert(name, task);
+                }
+            }
+            _ => return Err(Code::BAD_KIND),
+        }
+        Ok(())
+    }
+
+    fn fits(&self, more: usize) -> bool {
+        self.tasks.len() < TASKS_MAX && self.tasks.bytes() + more as u64 <= BYTES_MAX
+    }
+
+    fn offer(
+        &mut self,
+        value: &[u8],
+        delay_ms: u64,
+        at: Moment,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let pair = Pair::new(&at.index.0.to_be_bytes(), value);
+        if !self.fits(pair.size()) {
+            return Err(Code::QUEUE_FULL);
+        }
+        let until = at.now.after(Micros::from_millis(delay_ms));
+        let place = if delay_ms == 0 { Place::Ready } else { Place::Delayed(until) };
+        self.tasks.insert(at.index, Task { pair: pair.clone(), deliveries: 0, place });
+        effects.event(at.resource, OFFERED, Some(pair), None);
+        bytes::put_u64(&mut effects.reply, at.index.0);
+        Ok(())
+    }
+
+    fn poll(&mut self, at: Moment, effects: &mut Effects) {
+        let first = self.tasks.first_ready();
+        self.put_first(&mut effects.reply);
+        if let Some(name) = first {
+            self.finish(name, at, effects);
+        }
+    }
+
+    /// 0, or 1, number and value of the first that can be had.
+    fn put_first(&self, out: &mut Vec<u8>) {
+        let first = self.tasks.first_ready();
+        out.push(u8::from(first.is_some()));
+        if let Some((name, task)) = first.and_then(|name| Some((name, self.tasks.get(name)?))) {
+            bytes::put_u64(out, name.0);
+            out.extend_from_slice(task.pair.value());
+        }
+    }
+
+    /// A task is gone for good.
+    fn finish(&mut self, name: Index, at: Moment, effects: &mut Effects) {
+        if let Some(task) = self.tasks.remove(name) {
+            effects.event(at.resource, REMOVED, None, Some(task.pair));
+        }
+    }
+
+    fn take(
+        &mut self,
+        take: &ArchivedTakeV1,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let (name, at) = (commit.index, Moment::from(commit));
+        let (max, lease_ms) = (take.max.to_native(), take.lease_ms.to_native());
+        let wait_ms = take.wait_ms.as_ref().map(|wait| wait.to_native());
+        let free = self.claims.waiters.is_empty() && self.can_hand_out();
+        let amount = if free { 1 } else { max.into() };
+        let (session, request) = (commit.session, take.request.to_native());
+        match self.claims.ask(Ask { session, request, amount, wait_ms }, free, at, effects)? {
+            GRANTED => {
+                self.hand_out(name, max.into(), lease_ms, at);
+                self.put_tasks(self.tasks.of_take(name), &mut effects.reply);
+            }
+            WAITING => drop(self.asked.insert(name, lease_ms)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A count; then number, hand-outs, value of each.
+    fn put_tasks(&self, names: impl Iterator<Item = Index>, out: &mut Vec<u8>) {
+        let tasks = names.filter_map(|name| Some((name, self.tasks.get(name)?)));
+        put_tasks(tasks, out);
+    }
+
+    fn try_query(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+        let (payload, mut scratch) = (query.payload, Scratch::new());
+        match query.schema {
+            PeekV1::SCHEMA => {
+                access::<PeekV1>(payload, &mut scratch)?;
+                self.put_first(out);
+            }
+            ContainsV1::SCHEMA => {
+                let task = access::<ContainsV1>(payload, &mut scratch)?.task.to_native();
+                out.push(u8::from(self.tasks.get(Index(task)).is_some()));
+            }
+            StatusV1::SCHEMA => {
+                access::<StatusV1>(payload, &mut scratch)?;
+                let (ready, leased) = (self.tasks.ready(), self.tasks.leased());
+                let delayed = self.tasks.len() - ready - leased;
+                for count in [ready, delayed, leased, self.dead.len()] {
+                    bytes::put_u64(out, count as u64);
+                }
+                bytes::put_u32(out, self.claims.waiting(query.time));
+            }
+            LeasedV1::SCHEMA => {
+                let take = access::<LeasedV1>(payload, &mut scratch)?.take.to_native();
+                self.put_tasks(self.tasks.of_take(Index(take)), out);
+            }
+            DeadV1::SCHEMA => {
+                let dead = access::<DeadV1>(payload, &mut scratch)?;
+                let limit = match dead.limit.to_native() {
+                    0 => PAGE_MAX,
+                    limit => limit.min(PAGE_MAX),
+                };
+                let from = Index(dead.after.to_native().saturating_add(1));
+                let page = self.dead.range(from..).map(|(name, task)| (*name, task));
+                put_tasks(page.take(limit as usize), out);
+            }
+            _ => return Err(Code::BAD_KIND),
+        }
+        Ok(())
+    }
+
+    fn freeze_claims(&self, items: &mut Items<'_>) {
+        self.claims.freeze(items);
+        for (name, lease_ms) in &self.asked {
+            items.put(|out| {
+                out.push(ITEM_ASKED);
+                bytes::put_u64(out, name.0);
+                bytes::put_u64(out, *lease_ms);
+            });
+        }
+    }
+
+    fn thaw_task(&mut self, tag: u8, mut reader: Reader<'_>, applied: Index) -> Result<(), Code> {
+        let name = crate::resource::handle::thaw_version(&mut reader, applied)?;
+        let deliveries = reader.u32()?;
+        let place = match reader.u8()? {
+            0 => Place::Ready,
+            1 => Place::Delayed(LogTime(reader.u64()?)),
+            2 => {
+                let (take, due) = (Index(reader.u64()?), LogTime(reader.u64()?));
+                Place::Leased(Lease { take, due })
+            }
+            _ => return Err(Code::BAD_PAYLOAD),
+        };
+        let task =
+            Task { pair: Pair::new(&name.0.to_be_bytes(), reader.rest()), deliveries, place };
+        let known = self.tasks.get(name).is_some() || self.dead.contains_key(&name);
+        let fits = self.fits(task.pair.size()) && self.dead.len() < DEAD_MAX;
+        match (tag, place) {
+            _ if known || !fits => return Err(Code::BAD_PAYLOAD),
+            (_, Place::Leased(lease)) if self.claims.hold(lease.take).is_none() => {
+                return Err(Code::BAD_PAYLOAD);
+            }
+            (ITEM_TASK, _) => self.tasks.insert(name, task),
+            (_, Place::Ready) => drop(self.dead.insert(name, task)),
+            _ => return Err(Code::BAD_PAYLOAD),
+        }
+        Ok(())
+    }
+}
+
+fn freeze_task(tag: u8, name: Index, task: &Task, out: &mut Vec<u8>) {
+    out.push(tag);
+    bytes::put_u64(out, name.0);
+    bytes::put_u32(out, task.deliveries);
+    match task.place {
+        _ if tag == ITEM_DEAD => out.push(0),
+        Place::Ready => out.push(0),
+        Place::Delayed(at) => {
+            out.push(1);
+            bytes::put_u64(out, at.0);
+        }
+        Place::Leased(lease) => {
+            out.push(2);
+            bytes::put_u64(out, lease.take.0);
+            bytes::put_u64(out, lease.due.0);
+        }
+    }
+    out.extend_from_slice(task.pair.value());
+}
+
+fn put_tasks<'a>(tasks: impl Iterator<Item = (Index, &'a Task)>, out: &mut Vec<u8>) {
+    let at = out.len();
+    let mut count = 0_u32;
+    bytes::put_u32(out, 0);
+    for (name, task) in tasks {
+        bytes::put_u64(out, name.0);
+        bytes::put_u32(out, task.deliveries);
+        bytes::put_bytes(out, task.pair.value());
+        count += 1;
+        if out.len() - at >= ANSWER_BYTES {
+            break;
+        }
+    }
+    out[at..at + 4].copy_from_slice(&count.to_le_bytes());
+}

@@ -1,0 +1,73 @@
+//! `margay barrier`: wait for each other.
+
+use std::time::Duration;
+
+use margay::machine::kind;
+use margay::resource::Barrier;
+use serde_json::json;
+
+use crate::connect::Connect;
+use crate::exit::{Exit, NEGATIVE};
+use crate::units;
+
+/// Wait until all are here
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Arrive and wait for the others; prints the round, which all who pass together share
+    #[command(after_help = "\
+Example:
+  margay barrier wait start --parties 3 && ./begin.sh    # on three machines")]
+    Wait {
+        /// Name of the barrier
+        name: String,
+        /// How many it waits for, where it is created now
+        #[arg(long, default_value_t = 2)]
+        parties: u32,
+        /// Give up with exit code 1 after this time
+        #[arg(long, value_name = "TIME", value_parser = units::duration)]
+        wait: Option<Duration>,
+    },
+    /// Send away all who wait
+    Reset {
+        /// Name of the barrier
+        name: String,
+    },
+    /// Print how it stands; exit code 1 where there is none
+    Status {
+        /// Name of the barrier
+        name: String,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    let client = args.connect.client()?;
+    let existing = |name: &str| -> Result<_, Exit> {
+        let found = Connect::existing(&client, name, kind::BARRIER)?;
+        let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+        Ok(Barrier::new(group, id))
+    };
+    match &args.verb {
+        Verb::Wait { name, parties, wait } => {
+            let barrier = client.barrier(name, *parties).wait()?;
+            let round = match wait {
+                Some(wait) => barrier.arrive_within(*wait).wait()?.ok_or(Exit::quiet(NEGATIVE))?,
+                None => barrier.arrive().wait()?,
+            };
+            args.connect.record(&[("ROUND", json!(round))])
+        }
+        Verb::Reset { name } => Ok(existing(name)?.reset().wait()?),
+        Verb::Status { name } => {
+            let status = existing(name)?.status().wait()?;
+            args.connect
+                .record(&[("PARTIES", json!(status.parties)), ("WAITING", json!(status.waiting))])
+        }
+    }
+}

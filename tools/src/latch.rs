@@ -1,0 +1,79 @@
+//! `margay latch`: wait until something was counted down.
+
+use std::time::Duration;
+
+use margay::machine::kind;
+use margay::resource::Latch;
+use serde_json::json;
+
+use crate::connect::Connect;
+use crate::exit::{Exit, NEGATIVE};
+use crate::units;
+
+/// Wait until a count has come to zero
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Count down; prints what is left
+    CountDown {
+        /// Name of the latch
+        name: String,
+        /// By how much
+        #[arg(long, default_value_t = 1)]
+        by: u32,
+        /// What it counts down from, where it is created now
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+    /// Wait until it is open
+    #[command(after_help = "\
+Examples:
+  margay latch wait ready --count 3 --wait 1m && ./begin.sh
+  margay latch count-down ready --count 3                      # three times, anywhere")]
+    Wait {
+        /// Name of the latch
+        name: String,
+        /// What it counts down from, where it is created now
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// Give up with exit code 1 after this time
+        #[arg(long, value_name = "TIME", value_parser = units::duration)]
+        wait: Option<Duration>,
+    },
+    /// Print how it stands; exit code 1 where there is none
+    Status {
+        /// Name of the latch
+        name: String,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    let client = args.connect.client()?;
+    match &args.verb {
+        Verb::CountDown { name, by, count } => {
+            let left = client.latch(name, *count).wait()?.count_down_by(*by).wait()?;
+            args.connect.record(&[("LEFT", json!(left))])
+        }
+        Verb::Wait { name, count, wait } => {
+            let latch = client.latch(name, *count).wait()?;
+            match wait {
+                Some(wait) if !latch.opened_within(*wait).wait()? => Err(Exit::quiet(NEGATIVE)),
+                Some(_) => Ok(()),
+                None => Ok(latch.opened().wait()?),
+            }
+        }
+        Verb::Status { name } => {
+            let found = Connect::existing(&client, name, kind::LATCH)?;
+            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let status = Latch::new(group, id).status().wait()?;
+            args.connect.record(&[("LEFT", json!(status.left)), ("WAITING", json!(status.waiting))])
+        }
+    }
+}

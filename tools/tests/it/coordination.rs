@@ -1,0 +1,157 @@
+//! The commands of what is granted in turn and handed out, against a real cluster.
+
+use std::process::{Command, Stdio};
+
+use crate::harness::{MARGAY, beside_others, cluster, margay, until};
+
+fn start(args: &[&str]) -> std::process::Child {
+    let mut command = Command::new(MARGAY);
+    command.args(args).env("MARGAY_ENDPOINTS", cluster());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the command starts")
+}
+
+fn json(args: &[&str]) -> serde_json::Value {
+    margay(&[args, &["-o", "json"]].concat()).with(0).json()
+}
+
+#[test]
+fn a_semaphore_lets_so_many_run_at_a_time() {
+    let _beside = beside_others();
+    margay(&["semaphore", "status", "cli-pool"]).with(1);
+    let run = ["semaphore", "run", "cli-pool", "--permits", "2", "--wait", "0s", "--"];
+    let mut holders: Vec<_> =
+        (0..2).map(|_| start(&[&run[..4], &["2", "--", "sleep", "60"]].concat())).collect();
+    until("both hold a permit", || {
+        let status = margay(&["semaphore", "status", "cli-pool", "-o", "json"]);
+        status.code == Some(0) && status.json()["available"] == 0
+    });
+    margay(&[&run[..], &["true"]].concat()).with(1);
+    assert_eq!(json(&["semaphore", "resize", "cli-pool", "3"])["before"], 2);
+    let token = margay(&[&run[..], &["sh", "-c", "echo $MARGAY_FENCE_TOKEN"]].concat()).with(0);
+    assert!(token.out.trim().parse::<u64>().is_ok(), "{token:?}");
+    margay(&["semaphore", "run", "cli-pool", "--take", "9", "--", "true"]).with(2);
+    for holder in &mut holders {
+        holder.kill().expect("it runs");
+        holder.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn a_read_write_lock_has_readers_or_a_writer() {
+    let _beside = beside_others();
+    let mut reader = start(&["rwlock", "run", "cli-rw", "--", "sleep", "60"]);
+    until("it is read", || {
+        let status = margay(&["rwlock", "status", "cli-rw", "-o", "json"]);
+        status.code == Some(0) && status.json()["readers"] == 1
+    });
+    margay(&["rwlock", "run", "cli-rw", "--wait", "0s", "--", "true"]).with(0);
+    margay(&["rwlock", "run", "cli-rw", "--write", "--wait", "10ms", "--", "true"]).with(1);
+    assert!(json(&["rwlock", "status", "cli-rw"])["writer"].is_null());
+    reader.kill().expect("it runs");
+    reader.wait().expect("it ends");
+    margay(&["lock", "status", "cli-rw"]).with(2);
+}
+
+#[test]
+fn parties_meet_at_a_barrier_and_a_latch() {
+    let _beside = beside_others();
+    margay(&["barrier", "status", "cli-barrier"]).with(1);
+    let first = start(&["barrier", "wait", "cli-barrier", "--parties", "2"]);
+    until("one waits", || {
+        let status = margay(&["barrier", "status", "cli-barrier", "-o", "json"]);
+        status.code == Some(0) && status.json()["waiting"] == 1
+    });
+    let round = margay(&["barrier", "wait", "cli-barrier"]).with(0).out;
+    let other = first.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&other.stdout), round, "the same round");
+    margay(&["barrier", "wait", "cli-barrier", "--wait", "10ms"]).with(1);
+    margay(&["barrier", "reset", "cli-barrier"]).with(0);
+
+    margay(&["latch", "wait", "cli-latch", "--count", "2", "--wait", "0s"]).with(1);
+    assert_eq!(margay(&["latch", "count-down", "cli-latch"]).with(0).out, "1\n");
+    assert_eq!(json(&["latch", "status", "cli-latch"])["left"], 1);
+    margay(&["latch", "count-down", "cli-latch"]).with(0);
+    margay(&["latch", "wait", "cli-latch"]).with(0);
+}
+
+#[test]
+fn an_election_has_one_leader_and_the_next_one_follows() {
+    let _beside = beside_others();
+    margay(&["election", "leader", "cli-boss"]).with(1);
+    let run = |data| start(&["election", "run", "cli-boss", "--data", data, "--", "sleep", "60"]);
+    let leads = |data: &str| {
+        let leader = margay(&["election", "leader", "cli-boss", "-o", "json"]);
+        leader.code == Some(0) && leader.json()["data"] == data
+    };
+    let mut first = run("one");
+    until("one leads", || leads("one"));
+    let mut second = run("two");
+    until("two waits", || json(&["election", "leader", "cli-boss"])["waiting"] == 1);
+    let waiting = json(&["election", "candidates", "cli-boss"]);
+    let candidate = waiting["candidate"].to_string();
+    margay(&["election", "promote", "cli-boss", &candidate]).with(0);
+    let term = json(&["election", "leader", "cli-boss"])["term"].as_u64();
+    margay(&["election", "anoint", "cli-boss", &candidate]).with(0);
+    until("two leads", || leads("two"));
+    assert!(json(&["election", "leader", "cli-boss"])["term"].as_u64() > term);
+    // It was told that it does not lead any more, and its command with it.
+    assert_ne!(first.wait().expect("it ends").code(), Some(0));
+    margay(&["election", "evict", "cli-boss", &candidate]).with(0);
+    assert_ne!(second.wait().expect("it ends").code(), Some(0));
+    margay(&["election", "evict", "cli-boss", "1"]).with(1);
+    margay(&["election", "leader", "cli-boss"]).with(1);
+}
+
+#[test]
+fn a_queue_of_values_and_a_worker() {
+    let _beside = beside_others();
+    margay(&["queue", "poll", "cli-queue"]).with(1);
+    for value in ["a", "b", "c"] {
+        margay(&["queue", "offer", "cli-queue", value]).with(0);
+    }
+    assert_eq!(margay(&["queue", "peek", "cli-queue"]).with(0).out, "a\n");
+    assert_eq!(margay(&["queue", "poll", "cli-queue"]).with(0).out, "a\n");
+    assert_eq!(json(&["queue", "status", "cli-queue"])["ready"], 2);
+    let task = json(&["queue", "offer", "cli-queue", "d"])["task"].to_string();
+    margay(&["queue", "contains", "cli-queue", &task]).with(0);
+    margay(&["queue", "remove", "cli-queue", &task]).with(0);
+    margay(&["queue", "remove", "cli-queue", &task]).with(1);
+    let work = ["queue", "work", "cli-queue", "--idle", "10ms", "--", "sh", "-c", "cat; echo"];
+    assert_eq!(margay(&work).with(0).out, "b\nc\n");
+    margay(&["queue", "offer", "cli-queue", "e"]).with(0);
+    assert_eq!(margay(&["queue", "clear", "cli-queue"]).with(0).out, "1\n");
+}
+
+#[test]
+fn a_worker_that_fails_gives_its_task_back_until_it_is_dead() {
+    let _beside = beside_others();
+    let offered = json(&["queue", "offer", "cli-poison", "bad", "--deliveries", "2"]);
+    let task = offered["task"].to_string();
+    let work = [
+        "queue",
+        "work",
+        "cli-poison",
+        "--idle",
+        "300ms",
+        "--retry-after",
+        "1ms",
+        "-o",
+        "json",
+        "--",
+        "sh",
+        "-c",
+        "exit 7",
+    ];
+    let out = margay(&work).with(0).out;
+    let lines: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let ends: Vec<_> = lines.iter().map(|line| (&line["deliveries"], &line["exit"])).collect();
+    assert_eq!(ends, [(&1.into(), &7.into()), (&2.into(), &7.into())]);
+    let dead = json(&["queue", "dead", "cli-poison"]);
+    assert_eq!((dead["value"].as_str(), dead["deliveries"].as_u64()), (Some("bad"), Some(2)));
+    margay(&["queue", "revive", "cli-poison", &task]).with(0);
+    margay(&["queue", "revive", "cli-poison", &task]).with(1);
+    let work = ["queue", "work", "cli-poison", "--idle", "10ms", "--", "cat"];
+    assert_eq!(margay(&work).with(0).out, "bad");
+}
