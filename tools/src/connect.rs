@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay::client::{Client, Error, Group};
-use margay::machine::{Level, ResourceId};
+use margay::machine::ResourceId;
 use margay::resource::{Directory, Failure};
 use serde_json::Value;
 
@@ -35,34 +35,9 @@ pub(crate) struct Connect {
     )]
     pub(crate) timeout: Duration,
 
-    /// How recent what is read must be; changes are always linearizable
-    #[arg(long, value_enum, default_value = "linearizable", global = true)]
-    pub(crate) level: ReadLevel,
-
     /// For people, or for programs: one document, or one object per line
     #[arg(short, long, value_enum, default_value = "table", global = true)]
     pub(crate) output: Format,
-}
-
-/// What a read must see, as the command line says it.
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ReadLevel {
-    /// All that was acknowledged to anybody before
-    Linearizable,
-    /// The same, if clocks run about equally fast; saves the leader a round
-    Lease,
-    /// What the node that is asked has applied, leader or not
-    Sequential,
-}
-
-impl From<ReadLevel> for Level {
-    fn from(level: ReadLevel) -> Level {
-        match level {
-            ReadLevel::Linearizable => Level::Linearizable,
-            ReadLevel::Lease => Level::Lease,
-            ReadLevel::Sequential => Level::Sequential,
-        }
-    }
 }
 
 impl Connect {
@@ -99,18 +74,6 @@ impl Connect {
         let group = client.group_of(name)?;
         let found = Directory::new(group.clone()).find(name, kind).wait()?;
         Ok(found.map(|listed| (group, listed.id)))
-    }
-
-    /// The same at the level that was asked for, for reading at that level.
-    pub(crate) fn readable(
-        &self,
-        client: &Client,
-        name: &str,
-        kind: u8,
-    ) -> Result<Option<(Group, ResourceId)>, Exit> {
-        let group = client.group_of(name)?;
-        let directory = Directory::new(group.clone()).with_level(self.level.into());
-        Ok(directory.find(name, kind).wait()?.map(|listed| (group, listed.id)))
     }
 
     /// Prints one thing: a table of one row, or one JSON object whose keys are the heads in lower
