@@ -1,5 +1,7 @@
 //! `margay serve`: one node.
 
+mod file;
+
 use std::io::IsTerminal;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -11,6 +13,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, NEGATIVE};
 use crate::units;
+use file::File;
+
+/// What a node is called where nobody says.
+const NAME: &str = "n1";
+/// Where its data is then.
+const DATA: &str = "margay-data";
 
 /// Run a node
 #[derive(clap::Args, Debug)]
@@ -23,18 +31,26 @@ Examples:
   margay serve --name n4 --data /var/lib/margay --listen 10.0.0.4:5150 --unsafe-no-auth \\
       --join 10.0.0.1:5150,10.0.0.2:5150      # then: margay cluster promote n4
 
+  margay serve --config margay.toml           # keys are named like the flags; a flag wins:
+                                              #   name = \"n1\"
+                                              #   data = \"/var/lib/margay\"
+                                              #   peers = { n1 = \"10.0.0.1:5150\", n2 = \"…\" }
+
 The same line on every founder but for --name and --listen; their order does not matter.
 MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
 pub(crate) struct Args {
-    /// Name of this node, unique in the cluster
-    #[arg(long, default_value = "n1")]
-    name: String,
-    /// Where its identity and its logs are
-    #[arg(long, value_name = "DIR", default_value = "margay-data")]
-    data: PathBuf,
-    /// Where it listens, for clients and peers
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5150", value_parser = address)]
-    listen: SocketAddr,
+    /// A TOML file with what is not said by flags
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name of this node, unique in the cluster [default: n1]
+    #[arg(long)]
+    name: Option<String>,
+    /// Where its identity and its logs are [default: margay-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where it listens, for clients and peers [default: 127.0.0.1:5150]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    listen: Option<SocketAddr>,
     /// All nodes that found the cluster, this one among them
     #[arg(long, value_name = "NAME=HOST:PORT,…", value_delimiter = ',', value_parser = peer)]
     peers: Vec<Peer>,
@@ -55,8 +71,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "0,1,…", value_delimiter = ',')]
     cpus: Option<Vec<usize>>,
     /// Take a snapshot after so many bytes of entries, or as many as the state has if that is more
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size)]
-    snapshot_after: usize,
+    /// [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    snapshot_after: Option<usize>,
     /// Take a round for reads at level lease, too: where clocks stop with the machine
     #[arg(long)]
     no_lease: bool,
@@ -95,20 +112,35 @@ pub(crate) fn refuse_bugs() -> Result<(), Exit> {
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     refuse_bugs()?;
     log()?;
-    let mut config = ServerConfig::new(args.name.clone(), args.data.clone());
-    config.listen = args.listen;
-    config.peers = args.peers.clone();
-    config.join = args.join.clone();
-    config.advertise = args.advertise.clone();
-    config.groups = args.groups;
-    config.shards = args.shards.map(usize::from);
-    config.cpus = args.cpus.clone();
-    config.unsafe_no_auth = args.unsafe_no_auth;
-    config.lease = !args.no_lease;
-    config.snapshot_after = args.snapshot_after as u64;
-    run_server(&config, |server| announce(args, server))?;
+    let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+    let config = configure(args, file)?;
+    run_server(&config, |server| announce(&config, server))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the flags say, then what the file says, then the defaults.
+fn configure(args: &Args, file: File) -> Result<ServerConfig, Exit> {
+    let wrong = |key: &'static str| move |why: String| Exit::usage(format!("{key}: {why}"));
+    let name = args.name.clone().or(file.name).unwrap_or_else(|| NAME.to_owned());
+    let data = args.data.clone().or(file.data).unwrap_or_else(|| DATA.into());
+    let mut config = ServerConfig::new(name, data);
+    let listen = file.listen.as_deref().map(address).transpose().map_err(wrong("listen"))?;
+    config.listen = args.listen.or(listen).unwrap_or(config.listen);
+    let peers = file.peers.iter().map(|(name, address)| peer(&format!("{name}={address}")));
+    let peers = peers.collect::<Result<Vec<Peer>, String>>().map_err(wrong("peers"))?;
+    config.peers = if args.peers.is_empty() { peers } else { args.peers.clone() };
+    config.join = if args.join.is_empty() { file.join } else { args.join.clone() };
+    config.advertise = args.advertise.clone().or(file.advertise);
+    config.groups = args.groups.or(file.groups);
+    config.shards = args.shards.or(file.shards).map(usize::from);
+    config.cpus = args.cpus.clone().or(file.cpus);
+    config.unsafe_no_auth = args.unsafe_no_auth || file.unsafe_no_auth.unwrap_or(false);
+    let after = file.snapshot_after.as_deref().map(units::size).transpose();
+    let after = args.snapshot_after.or(after.map_err(wrong("snapshot-after"))?);
+    config.lease = !(args.no_lease || file.no_lease.unwrap_or(false));
+    config.snapshot_after = after.map_or(config.snapshot_after, |bytes| bytes as u64);
+    Ok(config)
 }
 
 /// Text, in colour on a terminal. Standard error, as standard output belongs to results.
@@ -130,17 +162,17 @@ fn log() -> Result<(), Exit> {
     Ok(())
 }
 
-fn announce(args: &Args, server: &Server) {
+fn announce(config: &ServerConfig, server: &Server) {
     server.notes().iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(
         "margay {} node {} listening on {} · cluster {} · {} groups · {} shards · data in {}",
         env!("CARGO_PKG_VERSION"),
-        args.name,
+        config.name,
         server.address(),
         server.cluster(),
         server.groups(),
         server.shards(),
-        args.data.display(),
+        config.data.display(),
     );
 }
 
