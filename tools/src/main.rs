@@ -9,6 +9,7 @@ mod bench;
 mod cluster;
 mod connect;
 mod counter;
+mod data;
 mod demo;
 mod election;
 mod exit;
@@ -21,15 +22,18 @@ mod log;
 mod manage;
 mod map;
 mod members;
+mod multimap;
 mod nodes;
 mod output;
 mod queue;
 mod rwlock;
 mod semaphore;
 mod serve;
+mod set;
 mod shell;
 mod sim;
 mod sys;
+mod tree;
 mod txn;
 mod units;
 mod value;
@@ -64,6 +68,9 @@ enum Command {
     Value(value::Args),
     Counter(counter::Args),
     Map(map::Args),
+    Multimap(multimap::Args),
+    Set(set::Args),
+    Tree(tree::Args),
     Lock(lock::Args),
     Queue(queue::Args),
     Rwlock(rwlock::Args),
@@ -99,6 +106,9 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Value(args) => value::run(&args),
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Multimap(args) => multimap::run(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Tree(args) => tree::run(&args),
         Command::Lock(args) => lock::run(&args),
         Command::Queue(args) => queue::run(&args),
         Command::Rwlock(args) => rwlock::run(&args),

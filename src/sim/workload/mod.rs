@@ -9,12 +9,16 @@
 
 mod counter;
 mod election;
+mod events;
 mod lock;
 mod map;
 mod queue;
 mod rwlock;
 mod semaphore;
+mod set;
 mod transaction;
+mod tree;
+mod value;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -37,6 +41,10 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<counter::Adding>("counter", 6),
     Kind::of::<lock::Holding>("lock", 6),
     Kind::of::<watch::Watching>("watch", 5),
+    Kind::of::<value::Swapping>("value", 3),
+    Kind::of::<set::Gathering>("set and multimap", 3),
+    Kind::of::<tree::Growing>("tree", 3),
+    Kind::of::<events::Following>("events", 3),
     Kind::of::<queue::Working>("queue", 3),
     Kind::of::<rwlock::Reading>("rwlock", 2),
     Kind::of::<semaphore::Sharing>("semaphore", 3),

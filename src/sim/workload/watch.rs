@@ -56,6 +56,9 @@ impl Journal for Events {
         for (number, seen) in self.subscriptions.iter().enumerate() {
             let mut before = Index::ZERO;
             for &index in &seen.indexes {
+                if index <= before {
+                    continue; // Of the same entry, or noted as wrong when it came.
+                }
                 let missed = self.known.range(before.next()..index).next();
                 if let Some((missed, _)) = missed
                     && !seen.lags.contains(&before)

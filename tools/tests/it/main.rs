@@ -13,6 +13,7 @@ mod shell;
 mod sim;
 mod snapshots;
 mod txn;
+mod verbs;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]
