@@ -94,12 +94,7 @@ pub(crate) fn cluster(load: Load) -> Result<(), Failed> {
     let guard = lock.lock().wait()?;
     let waiting: Vec<Reply<LockGuard<Group>>> = (0..load.waiters).map(|_| lock.lock()).collect();
     let begun = Instant::now();
-    let mut registered = 0;
-    while registered < load.sessions {
-        // The leader may change meanwhile: the next one knows those that are there already.
-        let address = &cluster.endpoints()[leader(&cluster)?];
-        registered = register(address, registered..load.sessions, load.timeout)?;
-    }
+    register_all(&cluster, load)?;
     println!("{} sessions registered in {:.1?}", load.sessions, begun.elapsed());
 
     let leader = leader(&cluster)?;
@@ -163,41 +158,66 @@ fn sessions(cluster: &LocalCluster) -> u64 {
     leads.map(|group| u64::from(group.sessions)).max().unwrap_or(u64::MAX)
 }
 
-/// Registers sessions one after the other over one connection, and keeps none of them alive.
-/// Returns the first that was not registered here: the end, or where the node would not go on.
+/// Registers the sessions over some connections at the same time.
+fn register_all(cluster: &LocalCluster, load: Load) -> Result<(), Failed> {
+    const CONNECTIONS: u64 = 64;
+    let share = |n: u64| n * load.sessions / CONNECTIONS;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CONNECTIONS)
+            .map(|n| {
+                scope.spawn(move || {
+                    let (mut next, end) = (share(n), share(n + 1));
+                    while next < end {
+                        // The leader may change meanwhile: the next one knows those it has.
+                        let leader = leader(cluster).map_err(|error| error.to_string())?;
+                        next = register(&cluster.endpoints()[leader], next..end, load.timeout)
+                            .map_err(|error| error.to_string())?;
+                    }
+                    Ok::<(), String>(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(registered) => Ok(registered?),
+            Err(_) => Err("a thread panicked".into()),
+        })
+    })
+}
+
+/// Registers sessions one after the other over one connection, which speaks for the last of them
+/// only, and keeps none of them alive. Returns the first that was not registered: the end, or where
+/// the node would not go on.
 fn register(address: &str, all: Range<u64>, timeout: Duration) -> Result<u64, Failed> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(&Hello::client(ClusterId(0), GroupId(0)).encode())?;
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     Hello::decode(&hello)?;
     let timeout = Micros(timeout.as_micros() as u64);
-    let (mut sent, mut registered) = (all.start, all.start);
-    while registered < all.end {
-        let mut out = Vec::new();
-        while sent < all.end && sent - registered < 100 {
-            let key = (u128::from(sent) + 1).to_le_bytes();
-            Request::Register { correlation: sent, key, timeout }.encode(&mut out);
-            sent += 1;
-        }
+    for session in all.clone() {
+        let (mut out, key) = (Vec::new(), (u128::from(session) + 1).to_le_bytes());
+        Request::Register { correlation: session, key, timeout }.encode(&mut out);
         stream.write_all(&out)?;
-        let mut frame = vec![0; wire::HEADER];
-        stream.read_exact(&mut frame)?;
-        let length = wire::peek(&frame)?.ok_or("a header has a length")?;
-        frame.resize(length, 0);
-        stream.read_exact(&mut frame[wire::HEADER..])?;
-        match Response::decode(&wire::decode(&frame)?)? {
-            Response::Registered { .. } => registered += 1,
-            // On a slow machine the first are over before the last are there.
-            Response::Refused { code: Code::SESSION_EXPIRED, .. } => {}
-            Response::Refused { code: Code::NOT_LEADER | Code::NOT_READY, .. } => {
-                return Ok(registered);
+        loop {
+            let mut frame = vec![0; wire::HEADER];
+            stream.read_exact(&mut frame)?;
+            let length = wire::peek(&frame)?.ok_or("a header has a length")?;
+            frame.resize(length, 0);
+            stream.read_exact(&mut frame[wire::HEADER..])?;
+            match Response::decode(&wire::decode(&frame)?)? {
+                Response::Registered { .. } => break,
+                // On a slow machine the first are over before the last are there.
+                Response::Refused { code: Code::SESSION_EXPIRED, .. } => {}
+                Response::Refused { code: Code::NOT_LEADER | Code::NOT_READY, .. } => {
+                    return Ok(session);
+                }
+                other => return Err(format!("not registered: {other:?}").into()),
             }
-            other => return Err(format!("not registered: {other:?}").into()),
         }
     }
-    Ok(registered)
+    Ok(all.end)
 }
 
 fn open(name: &str, kind: u8) -> OpenV1 {

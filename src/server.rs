@@ -402,7 +402,9 @@ fn open_log(
         cluster: node.cluster,
         group,
         incarnation: node.incarnation,
-        refuse_damage: true,
+        // Alone there is nobody to mend it: what is restored then is whole again.
+        refuse_damage: node.founders.len() == 1,
+        keep_rotten: true,
         mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };

@@ -25,15 +25,41 @@ macro_rules! breaks {
 }
 
 breaks! {
-    VOTE_NOT_PERSISTED "vote-not-persisted" "term and vote are told before they are on disk";
-    ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
+    VOTE_NOT_PERSISTED "vote-not-persisted" "term and vote are never written to disk";
+    VOTE_TWICE "vote-twice" "a node votes for everybody who asks in a term";
+    VOTE_FOR_SHORTER_LOG "vote-for-shorter-log" "a node votes for a log that is behind its own";
+    HALF_IS_A_QUORUM "half-is-a-quorum" "less than a majority decides";
     COMMIT_OLD_TERM "commit-old-term" "entries of earlier terms commit by counting (figure 8)";
+    ACK_BEFORE_DURABLE "ack-before-durable" "a follower acknowledges what it has only received";
+    ACK_UNVERIFIED "ack-unverified" "a follower acknowledges all it has, verified or not";
+    MATCH_BY_INDEX "match-by-index" "a follower compares where its log ends, not what is there";
+    GAP_ACCEPTED "gap-accepted" "a follower takes a batch although what precedes it is missing";
+    HINT_AS_MATCH "hint-as-match" "a refusal's hint counts as acknowledged";
     LEARNER_COUNTS "learner-counts" "learners count towards a quorum";
     OLD_QUORUM_ONLY "old-quorum-only" "during a change only the old voters count";
     NEW_QUORUM_ONLY "new-quorum-only" "a change of voters is one step, the old ones do not count";
     CHANGE_AT_COMMIT "change-at-commit" "a configuration counts from its commit, not its append on";
     REMOVED_LEADER_COUNTS "removed-leader-counts" "a leader that is removed still counts itself";
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
+    READ_BEFORE_OWN_COMMIT "read-before-own-commit" "a new leader answers before its no-op commits";
+    READ_BY_OLD_ROUND "read-by-old-round" "answers to earlier messages confirm a read";
+    KEEP_ALIVE_UNCONFIRMED "keep-alive-unconfirmed" "a deposed leader answers keep-alives";
+    NEW_LEADER_EXPIRES_EARLY "new-leader-expires-early" "a new leader gives sessions no full time";
+    SAFE_TIME_FROM_RECEIPT "safe-time-from-receipt" "a client counts from the answer, not the send";
+    DUPLICATE_APPLIED "duplicate-applied" "a command that is sent again is applied again";
+    DUPLICATE_ANSWERED_EMPTY "duplicate-answered-empty" "a command sent again gets an empty answer";
+    HASH_ORDER "hash-order" "who is next is chosen in the order of a seeded hash";
+    EVENT_LOST "event-lost" "a subscription that resumes begins from now on";
+    EVENT_REPEATED "event-repeated" "a subscription that resumes gets its last event again";
+    DURABLE_WITH_HOLES "durable-with-holes" "a finished write counts before those ahead of it";
+    ABA_ACK "aba-ack" "the end of a write that was truncated counts for what took its place";
+    WRITE_ERROR_IGNORED "write-error-ignored" "a failed write counts as done";
+    ONE_SLOT "one-slot" "only one copy of the hard state is read";
+    TORN_TAIL_ACCEPTED "torn-tail-accepted" "a batch is recovered without checking its body";
+    DAMAGE_CUT_OFF "damage-cut-off" "a log that lacks acknowledged entries is taken for shorter";
+    OLD_BATCH_WINS "old-batch-wins" "recovery keeps a batch that a later one had replaced";
+    OLD_WRITE_LANDS "old-write-lands" "a write of before the restart lands after it";
+    WIPED_NODE_VOTES "wiped-node-votes" "a node whose disk was lost goes on as if it were itself";
 }
 
 impl Break {

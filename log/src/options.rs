@@ -36,6 +36,10 @@ pub struct Options {
     /// Opening tells the payloads of all entries of this kind that are the first of their batch;
     /// see [`crate::Opened::marked`]. Default: of none.
     pub mark: Option<u8>,
+    /// A batch that was durable and has rotted stays part of the log, as one that cannot be read
+    /// until [`crate::Log::mend`] has put it back: for owners that know somebody who has it. Default:
+    /// the log is cut before it.
+    pub keep_rotten: bool,
     /// A log at rest for this long records how far it is durable. Default 100 ms.
     pub idle_mark: Micros,
 }
@@ -53,6 +57,7 @@ impl Default for Options {
             queue_bytes: 32 << 20,
             prepared_bytes: 0,
             refuse_damage: false,
+            keep_rotten: false,
             mark: None,
             idle_mark: Micros::from_millis(100),
         }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::{DiskError, Done, Op};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
@@ -116,6 +117,7 @@ impl Log {
             Done::HardState { ticket, result } => {
                 self.on_hard_state(ticket, result, &mut progress)?
             }
+            Done::Mend { ticket, result } => self.on_mend(ticket, result),
             Done::Prepared { segment, result } => self.on_prepared(segment, result),
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.
@@ -281,7 +283,9 @@ impl Log {
         progress: &mut Progress,
     ) -> Result<(), Error> {
         let Some(position) = self.writer.landed(ticket) else { return Ok(()) };
-        if let Err(cause) = result {
+        if let Err(cause) = result
+            && !breaks::WRITE_ERROR_IGNORED.on()
+        {
             return self.poison(segment_file(position.segment), position.offset, cause);
         }
         if self.poisoned.is_none() && self.writer.finish(ticket) {

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::batch::{Batch, check_body};
+use crate::batch::{Batch, Received, check_body};
 use crate::buffer::Buffer;
 use crate::disk::{DiskError, Op};
 use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
 use crate::id::{Index, Position, SegmentNumber, Ticket};
 use crate::log::Log;
+use crate::recover::Rotten;
 use crate::segment::BatchRef;
 
 /// Bytes fetched with one read, at most (beyond the first batch).
@@ -37,6 +38,8 @@ struct Fetch {
     ticket: Ticket,
     segment: SegmentNumber,
     batches: Vec<BatchRef>,
+    /// Only looked at, not kept.
+    scrub: bool,
 }
 
 /// Reads under way, and what they found to be damaged.
@@ -45,9 +48,15 @@ pub(crate) struct Reads {
     fetches: Vec<Fetch>,
     /// By first index of the batch.
     damaged: BTreeSet<Index>,
+    /// Writes that put batches back, and the first index of each.
+    mending: Vec<(Ticket, Index)>,
 }
 
 impl Reads {
+    pub(crate) fn note_damaged(&mut self, first: Index) {
+        self.damaged.insert(first);
+    }
+
     pub(crate) fn truncate_suffix(&mut self, after: Index) {
         self.damaged.retain(|&first| first <= after);
     }
@@ -124,6 +133,104 @@ impl Log {
         segment.number
     }
 
+    /// Begins to read from disk, whatever is in memory, what is durable behind `after`: a batch that
+    /// has rotted becomes known as damaged. Returns the read's ticket and how far it looks; `None`
+    /// at the end.
+    pub fn scrub(&mut self, after: Index) -> Option<(Ticket, Index)> {
+        let durable = self.durable();
+        let from = after.max(self.segments.start().id.index).next();
+        let (segment, at) = self.segments.find(from)?;
+        let first = segment.batches()[at];
+        let (mut batches, mut length) = (Vec::new(), 0);
+        for batch in &segment.batches()[at..] {
+            let adjacent = batch.offset == first.offset + length;
+            let fits = batches.is_empty() || length + batch.disk_length() <= READ_BYTES;
+            if !adjacent || !fits || batch.last > durable {
+                break;
+            }
+            length += batch.disk_length();
+            batches.push(*batch);
+        }
+        let through = batches.last()?.last;
+        let (number, offset) = (segment.number, first.offset);
+        let ticket = self.next_ticket();
+        self.reads.fetches.push(Fetch { ticket, segment: number, batches, scrub: true });
+        let length = length as u32;
+        self.ops.push_back(Op::Read { ticket, segment: number, offset, length });
+        Some((ticket, through))
+    }
+
+    /// The batches that are known to be unreadable on this disk, rising.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<Rotten> {
+        let found = self.reads.damaged.iter().filter_map(|&first| {
+            let (segment, at) = self.segments.find(first)?;
+            let batch = segment.batches()[at];
+            let (segment, offset, end) = (segment.number, batch.offset, batch.end());
+            Some(Rotten { segment, offset, first, end })
+        });
+        found.collect()
+    }
+
+    /// Whether any batch is known to be unreadable on this disk.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        !self.reads.damaged.is_empty()
+    }
+
+    /// Puts back a batch that this disk cannot read any more, where it was, if that is what
+    /// `received` is. It can be read at once; it is mended for good when its write is done.
+    ///
+    /// # Panics
+    /// If `received` was checked for another group.
+    pub fn mend(&mut self, received: Received) -> bool {
+        let (header, mut buffer) = received.into_parts();
+        assert!(header.cluster == self.options.cluster && header.group == self.options.group);
+        let Some((segment, at)) = self.segments.find(header.first) else { return false };
+        let (number, listed) = (segment.number, segment.batches()[at]);
+        let position = Position { segment: number, offset: listed.offset };
+        let durable = self.writer.durable();
+        let may_go = self.reads.damaged.contains(&header.first)
+            && BatchRef::new(&header, listed.offset) == listed
+            && listed.last <= durable.id.index
+            && self.poisoned.is_none();
+        if !may_go {
+            return false;
+        }
+        // What the frame says must have been true when the walk comes past it: all before it was
+        // durable, and no more is said.
+        let before = self.segments.end_at(header.prev());
+        let before = before.filter(|before| before.id.index > Index::ZERO).unwrap_or_default();
+        let frame = Frame {
+            incarnation: self.options.incarnation,
+            position,
+            length: FRAME as u32 + header.length,
+            durable: before.id.index,
+            durable_chain: before.chain,
+            hard_state: self.updates.durable(),
+        };
+        buffer[..FRAME].copy_from_slice(&frame.encode(self.salt));
+        let batch = Arc::new(Batch::new(header, buffer));
+        let ticket = self.next_ticket();
+        let data = Arc::clone(batch.buffer());
+        self.reads.damaged.remove(&header.first);
+        self.reads.mending.push((ticket, header.first));
+        self.tail.fetch(batch);
+        self.ops.push_back(Op::Mend { ticket, segment: number, offset: listed.offset, data });
+        true
+    }
+
+    /// A batch has been put back, or could not be.
+    pub(crate) fn on_mend(&mut self, ticket: Ticket, result: Result<(), DiskError>) {
+        let Some(at) = self.reads.mending.iter().position(|&(mend, _)| mend == ticket) else {
+            return;
+        };
+        let (_, first) = self.reads.mending.swap_remove(at);
+        if result.is_err() && self.segments.find(first).is_some() {
+            self.reads.damaged.insert(first);
+        }
+    }
+
     /// Begins to read the batch that holds `index` and what lies behind it, unless that is under
     /// way.
     fn fetch(&mut self, index: Index) -> Read {
@@ -134,7 +241,9 @@ impl Log {
             return Read::Damaged;
         }
         let number = segment.number;
-        let is_same = |fetch: &&Fetch| fetch.segment == number && fetch.batches.contains(&first);
+        let is_same = |fetch: &&Fetch| {
+            !fetch.scrub && fetch.segment == number && fetch.batches.contains(&first)
+        };
         if let Some(fetch) = self.reads.fetches.iter().find(is_same) {
             return Read::Pending(fetch.ticket);
         }
@@ -151,7 +260,7 @@ impl Log {
         }
         let ticket = self.next_ticket();
         let offset = first.offset;
-        self.reads.fetches.push(Fetch { ticket, segment: number, batches });
+        self.reads.fetches.push(Fetch { ticket, segment: number, batches, scrub: false });
         self.ops.push_back(Op::Read { ticket, segment: number, offset, length: length as u32 });
         Read::Pending(ticket)
     }
@@ -184,6 +293,7 @@ impl Log {
                 buffer.get(from..from.checked_add(batch.disk_length() as usize)?)
             });
             match bytes.and_then(|bytes| self.verified(position, batch, bytes)) {
+                Some(_) if fetch.scrub => {}
                 Some(batch) => self.tail.fetch(Arc::new(batch)),
                 None => {
                     self.reads.damaged.insert(batch.first);

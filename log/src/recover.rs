@@ -11,12 +11,13 @@
 
 use std::collections::VecDeque;
 
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::{HardState, Updates};
-use crate::id::{EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
+use crate::id::{BatchEnd, EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
 use crate::log::Log;
 use crate::options::Options;
 use crate::progress::{Idle, Preparing};
@@ -163,8 +164,24 @@ pub struct Report {
     pub headers: Vec<SegmentNumber>,
     /// What the log once knew to be durable and now lacks.
     pub damage: Option<Damage>,
+    /// Batches within the log that cannot be read, rising.
+    pub rotten: Vec<Rotten>,
     /// Snapshots that are not of this group, or whose header is damaged or of another version.
     pub snapshots_unreadable: Vec<Index>,
+}
+
+/// A batch of the log that was durable and cannot be read any more. Its length and its chain are
+/// known, so anybody who has it can give it back: see [`Log::mend`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rotten {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where its frame is.
+    pub offset: u64,
+    /// The first index.
+    pub first: Index,
+    /// Its end, and the chain there.
+    pub end: BatchEnd,
 }
 
 /// A place that holds neither zeros nor a whole frame.
@@ -227,6 +244,7 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     check_numbers(&listed, &hard)?;
 
     let mut walk = Walk::new(&hard, options.mark);
+    walk.keep_rotten = options.keep_rotten;
     let mut headers = Vec::new();
     let mut fresh = None;
     for &(number, size) in &listed {
@@ -249,11 +267,18 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         let (found, needed) = (hard.update, walk.hard_needed);
         return Err(Error::HardStateLost { found, needed });
     }
-    let damage = find_damage(&mut walk, &hard);
+    let damage = find_damage(&mut walk, &hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
+    let rotten = find_rotten(&walk);
     if let Some(Damage { segment, offset, index, cause, .. }) = damage
         && options.refuse_damage
     {
         return Err(Error::Damaged { segment, offset, index, cause });
+    }
+    if let (Some(&Rotten { segment, offset, first, .. }), true) =
+        (rotten.first(), options.refuse_damage)
+    {
+        let cause = Cause::Unreadable;
+        return Err(Error::Damaged { segment, offset, index: first, cause });
     }
     let fresh = match fresh {
         Some(number) => {
@@ -282,9 +307,11 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
         superseded: walk.superseded,
         headers,
         damage,
+        rotten,
         snapshots_unreadable,
     };
     let mut log = recovered(options, &hard, pair, walk.segments, damage);
+    report.rotten.iter().for_each(|rotten| log.reads.note_damaged(rotten.first));
     go_on(storage, &mut log, &hard, pair, fresh)?;
     Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
 }
@@ -430,11 +457,22 @@ fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
     };
     if let Some(lacking) = walk.lacking() {
         let end = walk.segments.end_up_to(lacking.prev());
-        walk.batches -= walk.segments.truncate_suffix(end);
+        walk.truncate(end);
     }
     let (segment, offset) = place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
     let index = walk.segments.last().id.index.next();
     Some(Damage { segment, offset, index, until, cause })
+}
+
+/// The batches that are part of the log and cannot be read.
+fn find_rotten(walk: &Walk<'_>) -> Vec<Rotten> {
+    let found = walk.broken.iter().filter_map(|&first| {
+        let (segment, at) = walk.segments.find(first)?;
+        let batch = segment.batches()[at];
+        let (segment, offset, end) = (segment.number, batch.offset, batch.end());
+        Some(Rotten { segment, offset, first, end })
+    });
+    found.collect()
 }
 
 /// The snapshots that may be restored, by their headers, and those that may not.

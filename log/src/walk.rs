@@ -15,10 +15,16 @@
 //! it, links; one that is missing, or does not link, leaves D no longer than it was. A statement is
 //! never more than D.
 //!
+//! A batch whose body is broken and whose header is not is linked like a whole one, for the time
+//! being: if what was claimed in the end reaches beyond it, it was durable and has rotted, and is
+//! kept as a batch of this log that cannot be read; else it was being written when the power went,
+//! and goes, and what hangs on it.
+//!
 //! No damage is decided from what a frame *contains* beyond its checksums: a write that was under
 //! way when the power went leaves any subset of its sectors.
 
 use crate::batch::{check_body, first_entry};
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
@@ -47,6 +53,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) batches: u64,
     pub(crate) superseded: u64,
     pub(crate) torn: Vec<Torn>,
+    /// See [`crate::Options::keep_rotten`].
+    pub(crate) keep_rotten: bool,
+    /// Linked batches that cannot be read, by first index, rising.
+    pub(crate) broken: Vec<Index>,
     /// Where the last linked frame ends.
     pub(crate) linked_to: Position,
     /// The kind of entry that the owner asked for.
@@ -76,6 +86,8 @@ impl<'a> Walk<'a> {
             batches: 0,
             superseded: 0,
             torn: Vec::new(),
+            keep_rotten: false,
+            broken: Vec::new(),
             linked_to: hard.from,
             mark,
             marked: Vec::new(),
@@ -125,6 +137,15 @@ impl<'a> Walk<'a> {
         storage.filled();
         let end = Position { segment: SegmentNumber(u64::MAX), offset: u64::MAX };
         self.apply_hard_state(end);
+        let (claimed, _) = self.claimed;
+        let durable = |first: Index| {
+            let found = self.segments.find(first);
+            found.is_some_and(|(segment, at)| segment.batches()[at].last <= claimed)
+        };
+        if let Some(&torn) = self.broken.iter().find(|first| !durable(**first)) {
+            let end = self.segments.end_at(torn.prev()).expect("it follows a batch");
+            self.superseded += self.truncate(end);
+        }
     }
 
     /// The index up to which the log was durable, if the kept log does not have it all.
@@ -148,7 +169,9 @@ impl<'a> Walk<'a> {
         let length = in_blocks(u64::from(frame.length));
         let bytes = self.window.view(storage, frame.position.offset, length)?;
         let batch = checked_batch(self.hard, frame, bytes);
-        let marked = batch.as_ref().and_then(|_| marked(self.mark?, bytes));
+        let batch = batch.filter(|(_, whole)| *whole || self.keep_rotten);
+        let marked =
+            batch.as_ref().and_then(|(_, whole)| marked(self.mark.filter(|_| *whole)?, bytes));
         if frame.position < self.hard.from {
             return Ok(length);
         }
@@ -157,7 +180,13 @@ impl<'a> Walk<'a> {
         self.claimed = (frame.durable, frame.durable_chain);
         self.hard_needed = self.hard_needed.max(frame.hard_state);
         match batch {
-            Some(header) => self.on_batch(&header, frame.position, marked),
+            Some((header, whole)) => {
+                let linked = self.on_batch(&header, frame.position, marked);
+                if !whole {
+                    self.on_torn(frame.position);
+                    self.broken.extend(linked.then_some(header.first));
+                }
+            }
             None => self.on_torn(frame.position),
         }
         Ok(length)
@@ -207,11 +236,19 @@ impl<'a> Walk<'a> {
         Ok(length)
     }
 
-    fn on_batch(&mut self, header: &BatchHeader, position: Position, marked: Option<Vec<u8>>) {
-        if self.on_listed(header, BatchRef::new(header, position.offset), marked) {
+    /// Links the batch if it follows. Whether it does.
+    fn on_batch(
+        &mut self,
+        header: &BatchHeader,
+        position: Position,
+        marked: Option<Vec<u8>>,
+    ) -> bool {
+        let linked = self.on_listed(header, BatchRef::new(header, position.offset), marked);
+        if linked {
             let length = FRAME as u64 + u64::from(header.length);
             self.linked_to = Position { offset: position.offset + in_blocks(length), ..position };
         }
+        linked
     }
 
     /// Keeps a batch if it links. Returns whether it does.
@@ -228,6 +265,10 @@ impl<'a> Walk<'a> {
             self.superseded += 1;
             return false;
         };
+        if breaks::OLD_BATCH_WINS.on() && previous.id.index < self.segments.last().id.index {
+            self.superseded += 1;
+            return false;
+        }
         let superseded = self.truncate(previous);
         self.superseded += superseded;
         self.segments.push(listed);
@@ -239,9 +280,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Drops what lies behind `end`. Returns how many batches that were.
-    fn truncate(&mut self, end: BatchEnd) -> u64 {
+    pub(crate) fn truncate(&mut self, end: BatchEnd) -> u64 {
         let dropped = self.segments.truncate_suffix(end);
         self.batches -= dropped;
+        self.broken.retain(|first| *first <= end.id.index);
         dropped
     }
 
@@ -269,15 +311,15 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The batch header behind `frame`, if header and body are right.
-fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<BatchHeader> {
+/// The batch header behind `frame`, if it is right, and whether the body is.
+fn checked_batch(hard: &HardState, frame: &Frame, bytes: &[u8]) -> Option<(BatchHeader, bool)> {
     let header = BatchHeader::decode(bytes.get(FRAME..)?).ok()?;
     let is_ours = header.cluster == hard.cluster && header.group == hard.group;
     if !is_ours || u64::from(header.length) + FRAME as u64 != u64::from(frame.length) {
         return None;
     }
-    check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).ok()?;
-    Some(header)
+    let whole = check_body(&header, bytes.get(FRAME + BATCH_HEADER..)?).is_ok();
+    Some((header, whole || breaks::TORN_TAIL_ACCEPTED.on()))
 }
 
 /// The payload of the first entry of the batch behind a frame, if it is of this kind.

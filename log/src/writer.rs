@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::breaks;
 use crate::buffer::Buffer;
 use crate::disk::Op;
 use crate::id::{BatchEnd, Index, Position, SegmentNumber, Ticket};
@@ -121,6 +122,10 @@ impl Writer {
                 queued.done = true;
                 self.advance()
             }
+            None if breaks::ABA_ACK.on() && self.issued > 0 => {
+                self.queue[0].done = true;
+                self.advance()
+            }
             None => false,
         }
     }
@@ -178,6 +183,11 @@ impl Writer {
 
     fn advance(&mut self) -> bool {
         let mut advanced = false;
+        if breaks::DURABLE_WITH_HOLES.on()
+            && let Some(last) = self.queue.iter().rposition(|queued| queued.done)
+        {
+            self.queue.range_mut(..last).for_each(|queued| queued.done = true);
+        }
         while self.beginning.is_none() && self.queue.front().is_some_and(|front| front.done) {
             let Some(front) = self.queue.pop_front() else { break };
             self.issued -= 1;

@@ -26,11 +26,26 @@ pub(super) fn ask(
     request: &Request<'_>,
     end: Instant,
 ) -> Result<Answer, String> {
+    let mut question = Vec::new();
+    request.encode(&mut question);
+    exchange(address, group, &question, end)
+}
+
+/// The same for a frame that is not a client's alone.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub(super) fn exchange(
+    address: &str,
+    group: GroupId,
+    question: &[u8],
+    end: Instant,
+) -> Result<Answer, String> {
     let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
     let left = || left().ok_or_else(|| "timed out".to_owned());
     let mut stream = open_one(address, left()?).map_err(|error| reason(&error))?;
     let mut out = Hello::client(ClusterId(0), group).encode().to_vec();
-    request.encode(&mut out);
+    out.extend_from_slice(question);
     stream.set_write_timeout(Some(left()?)).map_err(|error| reason(&error))?;
     stream.write_all(&out).map_err(|error| reason(&error))?;
 

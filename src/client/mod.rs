@@ -32,8 +32,8 @@ use margay_log::id::{ClusterId, GroupId, Index};
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
-    Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, Latch, Lock, Map,
-    Queue, Reply, RwLock, Semaphore, Submit, Subscription, Value,
+    Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
+    Lock, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -56,6 +56,7 @@ mod states;
 mod status;
 mod stream;
 mod subscriptions;
+mod verify;
 
 pub use config::Recovery;
 pub use error::Error;
@@ -63,6 +64,7 @@ pub use manage::{Found, Listing};
 pub use routing::route;
 pub use states::{StateChange, StateChanges};
 pub use status::{NodeStatus, status};
+pub use verify::{Comparison, chain, compare};
 
 /// States a watcher may be behind before it misses some.
 const STATES_MAX: usize = 1_024;
@@ -297,6 +299,26 @@ impl Client {
     /// The map `name`.
     pub fn map(&self, name: &str) -> Reply<Map<Group>> {
         self.open(name, Map::open)
+    }
+
+    /// The multimap `name`.
+    pub fn multimap(&self, name: &str) -> Reply<Multimap<Group>> {
+        self.open(name, Multimap::open)
+    }
+
+    /// The set `name`.
+    pub fn set(&self, name: &str) -> Reply<Set<Group>> {
+        self.open(name, Set::open)
+    }
+
+    /// The document tree `name`.
+    pub fn tree(&self, name: &str) -> Reply<Tree<Group>> {
+        self.open(name, Tree::open)
+    }
+
+    /// Ids from the counter `name` that no other client gets.
+    pub fn id_generator(&self, name: &str) -> Reply<IdGenerator<Group>> {
+        self.open(name, IdGenerator::open)
     }
 
     /// The value `name`, read and written as a type: bytes, text, numbers, [`Rkyv`], [`Json`].

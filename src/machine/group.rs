@@ -9,6 +9,7 @@ use super::{
     ResourceId, RestoreError, Restoring, Sequence, SessionId, Sink, StateMachine, TIMERS_PER_BATCH,
     kind,
 };
+use margay_log::breaks;
 use margay_log::id::Index;
 
 /// Sessions, log time and state of one group, as of one index.
@@ -151,6 +152,7 @@ impl<S: StateMachine> Machine<S> {
         };
         match known.admit(sequence) {
             Admit::Next => {}
+            Admit::Cached { .. } | Admit::Gone if breaks::DUPLICATE_APPLIED.on() => {}
             Admit::Cached { index, code, payload } => {
                 return sink.reply(index, session, sequence, code, payload);
             }
@@ -169,7 +171,9 @@ impl<S: StateMachine> Machine<S> {
             _ => self.effects.code = Code::BAD_KIND,
         }
         let Effects { code, ref reply, .. } = self.effects;
-        known.record(index, code, reply);
+        if sequence > known.last_sequence() || !breaks::DUPLICATE_APPLIED.on() {
+            known.record(index, code, reply);
+        }
         deliver(index, &self.effects, sink);
         sink.reply(index, session, sequence, code, reply);
     }

@@ -124,6 +124,10 @@ pub mod kind {
     pub const MAP: u8 = 18;
     /// A fair lock with fencing tokens.
     pub const LOCK: u8 = 19;
+    /// An ordered map from keys to sets of values.
+    pub const MULTIMAP: u8 = 20;
+    /// An ordered set.
+    pub const SET: u8 = 21;
     /// A queue of values or tasks.
     pub const QUEUE: u8 = 22;
     /// A fair read-write lock.
@@ -136,6 +140,8 @@ pub mod kind {
     pub const LATCH: u8 = 26;
     /// An election.
     pub const ELECTION: u8 = 27;
+    /// A tree of documents under paths.
+    pub const TREE: u8 = 30;
 }
 
 /// How fresh the answer to a query must be.

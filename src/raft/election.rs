@@ -121,7 +121,8 @@ impl Raft {
         if term > self.term && self.hears_leader() {
             return;
         }
-        if term > self.term && last >= self.terms.last() {
+        let level = last >= self.terms.last() || breaks::VOTE_FOR_SHORTER_LOG.on();
+        if term > self.term && level && !self.abstains {
             self.send_in(term, from, Body::PreVoteReply { granted: true }, out);
         } else {
             self.send(from, Body::PreVoteReply { granted: false }, out);
@@ -186,9 +187,10 @@ impl Raft {
         if over {
             return;
         }
-        let free = self.vote.is_none_or(|vote| vote == from);
+        let free = self.vote.is_none_or(|vote| vote == from) || breaks::VOTE_TWICE.on();
         // The own end counts whether durable or not: at worst a vote is refused too many.
-        let granted = free && last >= self.terms.last();
+        let level = last >= self.terms.last() || breaks::VOTE_FOR_SHORTER_LOG.on();
+        let granted = free && level && !self.abstains;
         if granted {
             if self.vote.is_none() {
                 self.enter_term(self.term, Some(from));

@@ -273,6 +273,15 @@ impl Raft {
         }
     }
 
+    /// It was in the log all the time.
+    pub(super) fn on_found(&mut self, index: Index, configuration: Configuration) {
+        let within = index <= self.terms.last().index;
+        if within && self.configurations.index() < index {
+            self.configurations.append(index, configuration);
+            self.configurations.commit(self.commit_index);
+        }
+    }
+
     /// Everything is committed up to `index`.
     pub(super) fn commit_to(&mut self, index: Index, out: &mut Vec<Output>) {
         self.commit_index = index;
@@ -310,7 +319,7 @@ impl Raft {
 
     /// Whether this node may stand for election.
     pub(super) fn may_stand(&self) -> bool {
-        self.configurations.may_vote(self.config.id)
+        !self.abstains && self.configurations.may_vote(self.config.id)
     }
 
     /// When this node may stand; never, if it has no vote.

@@ -156,6 +156,14 @@ pub enum Input {
         /// The configuration in force there, and the index of its entry.
         configuration: (Index, Configuration),
     },
+    /// A batch that could not be read when the log was opened is back, and its first entry is this
+    /// configuration. It counts if it is behind those that are known.
+    Found {
+        /// The index of its entry.
+        index: Index,
+        /// What it says.
+        configuration: Configuration,
+    },
     /// Confirm that this node is still leader, and tell the commit index that a read must see.
     Read {
         /// Names the read in its answer.
@@ -370,6 +378,8 @@ pub struct Config {
     pub seed: u64,
     /// Bytes sent to a follower and not yet acknowledged, at most. Default 8 MiB.
     pub window_bytes: u64,
+    /// Check what must hold after every step, where that is compiled in. Default: in debug builds.
+    pub checked: bool,
 }
 
 impl Config {
@@ -383,6 +393,7 @@ impl Config {
             election_max: Micros::from_millis(800),
             seed,
             window_bytes: 8 << 20,
+            checked: cfg!(debug_assertions),
         }
     }
 }

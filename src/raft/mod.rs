@@ -69,7 +69,6 @@ mod transfer;
 
 use std::mem;
 
-use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -126,6 +125,8 @@ pub struct Raft {
     /// The leader of the term, once it was heard: there is no second one, even if this node gave
     /// up hope of the first.
     term_leader: Option<NodeId>,
+    /// What this node once acknowledged may be lacking: it gives no votes and asks for none.
+    abstains: bool,
     /// Term or vote changed in this step; a `Persist` is owed.
     persist_owed: bool,
     /// The last `Persist` asked for, and the last that is durable.
@@ -231,6 +232,7 @@ impl Raft {
             term: term.max(last.term),
             vote: if behind { None } else { vote },
             term_leader: None,
+            abstains: false,
             persist_owed: behind,
             persist_issued: Ticket(0),
             persist_durable: Ticket(0),
@@ -268,6 +270,7 @@ impl Raft {
             Input::Readable { to } => self.on_readable(to),
             Input::Unreachable { peer } => self.on_unreachable(peer),
             Input::Compacted { base } => self.on_compacted(base),
+            Input::Found { index, configuration } => self.on_found(index, configuration),
             Input::Installed { end, configuration } => {
                 self.on_installed(end, configuration, out);
             }
@@ -283,7 +286,9 @@ impl Raft {
         self.let_go(out);
         self.persist(out);
         #[cfg(any(debug_assertions, feature = "sim"))]
-        self.check_invariants();
+        if self.config.checked {
+            self.check_invariants();
+        }
     }
 
     /// When [`Input::Tick`] is due; `None` while nothing can come of it.
@@ -343,6 +348,12 @@ impl Raft {
     #[must_use]
     pub fn durable(&self) -> Index {
         self.durable_index
+    }
+
+    /// Whether this node gives no votes and asks for none, because what it once acknowledged may be
+    /// lacking. Everything else it does as always.
+    pub fn abstain(&mut self, abstains: bool) {
+        self.abstains = abstains;
     }
 
     /// What this leader knows of the other members.
@@ -494,7 +505,7 @@ impl Raft {
 
     /// At most one `Persist` per step.
     fn persist(&mut self, out: &mut Vec<Output>) {
-        if mem::take(&mut self.persist_owed) && !breaks::VOTE_NOT_PERSISTED.on() {
+        if mem::take(&mut self.persist_owed) {
             self.persist_issued = Ticket(self.persist_issued.0 + 1);
             let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
             out.push(Output::Persist { ticket, term, vote });

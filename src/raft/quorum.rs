@@ -8,6 +8,7 @@
 //! Sets are tiny (1 to 7 voters), so the answer is counted in place instead of sorted in a copy:
 //! this runs in every step of a leader and must not allocate.
 
+use margay_log::breaks;
 use margay_log::id::NodeId;
 
 /// The greatest value that a majority of `voters` has reached, or `None` without voters.
@@ -19,7 +20,7 @@ use margay_log::id::NodeId;
 /// assert_eq!(agreed(&voters, |node| node.0 * 10), Some(20));
 /// ```
 pub fn agreed<T: Ord + Copy>(voters: &[NodeId], value: impl Fn(NodeId) -> T) -> Option<T> {
-    let majority = voters.len() / 2 + 1;
+    let majority = voters.len() / 2 + usize::from(!breaks::HALF_IS_A_QUORUM.on());
     let reached = |goal: T| voters.iter().filter(|voter| value(**voter) >= goal).count();
     voters.iter().map(|voter| value(*voter)).filter(|goal| reached(*goal) >= majority).max()
 }

@@ -51,7 +51,7 @@ impl Raft {
 
     /// Ends the round in flight if it is confirmed, and begins the next if reads wait for one.
     pub(super) fn advance_reads(&mut self, out: &mut Vec<Output>) {
-        let serve = self.may_serve();
+        let serve = self.may_serve() || breaks::READ_BEFORE_OWN_COMMIT.on();
         let Role::Leader(leader) = &self.role else { return };
         if leader.reads.waiting.is_empty() && leader.reads.confirming.is_empty() {
             return;
@@ -72,7 +72,9 @@ impl Raft {
             return;
         }
         mem::swap(&mut reads.waiting, &mut reads.confirming);
-        leader.round = Round(leader.round.0 + 1);
+        if !breaks::READ_BY_OLD_ROUND.on() || leader.round == Round(0) {
+            leader.round = Round(leader.round.0 + 1);
+        }
         reads.round = leader.round;
         reads.index = commit;
         if confirmed == Round(u64::MAX) {

@@ -140,7 +140,8 @@ impl Raft {
         }
         self.follow(from, append.round, out);
         let Append { prev, batch, configuration, commit, .. } = append;
-        if !self.has(prev) {
+        let gap = breaks::GAP_ACCEPTED.on() && prev.index > self.terms.last().index;
+        if !self.has(prev) && !gap {
             return self.reject(from, prev, out);
         }
         let taken = match batch {
@@ -157,7 +158,11 @@ impl Raft {
         follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
         let (heard, acked, acked_at) = (follower.round, follower.acked_round, follower.acked_at);
         // Not min(commit, last): what lies beyond the verified part may conflict.
-        let commit = commit.min(follower.verified);
+        let mut known = follower.verified;
+        if breaks::ACK_UNVERIFIED.on() {
+            known = self.terms.last().index;
+        }
+        let commit = commit.min(known);
         if commit > self.commit_index {
             self.commit_to(commit, out);
         }
@@ -198,6 +203,9 @@ impl Raft {
     /// Whether the log holds this entry. What is behind the snapshot is committed, so that every
     /// leader has it.
     fn has(&self, entry: EntryId) -> bool {
+        if breaks::MATCH_BY_INDEX.on() {
+            return entry.index <= self.terms.last().index;
+        }
         entry.index < self.terms.base().index || self.terms.holds(entry)
     }
 
@@ -283,6 +291,9 @@ impl Raft {
         if breaks::ACK_BEFORE_DURABLE.on() {
             matched = follower.verified;
         }
+        if breaks::ACK_UNVERIFIED.on() {
+            matched = self.durable_index;
+        }
         follower.acked = matched;
         follower.acked_round = round;
         follower.acked_at = self.now;
@@ -336,6 +347,9 @@ impl Raft {
         hear(peer, round, now);
         if peer.ignore_reject(prev) {
             return;
+        }
+        if breaks::HINT_AS_MATCH.on() {
+            peer.on_ack(hint.index);
         }
         match probe {
             Some(entry) => peer.become_probe(entry.index),

@@ -52,6 +52,11 @@ impl<S: StateMachine> Replica<S> {
             match self.log.read(applied, budget, &mut batches) {
                 Read::Cached => {}
                 Read::Pending(ticket) => self.apply_fetch = Some(ticket),
+                // It is being asked for.
+                Read::Damaged if self.has_others() => {
+                    self.batches = batches;
+                    return Ok(());
+                }
                 Read::End | Read::Gone | Read::Damaged => {
                     return Err(Fatal::Damaged { group: self.config.group, behind: applied });
                 }

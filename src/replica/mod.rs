@@ -21,6 +21,7 @@ pub mod leadership;
 pub mod membership;
 mod outputs;
 mod pending;
+mod repair;
 mod requests;
 mod snapshot;
 
@@ -35,13 +36,14 @@ use margay_log::format::BATCH_MAX;
 use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::{Log, Opened};
 
-use crate::config::SNAPSHOT_AFTER;
+use crate::config::{SCRUB_PAUSE, SNAPSHOT_AFTER};
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::message::{Config, Input, Output, Restored};
 use crate::raft::{Raft, message};
 use crate::wire::GroupStatus;
 use crate::wire::peer::PeerMessage;
+use crate::wire::repair::{ChainQuery, RepairReply, RepairRequest};
 use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
 use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
@@ -49,6 +51,8 @@ use front::Front;
 use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
+pub use repair::RepairCounts;
+use repair::Repairs;
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
 
@@ -114,6 +118,8 @@ pub struct ReplicaConfig {
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.
     pub snapshot_chunk: usize,
+    /// Pause between two pieces of at most 1 MiB that are looked through for rot; 0 for never.
+    pub scrub_pause: Micros,
 }
 
 impl ReplicaConfig {
@@ -135,6 +141,7 @@ impl ReplicaConfig {
             settled: Micros::from_millis(5_000),
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
+            scrub_pause: SCRUB_PAUSE,
         }
     }
 }
@@ -214,6 +221,8 @@ pub struct Replica<S: StateMachine> {
     front: Front,
     /// Reads and confirmations that wait for a round or for an index.
     pending: Pending,
+    /// Damage, and what is done about it.
+    repairs: Repairs,
     /// Who should lead.
     leadership: Leadership,
     /// Snapshots of the machine.
@@ -304,6 +313,7 @@ impl<S: StateMachine> Replica<S> {
             machine: Machine::new(state),
             front: Front::default(),
             pending: Pending::default(),
+            repairs: Repairs::default(),
             leadership: Leadership::new(config.settled),
             snapshots,
             outputs: VecDeque::new(),
@@ -331,6 +341,7 @@ impl<S: StateMachine> Replica<S> {
             config,
         };
         replica.begin_restore();
+        replica.begin_repair(opened.report.rotten.len());
         Ok(replica)
     }
 
@@ -358,6 +369,21 @@ impl<S: StateMachine> Replica<S> {
             Kind::SnapshotAck => {
                 self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
                 return Ok(());
+            }
+            Kind::ChainQuery => {
+                let reply = self.chain_reply(ChainQuery::decode(frame)?);
+                self.frame.clear();
+                reply.encode(&mut self.frame);
+                host.peer(from, &self.frame, None);
+                return Ok(());
+            }
+            Kind::RepairRequest => {
+                self.on_repair_request(now, from, RepairRequest::decode(frame)?, host);
+                return Ok(());
+            }
+            Kind::RepairReply => {
+                let reply = RepairReply::decode(frame)?;
+                return self.on_repair_reply(now, from, reply, batch, host);
             }
             _ => {}
         }
@@ -451,6 +477,7 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         if let Some(read) = progress.read {
+            self.on_read_for_repair(now, read, host);
             if self.apply_fetch == Some(read) {
                 self.apply_fetch = None;
             }
@@ -491,6 +518,7 @@ impl<S: StateMachine> Replica<S> {
         self.answer_change(host);
         self.serve_reads(now, host);
         self.flush_snapshots(now, host);
+        self.flush_repairs(now, host);
         if self.resting {
             self.log.mark();
         }
@@ -516,8 +544,9 @@ impl<S: StateMachine> Replica<S> {
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
         let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
         let (log, snapshots) = (self.log.deadline(), self.snapshots.deadline());
-        let change = self.change_deadline();
-        let deadlines = [now, raft, leadership, change, log, timer, session, listen, snapshots];
+        let (change, repair) = (self.change_deadline(), self.repair_deadline());
+        let deadlines =
+            [now, raft, leadership, change, log, timer, session, listen, snapshots, repair];
         deadlines.into_iter().flatten().min()
     }
 

@@ -5,6 +5,7 @@
 
 use margay_log::Read;
 use margay_log::batch::Batch;
+use margay_log::breaks;
 use margay_log::format::EntryHeader;
 use margay_log::id::{Chain, EntryId, Index, Micros, NodeId, Term};
 
@@ -55,6 +56,9 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn run_outputs(&mut self, now: Micros, host: &mut dyn Host) {
         while let Some(output) = self.outputs.pop_front() {
             match output {
+                Output::Persist { ticket, .. } if breaks::VOTE_NOT_PERSISTED.on() => {
+                    self.step(now, Input::Persisted { ticket });
+                }
                 Output::Persist { ticket, term, vote } => {
                     let written = self.log.set_meta(&encode_meta(term, vote));
                     self.persisting.push_back((written, ticket));
@@ -128,7 +132,9 @@ impl<S: StateMachine> Replica<S> {
             }
             Read::Pending(ticket) => self.fetching.push((ticket, to)),
             Read::End => {}
-            Read::Gone | Read::Damaged => {
+            // Nobody is sent what this node cannot read; it is being asked for.
+            Read::Damaged => self.repairs.waiting.push(to),
+            Read::Gone => {
                 tracing::warn!(group = self.config.group.0, %to, %after,
                     "what this follower needs cannot be read from the log");
             }

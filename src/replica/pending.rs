@@ -189,7 +189,7 @@ impl<S: StateMachine> Replica<S> {
         self.machine.applied() >= index && self.applied_sequence(waiting.session) >= after
     }
 
-    fn serve_read(&mut self, now: Micros, waiting: &Waiting, host: &mut dyn Host) {
+    pub(super) fn serve_read(&mut self, now: Micros, waiting: &Waiting, host: &mut dyn Host) {
         let Waiting { conn, session, ref want, .. } = *waiting;
         let index = self.machine.applied();
         let Some(out) = host.client(conn) else { return };

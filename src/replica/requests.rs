@@ -5,6 +5,7 @@
 //! behind it.
 
 use margay_log::Space;
+use margay_log::breaks;
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Micros};
 
@@ -15,8 +16,9 @@ use crate::machine::{
     Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
     session,
 };
-use crate::wire::Frame;
 use crate::wire::client::{RefusedOf, Request, Response};
+use crate::wire::repair::ChainQuery;
+use crate::wire::{Frame, Kind};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
@@ -43,6 +45,13 @@ impl<S: StateMachine> Replica<S> {
         frame: &Frame<'_>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
+        if frame.kind == Kind::ChainQuery {
+            let reply = self.chain_reply(ChainQuery::decode(frame)?);
+            if let Some(out) = host.client(conn) {
+                reply.encode(out);
+            }
+            return Ok(());
+        }
         let request = Request::decode(frame)?;
         if self.halted.is_some() && !matches!(request, Request::Status { .. }) {
             // Another node may run a program that can go on.
@@ -134,11 +143,12 @@ impl<S: StateMachine> Replica<S> {
         if led.expiring {
             return Err((Code::SESSION_EXPIRED, Micros(0)));
         }
-        if arrived.sequence <= proposed {
+        let again = breaks::DUPLICATE_APPLIED.on() && arrived.sequence.0 == proposed.0;
+        if arrived.sequence <= proposed && !again {
             self.on_duplicate(conn, session, arrived.sequence, host);
             return Ok(());
         }
-        if arrived.sequence.0 != proposed.0 + 1 {
+        if arrived.sequence.0 != proposed.0 + 1 && !again {
             return Err((Code::SEQUENCE_GAP, Micros(0)));
         }
         if proposed.0 - applied.0 >= self.config.session_in_flight
@@ -204,6 +214,9 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let Some(out) = host.client(conn) else { return };
         match self.machine.admit(session, sequence) {
+            Admit::Cached { index, code, .. } if breaks::DUPLICATE_ANSWERED_EMPTY.on() => {
+                Response::Reply { sequence, index, code, payload: &[] }.encode(out);
+            }
             Admit::Cached { index, code, payload } => {
                 Response::Reply { sequence, index, code, payload }.encode(out);
             }
@@ -356,6 +369,10 @@ impl<S: StateMachine> Replica<S> {
         if let Some((code, retry)) = refused {
             return self.refuse(host, conn, RefusedOf::Session(session), code, retry);
         }
+        if breaks::KEEP_ALIVE_UNCONFIRMED.on() {
+            let want = Want::KeepAlive;
+            return self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
+        }
         self.gather(now, conn, session, Want::KeepAlive, host);
     }
 
@@ -402,7 +419,7 @@ impl<S: StateMachine> Replica<S> {
         let Some(out) = host.client(conn) else { return };
         let index = self.machine.applied();
         Response::Subscribed { id, index }.encode(out);
-        if let Some(after) = after {
+        if let Some(after) = after.filter(|_| !breaks::EVENT_LOST.on()) {
             self.send_missed(out, id, resource, after, filter);
         }
         self.front.subscribe(conn, id, resource, filter);

@@ -179,6 +179,13 @@ pub(super) mod limit {
         keys.iter().try_for_each(|key| self::key(key))
     }
 
+    pub(in super::super) fn values(values: &ArchivedVec<ArchivedVec<u8>>) -> Result<(), Code> {
+        if values.len() > KEYS_MAX {
+            return Err(Code::TOO_MANY_KEYS);
+        }
+        values.iter().try_for_each(|value| self::value(value))
+    }
+
     /// The end of a range. One byte more than a key may have: the least key above another is that
     /// and a zero.
     pub(in super::super) fn bound(bound: &ArchivedOption<ArchivedVec<u8>>) -> Result<(), Code> {

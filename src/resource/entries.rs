@@ -119,7 +119,7 @@ pub(super) struct Entries<T: Extra = ()> {
     /// Sessions that are over and still own something, and since when.
     ended: OrdMap<SessionId, Due>,
     /// What was cleared, until somebody takes it.
-    waste: Option<Box<Entries<T>>>,
+    waste: Vec<Entries<T>>,
 }
 
 impl<T: Extra> Default for Entries<T> {
@@ -129,7 +129,7 @@ impl<T: Extra> Default for Entries<T> {
             deadlines: Timers::default(),
             owned: OrdSet::new(),
             ended: OrdMap::new(),
-            waste: None,
+            waste: Vec::new(),
         }
     }
 }
@@ -149,6 +149,11 @@ impl<T: Extra> Entries<T> {
             life.due.is_some_and(|due| due <= now)
         };
         self.held.len() - due - orphans.filter(|key| !is_due(key)).count()
+    }
+
+    /// How many entries there are, over or not: no less than [`Entries::len`], and quick.
+    pub(super) fn len_at_most(&self) -> usize {
+        self.held.len()
     }
 
     /// Why an entry is gone though it is still here: the event that tells of it.
@@ -228,13 +233,14 @@ impl<T: Extra> Entries<T> {
     /// Removes all entries without a word.
     pub(super) fn discard(&mut self) {
         let mut all = std::mem::take(self);
-        assert!(all.waste.take().is_none(), "waste is taken after each command");
-        self.waste = Some(Box::new(all));
+        self.waste = std::mem::take(&mut all.waste);
+        self.waste.push(all);
     }
 
     /// What was cleared: to be freed bit by bit.
     pub(super) fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
-        self.waste.take().map(|waste| waste as Box<dyn Waste>)
+        let waste = std::mem::take(&mut self.waste);
+        (!waste.is_empty()).then(|| Box::new(waste) as Box<dyn Waste>)
     }
 
     fn take(&mut self, key: &[u8]) -> Option<Held<T>> {
@@ -400,14 +406,15 @@ impl<T: Extra> Entries<T> {
 const ITEM_ENDED: u8 = 1;
 const ITEM_ENTRY: u8 = 2;
 
-impl<T: Extra> Waste for Entries<T> {
+impl<T: Extra> Waste for Vec<Entries<T>> {
     fn shed(&mut self, limit: usize) -> bool {
         for _ in 0..limit {
-            let held = self.held.remove_min().is_some();
-            let timer = self.deadlines.pop_due(LogTime(u64::MAX)).is_some();
-            let owned = self.owned.remove_min().is_some();
+            let Some(last) = self.last_mut() else { return false };
+            let held = last.held.remove_min().is_some();
+            let timer = last.deadlines.pop_due(LogTime(u64::MAX)).is_some();
+            let owned = last.owned.remove_min().is_some();
             if !(held || timer || owned) {
-                return false;
+                self.pop();
             }
         }
         true

@@ -16,6 +16,7 @@ pub mod handle;
 pub mod latch;
 pub mod lock;
 pub mod map;
+pub mod multimap;
 pub mod own;
 pub mod queue;
 pub mod registry;
@@ -23,8 +24,10 @@ pub mod reply;
 mod ring;
 pub mod rwlock;
 pub mod semaphore;
+pub mod set;
 pub mod snapshot;
 pub mod transaction;
+pub mod tree;
 pub mod typed;
 pub mod value;
 pub mod waiters;
@@ -39,13 +42,16 @@ pub use handle::{Handle, Removal, Swap, Versioned};
 pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
 pub use map::Map;
+pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use queue::{Queue, Task};
 pub use registry::Registry;
 pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
+pub use set::Set;
 pub use transaction::Transaction;
+pub use tree::Tree;
 pub use value::Value;
 
 use crate::machine::clock::Due;
@@ -253,6 +259,18 @@ static TYPES: &[Type] = &[
     },
     Type { kind: kind::QUEUE, name: "queue", check: queue::check, create: queue::create },
     Type {
+        kind: kind::MULTIMAP,
+        name: "multimap",
+        check: multimap::check,
+        create: without_options::<multimap::MultimapState>,
+    },
+    Type {
+        kind: kind::SET,
+        name: "set",
+        check: set::check,
+        create: without_options::<set::SetState>,
+    },
+    Type {
         kind: kind::RW_LOCK,
         name: "read-write lock",
         check: rwlock::check,
@@ -271,6 +289,12 @@ static TYPES: &[Type] = &[
         name: "election",
         check: election::check,
         create: without_options::<election::ElectionState>,
+    },
+    Type {
+        kind: kind::TREE,
+        name: "document tree",
+        check: tree::check,
+        create: without_options::<tree::TreeState>,
     },
 ];
 

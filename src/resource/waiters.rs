@@ -10,6 +10,7 @@ use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::{Due, Timers};
 use crate::machine::{Code, LogTime, SessionId};
 use imbl::OrdMap;
+use margay_log::breaks;
 use margay_log::id::Index;
 use std::cmp::Reverse;
 
@@ -66,6 +67,11 @@ impl Waiters {
     /// The one whose turn is next.
     #[must_use]
     pub fn first(&self) -> Option<(Index, Waiter)> {
+        if breaks::HASH_ORDER.on() {
+            use std::hash::BuildHasher;
+            let order = std::hash::RandomState::new();
+            return self.iter().min_by_key(|(index, _)| order.hash_one(index.0));
+        }
         match self.front.get_min() {
             Some((_, index)) => Some((*index, self.queue[index])),
             None => self.queue.get_min().copied(),

@@ -93,11 +93,10 @@ pub fn resources() -> MakeGroup {
 pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Replica<S>, Error> {
     let Seed { cluster, group, node, founders, opened, snapshot_after } = seed;
     let failed = |cause: String| Error::Log { group: group.0, cause };
-    // The server refuses damage before it opens a log; whoever opens one otherwise must not vote
-    // with it either.
-    if let Some(&Damage { segment, offset, index, cause, .. }) = opened.report.damage.as_ref() {
-        let damaged = margay_log::Error::Damaged { segment, offset, index, cause };
-        return Err(failed(damaged.to_string()));
+    if let Some(&Damage { segment, offset, index, until, cause }) = opened.report.damage.as_ref() {
+        let file = margay_log::error::segment_file(segment);
+        tracing::error!(group = group.0, file, offset, %index, %until,
+            "the log is damaged: {cause}; the leader will bring what is lacking");
     }
     for torn in &opened.report.torn {
         tracing::info!(

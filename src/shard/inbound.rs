@@ -13,6 +13,7 @@ use crate::machine::Code;
 use crate::replica::{ConnId, Fault};
 use crate::wire::client::{RefusedOf, Response};
 use crate::wire::peer::PeerMessage;
+use crate::wire::repair::RepairReply;
 use crate::wire::{self, Hello, HelloKind, Kind};
 
 /// Whom the frames of a connection are for.
@@ -206,12 +207,14 @@ impl Shard {
                 result.map_err(Stop::Fault)
             }
             Role::Peer { slot, from } => {
-                if frame.kind == Kind::Append {
-                    let length = PeerMessage::decode(frame)?.batch_length as usize;
-                    if length > 0 {
-                        *intake = Some(Intake::new(bytes, length));
-                        return Ok(());
-                    }
+                let length = match frame.kind {
+                    Kind::Append => PeerMessage::decode(frame)?.batch_length,
+                    Kind::RepairReply => RepairReply::decode(frame)?.batch_length,
+                    _ => 0,
+                };
+                if length > 0 {
+                    *intake = Some(Intake::new(bytes, length as usize));
+                    return Ok(());
                 }
                 let (replica, mut view) = self.group(slot);
                 let now = view.net.now;

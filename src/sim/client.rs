@@ -40,6 +40,8 @@ struct Shared {
     safe_until: Option<Micros>,
     /// No new work: finish what is under way.
     closing: bool,
+    /// Nothing will come any more, not even a last look.
+    leaving: bool,
     sleeping: Option<Micros>,
 }
 
@@ -70,6 +72,11 @@ impl Desk {
     /// Whether the programs should come to their end.
     pub(super) fn closing(&self) -> bool {
         self.shared().closing
+    }
+
+    /// Whether nothing will be answered any more.
+    pub(super) fn leaving(&self) -> bool {
+        self.shared().leaving
     }
 
     /// Resolves when the time has come. Whoever sleeps says so again each time programs run.
@@ -200,6 +207,14 @@ impl Client {
     /// The programs should come to their end.
     pub(super) fn close(&mut self) {
         self.desk.shared().closing = true;
+    }
+
+    /// The client goes: all that is under way ends now, and no new work begins.
+    pub(super) fn leave(&mut self, now: Micros) {
+        self.desk.shared().closing = true;
+        self.desk.shared().leaving = true;
+        self.session.close(now);
+        self.told = true;
     }
 
     /// Lets the programs run as far as they can, and gives the session what they asked for.

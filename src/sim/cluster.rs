@@ -4,25 +4,32 @@
 //! ends the turn. Disk operations end after a drawn time, in any order; a crash resolves those
 //! under way as a power cut does.
 
+mod links;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use margay_log::batch::{BATCH_OFFSET, Batch};
+use margay_log::breaks;
 use margay_log::buffer::Buffer;
-use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
-use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
+use margay_log::disk::{Disk, Op};
+use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
 use margay_log::rng::Rng;
 
+use self::links::Link;
+use super::clock::Clock;
 use super::network::{End, Network, Weather};
-use super::node::Node;
+use super::node::{Node, batch_of};
+use super::queue::Queue;
 use super::trace::Trace;
 use super::{Failure, Summary};
 use crate::machine::StateMachine;
-use crate::raft::message::Config;
+use crate::raft::message::{Config, RoleKind};
 use crate::replica::membership::Member;
-use crate::replica::{ConnId, Replica, ReplicaConfig};
-use crate::wire::{self, Hello};
+use crate::replica::{ConnId, Fatal, Replica, ReplicaConfig};
+use crate::wire;
+use crate::wire::peer::PeerMessage;
 
 /// What happens at some time.
 pub(super) enum Event {
@@ -40,27 +47,24 @@ pub(super) enum Event {
     Disk { node: usize, boot: u64 },
     /// The end of a node's turn.
     Turn { node: usize, boot: u64 },
+    /// A node's deadline has come; void where it has moved.
+    Wake { node: usize, boot: u64, due: Micros },
     /// A client looks at its deadlines, or does its next operation.
     Client { client: usize },
+    /// A client goes, with a farewell or without, and another comes in its place.
+    Replace { client: usize, farewell: bool },
+    /// The power of a node goes, if this is still its boot.
+    Crash { node: usize, boot: u64 },
     /// A node that is down since its `boot` starts.
     Start { node: usize, boot: u64 },
+    /// A write of an earlier boot reaches a disk after all.
+    Late { node: usize, op: Op },
+    /// All links of a node are cut, or mended.
+    Isolate { node: usize, cut: bool },
+    /// All links are mended.
+    Heal,
     /// The next fault.
     Nemesis,
-}
-
-/// A client's connection.
-pub(super) struct Link {
-    pub client: usize,
-    pub node: usize,
-    boot: u64,
-    /// Arrived and not yet whole frames.
-    inbox: Vec<u8>,
-    greeted: bool,
-    /// Bytes do not overtake each other.
-    to_node_at: Micros,
-    to_client_at: Micros,
-    node_end: bool,
-    client_end: bool,
 }
 
 /// See the module's text.
@@ -71,14 +75,17 @@ pub(super) struct Cluster<S: StateMachine> {
     pub network: Network,
     pub links: BTreeMap<ConnId, Link>,
     pub trace: Trace,
-    queue: BTreeMap<(Micros, u64), Event>,
-    scheduled: u64,
+    queue: Queue<Event>,
     conns: u64,
     cluster: ClusterId,
     members: Vec<Member>,
     state: fn() -> S,
     /// How many clients there are.
     pub clients: usize,
+    /// When the leader of a term had first committed something of its own.
+    committed_first: BTreeMap<Term, Micros>,
+    /// New leaders crash within this time, some of them.
+    pub reign: Option<Micros>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
     /// How long a voter must have been well before leadership moves to it.
@@ -99,7 +106,8 @@ impl<S: StateMachine> Cluster<S> {
                 let (id, incarnation) = (NodeId(n as u32), Incarnation(rng.next_u64() | 1));
                 let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
                 members.push(Member { id, name, address, incarnation });
-                Node::new(id, incarnation, SimDisk::new(rng.next_u64()))
+                let disk = SimDisk::new(rng.next_u64());
+                Node::new(id, incarnation, disk, Clock::draw(&mut rng))
             })
             .collect();
         Cluster {
@@ -108,13 +116,14 @@ impl<S: StateMachine> Cluster<S> {
             network: Network::new(Weather::FAIR),
             links: BTreeMap::new(),
             trace,
-            queue: BTreeMap::new(),
-            scheduled: 0,
+            queue: Queue::new(),
             conns: 0,
             cluster: ClusterId(seed | 1),
             members,
             state,
             clients: 0,
+            committed_first: BTreeMap::new(),
+            reign: None,
             disk_latency: 100 + rng.below(2_000),
             settled: Micros::from_millis(100 + rng.below(2_000)),
             snapshot_after: 4 << 10 << rng.below(5),
@@ -125,15 +134,56 @@ impl<S: StateMachine> Cluster<S> {
     }
 
     pub(super) fn schedule(&mut self, after: Micros, event: Event) {
-        self.scheduled += 1;
-        self.queue.insert((self.now.after(after), self.scheduled), event);
+        self.queue.push(self.now.after(after), event);
     }
 
     /// The next event; time moves to it.
     pub(super) fn next(&mut self) -> Option<Event> {
-        let ((at, _), event) = self.queue.pop_first()?;
+        let (at, event) = self.queue.pop()?;
         self.now = self.now.max(at);
         Some(event)
+    }
+
+    /// Puts an event into the trace.
+    pub(super) fn note(&mut self, event: &Event) {
+        let now = self.now;
+        let trace = &mut self.trace;
+        match *event {
+            Event::Peer { to, from, ref frame, .. } => {
+                let sum = u64::from(crc32c::crc32c(frame));
+                let to = self.nodes[to].id;
+                let message = if trace.is_full() { wire::decode(frame).ok() } else { None };
+                let message = message.and_then(|frame| PeerMessage::decode(&frame).ok());
+                let message = message.map(|peer| peer.message);
+                let numbers = [u64::from(from.0), u64::from(to.0), sum];
+                trace.event(now, numbers, format_args!("{from} -> {to} {message:?}"));
+            }
+            Event::ToNode { conn, ref bytes } => {
+                let sum = u64::from(crc32c::crc32c(bytes));
+                let length = bytes.len();
+                let what = format_args!("client -> node on {}: {length} bytes", conn.0);
+                trace.event(now, [100, conn.0, sum], what);
+            }
+            Event::ToClient { conn, ref bytes } => {
+                let sum = u64::from(crc32c::crc32c(bytes));
+                let length = bytes.len();
+                let what = format_args!("node -> client on {}: {length} bytes", conn.0);
+                trace.event(now, [101, conn.0, sum], what);
+            }
+            Event::Connected { client, conn } => {
+                let what = format_args!("client {client} is connected by {}", conn.0);
+                trace.event(now, [102, conn.0, client as u64], what);
+            }
+            Event::Broken { conn, at } => {
+                let what = format_args!("{at:?} learns that {} is gone", conn.0);
+                trace.event(now, [103, conn.0, 0], what);
+            }
+            Event::Disk { node, boot } => {
+                let what = format_args!("disk {node} has done something");
+                trace.event(now, [104, node as u64, boot], what);
+            }
+            _ => {}
+        }
     }
 
     /// What comes for a node that is paused waits for it, in about the order in which it came.
@@ -141,7 +191,7 @@ impl<S: StateMachine> Cluster<S> {
         let node = match event {
             Event::Peer { to, .. } => to,
             Event::ToNode { conn, .. } => self.links.get(&conn)?.node,
-            Event::Disk { node, .. } | Event::Turn { node, .. } => node,
+            Event::Disk { node, .. } | Event::Turn { node, .. } | Event::Wake { node, .. } => node,
             _ => return Some(event),
         };
         let until = self.nodes[node].paused_until;
@@ -172,13 +222,17 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn start(&mut self, at: usize) -> Result<(), Failure> {
         let seed = self.rng.next_u64();
         let node = &mut self.nodes[at];
-        assert!(!node.is_up());
+        assert!(!node.is_up() && !node.gone);
         node.boot += 1;
-        let raft = Config::new(node.id, seed);
+        node.landed.clear();
+        node.fails = false;
+        let shown = node.clock.at(self.now);
+        let raft = Config { checked: true, ..Config::new(node.id, seed) };
         let members = self.members.clone();
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
+            scrub_pause: Micros::from_millis(50),
             // So that leadership is handed over again and again.
             settled: self.settled,
             ..ReplicaConfig::new(self.cluster, GroupId(0), members, raft)
@@ -190,15 +244,27 @@ impl<S: StateMachine> Cluster<S> {
             segment_first: self.segment_first,
             segment_max: 512 << 10,
             tail_bytes: 256 << 10,
+            keep_rotten: true,
             ..margay_log::Options::default()
         };
-        let opened = margay_log::open(&mut node.disk, options)
-            .map_err(|error| Failure::new("log opens after a crash", error.to_string()))?;
-        if let Some(damage) = &opened.report.damage {
+        let opened = match margay_log::open(&mut node.disk, options) {
+            Ok(opened) => opened,
+            // Nothing to go on in: it is tried again.
+            Err(_) if node.full => {
+                let boot = node.boot;
+                self.schedule(Micros::from_millis(500), Event::Start { node: at, boot });
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(Failure::new("logs open after a crash", error.to_string()));
+            }
+        };
+        let damage = opened.report.damage.as_ref().filter(|_| !node.rotten);
+        if let Some(damage) = damage {
             return Err(Failure::new("no damage without rot", format!("{}: {damage:?}", node.id)));
         }
         self.trace.line(self.now, format_args!("{} starts at {}", node.id, opened.log.last()));
-        let replica = Replica::new(config, opened, (self.state)(), self.now)
+        let replica = Replica::new(config, opened, (self.state)(), shown)
             .map_err(|error| Failure::new("replica starts", error.to_string()))?;
         node.replica = Some(replica);
         node.wake = None;
@@ -211,9 +277,29 @@ impl<S: StateMachine> Cluster<S> {
     pub(super) fn crash(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         self.trace.line(self.now, format_args!("{} crashes", node.id));
+        if breaks::OLD_WRITE_LANDS.on() {
+            for op in node.disk.abandon() {
+                let late = Micros(self.rng.below(2_000_000));
+                self.queue.push(self.now.after(late), Event::Late { node: at, op });
+            }
+        }
+        node.disk.power_cut(&mut self.rng);
+        self.stop(at);
+    }
+
+    /// Crashes a node; it starts again within the time, in microseconds.
+    pub(super) fn crash_for(&mut self, at: usize, within: u64) {
+        self.crash(at);
+        let boot = self.nodes[at].boot;
+        let down = Micros(self.rng.below(within));
+        self.schedule(down, Event::Start { node: at, boot });
+    }
+
+    /// The process of a node is gone.
+    pub(super) fn stop(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
         node.replica = None;
         node.out = Default::default();
-        node.disk.power_cut(&mut self.rng);
         let conns: Vec<ConnId> =
             self.links.iter().filter(|(_, link)| link.node == at).map(|(&conn, _)| conn).collect();
         for conn in conns {
@@ -226,7 +312,7 @@ impl<S: StateMachine> Cluster<S> {
     fn tell_peers_down(&mut self, down: usize) {
         let peer = self.nodes[down].id;
         for at in 0..self.nodes.len() {
-            let now = self.now;
+            let now = self.nodes[at].clock.at(self.now);
             let node = &mut self.nodes[at];
             if at == down || !self.network.reaches(End::Node(down), End::Node(at)) {
                 continue;
@@ -258,9 +344,9 @@ impl<S: StateMachine> Cluster<S> {
         frame: &[u8],
         batch: Option<&Arc<Batch>>,
     ) -> Result<(), Failure> {
-        let now = self.now;
         let sender = End::Node(from.0 as usize - 1);
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         let Some(replica) = &mut node.replica else { return Ok(()) };
         if !self.network.reaches(sender, End::Node(at)) {
             return Ok(());
@@ -282,59 +368,144 @@ impl<S: StateMachine> Cluster<S> {
 
     /// One disk operation ends, drawn from those under way.
     pub(super) fn on_disk(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
-        let now = self.now;
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
         let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        let landing = node.disk.in_flight().nth(which).and_then(batch_of);
+        node.landed.extend(landing.map(|(last, chain)| (last, chain.0)));
         node.disk.complete(which);
         let mut done = Vec::new();
         node.disk.poll(false, &mut done);
         let Some(replica) = &mut node.replica else { return Ok(()) };
         let before = replica.snapshot_counts();
         for done in done {
-            replica
-                .on_disk(now, done, &mut node.out)
-                .map_err(|fatal| Failure::new("the disk works", fatal.to_string()))?;
+            if let Err(fatal) = replica.on_disk(now, done, &mut node.out) {
+                return self.fail(at, &fatal);
+            }
         }
         let after = replica.snapshot_counts();
         self.counted.snapshots += after.made - before.made;
         self.counted.installs += after.installed - before.installed;
+        node.check_durable()?;
         self.turn_soon(at);
+        Ok(())
+    }
+
+    /// A replica says that it must not go on. It may where its disk was made to fail.
+    fn fail(&mut self, at: usize, fatal: &Fatal) -> Result<(), Failure> {
+        let node = &mut self.nodes[at];
+        if !node.fails {
+            return Err(Failure::new("replicas do not stop", fatal.to_string()));
+        }
+        self.trace.line(self.now, format_args!("{} stops: {fatal}", node.id));
+        node.disk.kill(&mut self.rng);
+        self.stop(at);
+        let boot = self.nodes[at].boot;
+        let down = Micros(self.rng.below(1_000_000));
+        self.schedule(down, Event::Start { node: at, boot });
         Ok(())
     }
 
     /// Ends a node's turn and carries out what it wants.
     pub(super) fn on_turn(&mut self, at: usize, boot: u64) -> Result<(), Failure> {
-        let now = self.now;
         let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
         if node.boot != boot || !node.is_up() {
             return Ok(());
         }
         node.turning = false;
-        node.wake = None;
         let Some(replica) = &mut node.replica else { return Ok(()) };
-        replica
-            .flush(now, &mut node.out)
-            .map_err(|fatal| Failure::new("replicas do not stop", fatal.to_string()))?;
-        self.carry_out(at);
+        if let Err(fatal) = replica.flush(now, &mut node.out) {
+            return self.fail(at, &fatal);
+        }
+        self.note_role(at);
+        self.carry_out(at)?;
         self.wake_at_deadline(at);
         Ok(())
+    }
+
+    fn note_role(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(replica) = &node.replica else { return };
+        let raft = replica.raft();
+        if raft.may_serve() {
+            self.committed_first.entry(raft.term()).or_insert(self.now);
+        }
+        let role = (raft.role(), raft.term());
+        if node.role != Some(role) {
+            node.role = Some(role);
+            let (role, term) = role;
+            let last = raft.last();
+            let what = format_args!("{} is {role:?} in {term}, its log ends at {last}", node.id);
+            self.trace.line(self.now, what);
+            let boot = node.boot;
+            if let Some(reign) = self.reign.filter(|_| role == RoleKind::Leader) {
+                self.end_reign(at, boot, reign);
+            }
+        }
+    }
+
+    /// A new leader crashes before long, or leaves behind what nobody else has, or goes on.
+    fn end_reign(&mut self, at: usize, boot: u64, reign: Micros) {
+        match self.rng.below(3) {
+            0 => {
+                let within = Micros(self.rng.below(reign.0));
+                self.schedule(within, Event::Crash { node: at, boot });
+            }
+            1 => {
+                for other in (0..self.nodes.len()).filter(|&other| other != at) {
+                    self.network.cut(End::Node(at), End::Node(other));
+                }
+                let within = Micros(1_000 + self.rng.below(100_000));
+                self.schedule(within, Event::Crash { node: at, boot });
+                self.schedule(within, Event::Isolate { node: at, cut: false });
+            }
+            _ => {}
+        }
+    }
+
+    /// Cuts all links of a node, or mends them.
+    pub(super) fn isolate(&mut self, node: usize, cut: bool) {
+        let word = if cut { "cut off" } else { "reached again" };
+        self.trace.line(self.now, format_args!("node {node} is {word}"));
+        let nodes = (0..self.nodes.len()).filter(|&other| other != node).map(End::Node);
+        for end in nodes.chain((0..self.clients).map(End::Client)) {
+            if cut {
+                self.network.cut(End::Node(node), end);
+                self.network.cut(end, End::Node(node));
+            } else {
+                self.network.mend(End::Node(node), end);
+                self.network.mend(end, End::Node(node));
+            }
+        }
+    }
+
+    /// A deadline has come.
+    pub(super) fn on_wake(&mut self, at: usize, boot: u64, due: Micros) -> Result<(), Failure> {
+        let node = &mut self.nodes[at];
+        if node.boot != boot || node.wake != Some(due) {
+            return Ok(());
+        }
+        node.wake = None;
+        self.on_turn(at, boot)
     }
 
     fn wake_at_deadline(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let Some(deadline) = node.replica.as_ref().and_then(Replica::deadline) else { return };
+        let deadline = node.clock.when(deadline);
         if !node.turning && node.wake.is_none_or(|wake| deadline < wake) {
             node.wake = Some(deadline);
             let boot = node.boot;
             let in_a_while = Micros(deadline.since(self.now).0 + 1 + self.rng.below(50));
-            self.schedule(in_a_while, Event::Turn { node: at, boot });
+            self.schedule(in_a_while, Event::Wake { node: at, boot, due: deadline });
         }
     }
 
-    fn carry_out(&mut self, at: usize) {
+    fn carry_out(&mut self, at: usize) -> Result<(), Failure> {
         let out = &mut self.nodes[at].out;
         let ops = std::mem::take(&mut out.ops);
         let peers = std::mem::take(&mut out.peers);
@@ -348,7 +519,9 @@ impl<S: StateMachine> Cluster<S> {
         let (boot, from) = (self.nodes[at].boot, self.nodes[at].id);
         for op in ops {
             self.nodes[at].disk.submit(op);
-            let takes = Micros(20 + self.rng.below(self.disk_latency));
+            let (times, until) = self.nodes[at].slow;
+            let times = if until > self.now { times } else { 1 };
+            let takes = Micros((20 + self.rng.below(self.disk_latency)) * times);
             self.schedule(takes, Event::Disk { node: at, boot });
         }
         for peer in peers {
@@ -360,173 +533,11 @@ impl<S: StateMachine> Cluster<S> {
             }
         }
         for (conn, bytes) in clients {
-            self.send_to_client(conn, bytes);
+            self.send_to_client(conn, bytes)?;
         }
         for conn in closing {
             self.break_link(conn, None);
         }
-    }
-
-    /// A client wants a connection. Tells how it is named; whether it came about, an event will
-    /// say.
-    pub(super) fn connect(&mut self, client: usize, node: usize) -> ConnId {
-        self.conns += 1;
-        let conn = ConnId(self.conns);
-        let delay = self.network.delay(&mut self.rng);
-        let link = Link {
-            client,
-            node,
-            boot: self.nodes[node].boot,
-            inbox: Vec::new(),
-            greeted: false,
-            to_node_at: self.now,
-            to_client_at: self.now,
-            node_end: true,
-            client_end: true,
-        };
-        let (from, to) = (End::Client(client), End::Node(node));
-        let up = self.nodes[node].is_up()
-            && self.network.reaches(from, to)
-            && self.network.reaches(to, from);
-        self.links.insert(conn, link);
-        if up {
-            self.nodes[node].out.clients.insert(conn, Vec::new());
-            self.schedule(delay, Event::Connected { client, conn });
-        } else {
-            self.schedule(delay, Event::Broken { conn, at: from });
-        }
-        conn
-    }
-
-    /// Sends a client's bytes on their way.
-    pub(super) fn send_to_node(&mut self, conn: ConnId, bytes: Vec<u8>) {
-        let Some(link) = self.links.get(&conn) else { return };
-        let (from, to) = (End::Client(link.client), End::Node(link.node));
-        if !self.network.reaches(from, to) {
-            return self.stall(conn);
-        }
-        let delay = self.network.delay(&mut self.rng);
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        link.to_node_at = link.to_node_at.max(self.now.after(delay));
-        let after = link.to_node_at.since(self.now);
-        self.schedule(after, Event::ToNode { conn, bytes });
-    }
-
-    fn send_to_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
-        let Some(link) = self.links.get(&conn) else { return };
-        let (from, to) = (End::Node(link.node), End::Client(link.client));
-        if !self.network.reaches(from, to) {
-            return self.stall(conn);
-        }
-        let delay = self.network.delay(&mut self.rng);
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        link.to_client_at = link.to_client_at.max(self.now.after(delay));
-        let after = link.to_client_at.since(self.now);
-        self.schedule(after, Event::ToClient { conn, bytes });
-    }
-
-    /// Bytes were lost on a cut link: sooner or later both ends give the connection up.
-    fn stall(&mut self, conn: ConnId) {
-        let Some(link) = self.links.get(&conn) else { return };
-        let (client, node) = (End::Client(link.client), End::Node(link.node));
-        for at in [client, node] {
-            let patience = Micros::from_millis(100 + self.rng.below(2_000));
-            self.schedule(patience, Event::Broken { conn, at });
-        }
-    }
-
-    /// Both ends learn of it, in their own time; `dead` is an end that is beyond learning.
-    pub(super) fn break_link(&mut self, conn: ConnId, dead: Option<End>) {
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        let (client, node) = (End::Client(link.client), End::Node(link.node));
-        if dead == Some(node) {
-            link.node_end = false;
-        }
-        for at in [client, node] {
-            if dead != Some(at) {
-                let delay = self.network.delay(&mut self.rng);
-                self.schedule(delay, Event::Broken { conn, at });
-            }
-        }
-    }
-
-    /// An end learns that a connection is gone. Returns the client, if it is the one to tell.
-    pub(super) fn on_broken(&mut self, conn: ConnId, at: End) -> Option<usize> {
-        let link = self.links.get_mut(&conn)?;
-        let mut told = None;
-        match at {
-            End::Client(client) if link.client_end => {
-                link.client_end = false;
-                told = Some(client);
-            }
-            End::Node(_) if link.node_end => {
-                link.node_end = false;
-                let (at, boot) = (link.node, link.boot);
-                let node = &mut self.nodes[at];
-                node.out.clients.remove(&conn);
-                if let Some(replica) = node.replica.as_mut().filter(|_| node.boot == boot) {
-                    replica.on_client_gone(conn);
-                    self.turn_soon(at);
-                }
-            }
-            _ => {}
-        }
-        // Whoever has not noticed yet will: the other side answers no more.
-        let link = self.links.get(&conn)?;
-        let other = match at {
-            End::Client(_) if link.node_end => Some(End::Node(link.node)),
-            End::Node(_) if link.client_end => Some(End::Client(link.client)),
-            _ => None,
-        };
-        match other {
-            Some(at) => {
-                let delay = self.network.delay(&mut self.rng);
-                self.schedule(delay, Event::Broken { conn, at });
-            }
-            None => {
-                self.links.remove(&conn);
-            }
-        }
-        told
-    }
-
-    /// Bytes of a client arrive: whole frames go to the replica.
-    pub(super) fn on_client_bytes(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), Failure> {
-        let now = self.now;
-        let Some(link) = self.links.get_mut(&conn).filter(|link| link.node_end) else {
-            return Ok(());
-        };
-        let at = link.node;
-        let node = &mut self.nodes[at];
-        let Some(replica) = node.replica.as_mut().filter(|_| node.boot == link.boot) else {
-            return Ok(());
-        };
-        link.inbox.extend_from_slice(bytes);
-        let broken = |error: wire::Error| Failure::new("clients' frames decode", error.to_string());
-        let mut taken = 0;
-        if !link.greeted {
-            let Some(length) = Hello::peek(&link.inbox).map_err(broken)? else { return Ok(()) };
-            let asked = Hello::decode(&link.inbox[..length]).map_err(broken)?;
-            let answer =
-                Hello { cluster: self.cluster, node: node.id, groups: 1, ..asked }.encode();
-            if let Some(out) = node.out.clients.get_mut(&conn) {
-                out.extend_from_slice(&answer);
-            }
-            link.greeted = true;
-            taken = length;
-        }
-        while let Some(length) = wire::peek(&link.inbox[taken..]).map_err(broken)? {
-            if link.inbox.len() - taken < length {
-                break;
-            }
-            let frame = wire::decode(&link.inbox[taken..taken + length]).map_err(broken)?;
-            replica
-                .on_client(now, conn, &frame, &mut node.out)
-                .map_err(|fault| Failure::new("clients keep the protocol", fault.to_string()))?;
-            taken += length;
-        }
-        link.inbox.drain(..taken);
-        self.turn_soon(at);
         Ok(())
     }
 }

@@ -7,14 +7,17 @@
 //!
 //! What does not live here: sockets, files, and anything that a run could not repeat.
 
+mod check;
 mod checker;
 mod client;
+mod clock;
 mod cluster;
 mod history;
 pub mod linearizable;
 mod nemesis;
 mod network;
 mod node;
+mod queue;
 mod run;
 mod trace;
 mod workload;
@@ -25,8 +28,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use margay_log::id::Micros;
 
-use self::run::Run;
+pub use self::check::{Request, Simulated, check, check_with};
+use self::run::{Run, Subject};
+use self::workload::Running;
+use crate::machine::StateMachine;
 use crate::resource::registry::Registry;
+pub use margay_log::rng::Rng;
 
 /// What to simulate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +98,23 @@ pub struct Summary {
     pub given_up: u64,
 }
 
+impl Summary {
+    /// Adds another run; the trace is that of the last one.
+    fn add(&mut self, other: Summary) {
+        self.trace = other.trace;
+        self.time = self.time.after(other.time);
+        self.events += other.events;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.snapshots += other.snapshots;
+        self.installs += other.installs;
+        self.given_up += other.given_up;
+        for (name, count) in other.faults {
+            *self.faults.entry(name).or_default() += count;
+        }
+    }
+}
+
 /// A property that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
@@ -126,9 +150,39 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// The first property that did not hold.
 pub fn run(options: Options) -> Result<Summary, Failure> {
+    run_seed(options, Registry::new, |_| Ok(()), workload::draw)
+}
+
+/// Runs one seed: for any machine, with an invariant of it and with what clients do.
+fn run_seed<S: StateMachine>(
+    options: Options,
+    state: fn() -> S,
+    invariant: fn(&S) -> Result<(), String>,
+    workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+) -> Result<Summary, Failure> {
+    let once = |full| {
+        let subject = Subject { state, invariant, workloads };
+        run_once(options, full, subject)
+    };
+    // The first time without words: they cost more than the run.
+    match once(false) {
+        Err(first) if !options.loud => match once(true) {
+            Err(again) if again.property == first.property => Err(again),
+            _ => Err(first),
+        },
+        found => found,
+    }
+}
+
+/// `full`: with every event written out.
+fn run_once<S: StateMachine>(
+    options: Options,
+    full: bool,
+    subject: Subject<S>,
+) -> Result<Summary, Failure> {
     #[cfg(feature = "breaks")]
     let _switch = options.broken.map(margay_log::breaks::Break::switch_on);
-    let mut run = Run::new(options, Registry::new, workload::draw);
+    let mut run = Run::new(options, full, subject);
     // An assertion of the code under test is a finding like any other.
     let result = catch_unwind(AssertUnwindSafe(|| run.drive())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -42,11 +42,12 @@ impl Weather {
 
     /// Some weather, from fair to foul.
     pub(super) fn draw(rng: &mut Rng) -> Weather {
+        let dawdle = if rng.chance(1, 3) { 2_000 } else { 300 };
         Weather {
             lost: if rng.chance(1, 2) { rng.below(150) } else { 0 },
             doubled: if rng.chance(1, 2) { rng.below(100) } else { 0 },
             dawdles: if rng.chance(1, 2) { rng.below(100) } else { 0 },
-            dawdle: Micros::from_millis(1 + rng.below(300)),
+            dawdle: Micros::from_millis(1 + rng.below(dawdle)),
             usual_min: Micros(20 + rng.below(200)),
             usual_max: Micros(300 + rng.below(5_000)),
         }
@@ -78,6 +79,11 @@ impl Network {
     /// Whether any link is cut.
     pub(super) fn is_cut(&self) -> bool {
         !self.cut.is_empty()
+    }
+
+    /// Mends the link in this direction.
+    pub(super) fn mend(&mut self, from: End, to: End) {
+        self.cut.remove(&(from, to));
     }
 
     /// Mends everything.

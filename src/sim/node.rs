@@ -6,9 +6,13 @@ use std::sync::Arc;
 use margay_log::batch::Batch;
 use margay_log::disk::Op;
 use margay_log::disk::sim::SimDisk;
-use margay_log::id::{Incarnation, Micros, NodeId};
+use margay_log::format::{BatchHeader, FRAME};
+use margay_log::id::{Chain, Incarnation, Index, Micros, NodeId, Term};
 
+use super::Failure;
+use super::clock::Clock;
 use crate::machine::StateMachine;
+use crate::raft::message::RoleKind;
 use crate::replica::{ConnId, Host, Replica};
 
 /// A frame for another node, with the batch that follows it.
@@ -62,10 +66,31 @@ pub(super) struct Node<S: StateMachine> {
     pub wake: Option<Micros>,
     /// Nothing reaches the replica, as if its process were stopped.
     pub paused_until: Micros,
+    /// What the replica takes for the time.
+    pub clock: Clock,
+    /// Its disk takes so many times as long as usual, until then.
+    pub slow: (u64, Micros),
+    /// Its role as it was last noted.
+    pub role: Option<(RoleKind, Term)>,
+    /// Batches whose writes have ended in this boot.
+    pub landed: BTreeSet<(Index, u32)>,
+    /// A write was made to fail: the node stops when it learns of it.
+    pub fails: bool,
+    /// Nothing can be added to its disk.
+    pub full: bool,
+    /// Something that was durable on its disk was destroyed.
+    pub rotten: bool,
+    /// It never comes back: its disk is lost.
+    pub gone: bool,
 }
 
 impl<S: StateMachine> Node<S> {
-    pub(super) fn new(id: NodeId, incarnation: Incarnation, disk: SimDisk) -> Node<S> {
+    pub(super) fn new(
+        id: NodeId,
+        incarnation: Incarnation,
+        disk: SimDisk,
+        clock: Clock,
+    ) -> Node<S> {
         Node {
             id,
             incarnation,
@@ -76,10 +101,39 @@ impl<S: StateMachine> Node<S> {
             turning: false,
             wake: None,
             paused_until: Micros(0),
+            clock,
+            slow: (1, Micros(0)),
+            role: None,
+            landed: BTreeSet::new(),
+            fails: false,
+            full: false,
+            rotten: false,
+            gone: false,
         }
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.replica.is_some()
     }
+
+    /// What the log calls durable is not still on its way to the disk.
+    pub(super) fn check_durable(&self) -> Result<(), Failure> {
+        let Some(log) = self.replica.as_ref().map(Replica::log) else { return Ok(()) };
+        let durable = log.durable();
+        for (last, chain) in self.disk.in_flight().filter_map(batch_of) {
+            let is_held = log.chain_at(last) == Some(chain);
+            if is_held && last <= durable && !self.landed.contains(&(last, chain.0)) {
+                let details = format!("{}: durable up to {durable}, {last} is not", self.id);
+                return Err(Failure::new("what is called durable is on the disk", details));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The batch that a write carries: its last entry and its chain.
+pub(super) fn batch_of(op: &Op) -> Option<(Index, Chain)> {
+    let Op::Write { data, .. } = op else { return None };
+    let header = BatchHeader::decode(data.get(FRAME..)?).ok()?;
+    Some((header.last().index, header.chain))
 }

@@ -15,39 +15,53 @@ use crate::client::session::Output;
 use crate::machine::StateMachine;
 use crate::replica::ConnId;
 
+/// What is simulated.
+pub(super) struct Subject<S> {
+    /// The machine at the beginning.
+    pub state: fn() -> S,
+    /// What must hold for each of its states.
+    pub invariant: fn(&S) -> Result<(), String>,
+    /// Draws what the clients do.
+    pub workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+}
+
 /// See the module's text.
 pub(super) struct Run<S: StateMachine> {
     options: Options,
     pub(super) cluster: Cluster<S>,
     clients: Vec<Client>,
     workloads: Vec<Box<dyn Running>>,
-    checker: Checker,
+    checker: Checker<S>,
     nemesis: Nemesis<S>,
     events: u64,
+    /// Clients that came so far.
+    came: u64,
     peaceful: bool,
 }
 
+fn new_client<S: StateMachine>(
+    cluster: &mut Cluster<S>,
+    workloads: &[Box<dyn Running>],
+    id: u64,
+) -> Client {
+    let (now, endpoints, mut rng) = (cluster.now, cluster.addresses(), cluster.rng.fork());
+    // Every third client only reads, where that makes sense: it has no session to wait for.
+    let readers = workloads.iter().any(|kind| kind.reads());
+    let only_reads = readers && id.is_multiple_of(3) && rng.chance(2, 3);
+    Client::new(&mut cluster.rng, endpoints, now, |desk| {
+        let kinds = workloads.iter().filter(|kind| !only_reads || kind.reads());
+        kinds.map(|kind| kind.program(desk.clone(), rng.fork(), id, only_reads)).collect()
+    })
+}
+
 impl<S: StateMachine> Run<S> {
-    /// `workloads` draws what the clients do.
-    pub(super) fn new(
-        options: Options,
-        state: fn() -> S,
-        workloads: impl FnOnce(&mut Rng) -> Vec<Box<dyn Running>>,
-    ) -> Run<S> {
-        let trace = Trace::new(options.loud);
+    pub(super) fn new(options: Options, full: bool, subject: Subject<S>) -> Run<S> {
+        let Subject { state, invariant, workloads } = subject;
+        let trace = Trace::new(options.loud, full);
         let mut cluster = Cluster::new(options.seed, options.nodes, state, trace);
         let workloads = workloads(&mut cluster.rng);
-        let (now, endpoints) = (cluster.now, cluster.addresses());
-        let clients = (1..=options.clients as u64)
-            .map(|id| {
-                let mut rng = cluster.rng.fork();
-                Client::new(&mut cluster.rng, endpoints.clone(), now, |desk| {
-                    let mut program =
-                        |kind: &dyn Running| kind.program(desk.clone(), rng.fork(), id);
-                    workloads.iter().map(|kind| program(kind.as_ref())).collect()
-                })
-            })
-            .collect();
+        let came = options.clients as u64;
+        let clients = (1..=came).map(|id| new_client(&mut cluster, &workloads, id)).collect();
         cluster.clients = options.clients;
         let nemesis = Nemesis::new(&mut cluster.rng);
         Run {
@@ -55,9 +69,10 @@ impl<S: StateMachine> Run<S> {
             cluster,
             clients,
             workloads,
-            checker: Checker::default(),
+            checker: Checker::new(invariant),
             nemesis,
             events: 0,
+            came,
             peaceful: false,
         }
     }
@@ -78,7 +93,11 @@ impl<S: StateMachine> Run<S> {
         if self.options.faults {
             self.cluster.schedule(Micros::from_millis(100), Event::Nemesis);
         }
-        let trouble_ends = began.after(self.options.trouble);
+        let mut trouble_ends = began.after(self.options.trouble);
+        if faults.contains(&"short reigns") {
+            // Little else happens while leaders come and go.
+            trouble_ends = trouble_ends.after(self.options.trouble);
+        }
         let peace_ends = trouble_ends.after(self.options.peace);
         while let Some(event) = self.cluster.next() {
             self.events += 1;
@@ -92,6 +111,9 @@ impl<S: StateMachine> Run<S> {
             if self.peaceful && self.is_over() {
                 break;
             }
+        }
+        for node in &self.cluster.nodes {
+            self.checker.compare_state(node)?;
         }
         let mut summary = Summary {
             trace: self.cluster.trace.hash(),
@@ -112,6 +134,7 @@ impl<S: StateMachine> Run<S> {
 
     fn handle(&mut self, event: Event) -> Result<(), Failure> {
         let Some(event) = self.cluster.unless_paused(event) else { return Ok(()) };
+        self.cluster.note(&event);
         match event {
             Event::Peer { to, from, frame, batch } => {
                 self.cluster.on_peer(to, from, &frame, batch.as_ref())?;
@@ -123,8 +146,11 @@ impl<S: StateMachine> Run<S> {
             Event::Disk { node, boot } => self.cluster.on_disk(node, boot)?,
             Event::Turn { node, boot } => {
                 self.cluster.on_turn(node, boot)?;
-                let deep = self.cluster.rng.chance(1, 50);
-                self.checker.look(&self.cluster.nodes, node, deep)?;
+                self.checker.look(&self.cluster.nodes, node)?;
+            }
+            Event::Wake { node, boot, due } => {
+                self.cluster.on_wake(node, boot, due)?;
+                self.checker.look(&self.cluster.nodes, node)?;
             }
             Event::Client { client } => {
                 let now = self.cluster.now;
@@ -134,11 +160,27 @@ impl<S: StateMachine> Run<S> {
                 self.clients[client].session.on_tick(now);
                 self.run_client(client);
             }
+            Event::Replace { client, farewell } if !self.peaceful => {
+                self.replace_client(client, farewell);
+            }
+            Event::Crash { node, boot } => {
+                if self.cluster.nodes[node].boot == boot && self.cluster.nodes[node].is_up() {
+                    self.cluster.crash_for(node, 600_000);
+                }
+            }
             Event::Start { node, boot } => {
-                if self.cluster.nodes[node].boot == boot && !self.cluster.nodes[node].is_up() {
+                let down = &self.cluster.nodes[node];
+                if down.boot == boot && !down.is_up() && !down.gone {
                     self.cluster.start(node)?;
                 }
             }
+            Event::Late { node, op } => {
+                let mut rng = self.cluster.rng.fork();
+                self.cluster.nodes[node].disk.land(op, &mut rng);
+            }
+            Event::Isolate { node, cut } if !self.peaceful => self.cluster.isolate(node, cut),
+            Event::Heal => self.cluster.network.heal(),
+            Event::Replace { .. } | Event::Isolate { .. } => {}
             Event::Nemesis if !self.peaceful => {
                 let next = self.nemesis.strike(&mut self.cluster)?;
                 self.cluster.schedule(next, Event::Nemesis);
@@ -155,7 +197,7 @@ impl<S: StateMachine> Run<S> {
         self.cluster.network.heal();
         self.nemesis.mend(&mut self.cluster)?;
         for at in 0..self.options.nodes {
-            if !self.cluster.nodes[at].is_up() {
+            if !self.cluster.nodes[at].is_up() && !self.cluster.nodes[at].gone {
                 self.cluster.start(at)?;
             }
             self.cluster.turn_soon(at);
@@ -167,12 +209,38 @@ impl<S: StateMachine> Run<S> {
         Ok(())
     }
 
+    /// A client goes and another comes. What was under way is over for it: its outcome is noted
+    /// first.
+    fn replace_client(&mut self, client: usize, farewell: bool) {
+        let now = self.cluster.now;
+        self.cluster.trace.line(now, format_args!("client {client} goes, farewell {farewell}"));
+        self.clients[client].leave(now);
+        if farewell {
+            self.run_client(client);
+        }
+        while self.clients[client].has_news() {
+            self.clients[client].run(now);
+            self.clients[client].take_outputs();
+        }
+        if let Some(conn) = self.clients[client].link.take() {
+            self.cluster.break_link(conn, None);
+        }
+        self.came += 1;
+        self.clients[client] = self.new_client(self.came);
+        self.run_client(client);
+    }
+
+    fn new_client(&mut self, id: u64) -> Client {
+        new_client(&mut self.cluster, &self.workloads, id)
+    }
+
     /// Every client is done and every node has applied the same.
     fn is_over(&self) -> bool {
         if !self.clients.iter().all(Client::is_done) {
             return false;
         }
-        let mut replicas = self.cluster.nodes.iter().map(|node| node.replica.as_ref());
+        let staying = self.cluster.nodes.iter().filter(|node| !node.gone);
+        let mut replicas = staying.map(|node| node.replica.as_ref());
         let Some(Some(first)) = replicas.next() else { return false };
         let applied = first.machine().applied();
         applied == first.log().last().index

@@ -33,6 +33,7 @@ mod fields;
 pub mod forming;
 mod hello;
 pub mod peer;
+pub mod repair;
 mod response;
 pub mod snapshot;
 mod status;
@@ -151,6 +152,14 @@ kinds! {
     SnapshotPiece = 72,
     /// Peer: how much of a snapshot has come.
     SnapshotAck = 73,
+    /// Peer: who has this batch, or a snapshot?
+    RepairRequest = 74,
+    /// Peer: here it is.
+    RepairReply = 75,
+    /// Anybody: what is the chain of this log?
+    ChainQuery = 76,
+    /// Node: this is it.
+    ChainReply = 77,
     /// Founder: this is who I am and whom I expect.
     Offer = 96,
     /// Founder: the founding record, durable at the sender.

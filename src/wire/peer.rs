@@ -13,7 +13,7 @@ use crate::raft::message::{Body, Message, Round};
 pub const BATCH_LENGTH_MAX: u32 = margay_log::format::LENGTH_MAX;
 
 /// Smallest: a batch header and one entry header.
-const BATCH_LENGTH_MIN: u32 = 64 + 48;
+pub(super) const BATCH_LENGTH_MIN: u32 = 64 + 48;
 
 /// A vote is granted; one is asked for because the leader hands over; an append is followed by a
 /// batch.

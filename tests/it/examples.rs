@@ -1,5 +1,8 @@
 //! The examples, run.
 
+#[cfg(feature = "sim")]
+#[path = "../../examples/check_machine.rs"]
+mod check_machine;
 #[path = "../../examples/custom_machine.rs"]
 mod custom_machine;
 #[path = "../../examples/custom_resource.rs"]
@@ -17,6 +20,12 @@ fn examples_do_what_they_say() {
     custom_resource::main().expect("custom_resource");
     custom_machine::main().expect("custom_machine");
     runtimes::main().expect("runtimes");
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn a_machine_of_ones_own_is_simulated() {
+    check_machine::main().expect("check_machine");
 }
 
 #[test]

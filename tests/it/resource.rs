@@ -1,6 +1,7 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
 mod claims;
+mod collections;
 mod election;
 mod events;
 mod gather;
@@ -15,3 +16,4 @@ mod queue;
 mod registry;
 pub(crate) mod script;
 mod transaction;
+mod tree;

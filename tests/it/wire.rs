@@ -10,10 +10,11 @@ use margay::raft::message::{Body, Message, Round};
 use margay::wire::client::{Admin, Level, RefusedOf, Request, Response};
 use margay::wire::forming::Forming;
 use margay::wire::peer::PeerMessage;
+use margay::wire::repair::{ChainQuery, ChainReply, RepairReply, RepairRequest};
 use margay::wire::snapshot::{SnapshotAck, SnapshotId, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Error, Foreign, Frame, GroupStatus, Hello, HelloKind, Kind};
 use margay_log::id::{
-    Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId, Term,
+    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId, Term,
 };
 use proptest::prelude::*;
 
@@ -211,6 +212,9 @@ fn snapshot_messages() -> Vec<(&'static str, Encode)> {
         digest: 0x1234_5678,
     };
     let ack = SnapshotAck { term: Term(5), id, offset: 8192, state: SnapshotState::Held };
+    let (first, batch_length) = (Index(98), 4096);
+    let end = BatchEnd { id: id.end, chain: id.chain };
+    let found = ChainReply { id: 9, end, start: Index(17), damaged: 2 };
     let (term, length, offset, bytes) = (Term(5), 12288, 4096, &[7; 4096]);
     vec![
         (
@@ -218,6 +222,10 @@ fn snapshot_messages() -> Vec<(&'static str, Encode)> {
             Box::new(move |o| SnapshotPiece { term, id, length, offset, bytes }.encode(o)),
         ),
         ("snapshot_ack", Box::new(move |o| ack.encode(o))),
+        ("repair_request", Box::new(move |o| RepairRequest { term, first, end }.encode(o))),
+        ("repair_reply", Box::new(move |o| RepairReply { term, first, batch_length }.encode(o))),
+        ("chain_query", Box::new(move |o| ChainQuery { id: 9, index: Index(100) }.encode(o))),
+        ("chain_reply", Box::new(move |o| found.encode(o))),
     ]
 }
 
@@ -268,6 +276,10 @@ fn encode_again(frame: &Frame<'_>) -> Result<Vec<u8>, Error> {
         32..=63 => Response::decode(frame)?.encode(&mut out),
         72 => SnapshotPiece::decode(frame)?.encode(&mut out),
         73 => SnapshotAck::decode(frame)?.encode(&mut out),
+        74 => RepairRequest::decode(frame)?.encode(&mut out),
+        75 => RepairReply::decode(frame)?.encode(&mut out),
+        76 => ChainQuery::decode(frame)?.encode(&mut out),
+        77 => ChainReply::decode(frame)?.encode(&mut out),
         64..=95 => PeerMessage::decode(frame)?.encode(&mut out),
         _ => Forming::decode(frame)?.encode(&mut out),
     }

@@ -14,6 +14,7 @@ use crate::exit::{Exit, UNREACHABLE};
 use crate::members;
 use crate::output::{self, Table};
 use crate::units;
+use crate::verify;
 
 /// Look at the cluster, or change who is a member
 #[derive(clap::Args, Debug)]
@@ -44,6 +45,12 @@ Examples:
         )]
         wait: Option<Duration>,
     },
+    /// Compare the logs of all replicas while they serve; exit code 1 if they differ
+    #[command(after_help = "\
+Examples:
+  margay cluster verify              # group 0: 3 replicas identical to index 1,234
+  margay cluster verify -o json      # group, identical, index, replicas, different")]
+    Verify,
     /// Make a node that runs a learner of every group, or tell the cluster its new address
     #[command(after_help = "\
 A node that is started with --join adds itself. A learner receives the log and does not vote.
@@ -73,6 +80,10 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     match &args.verb {
         Verb::Status { wait } => show(args, *wait),
+        Verb::Verify => {
+            args.connect.check()?;
+            verify::run(&args.connect)
+        }
         Verb::Add(place) => members::add(&args.connect, place),
         Verb::Promote(node) => members::promote(&args.connect, node),
         Verb::Demote(node) => members::demote(&args.connect, node),

@@ -49,6 +49,7 @@ const SESSION: Duration = Duration::from_secs(1);
 const SHAPE: Shape = Shape { connections: 16, inflight: 16, payload: 64 };
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    crate::serve::refuse_bugs()?;
     let (sender, signals) = channel();
     sys::divert_signals(sender, |signal| signal)?;
     let dir = directory(args.data.as_deref())?;
@@ -142,6 +143,7 @@ fn tell(args: &Args, place: &Place, live: Live) -> Result<(), Exit> {
         dir: place.dir.clone(),
         groups: GROUPS,
         shards: 1,
+        more: Vec::new(),
         live,
     };
     let (kernel, cpus, version) = machine();

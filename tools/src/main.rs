@@ -9,6 +9,7 @@ mod bench;
 mod cluster;
 mod connect;
 mod counter;
+mod data;
 mod demo;
 mod election;
 mod exit;
@@ -21,17 +22,22 @@ mod log;
 mod manage;
 mod map;
 mod members;
+mod multimap;
 mod nodes;
 mod output;
 mod queue;
 mod rwlock;
 mod semaphore;
 mod serve;
+mod set;
 mod shell;
+mod sim;
 mod sys;
+mod tree;
 mod txn;
 mod units;
 mod value;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -62,6 +68,9 @@ enum Command {
     Value(value::Args),
     Counter(counter::Args),
     Map(map::Args),
+    Multimap(multimap::Args),
+    Set(set::Args),
+    Tree(tree::Args),
     Lock(lock::Args),
     Queue(queue::Args),
     Rwlock(rwlock::Args),
@@ -77,6 +86,7 @@ enum Command {
     Txn(txn::Args),
     Shell(shell::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -96,6 +106,9 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Value(args) => value::run(&args),
         Command::Counter(args) => counter::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Multimap(args) => multimap::run(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Tree(args) => tree::run(&args),
         Command::Lock(args) => lock::run(&args),
         Command::Queue(args) => queue::run(&args),
         Command::Rwlock(args) => rwlock::run(&args),
@@ -111,6 +124,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Txn(args) => txn::run(&args),
         Command::Shell(args) => shell::run(&args, definitions(), run_line),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
     }

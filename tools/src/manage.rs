@@ -1,9 +1,10 @@
 //! `margay ls`, `describe`, `delete` and `watch`: resources of any type, by name.
 
-use margay::client::Found;
-use margay::machine::{EventPayload, Filter, SessionId};
+use margay::client::{Found, Group};
+use margay::machine::{EventPayload, Filter, ResourceId, SessionId, kind};
 use margay::resource::{
-    Delivery, Description, Handle, registry, type_name, type_named, type_names,
+    Delivery, Description, Handle, entries, multimap, registry, tree, type_name, type_named,
+    type_names,
 };
 use margay_log::id::Index;
 use serde_json::{Value, json};
@@ -210,11 +211,23 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Exit> {
         (None, None) => Filter::All,
     };
     let after = args.from.map(|index| (Index(index), u32::MAX));
-    let mut events = Handle::new(group, found.id).subscribe(after, filter);
-    let mut left = args.count.unwrap_or(u64::MAX);
+    follow(&args.connect, group, (found.id, found.kind), filter, after, args.count)
+}
+
+/// Prints events of a resource of a kind as they come, `count` of them or until it is deleted.
+pub(crate) fn follow(
+    connect: &Connect,
+    group: Group,
+    (id, kind): (ResourceId, u8),
+    filter: Filter,
+    after: Option<(Index, u32)>,
+    count: Option<u64>,
+) -> Result<(), Exit> {
+    let mut events = Handle::new(group, id).subscribe(after, filter);
+    let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let line = Line::read(events.wait_next()?)?;
-        if args.connect.is_json() {
+        let line = Line::read(events.wait_next()?, kind)?;
+        if connect.is_json() {
             output::json(&line.to_json())?;
         } else {
             output::line(&line.to_text())?;
@@ -238,8 +251,8 @@ struct Line {
 }
 
 impl Line {
-    fn read(delivery: Delivery) -> Result<Line, Exit> {
-        let (index, ordinal, event, payload) = match delivery {
+    fn read(delivery: Delivery, resource: u8) -> Result<Line, Exit> {
+        let (index, ordinal, event, mut payload) = match delivery {
             Delivery::Event { index, ordinal, kind, payload } => {
                 (index, ordinal, kind, EventPayload::decode(&payload).map_err(failed)?)
             }
@@ -248,8 +261,16 @@ impl Line {
                 return Ok(Line { what: "lagged", index: oldest, ordinal: 0, event: 0, payload });
             }
         };
+        let is_tree = resource == kind::TREE;
+        payload.key = payload.key.map(|key| if is_tree { tree::path::of_key(&key) } else { key });
+        let has_entries =
+            [kind::VALUE, kind::MAP, kind::MULTIMAP, kind::SET, kind::TREE].contains(&resource);
         let what = match (event, &payload.new, &payload.old) {
             (registry::DELETED, ..) => "deleted",
+            (entries::CLEARED, ..) if has_entries => "cleared",
+            (entries::EXPIRED, ..) if has_entries => "expired",
+            (entries::SESSION_ENDED, ..) if has_entries => "session-ended",
+            (multimap::KEY_REMOVED, ..) if has_entries => "key-removed",
             (_, Some(_), Some(_)) => "changed",
             (_, Some(_), None) => "added",
             (_, None, Some(_)) => "removed",

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) groups: u32,
     /// Executors per node.
     pub(crate) shards: u32,
+    /// More options of `serve`.
+    pub(crate) more: Vec<String>,
     /// The processes there are, for whoever must end them without asking.
     pub(crate) live: Live,
 }
@@ -212,6 +214,7 @@ impl Nodes {
             .arg(self.plan.dir.join(name(node)));
         command.args(["--groups", &self.plan.groups.to_string()]);
         command.args(["--shards", &self.plan.shards.to_string()]);
+        command.args(&self.plan.more);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C is for whoever started the cluster, who then stops it in order.
         command.process_group(0);

@@ -79,7 +79,18 @@ fn peer(text: &str) -> Result<Peer, String> {
     Ok(Peer { name: name.to_string(), address: address.to_string() })
 }
 
+/// A binary with known bugs in it must not keep anybody's data. Debug builds may: they are tested
+/// with all features.
+pub(crate) fn refuse_bugs() -> Result<(), Exit> {
+    if cfg!(all(feature = "breaks", not(debug_assertions))) {
+        return Err(Exit::usage("this margay was built with known bugs in it, for margay sim")
+            .hint("build it without the feature breaks"));
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
+    refuse_bugs()?;
     log()?;
     let mut config = ServerConfig::new(args.name.clone(), args.data.clone());
     config.listen = args.listen;

@@ -171,7 +171,10 @@ impl State {
                 self.disk_under_way -= 1;
                 self.writes_under_way -= 1;
             }
-            Done::Read { .. } | Done::HardState { .. } | Done::Snapshot { .. } => {
+            Done::Read { .. }
+            | Done::HardState { .. }
+            | Done::Mend { .. }
+            | Done::Snapshot { .. } => {
                 self.disk_under_way -= 1;
             }
         }

@@ -269,6 +269,10 @@ impl Direct {
                 let result = self.segment(segment).and_then(|file| write(&file, offset, &data));
                 Done::Write { ticket, result }
             }
+            Op::Mend { ticket, segment, offset, data } => {
+                let result = self.segment(segment).and_then(|file| write(&file, offset, &data));
+                Done::Mend { ticket, result }
+            }
             Op::Read { ticket, segment, offset, length } => {
                 let mut buffer = Buffer::zeroed(length as usize);
                 let result = Storage::read(self, segment, offset, &mut buffer);

@@ -43,6 +43,18 @@ pub enum Op {
         /// The bytes: a frame, its batch and zeros up to the block.
         data: Arc<Buffer>,
     },
+    /// Put back, where it was, a batch that the disk has lost. Durable when done; a failure
+    /// changes nothing.
+    Mend {
+        /// Names this write in its `Done`.
+        ticket: Ticket,
+        /// The segment file.
+        segment: SegmentNumber,
+        /// Byte offset in the file.
+        offset: u64,
+        /// The bytes, as of a `Write`.
+        data: Arc<Buffer>,
+    },
     /// Read from a segment.
     Read {
         /// Names this read in its `Done`.
@@ -131,6 +143,13 @@ pub enum SnapshotStep {
 pub enum Done {
     /// Of [`Op::Write`]: the bytes are durable, or the log must be poisoned.
     Write {
+        /// The write it answers.
+        ticket: Ticket,
+        /// What happened.
+        result: Result<(), DiskError>,
+    },
+    /// Of [`Op::Mend`].
+    Mend {
         /// The write it answers.
         ticket: Ticket,
         /// What happened.

@@ -106,6 +106,7 @@ pub struct SimDisk {
 #[derive(Clone, Debug)]
 enum Finished {
     Write(crate::id::Ticket, Result<(), DiskError>),
+    Mend(crate::id::Ticket, Result<(), DiskError>),
     Read(crate::id::Ticket, Result<Arc<Buffer>, DiskError>),
     Prepared(SegmentNumber, Result<(), DiskError>),
     Retired(SegmentNumber, Result<(), DiskError>),
@@ -149,6 +150,9 @@ impl SimDisk {
         let finished = match op {
             Op::Write { ticket, segment, offset, data } => {
                 Finished::Write(ticket, self.write(segment, offset, &data))
+            }
+            Op::Mend { ticket, segment, offset, data } => {
+                Finished::Mend(ticket, self.write(segment, offset, &data))
             }
             Op::Read { ticket, segment, offset, length } => {
                 let mut buffer = Buffer::zeroed(length as usize);
@@ -201,6 +205,16 @@ impl SimDisk {
             self.resolve(op, fate, rng);
         }
         self.restart();
+    }
+
+    /// Forgets what is under way, and returns it: it may still [`SimDisk::land`].
+    pub fn abandon(&mut self) -> Vec<Op> {
+        self.in_flight.drain(..).collect()
+    }
+
+    /// An operation that was abandoned reaches the disk after all.
+    pub fn land(&mut self, op: Op, rng: &mut Rng) {
+        self.resolve(op, Fate::Whole, rng);
     }
 
     /// The next log or hard-state write that completes fails with `error`, leaving a torn write
@@ -379,7 +393,7 @@ impl SimDisk {
         }
         let mut lands = || fate == Fate::Whole || rng.chance(1, 2);
         match op {
-            Op::Write { segment, offset, data, .. } => {
+            Op::Write { segment, offset, data, .. } | Op::Mend { segment, offset, data, .. } => {
                 if let Some(file) = self.segments.get_mut(&segment) {
                     file.write(offset, &data, lands);
                 }
@@ -391,7 +405,8 @@ impl SimDisk {
             }
             // A segment has its name only when all of it is durable; deletion happens or does not.
             Op::Prepare { segment, size, header } => {
-                if lands() && self.fail_prepare.is_none() {
+                let is_new = !self.segments.contains_key(&segment);
+                if lands() && is_new && self.fail_prepare.is_none() {
                     let _ = self.make(segment, size, &header);
                 }
             }
@@ -506,6 +521,7 @@ impl Disk for SimDisk {
         }
         done.extend(self.finished.drain(..).map(|finished| match finished {
             Finished::Write(ticket, result) => Done::Write { ticket, result },
+            Finished::Mend(ticket, result) => Done::Mend { ticket, result },
             Finished::Read(ticket, result) => Done::Read { ticket, result: result.map(owned) },
             Finished::Prepared(segment, result) => Done::Prepared { segment, result },
             Finished::Retired(segment, result) => Done::Retired { segment, result },

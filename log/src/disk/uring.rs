@@ -103,6 +103,7 @@ struct Transfer {
 #[derive(Debug)]
 enum Data {
     Write(Arc<Buffer>),
+    Mend(Arc<Buffer>),
     HardState(Arc<Buffer>),
     Snapshot(Arc<Buffer>),
     Read(Buffer),
@@ -112,7 +113,10 @@ enum Data {
 impl Data {
     fn len(&self) -> usize {
         match self {
-            Data::Write(buffer) | Data::HardState(buffer) | Data::Snapshot(buffer) => buffer.len(),
+            Data::Write(buffer)
+            | Data::Mend(buffer)
+            | Data::HardState(buffer)
+            | Data::Snapshot(buffer) => buffer.len(),
             Data::Read(buffer) | Data::ReadSnapshot(buffer) => buffer.len(),
         }
     }
@@ -220,6 +224,10 @@ impl Driver {
             Op::Write { ticket, segment, offset, data } => match self.files.segment(segment) {
                 Ok(file) => transfer(ticket, file, offset, Data::Write(data)),
                 Err(error) => Work::Over(Done::Write { ticket, result: Err(error) }),
+            },
+            Op::Mend { ticket, segment, offset, data } => match self.files.segment(segment) {
+                Ok(file) => transfer(ticket, file, offset, Data::Mend(data)),
+                Err(error) => Work::Over(Done::Mend { ticket, result: Err(error) }),
             },
             Op::Read { ticket, segment, offset, length } => match self.files.segment(segment) {
                 Ok(file) => {
@@ -363,7 +371,7 @@ impl Transfer {
         let offset = self.offset + from as u64;
         assert!(left > 0);
         match &mut self.data {
-            Data::Write(data) | Data::HardState(data) | Data::Snapshot(data) => {
+            Data::Write(data) | Data::Mend(data) | Data::HardState(data) | Data::Snapshot(data) => {
                 opcode::Write::new(file, data[from..].as_ptr(), left as u32).offset(offset).build()
             }
             Data::Read(buffer) | Data::ReadSnapshot(buffer) => {
@@ -400,6 +408,7 @@ impl Transfer {
         let ticket = self.ticket;
         match self.data {
             Data::Write(_) => Done::Write { ticket, result },
+            Data::Mend(_) => Done::Mend { ticket, result },
             Data::HardState(_) => Done::HardState { ticket, result },
             Data::Read(buffer) => Done::Read { ticket, result: result.map(|()| buffer) },
             Data::Snapshot(_) => Done::Snapshot { ticket, result: result.map(|()| None) },

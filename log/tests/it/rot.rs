@@ -1,6 +1,7 @@
 //! Bits flip in what was durable: it is reported, never left out in silence; and what was reported
 //! is remembered until it is repaired.
 
+use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
 use margay_log::id::{BatchEnd, EntryId, Index, SegmentNumber};
 use margay_log::recover::Cause;
@@ -69,6 +70,63 @@ fn a_flipped_bit_is_reported() {
     });
     println!("{damaged} flips in what counts, {harmless} in what does not");
     assert!(damaged > 50 && harmless > 50);
+}
+
+/// With somebody to ask, rot within the log costs the batch it hit, and that can be put back.
+#[test]
+fn a_rotten_batch_is_put_back_where_it_was() {
+    let (mut mended, mut cut) = (0, 0);
+    for_seeds("a_rotten_batch_is_put_back_where_it_was", &seeds(16), |seed| {
+        let world = at_rest(seed, 60);
+        let whole = end_of(&world.log);
+        let mut rng = Rng::new(seed);
+        let keep = || margay_log::Options { keep_rotten: true, ..options() };
+        for _ in 0..30 {
+            let mut disk = world.disk.clone();
+            for _ in 0..=rng.below(2) {
+                let (segment, block) = some_block(&disk, &mut rng);
+                assert!(disk.flip(segment, block + 128 + rng.below(3968), rng.below(8) as u8));
+            }
+            let Ok(opened) = open(&mut disk, keep()) else { continue };
+            let mut log = opened.log;
+            if opened.report.damage.is_some() {
+                cut += 1;
+                continue;
+            }
+            assert_eq!(end_of(&log), whole, "the end is known");
+            let damaged = log.damaged();
+            let listed: Vec<_> = damaged.iter().map(|one| (one.first, one.end)).collect();
+            let found = opened.report.rotten.iter().map(|one| (one.first, one.end));
+            assert_eq!(listed, found.collect::<Vec<_>>());
+            for rotten in damaged {
+                let mut out = Vec::new();
+                assert_eq!(log.read(rotten.first.prev(), 0, &mut out), Read::Damaged);
+                let made = &world.made[&(rotten.first, rotten.end.chain.0)];
+                assert!(log.mend(received(&made.bytes)), "it is the very batch");
+                assert!(!log.mend(received(&made.bytes)), "once is enough");
+                // The power may go while it is being written.
+                let mut torn = disk.clone();
+                log.ops().for_each(|op| {
+                    torn.submit(op.clone());
+                    disk.submit(op);
+                });
+                torn.power_cut(&mut rng);
+                let again = open(&mut torn, keep()).expect("opens after a crash");
+                assert_eq!(again.report.damage, None);
+                assert_eq!(end_of(&again.log), whole);
+                let mut done = Vec::new();
+                disk.poll(true, &mut done);
+                done.into_iter().for_each(|done| _ = log.on_done(done).expect("works"));
+                mended += 1;
+            }
+            assert!(!log.is_damaged());
+            let mut again = open(&mut disk, keep()).expect("opens again");
+            assert_eq!((again.report.damage, again.report.rotten.len()), (None, 0));
+            world.read_all(&mut again.log, &mut disk);
+        }
+    });
+    println!("{mended} batches put back, {cut} logs cut because a frame was hit");
+    assert!(mended > 50);
 }
 
 #[test]

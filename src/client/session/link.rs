@@ -1,6 +1,8 @@
 //! The connection of a session: getting one, keeping it, giving it up; and the session's life
 //! across them.
 
+use margay_log::breaks;
+
 use super::*;
 use crate::wire;
 
@@ -255,7 +257,8 @@ impl Session {
     /// A request sent at `sent` is known to have renewed the session.
     pub(super) fn renew(&mut self, sent: Micros) {
         let Some(member) = &mut self.member else { return };
-        member.renewed = member.renewed.max(sent);
+        let from = if breaks::SAFE_TIME_FROM_RECEIPT.on() { self.now } else { sent };
+        member.renewed = member.renewed.max(from);
         if self.state != Some(SessionState::Connected)
             && self.safe_until().is_some_and(|until| until > self.now)
         {

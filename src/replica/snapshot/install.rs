@@ -91,7 +91,8 @@ impl<S: StateMachine> Replica<S> {
         let newer = self.snapshots.installing.as_ref().is_none_or(|installing| {
             installing.publish.is_none() && installing.header().end.id.index <= id.end.index
         });
-        (ahead || self.lacks_state()) && newer && self.raft.may_install(id.end)
+        let lacking = id.end.index > self.machine.applied() && self.is_stuck();
+        (ahead || lacking || self.lacks_state()) && newer && self.raft.may_install(id.end)
     }
 
     /// Neither a snapshot nor the log leads to where this node was.

@@ -188,7 +188,7 @@ impl<S: Submit> Map<S> {
         self.replace_meeting(key, Some(expected.to_vec()), 0, value)
     }
 
-    /// Sets the value of a key that has the version `version`.
+    /// Sets the value of a key that has the version `version`, or any for `Index::ZERO`.
     pub fn replace_version(
         &self,
         key: &[u8],
@@ -236,7 +236,7 @@ impl<S: Submit> Map<S> {
             .and_then(|answer| read_swap(&answer))
     }
 
-    /// Removes a key that has the version `version`.
+    /// Removes a key that has the version `version`, or any for `Index::ZERO`.
     pub fn remove_version(&self, key: &[u8], version: Index) -> Reply<Swap<Option<Versioned>>> {
         let (key, version) = (key.to_vec(), version.0);
         self.handle

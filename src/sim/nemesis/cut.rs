@@ -1,10 +1,13 @@
 //! Links that carry nothing: a node is cut off from all or some, both ways or one, with its clients
 //! or without them.
 
+use margay_log::id::Micros;
+
 use super::Fault;
 use crate::machine::StateMachine;
+use crate::raft::message::RoleKind;
 use crate::sim::Failure;
-use crate::sim::cluster::Cluster;
+use crate::sim::cluster::{Cluster, Event};
 use crate::sim::network::End;
 
 /// Cuts a node off.
@@ -12,6 +15,16 @@ pub(super) struct Cut;
 
 /// Mends all links.
 pub(super) struct Heal;
+
+/// Parts the leader and some clients from all the others, for a while: it still answers those
+/// clients, until it notices that it leads no longer.
+pub(super) struct Strand;
+
+/// Cuts one client off from everybody, for longer than its session lives.
+pub(super) struct Loner;
+
+/// Cuts nodes off one after the other and mends them in another order (FoundationDB's swizzle).
+pub(super) struct Clog;
 
 impl<S: StateMachine> Fault<S> for Cut {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
@@ -49,6 +62,81 @@ impl<S: StateMachine> Fault<S> for Heal {
         }
         cluster.trace.line(cluster.now, format_args!("all links are mended"));
         cluster.network.heal();
+        Ok(true)
+    }
+}
+
+impl<S: StateMachine> Fault<S> for Strand {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        let leads = |at: &usize| {
+            let replica = cluster.nodes[*at].replica.as_ref();
+            replica.is_some_and(|replica| replica.raft().role() == RoleKind::Leader)
+        };
+        let Some(leader) = (0..cluster.nodes.len()).find(leads) else { return Ok(false) };
+        let nodes = (0..cluster.nodes.len()).filter(|&at| at != leader).map(End::Node);
+        let mut others: Vec<End> = nodes.collect();
+        let mut with = vec![End::Node(leader)];
+        for client in (0..cluster.clients).map(End::Client) {
+            let side = if cluster.rng.chance(1, 2) { &mut with } else { &mut others };
+            side.push(client);
+        }
+        for &one in &with {
+            for &other in &others {
+                cluster.network.cut(one, other);
+                cluster.network.cut(other, one);
+            }
+        }
+        // The clients of the other side look for another leader at once.
+        let away = |at: &usize| others.contains(&End::Client(*at));
+        let conns = cluster.links.iter().filter(|(_, link)| away(&link.client));
+        for conn in conns.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            cluster.break_link(conn, None);
+        }
+        if cluster.rng.chance(1, 3) {
+            let pause = Micros(300_000 + cluster.rng.below(3_000_000));
+            cluster.nodes[leader].paused_until = cluster.now.after(pause);
+        }
+        let until = cluster.nodes[leader].paused_until;
+        cluster.trace.line(
+            cluster.now,
+            format_args!("node {leader} leads {with:?} alone, and stands still until {until}"),
+        );
+        let heal = Micros(500_000 + cluster.rng.below(3_500_000));
+        cluster.schedule(heal, Event::Heal);
+        Ok(true)
+    }
+
+    fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
+        cluster.nodes.iter_mut().for_each(|node| node.paused_until = Micros(0));
+        Ok(())
+    }
+}
+
+impl<S: StateMachine> Fault<S> for Loner {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        if cluster.clients == 0 {
+            return Ok(false);
+        }
+        let client = End::Client(cluster.rng.below(cluster.clients as u64) as usize);
+        cluster.trace.line(cluster.now, format_args!("{client:?} is cut off"));
+        for node in (0..cluster.nodes.len()).map(End::Node) {
+            cluster.network.cut(client, node);
+            cluster.network.cut(node, client);
+        }
+        let heal = Micros(1_000_000 + cluster.rng.below(5_000_000));
+        cluster.schedule(heal, Event::Heal);
+        Ok(true)
+    }
+}
+
+impl<S: StateMachine> Fault<S> for Clog {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        for node in 0..cluster.nodes.len() {
+            let from = cluster.rng.below(1_000_000);
+            let until = 1_000_000 + cluster.rng.below(1_000_000);
+            cluster.schedule(Micros(from), Event::Isolate { node, cut: true });
+            cluster.schedule(Micros(until), Event::Isolate { node, cut: false });
+        }
         Ok(true)
     }
 }

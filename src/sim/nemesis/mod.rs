@@ -4,10 +4,15 @@
 //! for disks keep what they said was durable. Which kinds of faults a run has is drawn once, so
 //! that some runs are only crashes, some only cuts. When peace comes every fault mends what it did.
 
+mod churn;
+mod clock;
 mod connections;
 mod crash;
 mod cut;
+mod disk;
+mod loss;
 mod pause;
+mod rot;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -64,11 +69,24 @@ impl<S: StateMachine> Kind<S> {
 fn table<S: StateMachine>() -> Vec<Kind<S>> {
     vec![
         Kind::new("crash", 8, 2, |_| Box::new(crash::Crash)),
+        Kind::new("short reigns", 4, 1, |_| Box::new(crash::ShortReigns)),
         Kind::new("cut", 6, 1, |_| Box::new(cut::Cut)),
         Kind::new("heal", 6, 1, |_| Box::new(cut::Heal)),
+        Kind::new("stranded leader", 5, 2, |_| Box::new(cut::Strand)),
+        Kind::new("lone client", 4, 1, |_| Box::new(cut::Loner)),
+        Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
         Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
+        Kind::new("suspend", 3, 1, |_| Box::new(clock::Suspend)),
+        Kind::new("rot", 4, 1, |rng| Box::new(rot::Rot::new(rng))),
         Kind::new("weather", 6, 1, |_| Box::new(weather::Change)),
         Kind::new("broken connections", 6, 1, |_| Box::new(connections::Break)),
+        Kind::new("half-open connections", 3, 1, |_| Box::new(connections::HalfOpen)),
+        Kind::new("churn", 3, 1, |_| Box::new(churn::Churn)),
+        Kind::new("slow disk", 3, 1, |_| Box::new(disk::Slow)),
+        Kind::new("full disk", 2, 1, |_| Box::new(disk::Full)),
+        Kind::new("failing disk", 3, 1, |_| Box::new(disk::Failing)),
+        Kind::new("rotten hard state", 3, 1, |_| Box::new(loss::HardState::default())),
+        Kind::new("lost disk", 2, 1, |_| Box::new(loss::Wipe::default())),
     ]
 }
 

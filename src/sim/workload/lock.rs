@@ -56,7 +56,9 @@ impl Workload for Holding {
             return actor.pause(50_000).await;
         };
         let token = guard.token();
-        actor.pause(50_000).await;
+        // Mostly short, so that it changes hands; sometimes so long that a session may end.
+        let hold = if actor.rng.chance(1, 6) { 5_000_000 } else { 50_000 };
+        actor.pause(hold).await;
         // What was held ended no later than the session's safe time, or with the session.
         let ours = actor.desk.expired() == sessions;
         let until = actor.now().min(actor.desk.safe_until());

@@ -1,6 +1,9 @@
 //! Keys of a map that all clients write and read: each key is a register with a history.
 
+use margay_log::id::Index;
+
 use super::{Actor, Journal, Workload};
+use crate::machine::{Level, ResourceId};
 use crate::resource::handle::{Swap, Versioned};
 use crate::resource::map::Map;
 use crate::sim::Failure;
@@ -14,16 +17,27 @@ const KEYS: u64 = 4;
 /// See the module's text.
 pub(in crate::sim) struct Keys {
     map: Map<Desk>,
+    /// The same, read from whatever replica.
+    any: Map<Desk>,
+    /// The newest version of each key that this client has seen.
+    seen: [Index; KEYS as usize],
 }
 
 /// A history for each key.
 #[derive(Default)]
 pub(in crate::sim) struct Histories {
     keys: [History<Register>; KEYS as usize],
+    backwards: Vec<String>,
+    /// The map, once somebody has opened it.
+    id: Option<ResourceId>,
 }
 
 impl Journal for Histories {
     fn judge(&mut self) -> Result<u64, Failure> {
+        if let Some(backwards) = self.backwards.first() {
+            let property = "a session's reads do not go backwards";
+            return Err(Failure::new(property, backwards.clone()));
+        }
         let judged = self.keys.iter().enumerate();
         judged.map(|(key, history)| history.judge(&format!("map key {key}"))).sum()
     }
@@ -64,18 +78,39 @@ impl Model for Register {
 
 impl Workload for Keys {
     type Journal = Histories;
+    const READS: bool = true;
 
     async fn open(actor: &mut Actor<Histories>) -> Keys {
-        Keys { map: actor.open(|desk| Map::open(desk, "map")).await }
+        let mut known = None;
+        while actor.only_reads && known.is_none() {
+            actor.pause(10_000).await;
+            actor.note(|journal| known = journal.id);
+        }
+        let map = match known {
+            Some(id) => Map::new(actor.desk.clone(), id),
+            None => actor.open(|desk| Map::open(desk, "map")).await,
+        };
+        actor.note(|journal| journal.id = Some(map.id()));
+        Keys { any: map.clone().with_level(Level::Sequential), map, seen: Default::default() }
     }
 
     async fn act(&mut self, actor: &mut Actor<Histories>) {
         let key = actor.rng.below(KEYS);
+        if actor.rng.chance(1, 6) {
+            return self.read_any(actor, key as usize).await;
+        }
         let (name, value) = (key.to_le_bytes(), actor.fresh());
         let written = value.to_le_bytes();
         let invoked = actor.now();
-        let (op, result) = match actor.rng.below(4) {
-            0 => (Op::Get, self.map.get(&name).await.map(number)),
+        let what = if actor.only_reads { 0 } else { actor.rng.below(4) };
+        let (op, result) = match what {
+            0 => {
+                let got = self.map.get(&name).await;
+                if let Ok(Some(found)) = &got {
+                    self.seen[key as usize] = found.version;
+                }
+                (Op::Get, got.map(number))
+            }
             1 => (Op::Remove, self.map.get_and_remove(&name).await.map(number)),
             2 => {
                 let put = self.map.put_if_absent(&name, &written).await;
@@ -101,6 +136,20 @@ impl Workload for Keys {
                 break;
             }
         }
+    }
+}
+
+impl Keys {
+    /// A read that may be old, but no older than what this client has seen.
+    async fn read_any(&mut self, actor: &mut Actor<Histories>, key: usize) {
+        let got = self.any.get(&(key as u64).to_le_bytes()).await;
+        let Some(Some((_, Some(found)))) = actor.outcome(got) else { return };
+        let (seen, read) = (self.seen[key], found.version);
+        if read < seen {
+            let what = format!("key {key}: version {read} after {seen}");
+            actor.note(|journal| journal.backwards.push(what));
+        }
+        self.seen[key] = read;
     }
 }
 

@@ -9,12 +9,17 @@
 
 mod counter;
 mod election;
+mod events;
 mod lock;
 mod map;
 mod queue;
 mod rwlock;
 mod semaphore;
+mod set;
 mod transaction;
+mod tree;
+mod value;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -32,9 +37,14 @@ use crate::resource::{Failure as Refused, Reply};
 
 /// All kinds there are. `Kind::of("name", chance)`: the kind is part of `chance` of 10 runs.
 pub(super) const TABLE: &[Kind] = &[
-    Kind::of::<map::Keys>("map", 10),
-    Kind::of::<counter::Adding>("counter", 10),
-    Kind::of::<lock::Holding>("lock", 10),
+    Kind::of::<map::Keys>("map", 8),
+    Kind::of::<counter::Adding>("counter", 6),
+    Kind::of::<lock::Holding>("lock", 6),
+    Kind::of::<watch::Watching>("watch", 5),
+    Kind::of::<value::Swapping>("value", 3),
+    Kind::of::<set::Gathering>("set and multimap", 3),
+    Kind::of::<tree::Growing>("tree", 3),
+    Kind::of::<events::Following>("events", 3),
     Kind::of::<queue::Working>("queue", 3),
     Kind::of::<rwlock::Reading>("rwlock", 2),
     Kind::of::<semaphore::Sharing>("semaphore", 3),
@@ -49,6 +59,10 @@ const KINDS_MAX: usize = 4;
 pub(super) trait Workload: Sized + 'static {
     /// What all clients of a run remember together.
     type Journal: Journal;
+
+    /// Whether it also makes sense for a client that only reads: one without a session, which any
+    /// leader answers as soon as it may.
+    const READS: bool = false;
 
     /// Opens what it needs; see [`Actor::open`].
     async fn open(actor: &mut Actor<Self::Journal>) -> Self;
@@ -87,6 +101,8 @@ pub(super) struct Actor<J> {
     pub rng: Rng,
     /// The client, from 1.
     pub id: u64,
+    /// It sends no commands.
+    pub only_reads: bool,
     journal: Rc<RefCell<J>>,
     tally: Rc<Cell<Tally>>,
     fresh: u64,
@@ -173,8 +189,10 @@ impl Kind {
 pub(super) trait Running {
     /// What it is called.
     fn name(&self) -> &'static str;
+    /// See [`Workload::READS`].
+    fn reads(&self) -> bool;
     /// What one client does.
-    fn program(&self, desk: Desk, rng: Rng, id: u64) -> Program;
+    fn program(&self, desk: Desk, rng: Rng, id: u64, only_reads: bool) -> Program;
     /// What was done so far.
     fn tally(&self) -> Tally;
     /// See [`Journal::judge`].
@@ -199,9 +217,13 @@ impl<W: Workload> Running for Shared<W> {
         self.name
     }
 
-    fn program(&self, desk: Desk, rng: Rng, id: u64) -> Program {
+    fn reads(&self) -> bool {
+        W::READS
+    }
+
+    fn program(&self, desk: Desk, rng: Rng, id: u64, only_reads: bool) -> Program {
         let (journal, tally) = (Rc::clone(&self.journal), Rc::clone(&self.tally));
-        let mut actor = Actor { desk, rng, id, journal, tally, fresh: 0 };
+        let mut actor = Actor { desk, rng, id, only_reads, journal, tally, fresh: 0 };
         Box::pin(async move {
             let mut workload = W::open(&mut actor).await;
             while !actor.desk.closing() {
@@ -210,7 +232,9 @@ impl<W: Workload> Running for Shared<W> {
                     actor.pause(50_000).await;
                 }
             }
-            workload.look(&mut actor).await;
+            if !actor.desk.leaving() {
+                workload.look(&mut actor).await;
+            }
         })
     }
 

@@ -8,8 +8,8 @@ use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
-    barrier, counter, describe, election, latch, lock, map, queue, registry, rwlock, semaphore,
-    transaction, value,
+    barrier, counter, describe, election, latch, lock, map, multimap, queue, registry, rwlock,
+    semaphore, set, transaction, tree, value,
 };
 use margay_log::id::Micros;
 use std::fmt::Write;
@@ -29,8 +29,11 @@ pub(super) fn operations() -> Vec<Coded> {
         of_counter(),
         of_map(),
         of_lock(),
+        of_multimap(),
+        of_set(),
         of_queue(),
         claims(VERSION),
+        of_tree(),
     ];
     all.concat()
 }
@@ -161,6 +164,66 @@ fn of_lock() -> Vec<Coded> {
     ]
 }
 
+fn of_multimap() -> Vec<Coded> {
+    let (key, value, values) = (key(), value(), vec![b"one".to_vec(), b"two".to_vec()]);
+    let (after, prefix) = (Some(b"after".to_vec()), b"pre".to_vec());
+    let (after_key, after_value) = (after.clone(), Some(b"that".to_vec()));
+    vec![
+        code(&multimap::PutV1 { key: key.clone(), value: value.clone() }),
+        code(&multimap::ReplaceV1 { key: key.clone(), values }),
+        code(&multimap::RemoveEntryV1 { key: key.clone(), value: value.clone() }),
+        code(&multimap::RemoveKeyV1 { key: key.clone() }),
+        code(&multimap::RemoveValueV1 { value: value.clone(), after: after.clone() }),
+        code(&multimap::ClearV1 {}),
+        code(&multimap::GetV1 { key: key.clone(), after: after.clone(), limit: 3 }),
+        code(&multimap::ContainsV1 { key: key.clone(), value: Some(value.clone()) }),
+        code(&multimap::FindValueV1 { value, after }),
+        code(&multimap::SizeV1 { key: Some(key) }),
+        code(&multimap::PageV1 { prefix, after_key, after_value, limit: 5 }),
+    ]
+}
+
+fn of_set() -> Vec<Coded> {
+    let members = || vec![b"one".to_vec(), b"two".to_vec()];
+    let page = set::PageV1 {
+        prefix: b"pre".to_vec(),
+        from: Some(b"from".to_vec()),
+        to: Some(b"until".to_vec()),
+        after: Some(key()),
+        limit: 5,
+        descending: true,
+    };
+    vec![
+        code(&set::AddV1 { members: members(), ephemeral: true, ttl_ms: TTL_MS }),
+        code(&set::RemoveV1 { members: members() }),
+        code(&set::RetainV1 { members: members() }),
+        code(&set::ClearV1 {}),
+        code(&set::PollV1 { last: true }),
+        code(&set::ContainsV1 { members: members() }),
+        code(&set::SizeV1 {}),
+        code(&page),
+    ]
+}
+
+fn of_tree() -> Vec<Coded> {
+    let (path, data, version) = (b"/a/path".to_vec(), b"data".to_vec(), VERSION);
+    let create = tree::CreateV1 {
+        path: path.clone(),
+        data: data.clone(),
+        ephemeral: true,
+        sequential: false,
+        parents: true,
+    };
+    vec![
+        code(&create),
+        code(&tree::SetV1 { path: path.clone(), data, version }),
+        code(&tree::DeleteV1 { path: path.clone(), version }),
+        code(&tree::DeleteBelowV1 { path: path.clone() }),
+        code(&tree::GetV1 { path: path.clone() }),
+        code(&tree::ChildrenV1 { path, after: Some(key()), limit: 9 }),
+    ]
+}
+
 fn of_queue() -> Vec<Coded> {
     let (task, token) = (VERSION, 7);
     vec![
@@ -276,10 +339,10 @@ fn numbers_of_operations_are_used_once() {
 fn full() -> World {
     let mut world = World::new();
     let one = world.register(1);
-    let ids: Vec<u64> = [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK]
-        .iter()
-        .map(|kind| world.open(one, &format!("r{kind}"), *kind))
-        .collect();
+    let kinds =
+        [kind::VALUE, kind::COUNTER, kind::MAP, kind::LOCK, kind::MULTIMAP, kind::SET, kind::TREE];
+    let ids: Vec<u64> =
+        kinds.iter().map(|kind| world.open(one, &format!("r{kind}"), *kind)).collect();
     fill_claims(&mut world, one);
     world.tick(Micros::from_millis(5));
     let two = world.entry(register(2));
@@ -312,6 +375,16 @@ fn full() -> World {
     world.command(one, ids[3], &lock::LockV1 { request: 9, wait_ms: None });
     world.command(two, ids[3], &lock::LockV1 { request: 8, wait_ms: Some(1_000) });
     world.command(one, ids[3], &lock::LockV1 { request: 7, wait_ms: None });
+    for value in ["1", "2"] {
+        let (key, value) = (key(), value.into());
+        world.command(one, ids[4], &multimap::PutV1 { key, value });
+    }
+    let members = vec![b"one".to_vec(), b"two".to_vec()];
+    world.command(one, ids[5], &set::AddV1 { members, ephemeral: true, ttl_ms: 7 });
+    let (path, data) = (b"/a/b-".to_vec(), b"data".to_vec());
+    let (ephemeral, sequential, parents) = (true, true, true);
+    let create = tree::CreateV1 { path, data, ephemeral, sequential, parents };
+    world.command(one, ids[6], &create);
     let mut last = command(two, 2, ids[1], &counter::AddV1 { delta: i64::MIN });
     last.acked = 1;
     world.send(last);

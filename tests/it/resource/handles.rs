@@ -43,7 +43,7 @@ struct Mirror {
 
 impl Far {
     /// Delivers what the world has told since.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         for notice in &self.world.seen.notices[self.notices..] {
             let mirror = self.mirrors.entry(notice.session.0).or_default();
             let key = (notice.resource, notice.waiter);
@@ -90,6 +90,13 @@ impl Near {
     pub(super) fn pair() -> (Near, Near) {
         let mut world = World::new();
         let (one, two) = (world.register(1), world.register(2));
+        let first = Near::over(world, one);
+        let second = Near { session: two, ..first.clone() };
+        (first, second)
+    }
+
+    /// One session of a world that is there already.
+    pub(super) fn over(world: World, session: u64) -> Near {
         let far = Far {
             world,
             mirrors: BTreeMap::new(),
@@ -99,8 +106,7 @@ impl Near {
             notices: 0,
             events: 0,
         };
-        let far = Arc::new(Mutex::new(far));
-        (Near { far: far.clone(), session: one }, Near { far, session: two })
+        Near { far: Arc::new(Mutex::new(far)), session }
     }
 
     pub(super) fn far(&self) -> MutexGuard<'_, Far> {

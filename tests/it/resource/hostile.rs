@@ -10,22 +10,15 @@ use margay::resource::value::SetV1;
 use proptest::prelude::*;
 use rkyv::Archive;
 
+/// What a type that does not exist is called.
+const UNKNOWN: &str = "resource of an unknown type";
+
 /// A world with a resource of each type, and their ids by kind.
 fn world() -> (World, u64, Vec<(u8, u64)>) {
     let mut world = World::new();
     let session = world.register(1);
-    let kinds = [
-        kind::VALUE,
-        kind::COUNTER,
-        kind::MAP,
-        kind::LOCK,
-        kind::QUEUE,
-        kind::RW_LOCK,
-        kind::SEMAPHORE,
-        kind::BARRIER,
-        kind::LATCH,
-        kind::ELECTION,
-    ];
+    let own = kind::REGISTRY + 1..=kind::TREE;
+    let kinds = own.filter(|kind| margay::resource::type_name(*kind) != UNKNOWN);
     let mut ids = vec![(kind::REGISTRY, 0)];
     for kind in kinds {
         ids.push((kind, world.open(session, &format!("r{kind}"), kind)));

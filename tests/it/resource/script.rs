@@ -4,7 +4,8 @@ use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
 use margay::resource::{
-    barrier, counter, election, latch, lock, map, queue, registry, rwlock, semaphore, value,
+    barrier, counter, election, latch, lock, map, multimap, queue, registry, rwlock, semaphore,
+    set, tree, value,
 };
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
@@ -44,12 +45,15 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 10] = [
+const KINDS: [u8; 13] = [
     kind::QUEUE,
     kind::LOCK,
     kind::MAP,
     kind::VALUE,
     kind::COUNTER,
+    kind::MULTIMAP,
+    kind::SET,
+    kind::TREE,
     kind::RW_LOCK,
     kind::SEMAPHORE,
     kind::BARRIER,
@@ -112,6 +116,53 @@ fn value_operation() -> impl Strategy<Value = Coded> {
             code(&value::CompareVersionV1 { version, value, ephemeral, ttl_ms })
         }),
         Just(code(&value::DeleteV1 {})),
+    ]
+}
+
+fn multimap_operation() -> impl Strategy<Value = Coded> {
+    let values = || prop::collection::vec(bytes(), 0..3);
+    prop_oneof![
+        4 => (bytes(), bytes()).prop_map(|(key, value)| code(&multimap::PutV1 { key, value })),
+        1 => (bytes(), values())
+            .prop_map(|(key, values)| code(&multimap::ReplaceV1 { key, values })),
+        1 => (bytes(), bytes())
+            .prop_map(|(key, value)| code(&multimap::RemoveEntryV1 { key, value })),
+        1 => bytes().prop_map(|key| code(&multimap::RemoveKeyV1 { key })),
+        1 => bytes()
+            .prop_map(|value| code(&multimap::RemoveValueV1 { value, after: None })),
+        1 => Just(code(&multimap::ClearV1 {})),
+    ]
+}
+
+fn set_operation() -> impl Strategy<Value = Coded> {
+    let members = || prop::collection::vec(bytes(), 0..4);
+    prop_oneof![
+        4 => (members(), life()).prop_map(|(members, (ephemeral, ttl_ms))| {
+            code(&set::AddV1 { members, ephemeral, ttl_ms })
+        }),
+        2 => members().prop_map(|members| code(&set::RemoveV1 { members })),
+        1 => members().prop_map(|members| code(&set::RetainV1 { members })),
+        1 => any::<bool>().prop_map(|last| code(&set::PollV1 { last })),
+        1 => Just(code(&set::ClearV1 {})),
+    ]
+}
+
+fn tree_operation() -> impl Strategy<Value = Coded> {
+    let path = || {
+        prop::collection::vec(prop_oneof![Just("/a"), Just("/b")], 0..4)
+            .prop_map(|names| names.concat().into_bytes())
+    };
+    let flag = any::<bool>;
+    prop_oneof![
+        4 => (path(), bytes(), flag(), flag(), flag()).prop_map(
+            |(path, data, ephemeral, sequential, parents)| {
+                code(&tree::CreateV1 { path, data, ephemeral, sequential, parents })
+            }
+        ),
+        1 => (path(), bytes(), prop_oneof![Just(0), 1_u64..9])
+            .prop_map(|(path, data, version)| code(&tree::SetV1 { path, data, version })),
+        1 => path().prop_map(|path| code(&tree::DeleteV1 { path, version: 0 })),
+        1 => path().prop_map(|path| code(&tree::DeleteBelowV1 { path })),
     ]
 }
 
@@ -193,7 +244,7 @@ fn queue_operation() -> impl Strategy<Value = Coded> {
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..12_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..14_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -216,6 +267,9 @@ fn coded() -> impl Strategy<Value = Coded> {
         2 => value_operation(),
         2 => any::<i64>().prop_map(|delta| code(&counter::AddV1 { delta })),
         6 => lock_operation(),
+        3 => multimap_operation(),
+        4 => set_operation(),
+        4 => tree_operation(),
         8 => claims_operation(),
         8 => gathering_operation(),
         6 => queue_operation(),

@@ -59,9 +59,10 @@ fn a_map_is_ordered() {
     margay(&["map", "remove", "cli-map", "b"]).with(0);
     margay(&["map", "remove", "cli-map", "b"]).with(1);
     assert_eq!(margay(&["map", "size", "cli-map"]).with(0).out, "2\n");
-    let entries = margay(&["map", "entries", "cli-map", "-o", "json"]).with(0).out;
-    let lines: Vec<serde_json::Value> =
-        entries.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let entries = margay(&["map", "entries", "cli-map", "-o", "json"]).with(0).json();
+    let lines = entries.as_array().expect("a list").clone();
+    let jsonl = margay(&["map", "entries", "cli-map", "-o", "jsonl"]).with(0).out;
+    assert_eq!(jsonl.lines().count(), lines.len());
     let pairs: Vec<_> = lines.iter().map(|line| (&line["key"], &line["value"])).collect();
     assert_eq!(pairs, [(&"a".into(), &"A".into()), (&"c".into(), &"C".into())]);
     margay(&["map", "clear", "cli-map"]).with(0);

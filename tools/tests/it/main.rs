@@ -10,7 +10,10 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod sim;
+mod snapshots;
 mod txn;
+mod verbs;
 
 // What the demo starts and proves is what is tested here.
 #[allow(dead_code)]

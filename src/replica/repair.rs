@@ -1,0 +1,325 @@
+//! Finding damage on this node's disk, and mending it from the others.
+//!
+//! A batch that cannot be read is asked for by its place in the log and its chain: any peer may
+//! give it back, leader or not, and it checks itself. While it is lacking nothing behind it is
+//! applied here, and nobody is sent it. A log that was found damaged when it was opened does not
+//! vote and does not stand until it is whole: where batches within it were lost, until all are put
+//! back (one of them may have changed who votes); where its end was lost, until a leader has
+//! brought it there (a vote given meanwhile could elect somebody who lacks what this node had
+//! acknowledged).
+//!
+//! What is at rest is looked through in the background, a piece at a time, batches and snapshots:
+//! so rot is found while there are others to mend it.
+
+use std::sync::Arc;
+
+use margay_log::batch::{Batch, Received};
+use margay_log::id::{BatchEnd, EntryId, Index, Micros, NodeId, Ticket};
+use margay_log::recover::Rotten;
+use margay_log::{Buffer, Read};
+
+use super::membership::Membership;
+use super::{Fault, Host, Replica};
+use crate::machine::{StateMachine, kind};
+use crate::raft::message::{Input, RoleKind};
+use crate::wire::repair::{ChainQuery, ChainReply, RepairReply, RepairRequest};
+
+/// What is lacking is asked for this often.
+const ASK_EVERY: Micros = Micros::from_millis(200);
+/// The same for what is not needed to go on: what lies behind the newest snapshot.
+const ASK_SELDOM: Micros = Micros::from_millis(5_000);
+/// Batches asked for at a time.
+const ASK_MAX: usize = 8;
+/// Requests of others that wait for the disk, at most.
+const GIVING_MAX: usize = 64;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    /// This node does not vote.
+    pub abstains: bool,
+    /// Not asked again before this time.
+    ask_at: Micros,
+    /// Requests that wait for a read.
+    giving: Vec<(Ticket, NodeId, RepairRequest)>,
+    /// Followers that need what is lacking here.
+    pub waiting: Vec<NodeId>,
+    /// Where looking through goes on, and when.
+    scrubbed: Index,
+    scrub_at: Micros,
+    scrubbing: Option<Ticket>,
+    /// Damaged batches when this was last looked at.
+    known: usize,
+    pub counts: RepairCounts,
+}
+
+/// How often what happened, since this replica began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RepairCounts {
+    /// Batches of this log that could not be read.
+    pub found: u64,
+    /// Those that were put back.
+    pub mended: u64,
+    /// Times the whole log was looked through.
+    pub rounds: u64,
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// Whether this log may vote as it was opened.
+    pub(super) fn begin_repair(&mut self, rotten: usize) {
+        self.repairs.abstains = rotten > 0 || self.log.repair().is_some() || self.lacks_state();
+        self.raft.abstain(self.repairs.abstains);
+        if self.repairs.abstains {
+            let until = self.log.repair().unwrap_or_default();
+            tracing::warn!(group = self.config.group.0, rotten, %until,
+                "the log is damaged; this node does not vote until it is mended from the others");
+        }
+    }
+
+    /// What is due about damage at the end of a turn.
+    pub(super) fn flush_repairs(&mut self, now: Micros, host: &mut dyn Host) {
+        self.note_damage();
+        if self.repairs.abstains && self.is_whole() {
+            self.repairs.abstains = false;
+            self.raft.abstain(false);
+            tracing::info!(group = self.config.group.0, "the log is whole again; this node votes");
+        }
+        let lacks = self.log.is_damaged() || self.lacks_state();
+        if lacks && now >= self.repairs.ask_at {
+            let needed = self.lacks_state() || self.first_needed().is_some();
+            self.repairs.ask_at = now.after(if needed { ASK_EVERY } else { ASK_SELDOM });
+            self.ask_for_what_is_lacking(host);
+        }
+        self.scrub(now);
+    }
+
+    /// When there is something to do even if nothing happens.
+    pub(super) fn repair_deadline(&self) -> Option<Micros> {
+        let lacks = self.log.is_damaged() || self.lacks_state();
+        let ask = lacks.then_some(self.repairs.ask_at);
+        let scrub = self.repairs.scrubbing.is_none() && self.config.scrub_pause > Micros(0);
+        ask.into_iter().chain(scrub.then_some(self.repairs.scrub_at)).min()
+    }
+
+    fn note_damage(&mut self) {
+        let damaged = self.log.damaged().len();
+        if damaged > self.repairs.known {
+            for rotten in self.log.damaged() {
+                tracing::error!(group = self.config.group.0, segment = rotten.segment.0,
+                    offset = rotten.offset, first = %rotten.first, end = %rotten.end.id,
+                    "a batch of the log cannot be read; asking the others for it");
+            }
+            self.repairs.counts.found += (damaged - self.repairs.known) as u64;
+        }
+        self.repairs.known = damaged;
+    }
+
+    /// The first damaged batch that the state cannot do without: behind the newest snapshot.
+    fn first_needed(&self) -> Option<Index> {
+        let snapshot = self.snapshots.newest();
+        let needed = |rotten: &&Rotten| rotten.end.id.index > snapshot;
+        self.log.damaged().iter().find(needed).map(|rotten| rotten.first)
+    }
+
+    /// Applying waits for a batch that this disk has lost.
+    pub(super) fn is_stuck(&self) -> bool {
+        let applied = self.machine.applied();
+        let next = |rotten: &Rotten| rotten.first == applied.next();
+        !self.snapshots.is_restoring() && self.log.damaged().iter().any(next)
+    }
+
+    /// Nothing is lacking that this node may have acknowledged.
+    fn is_whole(&mut self) -> bool {
+        if self.lacks_state() || self.first_needed().is_some() {
+            return false;
+        }
+        // What this leader has committed in its own term stands on all that was ever committed: a
+        // node that holds that durably lacks nothing that counts.
+        let commit = self.raft.commit();
+        let follows = self.raft.role() == RoleKind::Follower && self.raft.leader().is_some();
+        let of_term = self.log.term_at(commit) == Some(self.raft.term());
+        if self.log.repair().is_some() && follows && of_term && self.log.durable() >= commit {
+            self.log.set_repaired();
+        }
+        self.log.repair().is_none()
+    }
+
+    fn ask_for_what_is_lacking(&mut self, host: &mut dyn Host) {
+        let term = self.raft.term();
+        let mut requests: Vec<RepairRequest> = Vec::new();
+        if self.lacks_state() {
+            requests.push(RepairRequest { term, first: Index::ZERO, end: self.log.start() });
+        }
+        let damaged = self.log.damaged();
+        requests.extend(damaged.iter().take(ASK_MAX).map(|rotten| RepairRequest {
+            term,
+            first: rotten.first,
+            end: rotten.end,
+        }));
+        for request in requests {
+            self.frame.clear();
+            request.encode(&mut self.frame);
+            for to in self.others() {
+                host.peer(to, &self.frame, None);
+            }
+        }
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        let own = self.config.raft.id;
+        let members = self.members.current().members();
+        members.map(|(member, _)| member.id).filter(|id| *id != own).collect()
+    }
+
+    /// Whether there is anybody who could give back what is lacking here.
+    pub(super) fn has_others(&self) -> bool {
+        !self.others().is_empty()
+    }
+
+    /// Another node lacks something: it gets it, if this one has it.
+    pub(super) fn on_repair_request(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        request: RepairRequest,
+        host: &mut dyn Host,
+    ) {
+        if request.first == Index::ZERO {
+            if self.snapshots.newest() >= request.end.id.index {
+                self.on_needs_snapshot(now, from);
+            }
+            return;
+        }
+        let BatchEnd { id, chain } = request.end;
+        if request.first <= self.log.start().id.index {
+            // Nobody has it any more, as it seems; the state it led to does as well.
+            return self.on_needs_snapshot(now, from);
+        }
+        if self.log.chain_at(id.index) != Some(chain) {
+            return;
+        }
+        let mut batches: Vec<Arc<Batch>> = Vec::new();
+        match self.log.read(request.first.prev(), 0, &mut batches) {
+            Read::Cached => {}
+            Read::Pending(ticket) => {
+                if self.repairs.giving.len() < GIVING_MAX {
+                    self.repairs.giving.push((ticket, from, request));
+                }
+                return;
+            }
+            Read::End | Read::Gone | Read::Damaged => return,
+        }
+        let Some(batch) = batches.first() else { return };
+        let header = batch.header();
+        if header.first != request.first || header.chain != chain {
+            return;
+        }
+        let batch_length = batch.bytes().len() as u32;
+        self.frame.clear();
+        RepairReply { term: self.raft.term(), first: header.first, batch_length }
+            .encode(&mut self.frame);
+        host.peer(from, &self.frame, Some(batch));
+    }
+
+    /// A read has ended: who waits for it is answered.
+    pub(super) fn on_read_for_repair(&mut self, now: Micros, read: Ticket, host: &mut dyn Host) {
+        if self.repairs.scrubbing == Some(read) {
+            self.repairs.scrubbing = None;
+        }
+        let mut at = 0;
+        while at < self.repairs.giving.len() {
+            if self.repairs.giving[at].0 == read {
+                let (_, to, request) = self.repairs.giving.swap_remove(at);
+                self.on_repair_request(now, to, request, host);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Somebody gives back a batch.
+    ///
+    /// # Errors
+    /// It is not what its frame says.
+    pub(super) fn on_repair_reply(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        reply: RepairReply,
+        batch: Option<Buffer>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        let Some(buffer) = batch else {
+            return Err(Fault::Append("a repair came without its batch"));
+        };
+        let length = reply.batch_length as usize;
+        let received = Received::check(buffer, length, self.config.cluster, self.config.group)?;
+        let header = *received.header();
+        let first = received.first_entry().filter(|(header, _)| header.kind == kind::CONFIGURATION);
+        let members = first.map(|(_, payload)| payload.to_vec());
+        if !self.log.mend(received) {
+            return Ok(());
+        }
+        let index = header.first;
+        tracing::info!(group = self.config.group.0, %from, %index, "a batch was given back");
+        self.repairs.counts.mended += 1;
+        self.repairs.known = self.log.damaged().len();
+        self.repairs.ask_at = now;
+        if let Some(Ok(membership)) = members.map(|bytes| Membership::decode(&bytes)) {
+            self.found_members(now, index, membership);
+        }
+        for to in std::mem::take(&mut self.repairs.waiting) {
+            self.step(now, Input::Readable { to });
+        }
+        self.run_outputs(now, host);
+        Ok(())
+    }
+
+    /// A batch that was lacking when the log was opened changed the membership.
+    fn found_members(&mut self, now: Micros, index: Index, membership: Membership) {
+        let known = self.members.iter().last().map_or(Index::ZERO, |(at, _)| *at);
+        if index <= known {
+            return;
+        }
+        let configuration = membership.configuration();
+        self.members.append(index, membership);
+        self.members_news = true;
+        self.step(now, Input::Found { index, configuration });
+    }
+
+    /// Looks through the next piece of what is at rest, if it is time.
+    fn scrub(&mut self, now: Micros) {
+        let pause = self.config.scrub_pause;
+        let due = pause > Micros(0) && now >= self.repairs.scrub_at;
+        if !due || self.repairs.scrubbing.is_some() {
+            return;
+        }
+        self.repairs.scrub_at = now.after(pause);
+        match self.log.scrub(self.repairs.scrubbed) {
+            Some((ticket, through)) => {
+                self.repairs.scrubbing = Some(ticket);
+                self.repairs.scrubbed = through;
+            }
+            None => {
+                self.repairs.scrubbed = Index::ZERO;
+                self.repairs.counts.rounds += 1;
+            }
+        }
+    }
+
+    /// The last batch end up to an index that is committed and durable here.
+    pub(super) fn chain_reply(&self, query: ChainQuery) -> ChainReply {
+        let start = self.log.start();
+        let known = self.raft.commit().min(self.log.durable()).min(query.index);
+        let end = self.log.end_up_to(known.max(start.id.index));
+        let end = if end.id == EntryId::ZERO { BatchEnd::ZERO } else { end };
+        let damaged = self.log.damaged().len() as u32;
+        ChainReply { id: query.id, end, start: start.id.index, damaged }
+    }
+
+    /// What has happened about damage.
+    #[must_use]
+    pub fn repair_counts(&self) -> RepairCounts {
+        self.repairs.counts
+    }
+}

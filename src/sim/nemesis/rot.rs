@@ -1,0 +1,55 @@
+//! Rot: bits flip in what is at rest on one node's disk, in old segments of its log and in its
+//! snapshots. Others have what it loses, so that all of it can be mended.
+//!
+//! The newest segments stay as they are: what was durable a moment ago and is unreadable after a
+//! crash cannot be told from a write that was cut off.
+
+use margay_log::rng::Rng;
+
+use super::{Cluster, Failure, Fault, StateMachine};
+
+/// Segments that stay as they are: the one that is written, and a spare.
+const NEWEST: usize = 2;
+
+pub(super) struct Rot {
+    victim: u64,
+}
+
+impl Rot {
+    pub(super) fn new(rng: &mut Rng) -> Rot {
+        Rot { victim: rng.next_u64() }
+    }
+}
+
+impl<S: StateMachine> Fault<S> for Rot {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        let at = (self.victim % cluster.nodes.len() as u64) as usize;
+        if cluster.nodes.iter().any(|node| node.gone) {
+            return Ok(false); // There may be no other copy.
+        }
+        let Cluster { nodes, rng, .. } = cluster;
+        let node = &mut nodes[at];
+        let snapshots: Vec<_> = node.disk.finished_snapshots().collect();
+        if rng.chance(1, 4) && !snapshots.is_empty() {
+            let (snapshot, size) = snapshots[rng.below(snapshots.len() as u64) as usize];
+            let (offset, bit) = (rng.below(size), rng.below(8) as u8);
+            node.disk.flip_snapshot(snapshot, offset, bit);
+            cluster.trace.line(cluster.now, format_args!("node {at}: {snapshot}.mgs rots"));
+            cluster.nodes[at].rotten = true;
+            return Ok(true);
+        }
+        let segments: Vec<_> = node.disk.segment_numbers().collect();
+        let Some(old) = segments.len().checked_sub(NEWEST).filter(|old| *old > 0) else {
+            return Ok(false);
+        };
+        let segment = segments[rng.below(old as u64) as usize];
+        let blocks: Vec<u64> = node.disk.written_blocks(segment).collect();
+        let block = blocks[rng.below(blocks.len() as u64) as usize];
+        let (offset, bit) = (block + rng.below(4_096), rng.below(8) as u8);
+        node.disk.flip(segment, offset, bit);
+        node.rotten = true;
+        let line = format_args!("node {at}: segment {segment} rots at {offset}");
+        cluster.trace.line(cluster.now, line);
+        Ok(true)
+    }
+}

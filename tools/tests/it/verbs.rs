@@ -1,0 +1,15 @@
+//! Every verb of every resource, tried by the script that people run, too.
+
+use std::process::Command;
+
+use crate::harness::{MARGAY, beside_others, cluster, run};
+
+#[test]
+fn every_verb_does_what_it_should() {
+    let _beside = beside_others();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/verbs.sh");
+    let mut command = Command::new("bash");
+    command.arg(script).env("MARGAY", MARGAY).env("MARGAY_ENDPOINTS", cluster());
+    let ended = run(command).with(0);
+    assert!(ended.err.contains("tried: tree"), "{}", ended.err);
+}
