@@ -101,8 +101,17 @@ fn cluster_status_has_a_stable_shape() {
     for (n, group) in groups.iter().enumerate() {
         let keys: Vec<&str> =
             group.as_object().expect("objects").keys().map(String::as_str).collect();
-        let expected =
-            ["applied_index", "commit_index", "group", "halted", "leader", "term", "voters"];
+        let expected = [
+            "applied_index",
+            "commit_index",
+            "group",
+            "halted",
+            "leader",
+            "learners",
+            "outgoing_voters",
+            "term",
+            "voters",
+        ];
         assert_eq!(keys, expected);
         assert_eq!(group["halted"], false);
         assert_eq!(group["group"], n);
