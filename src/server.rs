@@ -72,6 +72,9 @@ pub struct ServerConfig {
     /// A group takes a snapshot when this many bytes of entries were applied since its last, or as
     /// many as that one has, whichever is more. Default 64 MiB.
     pub snapshot_after: u64,
+    /// Whether leaders answer reads at level lease by their lease; off, these take a round like
+    /// linearizable ones. Off where clocks stop with the machine.
+    pub lease: bool,
     /// Pin shards to CPUs where there are enough. Off where several nodes share a machine, or a
     /// program has other work for its CPUs.
     pub pin: bool,
@@ -94,6 +97,7 @@ impl ServerConfig {
             unsafe_no_auth: false,
             spin_us: 0,
             snapshot_after: config::SNAPSHOT_AFTER,
+            lease: true,
             pin: true,
         }
     }
@@ -113,6 +117,8 @@ pub struct Seed {
     pub opened: Opened,
     /// See [`ServerConfig::snapshot_after`].
     pub snapshot_after: u64,
+    /// See [`ServerConfig::lease`].
+    pub lease: bool,
 }
 
 /// Makes the groups of a node, each on the thread of its shard. The last argument is the time.
@@ -384,6 +390,7 @@ fn plan(
             founders: node.founders.clone(),
             opened,
             snapshot_after: config.snapshot_after,
+            lease: config.lease,
         };
         let make = Arc::clone(make);
         plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));

@@ -150,6 +150,9 @@ pub enum Level {
     /// It sees everything that was acknowledged to anybody before it was asked.
     #[default]
     Linearizable,
+    /// The same, as long as clocks run about equally fast: the leader answers without asking the
+    /// others, if it has heard a majority of them a moment ago.
+    Lease,
     /// From any replica; never older than what the session has seen.
     Sequential,
 }

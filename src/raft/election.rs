@@ -24,6 +24,7 @@
 use margay_log::breaks;
 use margay_log::id::{EntryId, Micros, NodeId, Term};
 
+use super::lease::Lease;
 use super::message::{Body, Output};
 use super::progress::Progress;
 use super::read::Reads;
@@ -237,6 +238,7 @@ impl Raft {
             told_until: now,
             round: Round(0),
             reads: Reads::default(),
+            lease: Lease::default(),
             asked_by,
             transfer: None,
             handed_over: false,

@@ -17,6 +17,7 @@
 //! | time-outs, (pre-)vote, check-quorum | `election.rs` | paper §5.2; thesis §9.6, §6.2, §4.2.3 |
 //! | append, acknowledge, refuse, commit | `replication.rs` | paper §5.3, §5.4.2; thesis §10.2 |
 //! | linearizable reads | `read.rs` | thesis §6.4 |
+//! | reads by lease | `lease.rs` | thesis §6.4.1 |
 //! | handing leadership over | `transfer.rs` | thesis §3.10 |
 //! | members | `membership.rs` | thesis §4 |
 //!
@@ -58,6 +59,7 @@
 
 mod election;
 mod invariants;
+mod lease;
 mod membership;
 pub mod message;
 mod progress;
@@ -74,6 +76,7 @@ use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 pub use membership::Configuration;
 
 use election::SplitMix;
+use lease::Lease;
 use membership::Configurations;
 use message::{
     Body, Config, Input, Message, Output, PeerStatus, Restored, RoleKind, Round, TransferEnd,
@@ -194,6 +197,7 @@ struct Leader {
     /// The latest round begun.
     round: Round,
     reads: Reads,
+    lease: Lease,
     /// The leader before, if it asked this node to stand.
     asked_by: Option<NodeId>,
     transfer: Option<Transfer>,
@@ -212,7 +216,7 @@ impl Raft {
         let beats = Micros(config.heartbeat.0.saturating_mul(3));
         assert!(config.heartbeat > Micros(0) && config.election_min >= beats);
         assert!(config.election_max >= config.election_min.after(Micros::from_millis(1)));
-        assert!(config.window_bytes > 0);
+        assert!(config.window_bytes > 0 && config.drift < config.election_min);
         let Restored { term, vote, terms, last, snapshot, commit, configurations } = restored;
         assert!(commit <= last.index, "what is committed is in the log");
         let configurations = Configurations::new(configurations);
@@ -223,6 +227,7 @@ impl Raft {
         // Entries may become durable before the term they were received in: the two are written
         // side by side. Nothing was said in that term then, so no vote of it is lost.
         let behind = term < last.term;
+        let fresh = term.max(last.term) == Term::ZERO;
         let loyal = now.after(config.election_min);
         Raft {
             config,
@@ -243,7 +248,7 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_due: if alone { now } else { now.after(time_out) },
             // In term 0 nobody can have been heard.
-            loyal_until: if term.max(last.term) == Term::ZERO { Micros(0) } else { loyal },
+            loyal_until: if fresh { Micros(0) } else { loyal },
             announced: (RoleKind::Follower, term.max(last.term), None),
             #[cfg(any(debug_assertions, feature = "sim"))]
             observed: invariants::Observed::default(),
@@ -282,6 +287,7 @@ impl Raft {
         self.advance_commit(out);
         self.advance_reads(out);
         self.advance_transfer(out);
+        self.advance_lease();
         self.pump(out);
         self.let_go(out);
         self.persist(out);

@@ -52,6 +52,7 @@ impl Raft {
     /// Ends the round in flight if it is confirmed, and begins the next if reads wait for one.
     pub(super) fn advance_reads(&mut self, out: &mut Vec<Output>) {
         let serve = self.may_serve() || breaks::READ_BEFORE_OWN_COMMIT.on();
+        let now = self.now;
         let Role::Leader(leader) = &self.role else { return };
         if leader.reads.waiting.is_empty() && leader.reads.confirming.is_empty() {
             return;
@@ -73,8 +74,9 @@ impl Raft {
         }
         mem::swap(&mut reads.waiting, &mut reads.confirming);
         if !breaks::READ_BY_OLD_ROUND.on() || leader.round == Round(0) {
-            leader.round = Round(leader.round.0 + 1);
+            leader.begin_round(now);
         }
+        let reads = &mut leader.reads;
         reads.round = leader.round;
         reads.index = commit;
         if confirmed == Round(u64::MAX) {

@@ -63,9 +63,10 @@ pub(super) fn restore_members(
     Ok(members)
 }
 
-/// What the wire says, as a change.
-fn change(admin: Admin<'_>) -> Change {
-    match admin {
+/// What the wire says, as a change of members.
+fn change(admin: Admin<'_>) -> Option<Change> {
+    Some(match admin {
+        Admin::Transfer { .. } => return None,
         Admin::Add { name, address, incarnation, node } => Change::Add {
             name: name.to_owned(),
             address: address.to_owned(),
@@ -75,7 +76,7 @@ fn change(admin: Admin<'_>) -> Change {
         Admin::Promote { name } => Change::Promote(name.to_owned()),
         Admin::Demote { name } => Change::Demote(name.to_owned()),
         Admin::Remove { name } => Change::Remove(name.to_owned()),
-    }
+    })
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -89,7 +90,10 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) {
         let name = admin.name().to_owned();
-        match self.consider(&change(admin)) {
+        let Some(change) = change(admin) else {
+            return self.on_transfer_asked(now, conn, id, &name, host);
+        };
+        match self.consider(&change) {
             Ok(Some(next)) => {
                 self.changes.asked = Some(Asked { conn, id, name, next: Some(next), at: now });
             }

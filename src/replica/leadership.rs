@@ -19,9 +19,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use margay_log::id::{GroupId, Index, Micros, NodeId};
 
-use super::{Host, Replica};
-use crate::machine::StateMachine;
+use super::{ConnId, Host, RETRY, Replica};
+use crate::machine::{Code, StateMachine};
 use crate::raft::message::{Input, PeerStatus, TransferEnd};
+use crate::wire::client::{RefusedOf, Response};
 
 /// A disk that does not hold what was committed this long ago lags.
 const BEHIND: Micros = Micros::from_millis(500);
@@ -74,6 +75,8 @@ pub(super) struct Leadership {
     failed: Vec<NodeId>,
     /// The node is about to stop: whoever is well may have it.
     retiring: bool,
+    /// An operator who waits: the connection, the request, and who is to lead.
+    asked: Option<(ConnId, u64, NodeId)>,
 }
 
 impl Leadership {
@@ -183,8 +186,82 @@ impl<S: StateMachine> Replica<S> {
         self.run_outputs(now, host);
     }
 
+    /// An operator wants somebody to lead.
+    pub(super) fn on_transfer_asked(
+        &mut self,
+        now: Micros,
+        conn: ConnId,
+        id: u64,
+        name: &str,
+        host: &mut dyn Host,
+    ) {
+        let to = self.members.current().find(name).map(|(member, _)| member.id);
+        let Some(to) = to else {
+            let text = format!("{name} is no member of this group");
+            return self.answer_transfer(conn, id, Code::BAD_CHANGE, &text, host);
+        };
+        if let Some((conn, id, _)) = self.leadership.asked.replace((conn, id, to)) {
+            let text = "another transfer was asked for";
+            self.answer_transfer(conn, id, Code::CHANGE_UNDER_WAY, text, host);
+        }
+        self.step(now, Input::Transfer { to });
+        self.run_outputs(now, host);
+    }
+
+    fn answer_transfer(&self, conn: ConnId, id: u64, code: Code, text: &str, host: &mut dyn Host) {
+        let leader = self.leader_address();
+        if let Some(out) = host.client(conn) {
+            let (of, leader) = (RefusedOf::Admin(id), &leader[..]);
+            Response::Refused { of, code, retry: RETRY, leader, text }.encode(out);
+        }
+    }
+
+    /// Tells the operator who asked for a transfer how it has ended.
+    fn tell_transferred(&mut self, to: NodeId, end: TransferEnd, host: &mut dyn Host) {
+        let asked = self.leadership.asked.take_if(|(_, _, node)| *node == to);
+        let Some((conn, id, _)) = asked else { return };
+        let (name, own) = (self.name(to), self.name(self.config.raft.id));
+        let (code, text) = match end {
+            TransferEnd::Leads => {
+                let index = self.commit;
+                if let Some(out) = host.client(conn) {
+                    Response::Admin { id, changed: false, node: to, index }.encode(out);
+                }
+                return;
+            }
+            // Whoever is asked next knows.
+            TransferEnd::Over => (Code::LEADER_CHANGED, String::new()),
+            TransferEnd::NotLeader => (Code::NOT_LEADER, String::new()),
+            TransferEnd::NotVoter => (Code::BAD_CHANGE, format!("{name} has no vote")),
+            TransferEnd::Silent => (Code::UNSAFE_CHANGE, format!("{name} does not answer")),
+            TransferEnd::Behind => {
+                (Code::NOT_CAUGHT_UP, format!("{name} is so far behind that it needs a snapshot"))
+            }
+            TransferEnd::TimedOut => {
+                let text = format!("{name} has not caught up or not stood in time; {own} leads on");
+                (Code::NOT_CAUGHT_UP, text)
+            }
+            TransferEnd::Replaced => {
+                (Code::CHANGE_UNDER_WAY, "another transfer was asked for".to_owned())
+            }
+        };
+        self.answer_transfer(conn, id, code, &text, host);
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        let member = self.members.member(node);
+        member.map_or_else(|| node.to_string(), |member| member.name.clone())
+    }
+
     /// A transfer is over.
-    pub(super) fn on_transferred(&mut self, now: Micros, to: NodeId, end: TransferEnd) {
+    pub(super) fn on_transferred(
+        &mut self,
+        now: Micros,
+        to: NodeId,
+        end: TransferEnd,
+        host: &mut dyn Host,
+    ) {
+        self.tell_transferred(to, end, host);
         if end == TransferEnd::Over {
             return;
         }

@@ -73,7 +73,7 @@ impl<S: StateMachine> Replica<S> {
                 Output::Commit { index } => self.on_commit(index),
                 Output::ReadReady { id, index } => self.pending.ready(id, index),
                 Output::ReadRefused { id } => self.refuse_reads(id, host),
-                Output::Transferred { to, end } => self.on_transferred(now, to, end),
+                Output::Transferred { to, end } => self.on_transferred(now, to, end, host),
                 Output::RoleChanged { role, term, leader } => {
                     self.on_role(now, role, term, leader, host);
                 }

@@ -245,8 +245,15 @@ impl<S: StateMachine> Replica<S> {
         }
         match level {
             Level::Sequential => self.pending.when_applied(seen, waiting),
-            Level::Linearizable if self.leads() => self.pending.gather(waiting),
-            Level::Linearizable => {
+            Level::Linearizable | Level::Lease if self.leads() => {
+                let lease = if level == Level::Lease { self.raft.lease(now) } else { None };
+                match lease {
+                    Some(index) => self.pending.when_applied(index, waiting),
+                    // Without a lease the answer takes a round.
+                    None => self.pending.gather(waiting),
+                }
+            }
+            Level::Linearizable | Level::Lease => {
                 self.refuse(host, conn, waiting.of(), Code::NOT_LEADER, Micros(0));
             }
         }

@@ -32,12 +32,19 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct Directory<S> {
     submit: S,
+    level: Level,
 }
 
 impl<S: Submit> Directory<S> {
     /// The directory of a group.
     pub fn new(submit: S) -> Directory<S> {
-        Directory { submit }
+        Directory { submit, level: Level::default() }
+    }
+
+    /// The same, with look-ups and lists at another level.
+    #[must_use]
+    pub fn with_level(self, level: Level) -> Directory<S> {
+        Directory { level, ..self }
     }
 
     /// The resource of a name; it is created where there is none.
@@ -104,6 +111,6 @@ impl<S: Submit> Directory<S> {
     }
 
     fn query<O: Encode>(&self, operation: &O) -> Reply<Answer> {
-        query(&self.submit, Level::Linearizable, ResourceId::REGISTRY, operation)
+        query(&self.submit, self.level, ResourceId::REGISTRY, operation)
     }
 }

@@ -91,7 +91,7 @@ pub fn resources() -> MakeGroup {
 /// # Errors
 /// The log cannot be taken over; see [`Error`].
 pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Replica<S>, Error> {
-    let Seed { cluster, group, node, founders, opened, snapshot_after } = seed;
+    let Seed { cluster, group, node, founders, opened, snapshot_after, lease } = seed;
     let failed = |cause: String| Error::Log { group: group.0, cause };
     if let Some(&Damage { segment, offset, index, until, cause }) = opened.report.damage.as_ref() {
         let file = margay_log::error::segment_file(segment);
@@ -118,10 +118,9 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
         .collect();
     // Any number does: it only spreads the election time-outs of nodes and groups.
     let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
-    let config = ReplicaConfig {
-        snapshot_after,
-        ..ReplicaConfig::new(cluster, group, members, Config::new(node, spread))
-    };
+    let raft = Config { lease, ..Config::new(node, spread) };
+    let config =
+        ReplicaConfig { snapshot_after, ..ReplicaConfig::new(cluster, group, members, raft) };
     Replica::new(config, opened, state, now).map_err(|fatal| failed(fatal.to_string()))
 }
 

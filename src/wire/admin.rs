@@ -34,6 +34,11 @@ pub enum Admin<'a> {
         /// Its name.
         name: &'a str,
     },
+    /// Let a voter lead.
+    Transfer {
+        /// Its name.
+        name: &'a str,
+    },
 }
 
 impl<'a> Admin<'a> {
@@ -44,7 +49,8 @@ impl<'a> Admin<'a> {
             Admin::Add { name, .. }
             | Admin::Promote { name }
             | Admin::Demote { name }
-            | Admin::Remove { name } => name,
+            | Admin::Remove { name }
+            | Admin::Transfer { name } => name,
         }
     }
 
@@ -54,6 +60,7 @@ impl<'a> Admin<'a> {
             Admin::Promote { .. } => 2,
             Admin::Demote { .. } => 3,
             Admin::Remove { .. } => 4,
+            Admin::Transfer { .. } => 5,
         }
     }
 
@@ -83,6 +90,7 @@ impl<'a> Admin<'a> {
             2 => Admin::Promote { name },
             3 => Admin::Demote { name },
             4 => Admin::Remove { name },
+            5 => Admin::Transfer { name },
             _ => return Err(fields.error("unknown verb")),
         };
         fields.end()?;

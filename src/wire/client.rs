@@ -141,9 +141,9 @@ impl<'a> Request<'a> {
                 encode(out, Kind::Command, 0, sequence.0, acked.0, &[&block, payload]);
             }
             Request::Query { id, level, seen, after, kind, schema, resource, payload } => {
-                // 1 is kept for reads under a lease.
                 let level = match level {
                     Level::Linearizable => 0,
+                    Level::Lease => 1,
                     Level::Sequential => 2,
                 };
                 let block = Block::<32>::new().u8(kind).u8(level).u16(schema).u32(0);
@@ -209,6 +209,7 @@ fn decode_query(a: u64, b: u64, mut fields: Fields<'_>) -> Result<Request<'_>, E
     let kind = fields.u8()?;
     let level = match fields.u8()? {
         0 => Level::Linearizable,
+        1 => Level::Lease,
         2 => Level::Sequential,
         _ => return Err(fields.error("unknown level")),
     };

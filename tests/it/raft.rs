@@ -3,7 +3,8 @@
 //! Commands of a story (`N` names a node):
 //!
 //! ```text
-//! cluster nodes=3 [spare=1] [leader=1] [window=BYTES]  a new group, and nodes that are none of it
+//! cluster nodes=3 [spare=1] [leader=1] [window=BYTES] [lease=1]
+//!                            a new group, and nodes that are none of it
 //!                    yet; with a leader, once all is quiet
 //! timeout N          the clock moves to N's deadline, and only N is told
 //! clock +MS          the clock moves, nobody is told
@@ -14,6 +15,7 @@
 //! propose N [ENTRIES]        N seals a batch
 //! change N voters=1,2,4 [learners=5]           N begins a change of the membership
 //! read N ID                  N is asked to confirm that it leads
+//! lease N                    whether N may answer reads by its lease
 //! transfer N M               N is asked to hand leadership over to M
 //! slow N.. / flush N [WRITES] / fast N..       writes wait / the first become durable / go through
 //! cold N.. / warm N [for=M]  batches to send are not in memory / are again, for M
@@ -75,9 +77,15 @@ impl Play {
             None => Ok(default),
         };
         let nodes = u32::try_from(number("nodes", 3)?).map_err(|error| error.to_string())?;
+        let lease = command.value("lease").is_some();
         let spare = u32::try_from(number("spare", 0)?).map_err(|error| error.to_string())?;
-        self.cluster =
-            Cluster::new(nodes, nodes + spare, number("seed", 1)?, number("window", 8 << 20)?);
+        self.cluster = Cluster::new(
+            nodes,
+            nodes + spare,
+            number("seed", 1)?,
+            number("window", 8 << 20)?,
+            lease,
+        );
         if let Some(leader) = command.value("leader") {
             let leader = leader.parse().map_err(|_| "who leads?")?;
             self.time_out(leader)?;
@@ -159,6 +167,13 @@ impl Play {
                 cluster.propose(id, command.at(1).unwrap_or(1));
             }
             "read" => cluster.read(first?, command.at(1)?),
+            "lease" => {
+                let id = first?;
+                match cluster.read_by_lease(id) {
+                    Some(index) => cluster.note(true, format_args!("n{id} reads at {index}")),
+                    None => cluster.note(true, format_args!("n{id} has no lease")),
+                }
+            }
             "flush" => {
                 let id = first?;
                 let count = command.at(1).unwrap_or(usize::MAX);

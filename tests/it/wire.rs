@@ -71,6 +71,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("admin_promote", Request::Admin { id: 9, admin: Admin::Promote { name: "n4" } }),
         ("admin_demote", Request::Admin { id: 9, admin: Admin::Demote { name: "n4" } }),
         ("admin_remove", Request::Admin { id: 9, admin: Admin::Remove { name: "n4" } }),
+        ("admin_transfer", Request::Admin { id: 9, admin: Admin::Transfer { name: "n4" } }),
     ]
 }
 

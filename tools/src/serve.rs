@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Take a snapshot after so many bytes of entries, or as many as the state has if that is more
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size)]
     snapshot_after: usize,
+    /// Take a round for reads at level lease, too: where clocks stop with the machine
+    #[arg(long)]
+    no_lease: bool,
     /// Listen on an address that other machines reach, although nobody is authenticated
     #[arg(long)]
     unsafe_no_auth: bool,
@@ -101,6 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     config.shards = args.shards.map(usize::from);
     config.cpus = args.cpus.clone();
     config.unsafe_no_auth = args.unsafe_no_auth;
+    config.lease = !args.no_lease;
     config.snapshot_after = args.snapshot_after as u64;
     run_server(&config, |server| announce(args, server))?;
     tracing::info!("stopped");

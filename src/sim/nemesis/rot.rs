@@ -28,6 +28,11 @@ impl<S: StateMachine> Fault<S> for Rot {
             return Ok(false); // There may be no other copy.
         }
         let Cluster { nodes, rng, .. } = cluster;
+        // Nobody could bring a log back that was cut while another node is lost.
+        let mut others = nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        if others.any(|(_, node)| node.rotten || node.gone) || nodes[at].gone {
+            return Ok(false);
+        }
         let node = &mut nodes[at];
         let snapshots: Vec<_> = node.disk.finished_snapshots().collect();
         if rng.chance(1, 4) && !snapshots.is_empty() {

@@ -64,6 +64,8 @@ pub(crate) struct Cluster {
     pub(crate) trace: Vec<(bool, String)>,
     /// Nobody reads it.
     pub(crate) untold: bool,
+    /// Leaders keep leases.
+    pub(crate) lease: bool,
     window_bytes: u64,
     seed: u64,
     contents: u64,
@@ -82,9 +84,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// A group that the first `founders` of `nodes` found; the others know of it, and have nothing.
-    pub(crate) fn new(founders: u32, nodes: u32, seed: u64, window_bytes: u64) -> Cluster {
+    pub(crate) fn new(
+        founders: u32,
+        nodes: u32,
+        seed: u64,
+        window_bytes: u64,
+        lease: bool,
+    ) -> Cluster {
         let mut cluster =
-            Cluster { now: Micros(1_000_000), seed, window_bytes, ..Cluster::default() };
+            Cluster { now: Micros(1_000_000), seed, window_bytes, lease, ..Cluster::default() };
         let voters = (1..=founders).map(NodeId).collect();
         cluster.configurations = vec![Configuration::new(voters, Vec::new(), Vec::new())];
         for id in 1..=nodes {
@@ -146,6 +154,7 @@ impl Cluster {
 
     pub(crate) fn restart(&mut self, id: u32) {
         let (now, seed, window_bytes) = (self.now, self.seed, self.window_bytes);
+        let lease = self.lease;
         let configurations = self.configurations_of(id);
         let node = self.node(id);
         node.restarts += 1;
@@ -165,7 +174,7 @@ impl Cluster {
             configurations,
         };
         let seed = seed.wrapping_add(node.restarts << 32);
-        let config = Config { window_bytes, ..Config::new(NodeId(id), seed) };
+        let config = Config { window_bytes, lease, ..Config::new(NodeId(id), seed) };
         node.raft = Some(Raft::new(config, restored, now));
     }
 
@@ -243,6 +252,15 @@ impl Cluster {
         let committed = self.committed.keys().next_back().copied().unwrap_or_default();
         self.reads.insert(read, (id, committed));
         self.step(id, Input::Read { id: ReadId(read) }, None);
+    }
+
+    /// What a read by lease would see now; nothing, without a lease. It must not miss anything that
+    /// anybody knows to be committed.
+    pub(crate) fn read_by_lease(&self, id: u32) -> Option<Index> {
+        let index = self.raft(id)?.lease(self.now)?;
+        let committed = self.committed.keys().next_back().copied().unwrap_or_default();
+        assert!(index >= committed, "n{id} reads {index} by its lease and misses {committed}");
+        Some(index)
     }
 
     pub(crate) fn tick(&mut self, id: u32) {

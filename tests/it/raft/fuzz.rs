@@ -69,12 +69,13 @@ fn bugs_of_the_membership_are_found() {
 /// What may happen next, and how often. Each phase of a story draws one of the four anew for every
 /// action: most phases know only one or two kinds of trouble, so that the group gets somewhere
 /// before it is hit again.
-const ACTIONS: [(Action, [u64; 4]); 16] = [
+const ACTIONS: [(Action, [u64; 4]); 17] = [
     (Fuzz::deliver, [600, 600, 600, 1_000]),
     (Fuzz::pass, [20, 20, 50, 100]),
     (Fuzz::lose_patience, [0, 5, 10, 30]),
     (Fuzz::propose, [20, 50, 100, 200]),
     (Fuzz::read, [10, 20, 20, 50]),
+    (Fuzz::read_by_lease, [50, 50, 100, 200]),
     (Fuzz::transfer, [0, 0, 2, 20]),
     (Fuzz::flush, [100, 100, 200, 300]),
     (Fuzz::lose, [0, 0, 5, 100]),
@@ -124,7 +125,7 @@ impl Fuzz {
         let founders = fuzz.nodes;
         fuzz.nodes += [0, 0, 1, 3][fuzz.below(4) as usize];
         let window = [150, 1_000, 8 << 20][fuzz.below(3) as usize];
-        fuzz.cluster = Cluster::new(founders, fuzz.nodes, seed, window);
+        fuzz.cluster = Cluster::new(founders, fuzz.nodes, seed, window, true);
         fuzz.cluster.untold = untold;
         fuzz
     }
@@ -234,6 +235,13 @@ impl Fuzz {
         if leads || (raft.is_some() && self.below(8) == 0) {
             self.reads += 1;
             self.cluster.read(id, self.reads);
+        }
+    }
+
+    /// By whoever has a lease, thinks it is leader or not.
+    fn read_by_lease(&mut self) {
+        for id in 1..=self.nodes {
+            self.cluster.read_by_lease(id);
         }
     }
 

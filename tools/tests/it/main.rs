@@ -5,6 +5,7 @@ mod cli;
 mod coordination;
 mod harness;
 mod kill;
+mod laggard;
 mod leaders;
 mod log;
 mod manage;
