@@ -77,7 +77,8 @@ impl<S: StateMachine> Checker<S> {
 
     fn committed_at(&mut self, nodes: &[Node<S>], at: usize, commit: Index) -> Result<(), Failure> {
         let node = &nodes[at];
-        let Some(log) = node.replica.as_ref().map(|replica| replica.log()) else { return Ok(()) };
+        let Some(replica) = &node.replica else { return Ok(()) };
+        let log = replica.log();
         let Some(chain) = log.chain_at(commit) else {
             let details = format!("{} committed {commit}", node.id);
             return Err(Failure::new("commit positions are batch ends", details));
@@ -91,16 +92,24 @@ impl<S: StateMachine> Checker<S> {
             return Ok(());
         }
         self.highest = commit;
-        let durable = nodes.iter().filter(|node| match &node.replica {
-            Some(replica) => {
-                let log = replica.log();
-                // What has rotted since it was acknowledged counts: it is brought back.
-                node.rotten || (log.durable() >= commit && log.chain_at(commit) == Some(chain))
+        let holds = |id: NodeId| {
+            let node = &nodes[id.0 as usize - 1];
+            match &node.replica {
+                Some(replica) => {
+                    let log = replica.log();
+                    // What has rotted since it was acknowledged counts: it is brought back.
+                    node.rotten || (log.durable() >= commit && log.chain_at(commit) == Some(chain))
+                }
+                None => self.durable.get(&node.id).is_some_and(|&durable| durable >= commit),
             }
-            None => self.durable.get(&node.id).is_some_and(|&durable| durable >= commit),
-        });
-        if durable.count() * 2 <= nodes.len() {
-            let details = format!("{} committed {commit}", node.id);
+        };
+        let majority = |voters: &[NodeId]| {
+            let holding = voters.iter().filter(|voter| holds(**voter)).count();
+            voters.is_empty() || 2 * holding > voters.len()
+        };
+        let counts = replica.members().at(commit).configuration();
+        if !majority(counts.voters()) || !majority(counts.outgoing()) {
+            let details = format!("{} committed {commit} with {counts:?}", node.id);
             return Err(Failure::new("commit rests on a durable quorum", details));
         }
         Ok(())

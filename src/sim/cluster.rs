@@ -24,11 +24,13 @@ use super::node::{Node, batch_of};
 use super::queue::Queue;
 use super::trace::Trace;
 use super::{Failure, Summary};
-use crate::machine::StateMachine;
+use crate::machine::{StateMachine, kind};
+use crate::raft::Raft;
 use crate::raft::message::{Config, RoleKind};
 use crate::replica::membership::Member;
-use crate::replica::{ConnId, Fatal, Replica, ReplicaConfig};
+use crate::replica::{ConnId, Fatal, Fault, Replica, ReplicaConfig};
 use crate::wire;
+use crate::wire::client::{Admin, Request};
 use crate::wire::peer::PeerMessage;
 
 /// What happens at some time.
@@ -78,7 +80,11 @@ pub(super) struct Cluster<S: StateMachine> {
     queue: Queue<Event>,
     conns: u64,
     cluster: ClusterId,
-    members: Vec<Member>,
+    /// All nodes there are, by number, members or not.
+    places: Vec<Member>,
+    founders: usize,
+    /// When somebody last asked for a change of the membership.
+    pub changed: Micros,
     state: fn() -> S,
     /// How many clients there are.
     pub clients: usize,
@@ -100,12 +106,13 @@ pub(super) struct Cluster<S: StateMachine> {
 impl<S: StateMachine> Cluster<S> {
     pub(super) fn new(seed: u64, nodes: usize, state: fn() -> S, trace: Trace) -> Cluster<S> {
         let mut rng = Rng::new(seed);
-        let mut members = Vec::new();
+        let mut places = Vec::new();
+        let founders = nodes;
         let nodes = (1..=nodes)
             .map(|n| {
                 let (id, incarnation) = (NodeId(n as u32), Incarnation(rng.next_u64() | 1));
                 let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
-                members.push(Member { id, name, address, incarnation });
+                places.push(Member { id, name, address, incarnation });
                 let disk = SimDisk::new(rng.next_u64());
                 Node::new(id, incarnation, disk, Clock::draw(&mut rng))
             })
@@ -119,7 +126,9 @@ impl<S: StateMachine> Cluster<S> {
             queue: Queue::new(),
             conns: 0,
             cluster: ClusterId(seed | 1),
-            members,
+            places,
+            founders,
+            changed: Micros(0),
             state,
             clients: 0,
             committed_first: BTreeMap::new(),
@@ -206,16 +215,61 @@ impl<S: StateMachine> Cluster<S> {
     }
 
     pub(super) fn node_named(&self, address: &str) -> Option<usize> {
-        self.members.iter().position(|member| member.address == address)
+        self.places.iter().position(|place| place.address == address)
     }
 
     pub(super) fn address_of(&self, conn: ConnId) -> Option<String> {
         let node = self.links.get(&conn)?.node;
-        Some(self.members[node].address.clone())
+        Some(self.places[node].address.clone())
     }
 
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.address.clone()).collect()
+        self.places.iter().map(|place| place.address.clone()).collect()
+    }
+
+    /// Who a node is.
+    pub(super) fn place(&self, at: usize) -> &Member {
+        &self.places[at]
+    }
+
+    /// A node that founded nothing, with an empty disk; it is up.
+    pub(super) fn add_node(&mut self) -> Result<usize, Failure> {
+        let at = self.nodes.len();
+        let n = at as u32 + 1;
+        let (id, incarnation) = (NodeId(n), Incarnation(self.rng.next_u64() | 1));
+        let (name, address) = (format!("n{n}"), format!("n{n}:5150"));
+        self.places.push(Member { id, name, address, incarnation });
+        let disk = SimDisk::new(self.rng.next_u64());
+        let clock = Clock::draw(&mut self.rng);
+        self.nodes.push(Node::new(id, incarnation, disk, clock));
+        self.start(at).map(|()| at)
+    }
+
+    /// The leader of the highest term, if one is up.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let raft = |at: usize| self.nodes[at].replica.as_ref().map(Replica::raft);
+        let leads = |at: &usize| raft(*at).is_some_and(|raft| raft.role() == RoleKind::Leader);
+        (0..self.nodes.len()).filter(leads).max_by_key(|at| raft(*at).map(Raft::term))
+    }
+
+    /// An operator asks a node for a change; what it answers is not waited for.
+    pub(super) fn ask(&mut self, at: usize, admin: Admin<'_>) -> Result<(), Failure> {
+        self.changed = self.now;
+        self.trace.line(self.now, format_args!("{} is asked to {admin:?}", self.nodes[at].id));
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        let mut frame = Vec::new();
+        Request::Admin { id: 1, admin }.encode(&mut frame);
+        let frame = wire::decode(&frame)
+            .map_err(|error| Failure::new("operators' frames decode", error.to_string()))?;
+        let node = &mut self.nodes[at];
+        let now = node.clock.at(self.now);
+        let Some(replica) = &mut node.replica else { return Ok(()) };
+        replica
+            .on_client(now, conn, &frame, &mut node.out)
+            .map_err(|fault| Failure::new("operators keep the protocol", fault.to_string()))?;
+        self.turn_soon(at);
+        Ok(())
     }
 
     /// Starts a node from what its disk holds.
@@ -228,7 +282,7 @@ impl<S: StateMachine> Cluster<S> {
         node.fails = false;
         let shown = node.clock.at(self.now);
         let raft = Config { checked: true, ..Config::new(node.id, seed) };
-        let members = self.members.clone();
+        let members = self.places[..self.founders].to_vec();
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
@@ -245,6 +299,7 @@ impl<S: StateMachine> Cluster<S> {
             segment_max: 512 << 10,
             tail_bytes: 256 << 10,
             keep_rotten: true,
+            mark: Some(kind::CONFIGURATION),
             ..margay_log::Options::default()
         };
         let opened = match margay_log::open(&mut node.disk, options) {
@@ -359,9 +414,13 @@ impl<S: StateMachine> Cluster<S> {
         });
         let frame = wire::decode(frame)
             .map_err(|error| Failure::new("peers' frames decode", error.to_string()))?;
-        replica
-            .on_peer(now, from, &frame, batch, &mut node.out)
-            .map_err(|fault| Failure::new("peers keep the protocol", fault.to_string()))?;
+        match replica.on_peer(now, from, &frame, batch, &mut node.out) {
+            // A node that was removed and does not know it: its connection is closed.
+            Ok(()) | Err(Fault::Stranger(_)) => {}
+            Err(fault) => {
+                return Err(Failure::new("peers keep the protocol", fault.to_string()));
+            }
+        }
         self.turn_soon(at);
         Ok(())
     }

@@ -196,7 +196,7 @@ impl<S: StateMachine> Run<S> {
         self.cluster.trace.line(self.cluster.now, format_args!("peace"));
         self.cluster.network.heal();
         self.nemesis.mend(&mut self.cluster)?;
-        for at in 0..self.options.nodes {
+        for at in 0..self.cluster.nodes.len() {
             if !self.cluster.nodes[at].is_up() && !self.cluster.nodes[at].gone {
                 self.cluster.start(at)?;
             }
@@ -234,12 +234,18 @@ impl<S: StateMachine> Run<S> {
         new_client(&mut self.cluster, &self.workloads, id)
     }
 
-    /// Every client is done and every node has applied the same.
+    /// Every client is done and every member has applied the same; no change is under way.
     fn is_over(&self) -> bool {
         if !self.clients.iter().all(Client::is_done) {
             return false;
         }
-        let staying = self.cluster.nodes.iter().filter(|node| !node.gone);
+        let leader = self.cluster.leader().and_then(|at| self.cluster.nodes[at].replica.as_ref());
+        let Some(leader) = leader.filter(|leader| leader.raft().may_change().is_ok()) else {
+            return false;
+        };
+        let members = leader.members().current();
+        let stays = |id| members.member(id).is_some();
+        let staying = self.cluster.nodes.iter().filter(|node| !node.gone && stays(node.id));
         let mut replicas = staying.map(|node| node.replica.as_ref());
         let Some(Some(first)) = replicas.next() else { return false };
         let applied = first.machine().applied();

@@ -104,8 +104,10 @@ pub(crate) fn directories(bytes: &[u8]) {
 
 /// Runs the corpus and some inputs of our own through a target.
 fn replay(corpus: &str, target: fn(&[u8])) {
-    let folder: std::path::PathBuf =
-        [env!("CARGO_MANIFEST_DIR"), "fuzz/corpus", corpus].iter().collect();
+    // The package of the log, or that of the fuzzing.
+    let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let within = ["fuzz/corpus", "corpus"].map(|folder| package.join(folder).join(corpus));
+    let folder = within.into_iter().find(|folder| folder.is_dir()).expect("there is a corpus");
     let mut files = 0;
     for file in std::fs::read_dir(&folder).expect("there is a corpus") {
         target(&std::fs::read(file.expect("listed").path()).expect("readable"));

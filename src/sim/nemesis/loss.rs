@@ -7,11 +7,13 @@
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::BLOCK;
 use margay_log::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
+use margay_log::id::{Micros, NodeId};
 use margay_log::rng::Rng;
 use margay_log::{breaks, recover::Storage};
 
 use super::Fault;
 use crate::machine::StateMachine;
+use crate::replica::Replica;
 use crate::sim::Failure;
 use crate::sim::cluster::Cluster;
 
@@ -38,10 +40,21 @@ fn draw<S: StateMachine>(cluster: &mut Cluster<S>) -> usize {
     cluster.rng.below(cluster.nodes.len() as u64) as usize
 }
 
-/// Whether a majority stays if one more node goes for good.
-fn may_lose<S: StateMachine>(cluster: &Cluster<S>) -> bool {
-    let lost = cluster.nodes.iter().filter(|node| node.rotten || node.gone).count();
-    2 * (cluster.nodes.len() - lost - 1) > cluster.nodes.len()
+/// Whether a majority of the voters stays if this node goes for good, too. Not while who votes is
+/// being changed.
+fn may_lose<S: StateMachine>(cluster: &Cluster<S>, at: usize) -> bool {
+    let leader = cluster.leader().and_then(|leader| cluster.nodes[leader].replica.as_ref());
+    let Some(raft) = leader.map(Replica::raft).filter(|raft| raft.may_change().is_ok()) else {
+        return false;
+    };
+    let stays = |id: &&NodeId| {
+        let other = id.0 as usize - 1;
+        let node = &cluster.nodes[other];
+        other != at && !node.rotten && !node.gone
+    };
+    let voters = raft.configuration().voters();
+    let quiet = cluster.now.since(cluster.changed) > Micros::from_millis(2_000);
+    quiet && 2 * voters.iter().filter(stays).count() > voters.len()
 }
 
 impl<S: StateMachine> Fault<S> for HardState {
@@ -71,7 +84,7 @@ fn newest_slot(disk: &mut SimDisk, rng: &mut Rng) -> u64 {
 impl<S: StateMachine> Fault<S> for Wipe {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let at = draw(cluster);
-        if self.done || !may_lose(cluster) {
+        if self.done || !may_lose(cluster, at) {
             return Ok(false);
         }
         self.done = true;

@@ -11,6 +11,7 @@ mod crash;
 mod cut;
 mod disk;
 mod loss;
+mod members;
 mod pause;
 mod rot;
 mod weather;
@@ -75,6 +76,7 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("stranded leader", 5, 2, |_| Box::new(cut::Strand)),
         Kind::new("lone client", 4, 1, |_| Box::new(cut::Loner)),
         Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
+        Kind::new("members", 5, 3, |rng| Box::new(members::Members::new(rng))),
         Kind::new("pause", 4, 1, |_| Box::new(pause::Pause)),
         Kind::new("suspend", 3, 1, |_| Box::new(clock::Suspend)),
         Kind::new("rot", 4, 1, |rng| Box::new(rot::Rot::new(rng))),
