@@ -1,6 +1,8 @@
 //! Which node leads which group.
 
-use crate::harness::{PATIENCE, Scratch, alone, plan, until};
+use std::process::Command;
+
+use crate::harness::{Ended, MARGAY, PATIENCE, Scratch, alone, plan, run, until};
 use crate::nodes::{NODES, Nodes};
 
 /// Two for each node.
@@ -27,5 +29,46 @@ fn leaders_are_spread_over_the_nodes_and_again_when_one_goes_or_comes_back() {
     until("two nodes to share the groups", || leaders(&nodes) == [3, 0, 3]);
     nodes.restart(1, PATIENCE).expect("it starts again");
     until("it to have its groups back", || leaders(&nodes) == [2, 2, 2]);
+    nodes.stop(PATIENCE).expect("all stop in order");
+}
+
+fn transfer_leader(nodes: &Nodes, args: &[&str]) -> Ended {
+    let mut command = Command::new(MARGAY);
+    command.args(["cluster", "transfer-leader"]).args(args);
+    command.env("MARGAY_ENDPOINTS", nodes.endpoints().join(","));
+    run(command)
+}
+
+#[test]
+fn an_operator_says_who_leads() {
+    let _alone = alone();
+    let scratch = Scratch::new("transfer");
+    let mut nodes = Nodes::start(&plan(scratch.path(), GROUPS), PATIENCE).expect("three nodes");
+    until("each node to lead two groups", || leaders(&nodes) == [2, 2, 2]);
+
+    // n2 is the second of group 0, and the first has just given it away: it keeps it.
+    let told = transfer_leader(&nodes, &["--group", "0", "n2"]).with(0);
+    assert_eq!(told.out, "n2 leads in 1 of 1 groups\n");
+    assert_eq!(nodes.leader(0), Some(1));
+    let told = transfer_leader(&nodes, &["--group", "0", "n2"]).with(0);
+    assert_eq!(told.out, "n2 leads in 1 of 1 groups, as before\n");
+    assert_eq!(leaders(&nodes), [1, 3, 2], "the other groups are left alone");
+
+    let told = transfer_leader(&nodes, &["n2", "-o", "json"]).with(0).json();
+    let expected = serde_json::json!(
+        {"node": "n2", "done": 6, "changed": 3, "groups": 6, "refused": []}
+    );
+    assert_eq!(told, expected);
+
+    let refused = transfer_leader(&nodes, &["n9"]).with(1);
+    assert!(refused.err.contains("n9 is no member"), "{refused:?}");
+    let refused = transfer_leader(&nodes, &["--group", "6", "n2"]).with(2);
+    assert!(refused.err.contains("no group 6"), "{refused:?}");
+    until("n2 to lead group 0", || nodes.leader(0) == Some(1));
+    nodes.kill(2).expect("it can be killed");
+    let refused = transfer_leader(&nodes, &["--group", "0", "n3", "--wait", "5s"]).with(1);
+    assert!(refused.err.contains("n3 "), "{refused:?}");
+    assert_eq!(nodes.leader(0), Some(1), "who led leads on");
+    nodes.restart(2, PATIENCE).expect("it starts again");
     nodes.stop(PATIENCE).expect("all stop in order");
 }
