@@ -74,11 +74,11 @@ Examples:
     Remove(members::Node),
     /// Let a voter lead every group, or one
     #[command(after_help = "\
-Writes go on meanwhile: the leader hands over once the node holds all that it has itself. Leaders are
-spread over the nodes by themselves, so groups may move on later: within seconds to a node that is
-preferred for the group, after a minute back to the one that led it before.
+The leader hands over once the node holds all that it has itself. Leaders are spread over the nodes
+by themselves, so a group may move on: within seconds to a node that is preferred for it, after a
+minute back to the one that led it before.
 Examples:
-  margay cluster transfer-leader n2               # every group, as before work on the others
+  margay cluster transfer-leader n2
   margay cluster transfer-leader --group 0 n2
   margay cluster transfer-leader n2 -o json       # node, done, changed, groups, refused")]
     TransferLeader(members::Lead),

@@ -72,3 +72,49 @@ fn an_operator_says_who_leads() {
     nodes.restart(2, PATIENCE).expect("it starts again");
     nodes.stop(PATIENCE).expect("all stop in order");
 }
+
+/// What of value, counter and map can be read with one node of three, which does not lead.
+#[test]
+fn a_node_without_a_majority_answers_sequential_reads_only() {
+    let _alone = alone();
+    let scratch = Scratch::new("levels");
+    let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes");
+    let all = nodes.endpoints();
+    let margay = |endpoints: &[String], line: &str| {
+        let mut command = Command::new(MARGAY);
+        command.args(line.split(' ')).env("MARGAY_ENDPOINTS", endpoints.join(","));
+        run(command)
+    };
+    margay(&all, "value set v one").with(0);
+    margay(&all, "counter set c 7").with(0);
+    margay(&all, "map put m k two").with(0);
+    let reads = [
+        ("value get v", "one\n"),
+        ("counter get c", "7\n"),
+        ("map get m k", "two\n"),
+        ("map get-many m k -o jsonl", "{\"key\":\"k\""),
+        ("map has m k", ""),
+        ("map size m", "1\n"),
+        ("map entries m -o jsonl", "{\"key\":\"k\""),
+        ("map keys m -o jsonl", "{\"key\":\"k\""),
+    ];
+    for (line, expected) in reads {
+        for level in ["linearizable", "lease"] {
+            let read = margay(&all, &format!("{line} --level {level}")).with(0);
+            assert!(read.out.starts_with(expected), "{line}: {read:?}");
+        }
+        // A node may be behind for a moment.
+        until(line, || {
+            let read = margay(&all[2..], &format!("{line} --level sequential"));
+            read.code == Some(0) && read.out.starts_with(expected)
+        });
+    }
+    nodes.kill(0).expect("it can be killed");
+    nodes.kill(1).expect("it can be killed");
+    for (line, expected) in reads {
+        let read = margay(&all[2..], &format!("{line} --level sequential")).with(0);
+        assert!(read.out.starts_with(expected), "{line}: {read:?}");
+    }
+    margay(&all[2..], "value get v --timeout 2s").with(3);
+    margay(&all[2..], "value get v --level lease --timeout 2s").with(3);
+}
