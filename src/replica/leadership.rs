@@ -5,12 +5,12 @@
 //! well for a while; one whose own disk lags hands over to anybody who is well.
 //!
 //! *Well* is a voter that answers, is streamed to, and holds on its disk what was committed
-//! [`BEHIND`] ago. Whoever was not has to be well for [`ReplicaConfig::settled`] before it is
+//! `BEHIND` ago. Whoever was not has to be well for [`ReplicaConfig::settled`] before it is
 //! preferred again, and a group's leader moves by itself once in twice that time at most: so
 //! neither a flapping link nor a disk that is slow from time to time makes leadership flap.
 //!
 //! A leader that gave leadership away had a reason: its disk, or an operator's word. Its successor
-//! does not give it back to that node for [`GIVEN_UP`] times as long, unless it stops answering
+//! does not give it back to that node for `GIVEN_UP` times as long, unless it stops answering
 //! meanwhile.
 //!
 //! [`ReplicaConfig::settled`]: super::ReplicaConfig::settled
