@@ -37,8 +37,8 @@ pub struct Options {
     /// see [`crate::Opened::marked`]. Default: of none.
     pub mark: Option<u8>,
     /// A batch that was durable and has rotted stays part of the log, as one that cannot be read
-    /// until [`crate::Log::mend`] has put it back: for owners that know somebody who has it. Default:
-    /// the log is cut before it.
+    /// until [`crate::Log::mend`] has put it back: for owners that know somebody who has it.
+    /// Default: the log is cut before it.
     pub keep_rotten: bool,
     /// A log at rest for this long records how far it is durable. Default 100 ms.
     pub idle_mark: Micros,

@@ -133,9 +133,9 @@ impl Log {
         segment.number
     }
 
-    /// Begins to read from disk, whatever is in memory, what is durable behind `after`: a batch that
-    /// has rotted becomes known as damaged. Returns the read's ticket and how far it looks; `None`
-    /// at the end.
+    /// Begins to read from disk, whatever is in memory, what is durable behind `after`: a batch
+    /// that has rotted becomes known as damaged. Returns the read's ticket and how far it looks;
+    /// `None` at the end.
     pub fn scrub(&mut self, after: Index) -> Option<(Ticket, Index)> {
         let durable = self.durable();
         let from = after.max(self.segments.start().id.index).next();

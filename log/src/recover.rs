@@ -269,16 +269,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     }
     let damage = find_damage(&mut walk, &hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
     let rotten = find_rotten(&walk);
-    if let Some(Damage { segment, offset, index, cause, .. }) = damage
-        && options.refuse_damage
-    {
-        return Err(Error::Damaged { segment, offset, index, cause });
-    }
-    if let (Some(&Rotten { segment, offset, first, .. }), true) =
-        (rotten.first(), options.refuse_damage)
-    {
-        let cause = Cause::Unreadable;
-        return Err(Error::Damaged { segment, offset, index: first, cause });
+    if options.refuse_damage {
+        refuse(damage.as_ref(), &rotten)?;
     }
     let fresh = match fresh {
         Some(number) => {
@@ -314,6 +306,18 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     report.rotten.iter().for_each(|rotten| log.reads.note_damaged(rotten.first));
     go_on(storage, &mut log, &hard, pair, fresh)?;
     Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
+}
+
+/// For who cannot mend a log: the first damage there is, as an error.
+fn refuse(damage: Option<&Damage>, rotten: &[Rotten]) -> Result<(), Error> {
+    if let Some(&Damage { segment, offset, index, cause, .. }) = damage {
+        return Err(Error::Damaged { segment, offset, index, cause });
+    }
+    if let Some(&Rotten { segment, offset, first, .. }) = rotten.first() {
+        let cause = Cause::Unreadable;
+        return Err(Error::Damaged { segment, offset, index: first, cause });
+    }
+    Ok(())
 }
 
 /// The newest hard state, its pair, and whether the log is new.

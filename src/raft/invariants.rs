@@ -46,7 +46,8 @@ impl Raft {
         assert!(self.configurations.index() <= last.index, "the configuration is in the log");
         assert!(base.index <= self.commit_index, "the snapshot is committed");
         assert!(self.commit_index <= last.index, "what is committed is in the log");
-        assert!(base.index <= self.durable_index, "the snapshot is durable");
+        let begins_anew = self.durable_index == Index::ZERO;
+        assert!(base.index <= self.durable_index || begins_anew, "the log's beginning is durable");
         assert!(self.durable_index <= last.index, "what is durable is in the log");
         assert!(last.term <= self.term, "nobody leads a term that has not begun");
         assert!(!self.persist_owed, "a step ends with what it owes");

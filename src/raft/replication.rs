@@ -242,7 +242,9 @@ impl Raft {
     }
 
     /// A snapshot is here. `end` was committed in a term that is not above this one, so that the
-    /// leader of this term holds it (paper §5.4.3): it counts as verified.
+    /// leader of this term holds it (paper §5.4.3): it counts as verified. Where the log begins
+    /// anew behind it, that is acknowledged only once the log's new beginning is durable: until
+    /// then a restart finds the old log, and votes by it.
     pub(super) fn on_installed(
         &mut self,
         end: EntryId,
@@ -258,14 +260,16 @@ impl Raft {
             assert!(!matches!(self.role, Role::Leader(_)), "a leader holds what is committed");
             self.terms = TermRanges::new(end, Vec::new(), end);
             self.configurations = Configurations::new(vec![configuration]);
-            self.durable_index = end.index;
+            self.durable_index = Index::ZERO;
         }
         if end.index > self.commit_index {
             self.commit_to(end.index, out);
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.verified = follower.verified.max(end.index);
-            self.acknowledge(out);
+            if self.durable_index >= end.index {
+                self.acknowledge(out);
+            }
         }
     }
 

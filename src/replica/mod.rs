@@ -20,6 +20,7 @@ mod front;
 pub mod leadership;
 pub mod membership;
 mod outputs;
+mod peer;
 mod pending;
 mod repair;
 mod requests;
@@ -30,7 +31,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use margay_log::batch::{Batch, Received};
-use margay_log::buffer::Buffer;
 use margay_log::disk::{Done, Op};
 use margay_log::format::BATCH_MAX;
 use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
@@ -39,13 +39,10 @@ use margay_log::{Log, Opened};
 use crate::config::{SCRUB_PAUSE, SNAPSHOT_AFTER};
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
+use crate::raft::Raft;
 use crate::raft::message::{Config, Input, Output, Restored};
-use crate::raft::{Raft, message};
+use crate::wire;
 use crate::wire::GroupStatus;
-use crate::wire::peer::PeerMessage;
-use crate::wire::repair::{ChainQuery, RepairReply, RepairRequest};
-use crate::wire::snapshot::{SnapshotAck, SnapshotPiece};
-use crate::wire::{self, Frame, Kind};
 use change::{Changes, restore_members};
 use front::Front;
 use leadership::Leadership;
@@ -343,115 +340,6 @@ impl<S: StateMachine> Replica<S> {
         replica.begin_restore();
         replica.begin_repair(opened.report.rotten.len());
         Ok(replica)
-    }
-
-    /// A frame from another node's replica of this group; `batch` holds the bytes that followed it,
-    /// from [`margay_log::batch::BATCH_OFFSET`] on.
-    ///
-    /// # Errors
-    /// The peer broke the protocol; its connection should be closed.
-    pub fn on_peer(
-        &mut self,
-        now: Micros,
-        from: NodeId,
-        frame: &Frame<'_>,
-        batch: Option<Buffer>,
-        host: &mut dyn Host,
-    ) -> Result<(), Fault> {
-        if from == self.config.raft.id || self.members.current().is_removed(from) {
-            return Err(Fault::Stranger(from));
-        }
-        match frame.kind {
-            Kind::SnapshotPiece => {
-                self.on_snapshot_piece(now, from, &SnapshotPiece::decode(frame)?, host);
-                return Ok(());
-            }
-            Kind::SnapshotAck => {
-                self.on_snapshot_ack(now, from, SnapshotAck::decode(frame)?);
-                return Ok(());
-            }
-            Kind::ChainQuery => {
-                let reply = self.chain_reply(ChainQuery::decode(frame)?);
-                self.frame.clear();
-                reply.encode(&mut self.frame);
-                host.peer(from, &self.frame, None);
-                return Ok(());
-            }
-            Kind::RepairRequest => {
-                self.on_repair_request(now, from, RepairRequest::decode(frame)?, host);
-                return Ok(());
-            }
-            Kind::RepairReply => {
-                let reply = RepairReply::decode(frame)?;
-                return self.on_repair_reply(now, from, reply, batch, host);
-            }
-            _ => {}
-        }
-        let peer = PeerMessage::decode(frame)?;
-        if let message::Body::AppendAck { matched, .. } = peer.message.body
-            && self.ignore_ack(from, matched, &peer)
-        {
-            return Ok(());
-        }
-        if peer.message.body == message::Body::TimeoutNow && self.is_retiring() {
-            return Ok(());
-        }
-        self.arriving = None;
-        self.arriving_members = None;
-        if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
-            let Some(buffer) = batch else {
-                return Err(Fault::Append("an append came without its batch"));
-            };
-            let length = peer.batch_length as usize;
-            let received = Received::check(buffer, length, self.config.cluster, self.config.group)?;
-            let header = received.header();
-            if header.last() != last || header.first != prev.index.next() {
-                return Err(Fault::Append("a batch other than the announced one came"));
-            }
-            if !self.log.has_room_for(received.header()) {
-                // The leader sends it again; nothing was promised yet.
-                return Ok(());
-            }
-            if let Some((header, payload)) = received.first_entry()
-                && header.kind == kind::CONFIGURATION
-            {
-                self.arriving_members = Some(Membership::decode(payload)?);
-            }
-            self.arriving = Some(received);
-        }
-        let configuration = self.arriving_members.as_ref().map(Membership::configuration);
-        self.step(now, Input::Message { from, message: peer.message, configuration });
-        // A batch whose bytes do not belong where its message said must stop this replica, not the
-        // peer. That is found while the outputs run, and reported by the flush that ends the turn.
-        self.run_outputs(now, host);
-        self.arriving = None;
-        Ok(())
-    }
-
-    /// An acknowledgement names the chain it acknowledges; one of another log must not count.
-    fn ignore_ack(&self, from: NodeId, matched: Index, peer: &PeerMessage) -> bool {
-        if !self.leads() || peer.message.term != self.raft.term() {
-            return false;
-        }
-        match self.log.chain_at(matched) {
-            // Inside a batch: no position that a follower can have.
-            None if matched > Index::ZERO && matched <= self.log.last().index => true,
-            Some(chain) if chain != peer.chain => {
-                tracing::error!(
-                    group = self.config.group.0,
-                    %from, %matched, theirs = %peer.chain, ours = %chain,
-                    "a follower acknowledged another log; its acknowledgement is ignored"
-                );
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The connection that carries this node's messages to `peer` broke.
-    pub fn on_peer_down(&mut self, now: Micros, peer: NodeId, host: &mut dyn Host) {
-        self.step(now, Input::Unreachable { peer });
-        self.run_outputs(now, host);
     }
 
     /// A disk operation ended.

@@ -183,7 +183,9 @@ impl<S: StateMachine> Replica<S> {
         let busy = snapshots.making.is_some()
             || snapshots.restoring.is_some()
             || snapshots.installing.is_some()
-            || snapshots.retry_at.is_some();
+            || snapshots.retry_at.is_some()
+            // What a panic left behind is no state to keep.
+            || self.halted.is_some();
         let applied = self.machine.applied();
         if busy
             || snapshots.bytes < snapshots.due_at(self.config.snapshot_after)

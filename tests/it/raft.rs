@@ -31,6 +31,7 @@ mod babble;
 mod cluster;
 mod draw;
 mod fuzz;
+mod install;
 
 use margay::raft::Configuration;
 use margay::raft::message::{Body, Input, Message, RoleKind, Round};

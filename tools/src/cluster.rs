@@ -72,6 +72,16 @@ Examples:
   margay serve --name n1 --data /new/disk --listen 10.0.0.1:5150 --join 10.0.0.2:5150
   margay cluster promote n1")]
     Remove(members::Node),
+    /// Let a voter lead every group, or one
+    #[command(after_help = "\
+The leader hands over once the node holds all that it has itself. Leaders are spread over the nodes
+by themselves, so a group may move on: within seconds to a node that is preferred for it, after a
+minute back to the one that led it before.
+Examples:
+  margay cluster transfer-leader n2
+  margay cluster transfer-leader --group 0 n2
+  margay cluster transfer-leader n2 -o json       # node, done, changed, groups, refused")]
+    TransferLeader(members::Lead),
 }
 
 /// Pause between two looks.
@@ -88,6 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         Verb::Promote(node) => members::promote(&args.connect, node),
         Verb::Demote(node) => members::demote(&args.connect, node),
         Verb::Remove(node) => members::remove(&args.connect, node),
+        Verb::TransferLeader(lead) => members::transfer_leader(&args.connect, lead),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay::client::{Client, Error, Group};
-use margay::machine::ResourceId;
+use margay::machine::{Level, ResourceId};
 use margay::resource::{Directory, Failure};
 use serde_json::Value;
 
@@ -71,8 +71,19 @@ impl Connect {
         name: &str,
         kind: u8,
     ) -> Result<Option<(Group, ResourceId)>, Exit> {
+        Self::existing_at(client, name, kind, Level::default())
+    }
+
+    /// The same, as of what a level says.
+    pub(crate) fn existing_at(
+        client: &Client,
+        name: &str,
+        kind: u8,
+        level: Level,
+    ) -> Result<Option<(Group, ResourceId)>, Exit> {
         let group = client.group_of(name)?;
-        let found = Directory::new(group.clone()).find(name, kind).wait()?;
+        let directory = Directory::new(group.clone()).with_level(level);
+        let found = directory.find(name, kind).wait()?;
         Ok(found.map(|listed| (group, listed.id)))
     }
 

@@ -5,6 +5,7 @@ use margay::resource::{Counter, Swap};
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
 
@@ -30,6 +31,8 @@ enum Verb {
     Get {
         /// Name of the counter
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Set it, print what it was
     Set {
@@ -71,10 +74,11 @@ enum Verb {
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
     match &args.verb {
-        Verb::Get { name } => {
-            let found = Connect::existing(&client, name, kind::COUNTER)?;
+        Verb::Get { name, fresh } => {
+            let found = Connect::existing_at(&client, name, kind::COUNTER, fresh.level())?;
             let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
-            print(&args.connect, Counter::new(group, id).get().wait()?)
+            let counter = Counter::new(group, id).with_level(fresh.level());
+            print(&args.connect, counter.get().wait()?)
         }
         Verb::Set { name, value } => {
             print(&args.connect, client.counter(name).wait()?.set(*value).wait()?)

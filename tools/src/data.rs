@@ -1,17 +1,44 @@
-//! What the commands of value, map, multimap, set and tree share: how long what is written stays,
-//! lists of any length, and following events.
+//! What the commands of value, counter, map, multimap, set and tree share: how fresh what is read is,
+//! how long what is written stays, lists of any length, and following events.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use margay::client::{Client, Group};
-use margay::machine::{Filter, ResourceId};
+use margay::machine::{Filter, Level, ResourceId};
 use serde_json::{Value, json};
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Array, Table};
 use crate::{manage, sys, units};
+
+/// How fresh what is read must be.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Fresh {
+    /// How fresh: with all that was acknowledged to anybody (linearizable); the same while clocks run
+    /// about equally fast, with fewer messages (lease); from any node, with all that this session has
+    /// seen (sequential)
+    #[arg(long, value_enum, default_value_t = Freshness::Linearizable)]
+    level: Freshness,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Freshness {
+    Linearizable,
+    Lease,
+    Sequential,
+}
+
+impl Fresh {
+    pub(crate) fn level(self) -> Level {
+        match self.level {
+            Freshness::Linearizable => Level::Linearizable,
+            Freshness::Lease => Level::Lease,
+            Freshness::Sequential => Level::Sequential,
+        }
+    }
+}
 
 /// How long what is written stays.
 #[derive(clap::Args, Clone, Debug)]

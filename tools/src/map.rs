@@ -1,14 +1,14 @@
 //! `margay map`: an ordered map under a name.
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::Map;
 use margay::resource::map::{MapEntry, MapRange};
 use margay_log::id::Index;
 use serde_json::{Value, json};
 
 use crate::connect::Connect;
-use crate::data::{self, Follow, Life, Listing};
+use crate::data::{self, Follow, Fresh, Life, Listing};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
 use crate::value::{print, print_version, swapped};
@@ -71,6 +71,8 @@ enum Verb {
         /// Print this where there is none, with exit code 0
         #[arg(long, value_name = "VALUE")]
         default: Option<String>,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print the values of many keys
     GetMany {
@@ -79,6 +81,8 @@ enum Verb {
         /// The keys
         #[arg(required = true)]
         keys: Vec<String>,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Exit code 0 where a key is there, else 1
     Has {
@@ -90,6 +94,8 @@ enum Verb {
         /// Look for this value, under any key
         #[arg(long, conflicts_with = "key")]
         value: Option<String>,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Remove a key; exit code 1 where there was none
     Remove {
@@ -116,6 +122,8 @@ enum Verb {
     Size {
         /// Name of the map
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print all keys and values, in order of the keys
     Entries {
@@ -157,6 +165,8 @@ struct Range {
     /// Only keys before this one
     #[arg(long, value_name = "KEY")]
     to: Option<String>,
+    #[command(flatten)]
+    fresh: Fresh,
     /// From the last to the first
     #[arg(long)]
     descending: bool,
@@ -182,7 +192,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             remove(connect, &client, name, key, *if_version, if_value.as_deref())
         }
         Verb::Poll { name, last } => {
-            let polled = match existing(&client, name)? {
+            let polled = match existing(&client, name, Level::default())? {
                 Some(map) if *last => map.poll_last().wait()?,
                 Some(map) => map.poll_first().wait()?,
                 None => None,
@@ -193,7 +203,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 false => output::line(&to_cells(&entry)[..2].join("  ")),
             }
         }
-        Verb::Clear { name } => match existing(&client, name)? {
+        Verb::Clear { name } => match existing(&client, name, Level::default())? {
             Some(map) => Ok(map.clear().wait()?),
             None => Ok(()),
         },
@@ -247,7 +257,9 @@ fn remove(
     version: Option<u64>,
     value: Option<&str>,
 ) -> Result<(), Exit> {
-    let Some(map) = existing(client, name)? else { return data::answer(connect, "removed", false) };
+    let Some(map) = existing(client, name, Level::default())? else {
+        return data::answer(connect, "removed", false);
+    };
     let key = key.as_bytes();
     match (version, value) {
         (Some(version), _) => swapped(connect, &map.remove_version(key, Index(version)).wait()?),
@@ -258,8 +270,8 @@ fn remove(
 
 fn read(connect: &Connect, client: &Client, verb: &Verb) -> Result<(), Exit> {
     match verb {
-        Verb::Get { name, key, default } => {
-            let found = match existing(client, name)? {
+        Verb::Get { name, key, default, fresh } => {
+            let found = match existing(client, name, fresh.level())? {
                 Some(map) => map.get(key.as_bytes()).wait()?,
                 None => None,
             };
@@ -274,9 +286,11 @@ fn read(connect: &Connect, client: &Client, verb: &Verb) -> Result<(), Exit> {
                 }
             }
         }
-        Verb::GetMany { name, keys } => get_many(connect, client, name, keys),
-        Verb::Has { name, key, value } => {
-            let there = match (existing(client, name)?, key, value) {
+        Verb::GetMany { name, keys, fresh } => {
+            get_many(connect, existing(client, name, fresh.level())?, keys)
+        }
+        Verb::Has { name, key, value, fresh } => {
+            let there = match (existing(client, name, fresh.level())?, key, value) {
                 (None, ..) => false,
                 (Some(map), Some(key), _) => map.contains_key(key.as_bytes()).wait()?,
                 (Some(map), None, value) => {
@@ -285,8 +299,8 @@ fn read(connect: &Connect, client: &Client, verb: &Verb) -> Result<(), Exit> {
             };
             data::answer(connect, "there", there)
         }
-        Verb::Size { name } => {
-            let size = match existing(client, name)? {
+        Verb::Size { name, fresh } => {
+            let size = match existing(client, name, fresh.level())? {
                 Some(map) => map.size().wait()?,
                 None => 0,
             };
@@ -299,13 +313,13 @@ fn read(connect: &Connect, client: &Client, verb: &Verb) -> Result<(), Exit> {
 }
 
 /// The map, if there is one: looking at it must not create it.
-fn existing(client: &Client, name: &str) -> Result<Option<Map<Group>>, Exit> {
-    let found = Connect::existing(client, name, kind::MAP)?;
-    Ok(found.map(|(group, id)| Map::new(group, id)))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Map<Group>>, Exit> {
+    let found = Connect::existing_at(client, name, kind::MAP, level)?;
+    Ok(found.map(|(group, id)| Map::new(group, id).with_level(level)))
 }
 
-fn get_many(connect: &Connect, client: &Client, name: &str, keys: &[String]) -> Result<(), Exit> {
-    let found = match existing(client, name)? {
+fn get_many(connect: &Connect, map: Option<Map<Group>>, keys: &[String]) -> Result<(), Exit> {
+    let found = match map {
         Some(map) => map.get_many(keys).wait()?,
         None => Vec::new(),
     };
@@ -329,7 +343,7 @@ fn list(
 ) -> Result<(), Exit> {
     let heads: &[&str] = if values { &["KEY", "VALUE", "VERSION"] } else { &["KEY", "VERSION"] };
     let mut listing = Listing::begin(connect, heads);
-    let Some(map) = existing(client, name)? else { return listing.end() };
+    let Some(map) = existing(client, name, range.fresh.level())? else { return listing.end() };
     let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
     let mut left = range.limit.unwrap_or(u32::MAX);
     let mut part = MapRange {

@@ -1,12 +1,14 @@
-//! `margay cluster add, promote, demote, remove`: who is a member of the groups.
+//! `margay cluster add, promote, demote, remove, transfer-leader`: who is a member of the groups, and
+//! who leads them.
 //!
-//! Every group has its own membership; a command goes through all of them, one after the other. It
+//! Every group has its own membership and its own leader; a command goes through all of them, one after the other. It
 //! may be repeated: what is so already stays so, and what was missed is made up for.
 
 use std::time::{Duration, Instant};
 
 use margay::client::admin::{Admin, AdminError, Done, admin, identity};
 use margay::client::status;
+use margay::wire::GroupStatus;
 use margay_log::id::{GroupId, Incarnation, NodeId};
 use serde_json::json;
 
@@ -24,6 +26,16 @@ pub(crate) struct Node {
     /// How long to try where it cannot be done yet
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
     wait: Duration,
+}
+
+/// Who shall lead what.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Lead {
+    #[command(flatten)]
+    node: Node,
+    /// This group only
+    #[arg(long, value_name = "N")]
+    group: Option<u32>,
 }
 
 /// Who and where, and how long to wait.
@@ -52,6 +64,7 @@ enum Verb {
     Promote,
     Demote,
     Remove,
+    Transfer,
 }
 
 impl Verb {
@@ -63,6 +76,7 @@ impl Verb {
             Verb::Promote => Admin::Promote { name },
             Verb::Demote => Admin::Demote { name },
             Verb::Remove => Admin::Remove { name },
+            Verb::Transfer => Admin::Transfer { name },
         }
     }
 
@@ -73,6 +87,7 @@ impl Verb {
             Verb::Promote => "votes",
             Verb::Demote => "does not vote",
             Verb::Remove => "is no member",
+            Verb::Transfer => "leads",
         }
     }
 }
@@ -88,40 +103,48 @@ pub(crate) fn add(connect: &Connect, args: &Place) -> Result<(), Exit> {
         return Err(Exit::usage(format!("the node at {address} is called {other}, not {name}")));
     }
     let verb = Verb::Add { address: address.clone(), incarnation: known.incarnation };
-    everywhere(connect, &verb, name, args.wait)
+    everywhere(connect, &verb, &Node { name: name.clone(), wait: args.wait }, None)
 }
 
 pub(crate) fn promote(connect: &Connect, args: &Node) -> Result<(), Exit> {
-    everywhere(connect, &Verb::Promote, &args.name, args.wait)
+    everywhere(connect, &Verb::Promote, args, None)
 }
 
 pub(crate) fn demote(connect: &Connect, args: &Node) -> Result<(), Exit> {
-    everywhere(connect, &Verb::Demote, &args.name, args.wait)
+    everywhere(connect, &Verb::Demote, args, None)
 }
 
 pub(crate) fn remove(connect: &Connect, args: &Node) -> Result<(), Exit> {
-    everywhere(connect, &Verb::Remove, &args.name, args.wait)
+    everywhere(connect, &Verb::Remove, args, None)
 }
 
-/// Goes through all groups; what one refuses does not keep the others from it.
-fn everywhere(connect: &Connect, verb: &Verb, name: &str, wait: Duration) -> Result<(), Exit> {
+pub(crate) fn transfer_leader(connect: &Connect, args: &Lead) -> Result<(), Exit> {
+    everywhere(connect, &Verb::Transfer, &args.node, args.group.map(GroupId))
+}
+
+/// Goes through all groups, or one; what one refuses does not keep the others from it.
+fn everywhere(
+    connect: &Connect,
+    verb: &Verb,
+    Node { name, wait }: &Node,
+    only: Option<GroupId>,
+) -> Result<(), Exit> {
     connect.check()?;
-    let known = merge(&status(&connect.endpoints, connect.timeout));
+    let known = groups(connect, only)?;
     let groups: Vec<GroupId> = known.iter().map(|status| status.group).collect();
-    if groups.is_empty() {
-        return Err(Exit::new(UNREACHABLE, "no node answered")
-            .hint("check --endpoints, and that nodes run there"));
-    }
-    let end = Instant::now() + wait;
+    let end = Instant::now() + *wait;
     let mut node = NodeId(0);
     let mut done: Vec<Done> = Vec::new();
     let mut failed: Vec<(GroupId, AdminError)> = Vec::new();
-    for &group in &groups {
+    for (&group, before) in groups.iter().zip(&known) {
         // Also late in the list there is time for an answer.
-        let end = end.max(Instant::now() + connect.timeout.min(wait));
+        let end = end.max(Instant::now() + connect.timeout.min(*wait));
         match admin(&connect.endpoints, group, verb.ask(name, node), end) {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 node = answer.node;
+                // Whoever answers leads already, and cannot tell since when.
+                answer.changed |=
+                    matches!(verb, Verb::Transfer) && before.leader.as_ref() != Some(name);
                 done.push(answer);
             }
             Err(error) => failed.push((group, error)),
@@ -136,6 +159,23 @@ fn everywhere(connect: &Connect, verb: &Verb, name: &str, wait: Duration) -> Res
         }
     }
     report(connect, verb, name, &groups, &done, &failed)
+}
+
+/// The groups that a command is for, as they are before it.
+fn groups(connect: &Connect, only: Option<GroupId>) -> Result<Vec<GroupStatus>, Exit> {
+    let mut known = merge(&status(&connect.endpoints, connect.timeout));
+    if known.is_empty() {
+        return Err(Exit::new(UNREACHABLE, "no node answered")
+            .hint("check --endpoints, and that nodes run there"));
+    }
+    if let Some(only) = only {
+        let last = known.last().map_or(0, |status| status.group.0);
+        known.retain(|status| status.group == only);
+        if known.is_empty() {
+            return Err(Exit::usage(format!("there is no group {}: they are 0 to {last}", only.0)));
+        }
+    }
+    Ok(known)
 }
 
 fn report(

@@ -1,13 +1,13 @@
 //! `margay value`: one value under a name.
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::{Swap, Value, Versioned};
 use margay_log::id::Index;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::{self, Follow, Life};
+use crate::data::{self, Follow, Fresh, Life};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
 
@@ -17,6 +17,7 @@ use crate::output;
 Examples:
   margay value set greeting hello
   margay value get greeting
+  margay value get greeting --level sequential    # from any node
   margay value cas greeting hello welcome     # exit code 1 where it is not 'hello'
   margay value cas lease --absent mine        # only where there is none
   margay value set session abc --ttl 30m      # gone after half an hour
@@ -34,6 +35,8 @@ enum Verb {
     Get {
         /// Name of the value
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Set it, print its version
     Set {
@@ -89,8 +92,8 @@ enum Verb {
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let connect = &args.connect;
     match &args.verb {
-        Verb::Get { name } => {
-            let found = match existing(&connect.client()?, name)? {
+        Verb::Get { name, fresh } => {
+            let found = match existing(&connect.client()?, name, fresh.level())? {
                 Some(value) => value.get().wait()?,
                 None => None,
             };
@@ -120,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             })
         }
         Verb::Delete { name } => {
-            let there = match existing(&connect.client()?, name)? {
+            let there = match existing(&connect.client()?, name, Level::default())? {
                 Some(value) => value.delete().wait()?,
                 None => false,
             };
@@ -134,9 +137,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     }
 }
 
-fn existing(client: &Client, name: &str) -> Result<Option<Value<Group>>, Exit> {
-    let found = Connect::existing(client, name, kind::VALUE)?;
-    Ok(found.map(|(group, id)| Value::new(group, id)))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Value<Group>>, Exit> {
+    let found = Connect::existing_at(client, name, kind::VALUE, level)?;
+    Ok(found.map(|(group, id)| Value::new(group, id).with_level(level)))
 }
 
 /// Opens the value, writes, and keeps an ephemeral one until interrupted.

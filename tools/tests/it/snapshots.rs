@@ -1,5 +1,5 @@
-//! Snapshots and repair between real processes: a follower that was away too long is brought one, and a
-//! cluster that is killed as a whole starts from them.
+//! Snapshots and repair between real processes: a follower that was away too long is brought one,
+//! and a cluster that is killed as a whole starts from them.
 
 use crate::harness::{PATIENCE, Scratch, alone, margay_alone, plan, until};
 use crate::ids::Writers;
