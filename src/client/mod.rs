@@ -33,7 +33,8 @@ use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
-    Lock, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Tree, Value,
+    Lock, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic, Tree,
+    Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -368,6 +369,11 @@ impl Client {
     /// The latch `name`; created to count down from `count` where there is none.
     pub fn latch(&self, name: &str, count: u32) -> Reply<Latch<Group>> {
         self.open(name, |group, name| Latch::open(group, name, count))
+    }
+
+    /// The topic `name`.
+    pub fn topic(&self, name: &str) -> Reply<Topic<Group>> {
+        self.open(name, Topic::open)
     }
 
     /// The election `name`.

@@ -140,6 +140,8 @@ pub mod kind {
     pub const LATCH: u8 = 26;
     /// An election.
     pub const ELECTION: u8 = 27;
+    /// Messages in one order.
+    pub const TOPIC: u8 = 29;
     /// A tree of documents under paths.
     pub const TREE: u8 = 30;
 }

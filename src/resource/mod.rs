@@ -26,6 +26,7 @@ pub mod rwlock;
 pub mod semaphore;
 pub mod set;
 pub mod snapshot;
+pub mod topic;
 pub mod transaction;
 pub mod tree;
 pub mod typed;
@@ -50,6 +51,7 @@ pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription,
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
+pub use topic::Topic;
 pub use transaction::Transaction;
 pub use tree::Tree;
 pub use value::Value;
@@ -289,6 +291,12 @@ static TYPES: &[Type] = &[
         name: "election",
         check: election::check,
         create: without_options::<election::ElectionState>,
+    },
+    Type {
+        kind: kind::TOPIC,
+        name: "topic",
+        check: topic::check,
+        create: without_options::<topic::TopicState>,
     },
     Type {
         kind: kind::TREE,

@@ -15,5 +15,6 @@ mod models;
 mod queue;
 mod registry;
 pub(crate) mod script;
+mod topic;
 mod transaction;
 mod tree;

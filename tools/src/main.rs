@@ -33,6 +33,7 @@ mod set;
 mod shell;
 mod sim;
 mod sys;
+mod topic;
 mod tree;
 mod txn;
 mod units;
@@ -78,6 +79,7 @@ enum Command {
     Barrier(barrier::Args),
     Latch(latch::Args),
     Election(election::Args),
+    Topic(topic::Args),
     Log(log::Args),
     Ls(manage::Ls),
     Describe(manage::Describe),
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Barrier(args) => barrier::run(&args),
         Command::Latch(args) => latch::run(&args),
         Command::Election(args) => election::run(&args),
+        Command::Topic(args) => topic::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),
         Command::Describe(args) => manage::describe(&args),

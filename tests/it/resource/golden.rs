@@ -9,7 +9,7 @@ use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
     barrier, counter, describe, election, latch, lock, map, multimap, queue, registry, rwlock,
-    semaphore, set, transaction, tree, value,
+    semaphore, set, topic, transaction, tree, value,
 };
 use margay_log::id::Micros;
 use std::fmt::Write;
@@ -33,6 +33,7 @@ pub(super) fn operations() -> Vec<Coded> {
         of_set(),
         of_queue(),
         claims(VERSION),
+        of_topic(),
         of_tree(),
     ];
     all.concat()
@@ -224,6 +225,11 @@ fn of_tree() -> Vec<Coded> {
     ]
 }
 
+fn of_topic() -> Vec<Coded> {
+    let publish = topic::PublishV1 { key: key(), value: value() };
+    vec![code(&publish), code(&topic::StatusV1 {})]
+}
+
 fn of_queue() -> Vec<Coded> {
     let (task, token) = (VERSION, 7);
     vec![
@@ -385,6 +391,8 @@ fn full() -> World {
     let (ephemeral, sequential, parents) = (true, true, true);
     let create = tree::CreateV1 { path, data, ephemeral, sequential, parents };
     world.command(one, ids[6], &create);
+    let id = world.open(one, "r29", kind::TOPIC);
+    world.command(one, id, &topic::PublishV1 { key: key(), value: value() });
     let mut last = command(two, 2, ids[1], &counter::AddV1 { delta: i64::MIN });
     last.acked = 1;
     world.send(last);

@@ -5,7 +5,7 @@ use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
 use margay::resource::{
     barrier, counter, election, latch, lock, map, multimap, queue, registry, rwlock, semaphore,
-    set, tree, value,
+    set, topic, tree, value,
 };
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
@@ -45,7 +45,7 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 13] = [
+const KINDS: [u8; 14] = [
     kind::QUEUE,
     kind::LOCK,
     kind::MAP,
@@ -59,6 +59,7 @@ const KINDS: [u8; 13] = [
     kind::BARRIER,
     kind::LATCH,
     kind::ELECTION,
+    kind::TOPIC,
 ];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -241,10 +242,14 @@ fn queue_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+fn topic_operation() -> impl Strategy<Value = Coded> {
+    (bytes(), bytes()).prop_map(|(key, value)| code(&topic::PublishV1 { key, value }))
+}
+
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..14_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..15_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
@@ -273,6 +278,7 @@ fn coded() -> impl Strategy<Value = Coded> {
         8 => claims_operation(),
         8 => gathering_operation(),
         6 => queue_operation(),
+        2 => topic_operation(),
         1 => garbage(),
     ]
 }

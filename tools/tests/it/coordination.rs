@@ -1,5 +1,6 @@
 //! The commands of what is granted in turn and handed out, against a real cluster.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::harness::{MARGAY, beside_others, cluster, margay, until};
@@ -154,4 +155,38 @@ fn a_worker_that_fails_gives_its_task_back_until_it_is_dead() {
     margay(&["queue", "revive", "cli-poison", &task]).with(1);
     let work = ["queue", "work", "cli-poison", "--idle", "10ms", "--", "cat"];
     assert_eq!(margay(&work).with(0).out, "bad");
+}
+
+#[test]
+fn a_topic_is_heard_in_one_order() {
+    let _beside = beside_others();
+    let listen = ["topic", "subscribe", "cli-news", "--after", "0", "--count", "3"];
+    let listener = start(&listen);
+    let publish = |message, key| {
+        let published = json(&["topic", "publish", "cli-news", message, "--key", key]);
+        published["position"].as_u64().expect("a position")
+    };
+    let positions = [publish("one", "a"), publish("two", "b"), publish("three", "")];
+    assert!(positions.is_sorted_by(|first, second| first < second), "{positions:?}");
+    let heard = listener.wait_with_output().expect("it ends");
+    assert!(heard.status.success(), "{heard:?}");
+    assert_eq!(String::from_utf8_lossy(&heard.stdout), "one\ntwo\nthree\n");
+    // One that comes later hears the same, and goes on behind any of them.
+    assert_eq!(margay(&listen).with(0).out, "one\ntwo\nthree\n");
+    let after = positions[0].to_string();
+    let listen = ["topic", "subscribe", "cli-news", "--after", &after, "--count", "1"];
+    assert_eq!(margay(&listen).with(0).out, "two\n");
+    let listen = ["topic", "subscribe", "cli-news", "--after", "0", "--count", "1"];
+    let message = json(&[&listen[..], &["--prefix", "b"]].concat());
+    assert_eq!((&message["value"], &message["key"]), (&"two".into(), &"b".into()));
+    assert_eq!(message["position"], positions[1]);
+    margay(&["lock", "status", "cli-news"]).with(2);
+    // Who listens learns that there is nothing to be heard any more.
+    let mut listener = start(&listen[..5]);
+    let mut heard = String::new();
+    let mut out = BufReader::new(listener.stdout.take().expect("it is piped"));
+    out.read_line(&mut heard).expect("it says something");
+    assert_eq!(heard, "one\n");
+    margay(&["delete", "cli-news"]).with(0);
+    assert_eq!(listener.wait().expect("it ends").code(), Some(1));
 }
