@@ -272,19 +272,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     if options.refuse_damage {
         refuse(damage.as_ref(), &rotten)?;
     }
-    let fresh = match fresh {
-        Some(number) => {
-            walk.segments.rewind(number);
-            None
-        }
-        None => {
-            let number =
-                listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
-            walk.segments.add(Segment::new(number, options.segment_first, false));
-            walk.segments.advance_to_newest();
-            Some(number)
-        }
-    };
+    let newest = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
+    let fresh = go_on_in(&mut walk, fresh, newest, &options);
     let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
@@ -306,6 +295,23 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     report.rotten.iter().for_each(|rotten| log.reads.note_damaged(rotten.first));
     go_on(storage, &mut log, &hard, pair, fresh)?;
     Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
+}
+
+/// Where the log goes on: in the newest segment if nothing was written there, else in one that is
+/// to be made, which is returned.
+fn go_on_in(
+    walk: &mut Walk,
+    untouched: Option<SegmentNumber>,
+    next: SegmentNumber,
+    options: &Options,
+) -> Option<SegmentNumber> {
+    if let Some(number) = untouched {
+        walk.segments.rewind(number);
+        return None;
+    }
+    walk.segments.add(Segment::new(next, options.segment_first, false));
+    walk.segments.advance_to_newest();
+    Some(next)
 }
 
 /// For who cannot mend a log: the first damage there is, as an error.

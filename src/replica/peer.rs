@@ -49,11 +49,11 @@ impl<S: StateMachine> Replica<S> {
         }
         self.arriving = None;
         self.arriving_members = None;
-        if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body {
-            if !self.take_batch(prev, last, batch, &peer)? {
-                // The leader sends it again; nothing was promised yet.
-                return Ok(());
-            }
+        if let message::Body::Append { prev, batch: Some(last), .. } = peer.message.body
+            && !self.take_batch(prev, last, batch, &peer)?
+        {
+            // The leader sends it again; nothing was promised yet.
+            return Ok(());
         }
         let configuration = self.arriving_members.as_ref().map(Membership::configuration);
         self.step(now, Input::Message { from, message: peer.message, configuration });

@@ -161,10 +161,13 @@ check_by_schema!(PutV1, ReplaceV1, RemoveEntryV1, RemoveKeyV1, RemoveValueV1, Cl
 
 // ---- state ----------------------------------------------------------------------------------
 
+/// A key, shared by all who keep it.
+type Key = Shared<[u8]>;
+
 /// Values by key. No key is there without a value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MultimapState {
-    keys: OrdMap<Shared<[u8]>, OrdSet<Value>>,
+    keys: OrdMap<Key, OrdSet<Value>>,
     /// Entries in all.
     size: u64,
     /// What was removed at once, until somebody takes it.
@@ -361,12 +364,7 @@ impl MultimapState {
     }
 
     /// Which of the next `limit` keys have a value, and the key to go on after.
-    fn having(
-        &self,
-        value: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> (Vec<Shared<[u8]>>, Option<Shared<[u8]>>) {
+    fn having(&self, value: &[u8], after: Option<&[u8]>, limit: usize) -> (Vec<Key>, Option<Key>) {
         let mut rest = self.keys.range::<_, [u8]>((after_key(after), Bound::Unbounded));
         let (mut having, mut last) = (Vec::new(), None);
         for (key, values) in rest.by_ref().take(limit) {
@@ -491,7 +489,7 @@ fn after_key(after: Option<&[u8]>) -> Bound<&[u8]> {
 
 /// Values of single keys, and whole maps.
 #[derive(Clone, Debug, Default)]
-struct Removed(Vec<OrdSet<Value>>, Vec<OrdMap<Shared<[u8]>, OrdSet<Value>>>);
+struct Removed(Vec<OrdSet<Value>>, Vec<OrdMap<Key, OrdSet<Value>>>);
 
 impl Waste for Removed {
     fn shed(&mut self, limit: usize) -> bool {

@@ -1,5 +1,5 @@
-//! What the commands of value, counter, map, multimap, set and tree share: how fresh what is read is,
-//! how long what is written stays, lists of any length, and following events.
+//! What the commands of value, counter, map, multimap, set and tree share: how fresh what is read
+//! is, how long what is written stays, lists of any length, and following events.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use crate::{manage, sys, units};
 /// How fresh what is read must be.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Fresh {
-    /// How fresh: with all that was acknowledged to anybody (linearizable); the same while clocks run
-    /// about equally fast, with fewer messages (lease); from any node, with all that this session has
-    /// seen (sequential)
+    /// How fresh: with all that was acknowledged to anybody (linearizable); the same while clocks
+    /// run about equally fast, with fewer messages (lease); from any node, with all that this
+    /// session has seen (sequential)
     #[arg(long, value_enum, default_value_t = Freshness::Linearizable)]
     level: Freshness,
 }

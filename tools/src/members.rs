@@ -1,8 +1,9 @@
-//! `margay cluster add, promote, demote, remove, transfer-leader`: who is a member of the groups, and
-//! who leads them.
+//! `margay cluster add, promote, demote, remove, transfer-leader`: who is a member of the groups,
+//! and who leads them.
 //!
-//! Every group has its own membership and its own leader; a command goes through all of them, one after the other. It
-//! may be repeated: what is so already stays so, and what was missed is made up for.
+//! Every group has its own membership and its own leader; a command goes through all of them, one
+//! after the other. It may be repeated: what is so already stays so, and what was missed is made up
+//! for.
 
 use std::time::{Duration, Instant};
 

@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 
 use margay::sim::{self, Failure, Options, Summary};
 
-use crate::exit::{Exit, NEGATIVE};
-use crate::output::{self, Format};
+use crate::exit::Exit;
+#[cfg(feature = "breaks")]
+use crate::exit::NEGATIVE;
+#[cfg(feature = "breaks")]
+use crate::output;
+use crate::output::Format;
 use report::{Progress, Total};
 
 /// Simulate clusters under faults and check everything they promise

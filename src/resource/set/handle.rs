@@ -193,7 +193,7 @@ impl<S: Submit> Set<S> {
             let mut members = Vec::new();
             for _ in 0..reader.u32()? {
                 members.push(reader.bytes()?.to_vec());
-                (reader.u64()?, reader.optional()?);
+                let _version_and_owner = (reader.u64()?, reader.optional()?);
             }
             Ok(SetPage { members, next })
         })
