@@ -272,8 +272,8 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     if options.refuse_damage {
         refuse(damage.as_ref(), &rotten)?;
     }
-    let newest = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
-    let fresh = go_on_in(&mut walk, fresh, newest, &options);
+    let next = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
+    let fresh = go_on_in(&mut walk, fresh, next, &options);
     let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
