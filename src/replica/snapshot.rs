@@ -55,6 +55,9 @@ pub(super) struct Snapshots<S: StateMachine> {
     making: Option<Making<S>>,
     restoring: Option<Restore<S>>,
     installing: Option<Installing<S>>,
+    /// Steps of attempts that were given up, with their snapshot, still under way. A write among
+    /// them must not find the file of a later attempt: that begins when they have ended.
+    strays: Vec<(Index, Ticket)>,
     sending: Vec<Sending>,
     pub counts: SnapshotCounts,
 }
@@ -69,6 +72,7 @@ impl<S: StateMachine> Snapshots<S> {
             making: None,
             restoring: None,
             installing: None,
+            strays: Vec::new(),
             sending: Vec::new(),
             counts: SnapshotCounts::default(),
         }
@@ -184,6 +188,7 @@ impl<S: StateMachine> Replica<S> {
             || snapshots.restoring.is_some()
             || snapshots.installing.is_some()
             || snapshots.retry_at.is_some()
+            || !snapshots.strays.is_empty()
             // What a panic left behind is no state to keep.
             || self.halted.is_some();
         let applied = self.machine.applied();
@@ -257,6 +262,10 @@ impl<S: StateMachine> Replica<S> {
         result: Result<Option<Buffer>, DiskError>,
         host: &mut dyn Host,
     ) {
+        if let Some(at) = self.snapshots.strays.iter().position(|&(_, stray)| stray == ticket) {
+            self.snapshots.strays.swap_remove(at);
+            return;
+        }
         let result = match self.on_making(now, ticket, result, host) {
             Some(result) => result,
             None => return,
@@ -286,12 +295,13 @@ impl<S: StateMachine> Replica<S> {
         if write.is_none() && !other {
             return Some(result);
         }
-        if let Err(error) = result {
-            self.abandon_snapshot(now, Some(error), host);
-            return None;
-        }
         if let Some(write) = write {
             making.writes.swap_remove(write);
+        }
+        if let Err(error) = result {
+            self.abandon_snapshot(now, Some(error), host);
+            self.snapshots.strays.retain(|&(_, stray)| stray != ticket);
+            return None;
         }
         match making.stage {
             Stage::Begin(_) => making.stage = Stage::Chunks,
@@ -318,7 +328,13 @@ impl<S: StateMachine> Replica<S> {
             // The next attempt is due at once then.
             self.snapshots.bytes = u64::MAX / 2;
         }
-        self.log.snapshot_step(index, SnapshotStep::Discard);
+        let discard = self.log.snapshot_step(index, SnapshotStep::Discard);
+        let stage = match making.stage {
+            Stage::Begin(ticket) | Stage::Publish(ticket) => Some(ticket),
+            Stage::Chunks | Stage::Ending | Stage::Written => None,
+        };
+        let left = making.writes.into_iter().chain(stage).chain([discard]);
+        self.snapshots.strays.extend(left.map(|ticket| (index, ticket)));
         host.dispose(Box::new(making.frozen));
     }
 

@@ -131,6 +131,9 @@ impl<S: StateMachine> Replica<S> {
         self.abandon_install(host);
         self.abandon_snapshot(now, None, host);
         let index = header.end.id.index;
+        if self.snapshots.strays.iter().any(|&(of, _)| of == index) {
+            return false; // The sender tries again.
+        }
         tracing::info!(group = self.config.group.0, %from, %index, bytes = header.length,
             "a snapshot is being brought");
         let begin = self.log.snapshot_step(index, SnapshotStep::Begin);
@@ -161,6 +164,7 @@ impl<S: StateMachine> Replica<S> {
             tracing::warn!(group = self.config.group.0, %error,
                 "the snapshot that is being brought cannot be written");
             self.abandon_install(host);
+            self.snapshots.strays.retain(|&(_, stray)| stray != ticket);
             return None;
         }
         if let Some(step) = step {
@@ -219,7 +223,9 @@ impl<S: StateMachine> Replica<S> {
     fn abandon_install(&mut self, host: &mut dyn Host) {
         let Some(installing) = self.snapshots.installing.take() else { return };
         let index = installing.header().end.id.index;
-        self.log.snapshot_step(index, SnapshotStep::Discard);
+        let discard = self.log.snapshot_step(index, SnapshotStep::Discard);
+        let left = installing.steps.into_iter().chain(installing.publish).chain([discard]);
+        self.snapshots.strays.extend(left.map(|ticket| (index, ticket)));
         host.dispose(Box::new(installing.feeding));
     }
 
