@@ -44,7 +44,11 @@ fn an_operator_says_who_leads() {
     let _alone = alone();
     let scratch = Scratch::new("transfer");
     let mut nodes = Nodes::start(&plan(scratch.path(), GROUPS), PATIENCE).expect("three nodes");
-    until("each node to lead two groups", || leaders(&nodes) == [2, 2, 2]);
+    // Two each may also come of chance, with other groups than the ranks give them.
+    let first = |group: u32| Some((group % 3) as usize);
+    until("each group to be led by its first", || {
+        (0..GROUPS).all(|group| nodes.leader(group) == first(group))
+    });
 
     // n2 is the second of group 0, and the first has just given it away: it keeps it.
     let told = transfer_leader(&nodes, &["--group", "0", "n2"]).with(0);
