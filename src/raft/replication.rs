@@ -267,6 +267,8 @@ impl Raft {
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.verified = follower.verified.max(end.index);
+            // What was acknowledged of the old log stays true; of the new one it is nothing yet.
+            follower.acked = follower.acked.min(self.durable_index);
             if self.durable_index >= end.index {
                 self.acknowledge(out);
             }
