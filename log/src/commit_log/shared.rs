@@ -13,10 +13,12 @@
 //! has been woken to do so: whoever lets go of the disk looks once more, and wakes one who waits.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::commit_log::ahead::Threads;
 use crate::commit_log::files::Files;
 use crate::commit_log::options::Retention;
 use crate::commit_log::space::Spacer;
@@ -47,6 +49,10 @@ pub(crate) struct Shared {
     /// For the log's own thread.
     rest: Condvar,
     pub(crate) files: Files,
+    /// That read ahead.
+    pub(crate) threads: Threads,
+    /// How often a suffix was cut off: what a reader holds may no longer be part of the log then.
+    pub(crate) cuts: AtomicU64,
     pub(crate) path: PathBuf,
     /// A write can be begun without waiting for it.
     is_async: bool,
@@ -260,6 +266,8 @@ impl Shared {
             progress: Condvar::new(),
             rest: Condvar::new(),
             files: Files::new(&path, salt, incarnation),
+            threads: Threads::default(),
+            cuts: AtomicU64::new(0),
             path,
             is_async,
             begin: Instant::now(),
