@@ -19,7 +19,7 @@ use crate::id::{Index, Position, SegmentNumber};
 use crate::log::Log;
 use crate::segment::BatchRef;
 
-/// Pieces that are asked for at a time.
+/// Pieces that are asked for at a time. With the one that is looked at, a long reader has three.
 const DEPTH: usize = 2;
 /// Readers of one log that are read ahead for, at most: each has a thread. The others read on
 /// their own.

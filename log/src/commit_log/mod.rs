@@ -39,6 +39,7 @@ mod pending;
 mod read_only;
 mod reader;
 mod shared;
+mod sleepers;
 mod space;
 #[cfg(feature = "typed")]
 mod typed;
