@@ -300,9 +300,7 @@ fn lock_requires_fencing_token() {
     let second = token(&mut scene.two, &answer).expect("granted when the session ended");
     assert!(second > first, "tokens rise: {first}, {second}");
     let late = scene.one.command(&scene.group, lock, &UnlockV1 { token: first as u64 });
-    scene.until("the first to learn it", |one, _| {
-        one.states().contains(&SessionState::Expired)
-    });
+    scene.until("the first to learn it", |one, _| one.states().contains(&SessionState::Expired));
     let lost = |told: &Output| matches!(told, Output::Lost(held) if held.len() == 1);
     assert!(scene.one.told.iter().any(lost), "it is told what it has lost");
     let _ = scene.one.result(late);
@@ -335,9 +333,7 @@ fn lock_split_brain_heal_no_hang() {
     scene.group.heal();
     scene.one.cut.clear();
     scene.two.cut.clear();
-    scene.until("the first to learn it", |one, _| {
-        one.states().contains(&SessionState::Expired)
-    });
+    scene.until("the first to learn it", |one, _| one.states().contains(&SessionState::Expired));
     scene.one.told.clear();
     let again = scene.one.command(&scene.group, lock, &ASK);
     scene.until("the first to wait", |one, _| one.session.in_flight() == 0);

@@ -161,8 +161,7 @@ fn old_snapshot_must_not_replace_newer_state() {
     let counter = scene.counter;
     scene.caller.add(&mut scene.group, counter);
     scene.group.converge();
-    let (applied, state) =
-        (scene.group.replica(away).machine().applied(), scene.group.state(away));
+    let (applied, state) = (scene.group.replica(away).machine().applied(), scene.group.state(away));
     // All of them again, late, and from somebody else, too.
     let frames = late.borrow().clone();
     assert!(!frames.is_empty());
