@@ -80,7 +80,7 @@ fn steps_of_every_collection_are_checked_and_done_together() {
     assert_eq!(margay(&["journal", "status", "c-log@1", "-o", "json"]).with(0).json()["next"], 3);
 
     let twice = [r#"{"do":"offer","name":"c-queue@1","value":"v"}"#; 2];
-    assert!(txn(&twice).with(2).err.contains("DUPLICATE"), "one task an entry");
+    assert!(txn(&twice).with(2).err.contains("E0208"), "one task an entry");
 }
 
 #[test]
