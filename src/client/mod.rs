@@ -34,8 +34,8 @@ use crate::resource::log::Retention;
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
-    Lock, Log, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic, Tree,
-    Value,
+    Lock, Log, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic,
+    Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};

@@ -128,8 +128,7 @@ impl<S: Submit> Log<S> {
     }
 
     fn append_from(&self, position: u64, records: &[impl AsRef<[u8]>]) -> Reply<Appended> {
-        let records: Vec<Vec<u8>> =
-            records.iter().map(|record| record.as_ref().to_vec()).collect();
+        let records: Vec<Vec<u8>> = records.iter().map(|record| record.as_ref().to_vec()).collect();
         let count = records.len() as u64;
         self.handle.command(&AppendV1 { records, position }).and_then(move |answer| {
             let mut reader = Reader::new(&answer.payload);

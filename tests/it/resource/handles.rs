@@ -82,13 +82,7 @@ impl Far {
 
 impl Far {
     /// Delivers the events that are kept after a position.
-    fn deliver_kept(
-        &self,
-        resource: ResourceId,
-        after: (Index, u32),
-        filter: &[u8],
-        feed: &Feed,
-    ) {
+    fn deliver_kept(&self, resource: ResourceId, after: (Index, u32), filter: &[u8], feed: &Feed) {
         let events = match self.world.machine.events(resource, after, filter) {
             Events::Some(events) => events,
             Events::Lagged { oldest } => {

@@ -228,8 +228,10 @@ fn collections_take_several_steps_at_one_index_or_none() {
         let (path, data) = (path.to_vec(), b"data".to_vec());
         tree::CreateV1 { path, data, ephemeral: false, sequential, parents: false }
     };
-    let add = |member: &[u8], ttl_ms| {
-        set::AddV1 { members: vec![member.to_vec()], ephemeral: true, ttl_ms }
+    let add = |member: &[u8], ttl_ms| set::AddV1 {
+        members: vec![member.to_vec()],
+        ephemeral: true,
+        ttl_ms,
     };
     let put = |value: &[u8]| multimap::PutV1 { key: b"k".to_vec(), value: value.to_vec() };
     let append = |record: &[u8]| log::AppendV1 { records: vec![record.to_vec()], position: 0 };
