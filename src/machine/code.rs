@@ -143,6 +143,10 @@ codes! {
     HAS_CHILDREN = 321, NotApplied, "there are nodes below; delete them first";
     /// A node that ends with its session cannot have others below it.
     EPHEMERAL_PARENT = 322, NotApplied, "the node above ends with its session: nothing below it";
+    /// A position of a log that is not kept any more.
+    TRIMMED = 330, NotApplied, "the log does not keep that position any more; begin at its first";
+    /// No more records, or bytes of records, fit into a log that keeps everything.
+    LOG_FULL = 331, NotApplied, "the log is full; trim it, or create one that keeps less";
 
     /// The session is not known: expired, closed, or never registered. What it sent before may
     /// have been applied.

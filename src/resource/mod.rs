@@ -15,6 +15,7 @@ pub mod entries;
 pub mod handle;
 pub mod latch;
 pub mod lock;
+pub mod log;
 pub mod map;
 pub mod multimap;
 pub mod own;
@@ -42,6 +43,7 @@ pub use election::{Election, Leadership};
 pub use handle::{Handle, Removal, Swap, Versioned};
 pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
+pub use log::Log;
 pub use map::Map;
 pub use multimap::Multimap;
 pub use own::{OwnType, register};
@@ -304,6 +306,7 @@ static TYPES: &[Type] = &[
         check: tree::check,
         create: without_options::<tree::TreeState>,
     },
+    Type { kind: kind::LOG, name: "log", check: log::check, create: log::create },
 ];
 
 fn type_of(kind: u8) -> Option<&'static Type> {

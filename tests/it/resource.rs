@@ -11,6 +11,7 @@ mod handles;
 mod hostile;
 mod lives;
 mod lock;
+mod log;
 mod models;
 mod queue;
 mod registry;
