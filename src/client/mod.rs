@@ -30,11 +30,12 @@ use std::time::{Duration, Instant};
 use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
+use crate::resource::log::Retention;
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
-    Lock, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic, Tree,
-    Value,
+    Lock, Log, Map, MemberGroup, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit,
+    Subscription, Topic, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -380,6 +381,16 @@ impl Client {
     /// The topic `name`.
     pub fn topic(&self, name: &str) -> Reply<Topic<Group>> {
         self.open(name, Topic::open)
+    }
+
+    /// The log `name`; created to keep everything where there is none.
+    pub fn log(&self, name: &str) -> Reply<Log<Group>> {
+        self.open(name, Log::open)
+    }
+
+    /// The same; where it is created, it keeps what `retention` says.
+    pub fn log_with(&self, name: &str, retention: Retention) -> Reply<Log<Group>> {
+        self.open(name, |group, name| Log::open_with(group, name, retention))
     }
 
     /// The election `name`.

@@ -146,6 +146,8 @@ pub mod kind {
     pub const TOPIC: u8 = 29;
     /// A tree of documents under paths.
     pub const TREE: u8 = 30;
+    /// Records in one order, at positions.
+    pub const LOG: u8 = 31;
 }
 
 /// How fresh the answer to a query must be.

@@ -16,6 +16,7 @@ pub mod group;
 pub mod handle;
 pub mod latch;
 pub mod lock;
+pub mod log;
 pub mod map;
 pub mod multimap;
 pub mod own;
@@ -44,14 +45,13 @@ pub use group::{MemberGroup, Membership};
 pub use handle::{Handle, Removal, Swap, Versioned};
 pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
+pub use log::Log;
 pub use map::Map;
 pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use queue::{Queue, Task};
 pub use registry::Registry;
-pub use reply::{
-    Answer, Completer, Delivery, Failure, Feed, Fetched, Reply, Subscription, Watch,
-};
+pub use reply::{Answer, Completer, Delivery, Failure, Feed, Fetched, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
@@ -320,6 +320,7 @@ static TYPES: &[Type] = &[
         check: tree::check,
         create: without_options::<tree::TreeState>,
     },
+    Type { kind: kind::LOG, name: "log", check: log::check, create: log::create },
 ];
 
 fn type_of(kind: u8) -> Option<&'static Type> {

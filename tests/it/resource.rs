@@ -12,6 +12,7 @@ mod handles;
 mod hostile;
 mod lives;
 mod lock;
+mod log;
 mod membership;
 mod models;
 mod queue;

@@ -19,7 +19,11 @@ const ITEM_OUTCOME: u8 = 21;
 
 impl GroupState {
     /// See [`Resource::freeze`].
-    pub(super) fn freeze_behind(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
+    pub(super) fn freeze_behind(
+        &self,
+        after: Option<&[u8]>,
+        items: &mut Items<'_>,
+    ) -> Option<Vec<u8>> {
         let zero = (Index::ZERO, Index::ZERO, Index::ZERO);
         let (first, behind) = match after {
             Some(key) => read_key(key).expect("our own key"),
@@ -75,12 +79,14 @@ impl GroupState {
                     (*name, zero, zero)
                 })
             }
-            ITEM_MESSAGE => {
-                freeze_all(&mut self.mail.messages_behind(behind.0), items, |(name, message), out| {
+            ITEM_MESSAGE => freeze_all(
+                &mut self.mail.messages_behind(behind.0),
+                items,
+                |(name, message), out| {
                     freeze_message(name, message, out);
                     (name, zero, zero)
-                })
-            }
+                },
+            ),
             ITEM_PLACE => freeze_all(&mut self.mail.places_behind(behind), items, |place, out| {
                 out.push(ITEM_PLACE);
                 for part in [place.0, place.1, place.2] {

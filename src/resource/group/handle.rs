@@ -2,8 +2,8 @@
 
 use super::member::{Membership, way_out};
 use super::{
-    ANSWERED, AnswersV1, CancelV1, FAILED, GONE, JOINED, JoinV1, LEFT, MemberV1, MembersV1, REMOVED,
-    RemoveV1, SESSION_ENDED, SILENT, SendV1, StatusV1, TO_ALL, TO_ANY, TO_MEMBER, UPDATED,
+    ANSWERED, AnswersV1, CancelV1, FAILED, GONE, JOINED, JoinV1, LEFT, MemberV1, MembersV1,
+    REMOVED, RemoveV1, SESSION_ENDED, SILENT, SendV1, StatusV1, TO_ALL, TO_ANY, TO_MEMBER, UPDATED,
 };
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, Outcome, ResourceId, SessionId, kind};
@@ -392,9 +392,7 @@ fn read_event(delivery: Delivery) -> Result<MemberEvent, Failure> {
     match (kind, payload.new, payload.old) {
         (JOINED, Some(data), _) => Ok(MemberEvent::Joined { id, data }),
         (UPDATED, Some(data), Some(old)) => Ok(MemberEvent::Updated { id, data, old }),
-        (LEFT | REMOVED | SESSION_ENDED, _, Some(data)) => {
-            Ok(MemberEvent::Left { id, data, why })
-        }
+        (LEFT | REMOVED | SESSION_ENDED, _, Some(data)) => Ok(MemberEvent::Left { id, data, why }),
         _ => Err(Failure::from(Code::BAD_PAYLOAD)),
     }
 }

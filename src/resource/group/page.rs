@@ -19,7 +19,9 @@ impl GroupState {
                 };
                 let from = Index(page.after.to_native().saturating_add(1));
                 let members = self.members.range(from..);
-                put_page(members, limit, out, |(name, pair), out| self.put_member(*name, pair, out));
+                put_page(members, limit, out, |(name, pair), out| {
+                    self.put_member(*name, pair, out)
+                });
             }
             MemberV1::SCHEMA => {
                 let id = &access::<MemberV1>(payload, &mut scratch)?.id;

@@ -300,7 +300,12 @@ impl GroupState {
             }
             let request = send.request.to_native();
             // Its time limit is the message's.
-            self.claims.ask(Ask { session, request, amount: 1, wait_ms: None }, false, at, effects)?;
+            self.claims.ask(
+                Ask { session, request, amount: 1, wait_ms: None },
+                false,
+                at,
+                effects,
+            )?;
         }
         let wait_ms = send.wait_ms.as_ref().map(|wait| wait.to_native());
         let due = wait_ms.map(|wait| at.now.after(Micros::from_millis(wait)));

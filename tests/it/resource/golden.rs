@@ -8,7 +8,7 @@ use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
-    barrier, counter, describe, election, group, latch, lock, map, multimap, queue, registry,
+    barrier, counter, describe, election, group, latch, lock, log, map, multimap, queue, registry,
     rwlock, semaphore, set, topic, transaction, tree, value,
 };
 use margay_log::id::Micros;
@@ -36,6 +36,7 @@ pub(super) fn operations() -> Vec<Coded> {
         of_group(VERSION),
         of_topic(),
         of_tree(),
+        of_log(),
     ];
     all.concat()
 }
@@ -256,6 +257,16 @@ fn of_topic() -> Vec<Coded> {
     vec![code(&publish), code(&topic::StatusV1 {})]
 }
 
+fn of_log() -> Vec<Coded> {
+    let records = vec![b"one".to_vec(), b"two".to_vec()];
+    vec![
+        code(&log::AppendV1 { records, position: VERSION }),
+        code(&log::TrimV1 { before: VERSION }),
+        code(&log::ReadV1 { from: VERSION, limit: 7 }),
+        code(&log::StatusV1 {}),
+    ]
+}
+
 fn of_queue() -> Vec<Coded> {
     let (task, token) = (VERSION, 7);
     vec![
@@ -420,6 +431,11 @@ fn full() -> World {
     fill_group(&mut world, one, two);
     let id = world.open(one, "r29", kind::TOPIC);
     world.command(one, id, &topic::PublishV1 { key: key(), value: value() });
+    let options = log::Retention::new().records(2).encode();
+    let open = registry::OpenV1 { name: b"r31".to_vec(), kind: kind::LOG, options };
+    let id = world.command(one, 0, &open).index;
+    let records = vec![b"one".to_vec(), b"two".to_vec(), b"three".to_vec()];
+    world.command(one, id, &log::AppendV1 { records, position: 0 });
     let sequence = world.sequences[&two] + 1;
     let mut last = command(two, sequence, ids[1], &counter::AddV1 { delta: i64::MIN });
     last.acked = 1;

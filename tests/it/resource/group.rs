@@ -598,9 +598,8 @@ fn a_slow_member_fills_its_own_inbox_only() {
     for (request, name) in [(1, "slow"), (2, "quick")] {
         world.command(session, id, &join(request, name));
     }
-    let tell = |world: &mut World, to, name, size| {
-        world.command(session, id, &send(to, name, size)).code
-    };
+    let tell =
+        |world: &mut World, to, name, size| world.command(session, id, &send(to, name, size)).code;
     for _ in 0..INBOX_MAX {
         assert_eq!(tell(&mut world, TO_MEMBER, "slow", 1), Code::OK);
     }

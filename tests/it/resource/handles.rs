@@ -2,7 +2,7 @@
 
 use crate::machine::World;
 use margay::machine::{
-    Code, Effects, Filter, Level, NoticeState, Outcome, Query, ResourceId, SessionId, kind,
+    Code, Effects, Events, Filter, Level, NoticeState, Outcome, Query, ResourceId, SessionId, kind,
 };
 use margay::resource::lock::HolderV1;
 use margay::resource::map::{MapEntry, MapEvent, MapRange};
@@ -72,6 +72,26 @@ impl Far {
             }
         }
         self.events = self.world.seen.events.len();
+    }
+}
+
+impl Far {
+    /// Delivers the events that are kept after a position.
+    fn deliver_kept(&self, resource: ResourceId, after: (Index, u32), filter: &[u8], feed: &Feed) {
+        let events = match self.world.machine.events(resource, after, filter) {
+            Events::Some(events) => events,
+            Events::Lagged { oldest } => {
+                feed.push(Delivery::Lagged { oldest });
+                match self.world.machine.events(resource, (oldest.prev(), u32::MAX), filter) {
+                    Events::Some(events) => events,
+                    Events::Lagged { .. } => Vec::new(),
+                }
+            }
+        };
+        for (index, event) in events {
+            let (ordinal, kind, payload) = (event.ordinal, event.kind, event.payload());
+            feed.push(Delivery::Event { index, ordinal, kind, payload });
+        }
     }
 }
 
@@ -220,13 +240,17 @@ impl Submit for Near {
     fn subscribe(
         &self,
         resource: ResourceId,
-        _after: Option<(Index, u32)>,
+        after: Option<(Index, u32)>,
         filter: Filter,
     ) -> Subscription {
         let (feed, subscription) = Subscription::channel();
         let mut bytes = Vec::new();
         filter.encode(&mut bytes);
-        self.far().feeds.push((resource, bytes, feed));
+        let mut far = self.far();
+        if let Some(after) = after {
+            far.deliver_kept(resource, after, &bytes, &feed);
+        }
+        far.feeds.push((resource, bytes, feed));
         subscription
     }
 

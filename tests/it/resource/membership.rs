@@ -45,8 +45,9 @@ fn members_come_and_go_and_watchers_hear_of_it() {
         let (id, data) = (id.to_owned(), data.as_bytes().to_vec());
         MemberEvent::Left { id, data, why }
     };
-    let joined = |id: &str, data: &str| {
-        MemberEvent::Joined { id: id.to_owned(), data: data.as_bytes().to_vec() }
+    let joined = |id: &str, data: &str| MemberEvent::Joined {
+        id: id.to_owned(),
+        data: data.as_bytes().to_vec(),
     };
     let expected = [
         joined(&id, "north"),
@@ -252,9 +253,8 @@ fn a_member_that_was_cut_off_has_its_messages_and_none_twice() {
 fn a_large_inbox_is_read_in_pages_and_in_order() {
     let (_, _, ours, theirs) = groups();
     let member = ours.join_as("n1", b"").wait().unwrap();
-    let sent: Vec<u64> = (0..7_u8)
-        .map(|n| theirs.send(To::Any, &vec![n; 700 << 10]).wait().unwrap())
-        .collect();
+    let sent: Vec<u64> =
+        (0..7_u8).map(|n| theirs.send(To::Any, &vec![n; 700 << 10]).wait().unwrap()).collect();
     let mut inbox = member.messages();
     let read: Vec<u64> = (0..7).map(|_| inbox.wait_next().unwrap().number()).collect();
     assert_eq!(read, sent);

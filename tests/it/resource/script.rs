@@ -4,7 +4,7 @@ use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
 use margay::resource::{
-    barrier, counter, election, group, latch, lock, map, multimap, queue, registry, rwlock,
+    barrier, counter, election, group, latch, lock, log, map, multimap, queue, registry, rwlock,
     semaphore, set, topic, tree, value,
 };
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 15] = [
+const KINDS: [u8; 16] = [
     kind::QUEUE,
     kind::LOCK,
     kind::MAP,
@@ -61,6 +61,7 @@ const KINDS: [u8; 15] = [
     kind::ELECTION,
     kind::TOPIC,
     kind::GROUP,
+    kind::LOG,
 ];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -272,11 +273,32 @@ fn group_operation() -> impl Strategy<Value = Coded> {
     ]
 }
 
+fn log_operation() -> impl Strategy<Value = Coded> {
+    let records = || prop::collection::vec(bytes(), 1..4);
+    prop_oneof![
+        4 => (records(), prop_oneof![4 => Just(0), 1 => 1..9_u64])
+            .prop_map(|(records, position)| code(&log::AppendV1 { records, position })),
+        1 => (0..20_u64).prop_map(|before| code(&log::TrimV1 { before })),
+    ]
+}
+
+/// What a log keeps.
+fn log_options() -> impl Strategy<Value = Vec<u8>> {
+    let age = prop::option::of(1..4_u64);
+    let all = (prop::option::of(1..5_u64), prop::option::of(1..9_u64), age);
+    all.prop_map(|(records, bytes, age)| {
+        [records, bytes, age].map(|bound| bound.unwrap_or_default().to_le_bytes()).concat()
+    })
+}
+
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..16_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..17_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
+        }),
+        1 => (0..16_u8, log_options()).prop_map(|(name, options)| {
+            code(&registry::OpenV1 { name: vec![b'A' + name], kind: kind::LOG, options })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
     ]
@@ -306,6 +328,7 @@ fn coded() -> impl Strategy<Value = Coded> {
         6 => queue_operation(),
         2 => topic_operation(),
         6 => group_operation(),
+        4 => log_operation(),
         1 => garbage(),
     ]
 }
