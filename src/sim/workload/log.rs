@@ -232,7 +232,8 @@ impl Appending {
                     seen.know(record.position, number(&record));
                 }),
                 Some(Err(failure)) => {
-                    if failure.code != Code::TRIMMED {
+                    // This client may have left.
+                    if ![Code::TRIMMED, Code::CLIENT_CLOSED].contains(&failure.code) {
                         actor.note(|seen| seen.wrong.push(format!("following: {failure}")));
                     }
                     self.follow = self.log.follow(Some(0));
