@@ -124,6 +124,13 @@ impl Faults {
         Ok(())
     }
 
+    /// A node that was removed comes back with an empty disk, as somebody new.
+    pub(crate) fn replace(&mut self, hosts: &mut Hosts, node: usize) -> io::Result<()> {
+        self.count("lost disk");
+        hosts.wipe(node)?;
+        if self.full == Some(node) { Ok(()) } else { hosts.spawn(node) }
+    }
+
     fn mend(&mut self, hosts: &mut Hosts) -> io::Result<()> {
         hosts.mend()?;
         self.free(hosts)
