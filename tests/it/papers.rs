@@ -92,7 +92,8 @@ fn every_scenario_has_its_test() {
     let mut next = 1;
     for row in tables.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-        let Some(number) = cells[0].split(' ').next().and_then(|cell| cell.parse().ok()) else {
+        let Some(number) = cells[0].split(' ').next().and_then(|cell| cell.parse::<usize>().ok())
+        else {
             continue;
         };
         assert_eq!(next, number, "{row}");
