@@ -34,8 +34,8 @@ use crate::resource::log::Retention;
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
-    Lock, Log, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic,
-    Tree, Value,
+    Lock, Log, Map, MemberGroup, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit,
+    Subscription, Topic, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -372,6 +372,12 @@ impl Client {
         self.open(name, |group, name| Latch::open(group, name, count))
     }
 
+    /// The group of members `name`. Not to be mixed up with [`Client::group`], a group of the
+    /// cluster.
+    pub fn member_group(&self, name: &str) -> Reply<MemberGroup<Group>> {
+        self.open(name, MemberGroup::open)
+    }
+
     /// The topic `name`.
     pub fn topic(&self, name: &str) -> Reply<Topic<Group>> {
         self.open(name, Topic::open)
@@ -488,9 +494,9 @@ impl Submit for Group {
         self.call(Call::Query { level, kind, schema, resource, payload })
     }
 
-    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+    fn await_token(&self, resource: ResourceId, waiter: Index, seen: u64) -> Reply<NoticeState> {
         let (group, waiter) = (self.group, (resource, waiter));
-        self.shared.ask(|completer| Order::Await { group, waiter, completer })
+        self.shared.ask(|completer| Order::Await { group, waiter, seen, completer })
     }
 
     fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {

@@ -140,6 +140,8 @@ pub mod kind {
     pub const LATCH: u8 = 26;
     /// An election.
     pub const ELECTION: u8 = 27;
+    /// Members that send each other messages.
+    pub const GROUP: u8 = 28;
     /// Messages in one order.
     pub const TOPIC: u8 = 29;
     /// A tree of documents under paths.
