@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use margay::machine::kind;
 use margay::replica::Fatal;
+use margay_log::disk::Op;
 use margay_log::disk::sim::{EIO, ENOSPC};
 use margay_log::format::{BATCH_HEADER, BatchHeader, FRAME};
 use margay_log::id::{Index, Micros, SegmentNumber};
@@ -193,6 +194,42 @@ fn temporary_disk_error_leaves_no_hole_after_rejoin() {
     group.restart(victim);
     group.converge();
     assert_eq!(caller.count(&mut group, counter), 2);
+}
+
+/// Until a follower's new term is on its disk it says nothing in it: so it is sent nothing, and
+/// counts for nothing. A crash then loses nothing either.
+#[test]
+fn sync_phase_ack_only_after_term_is_durable() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let (witness, slow) = (others[0], others[1]);
+    group.converge();
+    group.node(slow).holds = Some(|op| matches!(op, Op::HardState { .. }));
+    // A new term, which the other two begin.
+    group.restart(leader);
+    group.until("a new leader", |group| group.leads().is_some_and(|n| n != slow));
+    let leads = group.leader();
+    let other = if leads == leader { witness } else { leader };
+    let term = group.replica(leads).term();
+    group.run(200);
+    group.isolate(other);
+    let mut caller = Caller::new(&group, 1, &[leads], 60_000);
+    caller.session.register(group.now);
+    let commit = group.replica(leads).commit();
+    for _ in 0..50 {
+        caller.carry(&mut group);
+        group.run(10);
+    }
+    assert_eq!(group.replica(slow).term(), term, "it knows of the term");
+    assert!(group.replica(slow).log().last().term < term);
+    assert!(group.replica(leads).log().last().index > commit);
+    assert_eq!(group.replica(leads).commit(), commit, "two of three are there, one speaks");
+    group.node(slow).holds = None;
+    group.crash(slow);
+    group.start(slow);
+    group.heal();
+    group.converge();
+    assert!(group.replica(slow).term() >= term);
 }
 
 /// Two of three disks are put back to what they were earlier, and their nodes go on from there. The
