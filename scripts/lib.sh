@@ -89,7 +89,7 @@ set_up() {
 # half-way makes nodes refuse writes, which looks like anything but that.
 need_space() {
     local free
-    free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
+    free=$(df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print int($4 / 1048576) }')
     [ "${free:-$2}" -ge "$2" ] ||
         die "$free GiB are free at $1, and about $2 are needed" "free some, or set TMPDIR and CARGO_TARGET_DIR"
 }

@@ -281,11 +281,10 @@ fn token(caller: &mut Caller, answer: &margay::resource::Answer) -> Option<i64> 
     if answer.payload[0] == GRANTED {
         return Some(number(&answer.payload, 1));
     }
-    let granted = caller.notices().into_iter().find_map(|notice| match notice.state {
+    caller.notices().into_iter().find_map(|notice| match notice.state {
         margay::machine::NoticeState::Granted { token } => Some(token as i64),
         _ => None,
-    });
-    granted
+    })
 }
 
 /// A holder that stood still for longer than its session lives has lost the lock, whatever it
