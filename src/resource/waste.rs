@@ -24,6 +24,12 @@ impl Heap {
         self.0.push(waste);
     }
 
+    /// Whether nothing is left to be freed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn shed(&mut self) {
         if let Some(last) = self.0.last_mut()
             && !last.shed(SHED_PER_COMMAND)
