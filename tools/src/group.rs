@@ -279,7 +279,11 @@ fn ask_all(
         let id = output::cell(one.id.as_bytes());
         table.row(vec![id, outcome.to_owned(), output::cell(&text)]);
     }
-    if connect.is_json() { array.end()? } else { table.print()? }
+    if connect.is_json() {
+        array.end()?
+    } else {
+        table.print()?
+    }
     if good { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
 }
 

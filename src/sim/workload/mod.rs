@@ -10,6 +10,7 @@
 mod counter;
 mod election;
 mod events;
+mod group;
 mod lock;
 mod log;
 mod map;
@@ -52,6 +53,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
     Kind::of::<log::Appending>("log", 4),
+    Kind::of::<group::Serving>("group", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
