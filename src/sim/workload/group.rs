@@ -12,6 +12,7 @@ use futures_core::Stream;
 
 use super::{Actor, Journal, Workload};
 use crate::machine::{Code, Outcome};
+use crate::resource::Failure as Refused;
 use crate::resource::group::{Inbox, MemberGroup, Membership, Message, To};
 use crate::sim::Failure;
 use crate::sim::client::Desk;
@@ -183,7 +184,7 @@ impl Serving {
                 self.group.join_within(&format!("n{id}"), b"", wait).await
             }
         };
-        if let Some(Some((from, member))) = actor.outcome(joined) {
+        if let Some(Some((from, Some(member)))) = actor.outcome(or_refused(joined)) {
             let inbox = member.messages();
             self.me = Some(Me { member, inbox, from, sessions, seen: Vec::new(), is_first: true });
         } else {
@@ -205,7 +206,7 @@ impl Serving {
         }
         actor.note(|post| post.read.push(me.seen));
         if actor.rng.chance(9, 10) {
-            actor.outcome(me.member.leave().await);
+            actor.outcome(or_refused(me.member.leave().await));
         }
     }
 
@@ -218,7 +219,7 @@ impl Serving {
     async fn send(&mut self, actor: &mut Actor<Post>) {
         let message = Serving::message(actor, ANY);
         let sent = self.group.send(To::Any, &message).await;
-        if let Some(Some((_, number))) = actor.outcome(sent) {
+        if let Some(Some((_, Some(number)))) = actor.outcome(or_refused(sent)) {
             actor.note(|post| post.sent.extend([number]));
         }
     }
@@ -226,13 +227,13 @@ impl Serving {
     async fn send_one(&mut self, actor: &mut Actor<Post>) {
         let (message, id) = (Serving::message(actor, ONE), 1 + actor.rng.below(2));
         let sent = self.group.send(To::Member(&format!("n{id}")), &message).await;
-        actor.outcome(sent);
+        actor.outcome(or_refused(sent));
     }
 
     async fn send_all(&mut self, actor: &mut Actor<Post>) {
         let message = Serving::message(actor, ALL);
         let sent = self.group.send_all(&message).await;
-        if let Some(Some((_, number))) = actor.outcome(sent) {
+        if let Some(Some((_, Some(number)))) = actor.outcome(or_refused(sent)) {
             actor.note(|post| post.sent_to_all.extend([number]));
         }
     }
@@ -241,7 +242,7 @@ impl Serving {
         let message = Serving::message(actor, ANY);
         let within = Duration::from_millis(50 + actor.rng.below(500));
         let answer = self.group.ask(To::Any, &message, within).await;
-        if let Some(Some((_, answer))) = actor.outcome(answer)
+        if let Some(Some((_, Some(answer)))) = actor.outcome(or_refused(answer))
             && answer != answer_to(&message)
         {
             let wrong = format!("{message:?} was answered {answer:?}");
@@ -309,6 +310,18 @@ impl Serving {
     }
 }
 
+/// That nobody is there, or has answered in time, is an answer, too.
+fn or_refused<T>(result: Result<T, Refused>) -> Result<Option<T>, Refused> {
+    let codes = [
+        Code::NO_SUCH_MEMBER,
+        Code::MEMBER_EXISTS,
+        Code::INBOX_FULL,
+        Code::NO_SUCH_MESSAGE,
+        Code::TIMEOUT,
+    ];
+    super::or_refused(result, &codes)
+}
+
 /// What answers a message: whoever gets it knows no other.
 fn answer_to(message: &[u8]) -> Vec<u8> {
     message.iter().map(|byte| !byte).collect()
@@ -323,7 +336,7 @@ async fn answer(actor: &mut Actor<Post>, message: Message<Desk>) {
         Err(failure) => failure.outcome() != Outcome::NotApplied,
     };
     let is_sure = answered.is_ok();
-    actor.outcome(answered);
+    actor.outcome(or_refused(answered));
     actor.note(|post| {
         if may_be && is_any {
             post.answered.insert(number);

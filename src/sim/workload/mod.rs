@@ -34,7 +34,7 @@ use super::client::Desk;
 use super::history::History;
 use super::linearizable::Model;
 use super::{Failure, history};
-use crate::machine::Outcome;
+use crate::machine::{Code, Outcome};
 use crate::resource::{Failure as Refused, Reply};
 
 /// All kinds there are. `Kind::of("name", chance)`: the kind is part of `chance` of 10 runs.
@@ -170,6 +170,17 @@ impl<J> Actor<J> {
         if let Some(replied) = self.outcome(result) {
             self.note(|journal| history(journal).push(history::seen(invoked, op, replied)));
         }
+    }
+}
+
+/// What was done, or that it was refused in a way that is an answer, too.
+pub(super) fn or_refused<T>(
+    result: Result<T, Refused>,
+    codes: &[Code],
+) -> Result<Option<T>, Refused> {
+    match result {
+        Err(failure) if codes.contains(&failure.code) => Ok(None),
+        result => result.map(Some),
     }
 }
 
