@@ -81,7 +81,7 @@ impl Resource for LogState {
     }
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        let mut position = match after {
+        let begin = match after {
             Some(next) => u64::from_be_bytes(next.try_into().expect("our own key")),
             None => {
                 items.put(|out| {
@@ -91,7 +91,7 @@ impl Resource for LogState {
                 self.records.first()
             }
         };
-        for record in self.records.from(position) {
+        for (position, record) in (begin..).zip(self.records.from(begin)) {
             if items.is_full() {
                 return Some(position.to_be_bytes().to_vec());
             }
@@ -100,7 +100,6 @@ impl Resource for LogState {
                 bytes::put_u64(out, record.time().0);
                 out.extend_from_slice(record.bytes());
             });
-            position += 1;
         }
         None
     }

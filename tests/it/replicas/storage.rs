@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use margay::machine::kind;
 use margay::replica::Fatal;
+use margay_log::disk::Op;
 use margay_log::disk::sim::{EIO, ENOSPC};
 use margay_log::format::{BATCH_HEADER, BatchHeader, FRAME};
 use margay_log::id::{Index, Micros, SegmentNumber};
@@ -61,7 +62,7 @@ fn ends(group: &mut Group) -> Vec<Index> {
 
 /// All copies of an entry have rotted: nobody leads, nothing is cut off, nothing is invented.
 #[test]
-fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
+pub(super) fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
     let (mut group, ..) = at_rest();
     let end = ends(&mut group)[7];
     let last = group.replica(1).log().last();
@@ -81,7 +82,7 @@ fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
 
 /// Other entries have rotted on each node: each has what the others lack.
 #[test]
-fn corrupt_entries_in_disjoint_copies_are_brought_back() {
+pub(super) fn corrupt_entries_in_disjoint_copies_are_brought_back() {
     let (mut group, mut caller, counter) = at_rest();
     let ends = ends(&mut group);
     (1..=3).for_each(|n| group.crash(n));
@@ -97,7 +98,7 @@ fn corrupt_entries_in_disjoint_copies_are_brought_back() {
 
 /// Every batch has rotted on two of three nodes, each time two others.
 #[test]
-fn helical_faults() {
+pub(super) fn helical_faults() {
     let (mut group, mut caller, counter) = at_rest();
     let ends = ends(&mut group);
     // The newest stay: a batch that was durable a moment ago and cannot be read may be torn.
@@ -118,7 +119,7 @@ fn helical_faults() {
 /// A leader starts again and finds a committed batch rotten: it says nothing about it that could
 /// have it truncated, and gets it back from the others.
 #[test]
-fn corrupt_committed_op_on_leader_then_view_change() {
+pub(super) fn corrupt_committed_op_on_leader_then_view_change() {
     let (mut group, mut caller, counter) = at_rest();
     let (leader, end) = (group.leader(), ends(&mut group)[9]);
     let (last, chain) = {
@@ -141,7 +142,7 @@ fn corrupt_committed_op_on_leader_then_view_change() {
 
 /// What a leader cannot read it does not send, nor anything behind it; it has it brought back.
 #[test]
-fn leader_read_error_must_not_send_malformed_prev() {
+pub(super) fn leader_read_error_must_not_send_malformed_prev() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let mut caller = Caller::new(&group, 1, &[leader], 60_000);
@@ -167,7 +168,7 @@ fn leader_read_error_must_not_send_malformed_prev() {
 
 /// A follower's disk is full, then fails, then is well again: its log has no hole.
 #[test]
-fn temporary_disk_error_leaves_no_hole_after_rejoin() {
+pub(super) fn temporary_disk_error_leaves_no_hole_after_rejoin() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let victim = others[0];
@@ -195,10 +196,46 @@ fn temporary_disk_error_leaves_no_hole_after_rejoin() {
     assert_eq!(caller.count(&mut group, counter), 2);
 }
 
+/// Until a follower's new term is on its disk it says nothing in it: so it is sent nothing, and
+/// counts for nothing. A crash then loses nothing either.
+#[test]
+pub(super) fn sync_phase_ack_only_after_term_is_durable() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let (witness, slow) = (others[0], others[1]);
+    group.converge();
+    group.node(slow).holds = Some(|op| matches!(op, Op::HardState { .. }));
+    // A new term, which the other two begin.
+    group.restart(leader);
+    group.until("a new leader", |group| group.leads().is_some_and(|n| n != slow));
+    let leads = group.leader();
+    let other = if leads == leader { witness } else { leader };
+    let term = group.replica(leads).term();
+    group.run(200);
+    group.isolate(other);
+    let mut caller = Caller::new(&group, 1, &[leads], 60_000);
+    caller.session.register(group.now);
+    let commit = group.replica(leads).commit();
+    for _ in 0..50 {
+        caller.carry(&mut group);
+        group.run(10);
+    }
+    assert_eq!(group.replica(slow).term(), term, "it knows of the term");
+    assert!(group.replica(slow).log().last().term < term);
+    assert!(group.replica(leads).log().last().index > commit);
+    assert_eq!(group.replica(leads).commit(), commit, "two of three are there, one speaks");
+    group.node(slow).holds = None;
+    group.crash(slow);
+    group.start(slow);
+    group.heal();
+    group.converge();
+    assert!(group.replica(slow).term() >= term);
+}
+
 /// Two of three disks are put back to what they were earlier, and their nodes go on from there. The
 /// third keeps what it knows to be committed.
 #[test]
-fn quorum_lost_data_does_not_overwrite_the_healthy_node() {
+pub(super) fn quorum_lost_data_does_not_overwrite_the_healthy_node() {
     let mut group = Group::new(3);
     let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
     let counter = caller.open(&mut group, "counter", kind::COUNTER);
