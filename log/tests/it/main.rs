@@ -1,9 +1,13 @@
 //! The tests of margay-log that need more than one module: one binary.
 
 #[cfg(feature = "direct")]
+mod allocations;
+#[cfg(feature = "direct")]
 mod commit_log;
 #[cfg(all(feature = "sim", feature = "direct"))]
 mod compaction;
+#[cfg(feature = "uring")]
+mod completions;
 #[cfg(any(feature = "sim", feature = "direct"))]
 mod conformance;
 #[cfg(feature = "direct")]
@@ -21,6 +25,8 @@ mod power_cut;
 mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+#[cfg(feature = "sim")]
+mod sectors;
 mod snapshots;
 #[cfg(feature = "typed")]
 mod typed;
