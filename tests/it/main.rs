@@ -10,6 +10,8 @@ mod machine;
 mod own;
 mod papers;
 mod raft;
+#[cfg(feature = "sim")]
+mod replica;
 mod resource;
 mod script;
 #[cfg(feature = "server")]
