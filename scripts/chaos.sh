@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Real nodes under real trouble: every node a host of its own, with clients at work; links are cut
-# both ways or one way, processes killed (one, or all) or stopped, disks filled. Afterwards every
-# history is judged: linearizable, nothing acknowledged lost, one lock holder at a time, equal logs.
+# both ways or one way, processes killed (one, or all) or stopped, disks filled or lost, while voters
+# are demoted, promoted, removed and replaced and leaders moved. Afterwards every history is judged:
+# linearizable, nothing acknowledged lost, one lock holder at a time, equal logs.
 #
 #     scripts/chaos.sh [--minutes 1] [--nodes 3|5] [--seed N] [--debug] [--data DIR]
 #

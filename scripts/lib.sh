@@ -85,6 +85,15 @@ set_up() {
     cd "$ROOT"
 }
 
+# Stops where the file system of directory `$1` has less than `$2` GiB free: a disk that fills up
+# half-way makes nodes refuse writes, which looks like anything but that.
+need_space() {
+    local free
+    free=$(df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print int($4 / 1048576) }')
+    [ "${free:-$2}" -ge "$2" ] ||
+        die "$free GiB are free at $1, and about $2 are needed" "free some, or set TMPDIR and CARGO_TARGET_DIR"
+}
+
 # rustfmt and clippy, for the gate. rustup has them as components; Debian packages only the first.
 set_up_lints() {
     local missing=()

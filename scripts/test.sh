@@ -14,6 +14,8 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 set_up
 chaos=
 if [ $# -eq 0 ]; then
+    need_space "${CARGO_TARGET_DIR:-$ROOT}" 6
+    need_space "${TMPDIR:-/tmp}" 3
     set -- --workspace --all-features
     chaos=1
 fi

@@ -11,8 +11,12 @@ set -eu
 . "$(dirname -- "$0")/lib.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
-# A section per family: a function `verbs_FAMILY`. Its name is in this list.
-FAMILIES=(value counter map multimap set tree)
+# A section per family: a function `verbs_FAMILY`, here or in verbs/. Its name is in this list.
+FAMILIES=(value counter map multimap set tree lock rwlock semaphore barrier latch election queue topic
+    journal txn manage)
+# Commands that are about no resource, or try themselves elsewhere.
+OTHERS=(serve demo cluster log shell bench sim completions man help)
+. "$(dirname -- "$0")/verbs/coordination.sh"
 
 if [ -z "${MARGAY:-}" ] || [ -z "${MARGAY_ENDPOINTS:-}" ]; then
     set_up
@@ -31,13 +35,15 @@ finish() {
 }
 trap finish EXIT
 
-# try CODE OUTPUT FAMILY VERB ARGUMENT …: runs the command; its exit code must be CODE, and its output
-# match the pattern OUTPUT, line ends as spaces. A version is v* there.
+# try CODE OUTPUT FAMILY VERB ARGUMENT …: runs the command, with $input as its input; its exit code must
+# be CODE, and its output match the pattern OUTPUT, line ends as spaces. A version is v* there. The
+# output stays in $out.
+input='' out=''
 try() {
-    local code=$1 expected=$2 ended=0 out
+    local code=$1 expected=$2 ended=0
     shift 2
-    tried="$tried$1-$2 "
-    out=$("$MARGAY" "$@" 2>"$work/err") || ended=$?
+    tried="$tried$1-$2 $1 "
+    out=$("$MARGAY" "$@" 2>"$work/err" < <(printf %s "$input")) || ended=$?
     out=${out//$'\n'/ }
     # shellcheck disable=SC2053 # OUTPUT is a pattern.
     if [ "$ended" -ne "$code" ] || [[ $out != $expected ]]; then
@@ -53,7 +59,7 @@ try() {
 follow() {
     local file=$1 count=$2
     shift 2
-    tried="$tried$1-$2 "
+    tried="$tried$1-$2 $1 "
     "$MARGAY" "$@" --count "$count" -o jsonl >"$file" 2>&1 &
     pids+=($!)
     following=$!
@@ -77,6 +83,8 @@ followed() {
 hold() {
     local expected=$1 line=
     shift
+    tried="$tried$1-$2 $1 "
+    : >"$work/hold"
     "$MARGAY" "$@" >"$work/hold" 2>&1 &
     held=$!
     pids+=("$held")
@@ -112,6 +120,57 @@ until_code() {
     failed=1
 }
 
+# until_out OUTPUT FAMILY VERB ARGUMENT …: repeats a command until its output matches the pattern OUTPUT,
+# for 30 s at most. The output stays in $out.
+until_out() {
+    local expected=$1
+    shift
+    tried="$tried$1-$2 $1 "
+    for _ in $(seq 300); do
+        out=$("$MARGAY" "$@" 2>/dev/null) || true
+        # shellcheck disable=SC2053
+        [[ $out != $expected ]] || return 0
+        sleep 0.1
+    done
+    say "FAILED: margay $* printed '$out', expected '$expected' within 30 s"
+    failed=1
+}
+
+# listen FILE FAMILY VERB ARGUMENT …: runs a command in the background, with its output in FILE.
+declare -A listeners=()
+listen() {
+    local file=$1
+    shift
+    tried="$tried$1-$2 $1 "
+    "$MARGAY" "$@" >"$file" 2>&1 &
+    listeners[$file]=$!
+    pids+=($!)
+}
+
+# Gives a command in the background the time to hear what comes.
+settle() { sleep 1.5; }
+
+# heard FILE OUTPUT: waits until all that is in FILE matches the pattern OUTPUT, line ends as spaces.
+heard() {
+    local file=$1 expected=$2 said
+    for _ in $(seq 300); do
+        said=$(tr '\n' ' ' <"$file")
+        # shellcheck disable=SC2053
+        [[ ${said% } != $expected ]] || return 0
+        sleep 0.1
+    done
+    say "FAILED: told '${said% }', expected '$expected' within 30 s"
+    failed=1
+}
+
+# ended PID: waits until a command in the background has ended.
+ended() {
+    if ! timeout 30 tail --pid="$1" -f /dev/null; then
+        say "FAILED: a command in the background does not end"
+        failed=1
+    fi
+}
+
 verbs_value() {
     local v=verbs/value
     try 1 '' value get $v
@@ -124,7 +183,7 @@ verbs_value() {
     try 1 'three' value cas $v --absent four
     try 1 'three' value set $v four --if-version 1
     follow "$work/value" 4 value watch $v
-    sleep 1
+    settle
     try 0 'v*' value set $v four --ttl 300ms
     until_code 1 value get $v
     try 1 '' value delete $v
@@ -179,7 +238,7 @@ verbs_map() {
     try 0 '{"key":"c"*} {"key":"b"*}' map entries $m --descending --limit 2 -o jsonl
     try 0 '\[\]' map entries $m --prefix x -o json
     follow "$work/map" 5 map watch $m
-    sleep 1
+    settle
     try 1 '1' map remove $m b --if-value 9
     try 0 '' map remove $m b
     try 1 '' map remove $m b
@@ -201,7 +260,7 @@ verbs_multimap() {
     local m=verbs/multimap
     try 1 '' multimap get $m k
     follow "$work/multimap" 9 multimap watch $m
-    sleep 1
+    settle
     try 0 '' multimap put $m k 2
     try 1 '' multimap put $m k 2
     try 0 '' multimap put $m k 1
@@ -237,7 +296,7 @@ verbs_set() {
     try 0 'MEMBER a b c' set members $s
     try 0 '{"member":"c"} {"member":"b"}' set members $s --from b --descending -o jsonl
     follow "$work/set" 6 set watch $s
-    sleep 1
+    settle
     try 0 '1' set remove $s a x
     try 1 '0' set remove $s a
     try 0 '1' set retain $s b
@@ -259,7 +318,7 @@ verbs_tree() {
     try 1 '' tree children $t
     try 1 '' tree create $t /a/b one
     follow "$work/tree" 6 tree watch $t /a --below
-    sleep 1
+    settle
     try 0 '/a/b' tree create $t /a/b one --parents
     try 1 'one' tree create $t /a/b two
     try 0 'one' tree get $t /a/b
@@ -284,10 +343,14 @@ verbs_tree() {
     until_code 1 tree get $t /mine
 }
 
+# What the help of a command lists.
+listed() { "$MARGAY" "$@" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z][a-z-]*\) .*/\1/p'; }
+
 # Every verb that a family's help lists must have been tried.
 all_tried() {
     local family=$1 verb
-    for verb in $("$MARGAY" "$family" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z][a-z-]*\) .*/\1/p'); do
+    [ "$family" != manage ] || return 0
+    for verb in $(listed "$family"); do
         case $verb in help) continue ;; esac
         case $tried in *" $family-$verb "*) ;; *)
             say "FAILED: margay $family $verb was not tried"
@@ -297,6 +360,7 @@ all_tried() {
     done
 }
 
+whole=$#
 [ $# -gt 0 ] || set -- "${FAMILIES[@]}"
 for family in "$@"; do
     [ "$(type -t "verbs_$family")" = function ] || die "no family '$family'" "see scripts/verbs.sh --help"
@@ -307,4 +371,14 @@ for family in "$@"; do
     all_tried "$family"
     say "tried: $family"
 done
+# And every command must have a section, or say why not.
+if [ "$whole" -eq 0 ]; then
+    for command in $(listed); do
+        case "$tried${OTHERS[*]} " in *" $command "*) ;; *)
+            say "FAILED: margay $command has no section here"
+            failed=1
+            ;;
+        esac
+    done
+fi
 exit $failed

@@ -93,8 +93,8 @@ pub enum Error {
     #[error("{0}")]
     Forming(String),
 
-    /// Stopped before the cluster was founded.
-    #[error("stopped while waiting for the other founders")]
+    /// Stopped before the cluster was founded, or this node had joined it.
+    #[error("stopped while waiting for the other nodes")]
     Interrupted,
 
     /// A group's log cannot be opened.

@@ -37,8 +37,8 @@ pub(super) type Waiter = (ResourceId, Index);
 pub(super) enum Order {
     /// A command or query.
     Call { group: GroupId, call: Call, deadline: Instant, completer: Completer<Answer> },
-    /// Tell when a wait is over.
-    Await { group: GroupId, waiter: Waiter, completer: Completer<NoticeState> },
+    /// Tell when a wait is over, or a hold has another token than the one seen.
+    Await { group: GroupId, waiter: Waiter, seen: u64, completer: Completer<NoticeState> },
     /// Tell when a hold or wait is over, or may be.
     AwaitEnd { group: GroupId, waiter: Waiter, completer: Completer<NoticeState> },
     /// Events.
@@ -155,8 +155,8 @@ impl Driver {
                 let deadline = self.at(deadline);
                 self.exchange(group, now).call(now, call, deadline, completer);
             }
-            Order::Await { group, waiter, completer } => {
-                self.exchange(group, now).await_notice(waiter, completer);
+            Order::Await { group, waiter, seen, completer } => {
+                self.exchange(group, now).await_token(waiter, seen, completer);
             }
             Order::AwaitEnd { group, waiter, completer } => {
                 self.exchange(group, now).await_end(waiter, completer);

@@ -21,7 +21,8 @@ enum Waiter {
     Subscription(Feed),
 }
 
-type Waits = BTreeMap<driver::Waiter, Vec<Completer<NoticeState>>>;
+/// Each with the token it knows of; 0 for none.
+type Waits = BTreeMap<driver::Waiter, Vec<(u64, Completer<NoticeState>)>>;
 
 /// See the module.
 pub(super) struct Exchange {
@@ -86,16 +87,17 @@ impl Exchange {
     }
 
     /// Whoever was answered "waiting" has had the notices before that answer: the mirror knows.
-    pub(super) fn await_notice(
+    pub(super) fn await_token(
         &mut self,
         (resource, waiter): driver::Waiter,
+        seen: u64,
         completer: Completer<NoticeState>,
     ) {
         let is_ours = self.session.session().is_some_and(|session| session.0 <= waiter.0);
         match self.session.holding(resource, waiter) {
             _ if !is_ours => completer.complete(Err(Failure::from(Code::SESSION_EXPIRED))),
-            Some(NoticeState::Waiting) => {
-                self.waits.entry((resource, waiter)).or_default().push(completer);
+            Some(state) if !state.is_news(seen) => {
+                self.waits.entry((resource, waiter)).or_default().push((seen, completer));
             }
             Some(state) => completer.complete(Ok(state)),
             None => completer.complete(Ok(NoticeState::TimedOut)),
@@ -111,7 +113,7 @@ impl Exchange {
         let is_ours = self.session.session().is_some_and(|session| session.0 <= waiter.0);
         let is_sure = is_ours && self.session.state() == Some(SessionState::Connected);
         if is_sure && self.session.holding(resource, waiter).is_some() {
-            self.ends.entry((resource, waiter)).or_default().push(completer);
+            self.ends.entry((resource, waiter)).or_default().push((0, completer));
         } else {
             completer.complete(Ok(NoticeState::Lost));
         }
@@ -222,7 +224,7 @@ impl Exchange {
         }
         for waits in [&mut self.waits, &mut self.ends] {
             waits.retain(|_, waiting| {
-                waiting.retain(|completer| !completer.is_abandoned());
+                waiting.retain(|(_, completer)| !completer.is_abandoned());
                 !waiting.is_empty()
             });
         }
@@ -281,15 +283,17 @@ impl Exchange {
     }
 
     fn notice(&mut self, notice: &Notice) {
-        if notice.state != NoticeState::Waiting {
-            let waiting = self.waits.remove(&(notice.resource, notice.waiter));
-            for completer in waiting.into_iter().flatten() {
-                completer.complete(Ok(notice.state));
+        let named = (notice.resource, notice.waiter);
+        if let Some(mut waiting) = self.waits.remove(&named) {
+            let told = waiting.extract_if(.., |(seen, _)| notice.state.is_news(*seen));
+            told.for_each(|(_, completer)| completer.complete(Ok(notice.state)));
+            if !waiting.is_empty() {
+                self.waits.insert(named, waiting);
             }
         }
         if notice.state.is_final() {
-            let ended = self.ends.remove(&(notice.resource, notice.waiter));
-            for completer in ended.into_iter().flatten() {
+            let ended = self.ends.remove(&named);
+            for (_, completer) in ended.into_iter().flatten() {
                 completer.complete(Ok(notice.state));
             }
         }
@@ -299,7 +303,7 @@ impl Exchange {
         let lost = std::mem::take(&mut self.lost);
         self.states.push((state, lost));
         if state != SessionState::Connected {
-            for completer in std::mem::take(&mut self.ends).into_values().flatten() {
+            for (_, completer) in std::mem::take(&mut self.ends).into_values().flatten() {
                 completer.complete(match state {
                     SessionState::Closed => Err(Failure::from(Code::CLIENT_CLOSED)),
                     _ => Ok(NoticeState::Lost),
@@ -311,7 +315,7 @@ impl Exchange {
             SessionState::Closed => Code::CLIENT_CLOSED,
             SessionState::Connected | SessionState::Suspended => return,
         };
-        for completer in std::mem::take(&mut self.waits).into_values().flatten() {
+        for (_, completer) in std::mem::take(&mut self.waits).into_values().flatten() {
             completer.complete(Err(Failure::from(code)));
         }
         if state == SessionState::Closed {

@@ -30,11 +30,12 @@ use std::time::{Duration, Instant};
 use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
+use crate::resource::log::Retention;
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
     Answer, Barrier, Completer, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch,
-    Lock, Map, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit, Subscription, Topic, Tree,
-    Value,
+    Lock, Log, Map, MemberGroup, Multimap, Queue, Reply, RwLock, Semaphore, Set, Submit,
+    Subscription, Topic, Tree, Value,
 };
 use driver::{Driver, ORDERS_MAX, Order, Settings};
 use session::{Call, SessionState};
@@ -371,9 +372,25 @@ impl Client {
         self.open(name, |group, name| Latch::open(group, name, count))
     }
 
+    /// The group of members `name`. Not to be mixed up with [`Client::group`], a group of the
+    /// cluster.
+    pub fn member_group(&self, name: &str) -> Reply<MemberGroup<Group>> {
+        self.open(name, MemberGroup::open)
+    }
+
     /// The topic `name`.
     pub fn topic(&self, name: &str) -> Reply<Topic<Group>> {
         self.open(name, Topic::open)
+    }
+
+    /// The log `name`; created to keep everything where there is none.
+    pub fn log(&self, name: &str) -> Reply<Log<Group>> {
+        self.open(name, Log::open)
+    }
+
+    /// The same; where it is created, it keeps what `retention` says.
+    pub fn log_with(&self, name: &str, retention: Retention) -> Reply<Log<Group>> {
+        self.open(name, |group, name| Log::open_with(group, name, retention))
     }
 
     /// The election `name`.
@@ -477,9 +494,9 @@ impl Submit for Group {
         self.call(Call::Query { level, kind, schema, resource, payload })
     }
 
-    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+    fn await_token(&self, resource: ResourceId, waiter: Index, seen: u64) -> Reply<NoticeState> {
         let (group, waiter) = (self.group, (resource, waiter));
-        self.shared.ask(|completer| Order::Await { group, waiter, completer })
+        self.shared.ask(|completer| Order::Await { group, waiter, seen, completer })
     }
 
     fn await_end(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {

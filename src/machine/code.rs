@@ -143,6 +143,23 @@ codes! {
     HAS_CHILDREN = 321, NotApplied, "there are nodes below; delete them first";
     /// A node that ends with its session cannot have others below it.
     EPHEMERAL_PARENT = 322, NotApplied, "the node above ends with its session: nothing below it";
+    /// A position of a log that is not kept any more.
+    TRIMMED = 330, NotApplied, "the log does not keep that position any more; begin at its first";
+    /// No more records, or bytes of records, fit into a log that keeps everything.
+    LOG_FULL = 331, NotApplied, "the log is full; trim it, or create one that keeps less";
+
+    /// No such member in the group, or nobody there: never joined, or has left.
+    NO_SUCH_MEMBER = 340, NotApplied, "no such member; it has never joined, or has left";
+    /// Another session is in the group under this id.
+    MEMBER_EXISTS = 341, NotApplied, "another session is a member under this id";
+    /// The group has as many members as it may have.
+    TOO_MANY_MEMBERS = 342, NotApplied, "the group has as many members as it may";
+    /// No more messages fit: into the member's inbox, any inbox, or the group.
+    INBOX_FULL = 343, NotApplied, "too many messages wait there; try again when some are answered";
+    /// The message is not this member's any more: answered, withdrawn, its time over.
+    NO_SUCH_MESSAGE = 344, NotApplied, "no such message here: answered, withdrawn or too late";
+    /// Whoever got the message says that it could not do what was asked.
+    MESSAGE_FAILED = 345, Unknown, "the member that got the message has failed";
 
     /// The session is not known: expired, closed, or never registered. What it sent before may
     /// have been applied.

@@ -216,7 +216,8 @@ pub enum NoticeState {
     Waiting,
     /// It holds. Later: `Released` or `Lost`.
     Granted {
-        /// The fencing token: rises strictly with every grant of the resource.
+        /// The fencing token: rises strictly with every grant of the resource. That of a member
+        /// of a group rises with its messages, too.
         token: u64,
     },
     /// Its time-out passed before its turn came. Final.
@@ -228,6 +229,16 @@ pub enum NoticeState {
 }
 
 impl NoticeState {
+    /// Whether it says more than that the request waits, or is granted with a token up to `seen`.
+    #[must_use]
+    pub fn is_news(self, seen: u64) -> bool {
+        match self {
+            NoticeState::Waiting => false,
+            NoticeState::Granted { token } => token > seen,
+            _ => true,
+        }
+    }
+
     /// Whether the request is over: neither held nor waited for.
     #[must_use]
     pub fn is_final(self) -> bool {

@@ -141,10 +141,14 @@ pub mod kind {
     pub const LATCH: u8 = 26;
     /// An election.
     pub const ELECTION: u8 = 27;
+    /// Members that send each other messages.
+    pub const GROUP: u8 = 28;
     /// Messages in one order.
     pub const TOPIC: u8 = 29;
     /// A tree of documents under paths.
     pub const TREE: u8 = 30;
+    /// Records in one order, at positions.
+    pub const LOG: u8 = 31;
 }
 
 /// How fresh the answer to a query must be.

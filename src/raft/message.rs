@@ -251,6 +251,13 @@ pub enum Output {
         /// How it ended.
         end: TransferEnd,
     },
+    /// What this leader says contradicts what is committed here, or what it said before: a majority
+    /// has lost what it had called durable, or the peer is broken. Nothing more is taken from it in
+    /// this term, nor answered.
+    Contradicted {
+        /// The leader.
+        by: NodeId,
+    },
     /// Role, term or known leader changed. A new leader must append a batch with a no-op before
     /// anything else; one that leads no longer must drop its open batch before the next output.
     RoleChanged {

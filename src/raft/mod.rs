@@ -49,8 +49,9 @@
 //! 3. *A refused append brings a hint* (thesis p. 21 leaves it open): a follower's last entry that
 //!    may be common. Searching takes a message per differing term.
 //! 4. *A committed prefix is beyond dispute.* An append that would change it comes from a broken
-//!    peer and is dropped, as is anything else no correct peer would send. Nothing a peer says can
-//!    panic this code; assertions cover what this node computed or was told by its own log.
+//!    peer, or from a majority whose disks went back in time. It is dropped, as is anything else no
+//!    correct peer would send, and this node takes nothing more from that leader: answers would only
+//!    have it sent again, as fast as the two can talk. Nothing a peer says can panic this code; assertions cover what this node computed or was told by its own log.
 //! 5. *Terms do not leap.* A message whose term is more than [`TERM_LEAP_MAX`] above ours is
 //!    dropped. Terms rise by one per election, at most a few a second; without the bound one forged
 //!    vote request of the highest term would leave the group without terms to elect anybody in. At
@@ -170,6 +171,8 @@ struct Follower {
     leader: Option<NodeId>,
     /// The log equals the leader's up to here: an append of this leader in this term showed it.
     verified: Index,
+    /// It contradicts what is committed here.
+    contradicted: bool,
     /// The round of its latest append.
     round: Round,
     /// What the last acknowledgement said, and when.
@@ -378,7 +381,11 @@ impl Raft {
     #[must_use]
     pub fn may_install(&self, end: EntryId) -> bool {
         let unknown = end.index > self.commit_index.max(self.verified());
-        let follows = !matches!(self.role, Role::Leader(_));
+        let follows = match &self.role {
+            Role::Leader(_) => false,
+            Role::Follower(follower) => !follower.contradicted,
+            _ => true,
+        };
         end.term <= self.term && (self.terms.holds(end) || (unknown && follows))
     }
 

@@ -139,6 +139,9 @@ impl Raft {
             return;
         }
         self.follow(from, append.round, out);
+        if matches!(&self.role, Role::Follower(follower) if follower.contradicted) {
+            return;
+        }
         let Append { prev, batch, configuration, commit, .. } = append;
         let gap = breaks::GAP_ACCEPTED.on() && prev.index > self.terms.last().index;
         if !self.has(prev) && !gap {
@@ -147,7 +150,8 @@ impl Raft {
         let taken = match batch {
             Some(batch) if !self.has(batch) => {
                 if prev.index < self.verified().max(self.commit_index) {
-                    return; // It contradicts what this leader sent before, or what is committed.
+                    // It contradicts what this leader sent before, or what is committed.
+                    return self.contradict(from, out);
                 }
                 self.take_batch(prev, batch, configuration, out);
                 true
@@ -172,6 +176,14 @@ impl Raft {
         let early = breaks::ACK_BEFORE_DURABLE.on();
         if early || !taken || heard != acked || silence >= self.config.heartbeat {
             self.acknowledge(out);
+        }
+    }
+
+    /// See deviation 4 in the module above. The next term, or a restart, begins anew.
+    fn contradict(&mut self, by: NodeId, out: &mut Vec<Output>) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.contradicted = true;
+            out.push(Output::Contradicted { by });
         }
     }
 

@@ -11,7 +11,8 @@
 //!
 //! A leader that gave leadership away had a reason: its disk, or an operator's word. Its successor
 //! does not give it back to that node for `GIVEN_UP` times as long, unless it stops answering
-//! meanwhile.
+//! meanwhile. Whom an operator wants to lead is asked for it again when it does, to make sure; so
+//! it knows, and does not give leadership away by rank for `HELD` times as long.
 //!
 //! [`ReplicaConfig::settled`]: super::ReplicaConfig::settled
 
@@ -35,6 +36,9 @@ const PAUSE: u64 = 2;
 const PAUSE_MAX: u64 = 32;
 /// Who gave leadership away does not get it back by rank for this many times of `settled`.
 const GIVEN_UP: u64 = 12;
+/// Who leads because an operator wants it does not pass that on by rank for this many times of
+/// `settled`: ten minutes, time for what the operator has in mind.
+const HELD: u64 = 120;
 
 /// The voters of a group, the one that should lead it first. Group 0 prefers the first voter, group
 /// 1 the second, and so on; among the groups of one first voter the others take turns likewise, so
@@ -71,6 +75,8 @@ pub(super) struct Leadership {
     pause: Micros,
     /// Who gave leadership to this node, and until when it does not get it back.
     given_up: Option<(NodeId, Micros)>,
+    /// Until then this node leads whatever the rank, because an operator wants it.
+    held_until: Micros,
     /// Targets that failed since this node should lead no more.
     failed: Vec<NodeId>,
     /// The node is about to stop: whoever is well may have it.
@@ -147,6 +153,9 @@ impl Leadership {
         if self.lags.is_some_and(|since| since.after(LAGGED) <= now) {
             return candidates.copied().find(|node| well_for(node, LAGGED));
         }
+        if now < self.held_until {
+            return None;
+        }
         let above = rank.iter().position(|node| *node == own).unwrap_or(rank.len());
         candidates
             .find(|node| rank[..above].contains(node) && well_for(node, self.settled))
@@ -186,7 +195,7 @@ impl<S: StateMachine> Replica<S> {
         self.run_outputs(now, host);
     }
 
-    /// An operator wants somebody to lead.
+    /// An operator wants somebody to lead. Only the leader knows for sure who is a member.
     pub(super) fn on_transfer_asked(
         &mut self,
         now: Micros,
@@ -195,11 +204,17 @@ impl<S: StateMachine> Replica<S> {
         name: &str,
         host: &mut dyn Host,
     ) {
+        if !self.leads() {
+            return self.answer_transfer(conn, id, Code::NOT_LEADER, "", host);
+        }
         let to = self.members.current().find(name).map(|(member, _)| member.id);
         let Some(to) = to else {
             let text = format!("{name} is no member of this group");
             return self.answer_transfer(conn, id, Code::BAD_CHANGE, &text, host);
         };
+        if to == self.config.raft.id {
+            self.leadership.held_until = now.after(Micros(self.leadership.settled.0 * HELD));
+        }
         if let Some((conn, id, _)) = self.leadership.asked.replace((conn, id, to)) {
             let text = "another transfer was asked for";
             self.answer_transfer(conn, id, Code::CHANGE_UNDER_WAY, text, host);
@@ -395,6 +410,21 @@ mod tests {
             assert_eq!(watch.pass(900, [9_999, 100, 0]), None);
             assert_eq!(watch.pass(300, [9_999, 0, 0]), None);
         }
+    }
+
+    #[test]
+    fn whom_an_operator_wants_to_lead_leads_on_unless_its_disk_lags() {
+        let held = || {
+            let mut watch = Watch::new(Some(NodeId(3)));
+            watch.leadership.held_until = Micros(SETTLED.0 * HELD);
+            watch
+        };
+        let mut watch = held();
+        assert_eq!(watch.pass(599_000, [0, 0, 0]), None);
+        assert!(matches!(watch.pass(2_000, [0, 0, 0]), Some((NodeId(1), 600_000..))));
+        let mut watch = held();
+        assert_eq!(watch.pass(5_500, [0, 0, 0]), None);
+        assert!(matches!(watch.pass(5_000, [0, 200, 0]), Some((NodeId(1), 6_500..=7_000))));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl<S: StateMachine> Replica<S> {
                 Output::ReadReady { id, index } => self.pending.ready(id, index),
                 Output::ReadRefused { id } => self.refuse_reads(id, host),
                 Output::Transferred { to, end } => self.on_transferred(now, to, end, host),
+                Output::Contradicted { by } => self.on_contradicted(by),
                 Output::RoleChanged { role, term, leader } => {
                     self.on_role(now, role, term, leader, host);
                 }
@@ -168,6 +169,12 @@ impl<S: StateMachine> Replica<S> {
             self.uncommitted.pop_front();
             self.uncommitted_bytes -= bytes;
         }
+    }
+
+    fn on_contradicted(&self, by: NodeId) {
+        tracing::error!(group = self.config.group.0, leader = %by, commit = %self.commit,
+            "the leader's log contradicts what is committed here: a majority has lost data that \
+             was durable; nothing is taken from it; compare with `margay cluster verify`");
     }
 
     fn on_role(

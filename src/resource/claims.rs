@@ -187,6 +187,27 @@ impl Claims {
         effects.notice(session, at.resource, name, NoticeState::Granted { token });
     }
 
+    /// There is news for a holder: the token of its hold is the index of this entry from now on.
+    pub(super) fn touch(&mut self, waiter: Index, at: Moment, effects: &mut Effects) {
+        let Some(hold) = self.holds.get_mut(&waiter) else { return };
+        if hold.token == at.index.0 {
+            return;
+        }
+        hold.token = at.index.0;
+        self.last_token = at.index.0;
+        let state = NoticeState::Granted { token: hold.token };
+        effects.notice(hold.session, at.resource, waiter, state);
+    }
+
+    /// What is held belongs to another request of its session from now on, which must be free.
+    pub(super) fn pass(&mut self, waiter: Index, request: u64) {
+        let Some(hold) = self.holds.get_mut(&waiter) else { return };
+        self.requests.remove(&(hold.session, hold.request));
+        hold.request = request;
+        let before = self.requests.insert((hold.session, request), waiter);
+        assert!(before.is_none(), "a request names one hold");
+    }
+
     fn insert(&mut self, hold: Hold) {
         self.taken += hold.amount;
         let named = self.requests.insert((hold.session, hold.request), hold.waiter);

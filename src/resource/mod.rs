@@ -12,9 +12,11 @@ pub mod describe;
 pub mod directory;
 pub mod election;
 pub mod entries;
+pub mod group;
 pub mod handle;
 pub mod latch;
 pub mod lock;
+pub mod log;
 pub mod map;
 pub mod multimap;
 pub mod own;
@@ -39,15 +41,17 @@ pub use counter::{Counter, IdGenerator};
 pub use describe::Description;
 pub use directory::Directory;
 pub use election::{Election, Leadership};
+pub use group::{MemberGroup, Membership};
 pub use handle::{Handle, Removal, Swap, Versioned};
 pub use latch::Latch;
 pub use lock::{Lock, LockGuard};
+pub use log::Log;
 pub use map::Map;
 pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use queue::{Queue, Task};
 pub use registry::Registry;
-pub use reply::{Answer, Completer, Delivery, Failure, Feed, Reply, Subscription, Watch};
+pub use reply::{Answer, Completer, Delivery, Failure, Feed, Fetched, Reply, Subscription, Watch};
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
@@ -92,13 +96,19 @@ pub trait Submit: Clone + Send + Sync + 'static {
 
     /// What became of a wait whose command was answered `Waiting`, once it is not `Waiting` any
     /// more.
+    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+        self.await_token(resource, waiter, 0)
+    }
+
+    /// What has become of a wait or a hold, once it is not `Waiting`, nor granted with a token up
+    /// to `seen` that the caller knows.
     ///
     /// Implementations mirror the session's holdings: a map from (resource, waiter) to state,
     /// changed by every notice (final states remove), replaced by the list at attach. Notices
     /// precede the reply on the same connection, so with the reply at hand a waiter that is not
     /// in the mirror is over: `TimedOut`. A session that ends answers
     /// [`Code::SESSION_EXPIRED`](crate::machine::Code::SESSION_EXPIRED).
-    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState>;
+    fn await_token(&self, resource: ResourceId, waiter: Index, seen: u64) -> Reply<NoticeState>;
 
     /// Resolves when what a session holds or waits for is over: the final state, or
     /// [`NoticeState::Lost`] as soon as nobody can be sure of it any more, which is when the
@@ -293,6 +303,12 @@ static TYPES: &[Type] = &[
         create: without_options::<election::ElectionState>,
     },
     Type {
+        kind: kind::GROUP,
+        name: "member group",
+        check: group::check,
+        create: without_options::<group::GroupState>,
+    },
+    Type {
         kind: kind::TOPIC,
         name: "topic",
         check: topic::check,
@@ -304,6 +320,7 @@ static TYPES: &[Type] = &[
         check: tree::check,
         create: without_options::<tree::TreeState>,
     },
+    Type { kind: kind::LOG, name: "log", check: log::check, create: log::create },
 ];
 
 fn type_of(kind: u8) -> Option<&'static Type> {

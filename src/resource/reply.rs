@@ -339,6 +339,87 @@ impl<E> Stream for Watch<E> {
     }
 }
 
+/// Fetches what comes behind a cursor, and says where to go on. It may have nothing.
+type Fetch<T, C> = dyn Fn(C) -> Reply<(Vec<T>, C)> + Send + Sync;
+
+/// Items that are fetched as they are asked for, from a cursor on that moves. A stream.
+#[must_use = "nothing is fetched until it is asked for"]
+pub struct Fetched<T, C> {
+    cursor: C,
+    fetch: Box<Fetch<T, C>>,
+    ready: std::collections::VecDeque<T>,
+    fetching: Option<Reply<(Vec<T>, C)>>,
+    /// A stream has told its end.
+    is_over: bool,
+}
+
+impl<T, C: Copy> Fetched<T, C> {
+    pub(super) fn new(
+        cursor: C,
+        fetch: impl Fn(C) -> Reply<(Vec<T>, C)> + Send + Sync + 'static,
+    ) -> Fetched<T, C> {
+        let (ready, fetch) = (std::collections::VecDeque::new(), Box::new(fetch));
+        Fetched { cursor, fetch, ready, fetching: None, is_over: false }
+    }
+
+    /// The next item, however long it takes.
+    ///
+    /// # Errors
+    /// Why it cannot be had. It may be asked for again.
+    pub async fn next(&mut self) -> Result<T, Failure> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    /// Blocks the thread until the next item.
+    ///
+    /// # Errors
+    /// See [`Fetched::next`].
+    pub fn wait_next(&mut self) -> Result<T, Failure> {
+        wait(self.next())
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Failure>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Ok(item));
+            }
+            let fetching = self.fetching.get_or_insert_with(|| (self.fetch)(self.cursor));
+            let Poll::Ready(fetched) = Pin::new(fetching).poll(context) else {
+                return Poll::Pending;
+            };
+            self.fetching = None;
+            match fetched {
+                Ok((items, cursor)) => (self.ready, self.cursor) = (items.into(), cursor),
+                Err(failure) => return Poll::Ready(Err(failure)),
+            }
+        }
+    }
+}
+
+// What it fetches with is behind a pointer; nothing needs to stay where it is.
+impl<T, C> Unpin for Fetched<T, C> {}
+
+/// After a failure it is over.
+impl<T, C: Copy> Stream for Fetched<T, C> {
+    type Item = Result<T, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let polled = self.poll(context);
+        self.is_over = matches!(polled, Poll::Ready(Err(_)));
+        polled.map(Some)
+    }
+}
+
+impl<T: fmt::Debug, C: fmt::Debug> fmt::Debug for Fetched<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Fetched");
+        debug.field("cursor", &self.cursor).field("ready", &self.ready).finish_non_exhaustive()
+    }
+}
+
 /// Fills a [`Subscription`]. Dropped, it ends the stream with [`Code::CLIENT_CLOSED`].
 #[derive(Debug)]
 pub struct Feed {

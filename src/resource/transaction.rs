@@ -5,8 +5,8 @@
 //! says which. Commands see what those before them have done; checks see the state before all of
 //! them.
 //!
-//! Data can be changed several times in one transaction. Whatever queues and grants (locks and the
-//! like, and users' own types) takes one command per resource: it is numbered by entries.
+//! Data can be changed several times in one transaction. Whatever queues and grants (queues, locks
+//! and the like, and users' own types) takes one command per resource: it is numbered by entries.
 
 use super::codec::{Encode, Limits, Operation, Scratch, access, operation};
 use super::registry::Registry;
@@ -15,6 +15,7 @@ use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Commit, Effects, Query, ResourceId, kind};
 
 mod handle;
+mod steps;
 
 pub use handle::{Committed, Expect, Outcome, Transaction};
 
@@ -99,7 +100,8 @@ impl Limits for ArchivedCommitV1 {
 
 /// Types that any number of commands of one entry may change.
 fn is_data(kind: u8) -> bool {
-    matches!(kind, kind::VALUE | kind::COUNTER | kind::MAP)
+    use kind::{COUNTER, LOG, MAP, MULTIMAP, SET, TREE, VALUE};
+    matches!(kind, VALUE | COUNTER | MAP | MULTIMAP | SET | TREE | LOG)
 }
 
 /// Admission: the commands of a transaction must be admissible each by itself.

@@ -80,3 +80,36 @@ impl Inbox {
         std::mem::take(&mut *self.queue.lock().expect("nobody panics while holding the queue"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::limits::Limits;
+    use margay_log::id::{ClusterId, GroupId};
+
+    /// Whoever accepts faster than another shard takes gets the rest back, and nobody blocks; what
+    /// waits comes in order.
+    #[test]
+    fn a_full_inbox_gives_back_what_it_has_no_place_for() {
+        let files = sys::raise_limit(sys::Limit::Files).expect("a limit");
+        assert!(files > HANDOVERS_MAX as u64 + 100, "{files} descriptors are too few for this");
+        let (inbox, limits) = (Inbox::new().expect("an eventfd"), Limits::new(usize::MAX));
+        let handover = |n: u64| {
+            let permit = limits.admit("127.0.0.1".parse().expect("an address")).expect("taken");
+            let hello = Hello::client(ClusterId(n), GroupId(0));
+            Handover { fd: sys::eventfd().expect("a descriptor"), hello, permit }
+        };
+        for n in 0..HANDOVERS_MAX as u64 {
+            assert!(inbox.push(handover(n)).is_ok(), "{n}");
+        }
+        let refused = inbox.push(handover(77)).err().expect("it is full");
+        assert_eq!(refused.hello.cluster, ClusterId(77));
+        assert!(inbox.called() && !inbox.called());
+        let taken = inbox.take();
+        let order: Vec<u64> = taken.iter().map(|taken| taken.hello.cluster.0).collect();
+        assert_eq!(order, (0..HANDOVERS_MAX as u64).collect::<Vec<_>>());
+        assert!(inbox.push(refused).is_ok() && inbox.is_called());
+        drop((taken, inbox));
+        assert_eq!(limits.open(), 0, "nothing is left of them");
+    }
+}

@@ -24,7 +24,8 @@ const PATIENCE: Micros = Micros::from_millis(5_000);
 /// What the programs have asked for and the session has not heard of yet.
 enum Order {
     Call(Call, Completer<Answer>),
-    Notice(ResourceId, Index, Completer<NoticeState>),
+    /// With the token that is known; 0 for none.
+    Notice(ResourceId, Index, u64, Completer<NoticeState>),
     End(ResourceId, Index, Completer<NoticeState>),
     Subscribe(ResourceId, Option<(Index, u32)>, Vec<u8>, Feed),
 }
@@ -122,9 +123,9 @@ impl Submit for Desk {
         reply
     }
 
-    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+    fn await_token(&self, resource: ResourceId, waiter: Index, seen: u64) -> Reply<NoticeState> {
         let (completer, reply) = Reply::channel();
-        self.shared().orders.push_back(Order::Notice(resource, waiter, completer));
+        self.shared().orders.push_back(Order::Notice(resource, waiter, seen, completer));
         reply
     }
 
@@ -164,7 +165,7 @@ pub(super) struct Client {
     programs: Vec<Program>,
     calls: BTreeMap<CallId, Completer<Answer>>,
     feeds: BTreeMap<CallId, Feed>,
-    notices: Vec<(ResourceId, Index, Completer<NoticeState>)>,
+    notices: Vec<(ResourceId, Index, u64, Completer<NoticeState>)>,
     ends: Vec<(ResourceId, Index, Completer<NoticeState>)>,
     /// Something came that the programs have not seen.
     told: bool,
@@ -242,8 +243,8 @@ impl Client {
                     let id = self.session.submit(now, call, Micros(u64::MAX));
                     self.feeds.insert(id, feed);
                 }
-                Order::Notice(resource, waiter, completer) => {
-                    self.notices.push((resource, waiter, completer));
+                Order::Notice(resource, waiter, seen, completer) => {
+                    self.notices.push((resource, waiter, seen, completer));
                 }
                 Order::End(resource, waiter, completer) => {
                     self.ends.push((resource, waiter, completer));
@@ -255,9 +256,11 @@ impl Client {
 
     /// What became of the waits that somebody asked about.
     fn settle_notices(&mut self) {
-        for (resource, waiter, completer) in std::mem::take(&mut self.notices) {
+        for (resource, waiter, seen, completer) in std::mem::take(&mut self.notices) {
             match self.session.holding(resource, waiter) {
-                Some(NoticeState::Waiting) => self.notices.push((resource, waiter, completer)),
+                Some(state) if !state.is_news(seen) => {
+                    self.notices.push((resource, waiter, seen, completer));
+                }
                 Some(state) => self.settle(completer, state),
                 None => self.settle(completer, NoticeState::TimedOut),
             }
@@ -301,7 +304,7 @@ impl Client {
                 }
                 Output::State(SessionState::Expired) => {
                     self.desk.shared().expired += 1;
-                    for (_, _, completer) in self.notices.drain(..) {
+                    for (_, _, _, completer) in self.notices.drain(..) {
                         completer.complete(Err(Failure::from(Code::SESSION_EXPIRED)));
                     }
                 }

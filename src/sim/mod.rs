@@ -14,6 +14,7 @@ mod clock;
 mod cluster;
 mod history;
 pub mod linearizable;
+pub mod models;
 mod nemesis;
 mod network;
 mod node;

@@ -7,12 +7,22 @@ mod check_machine;
 mod custom_machine;
 #[path = "../../examples/custom_resource.rs"]
 mod custom_resource;
+#[path = "../../examples/election.rs"]
+mod election;
 #[path = "../../examples/embedded.rs"]
 mod embedded;
+#[path = "../../examples/event_log.rs"]
+mod event_log;
+#[path = "../../examples/lock.rs"]
+mod lock;
 #[path = "../../examples/runtimes.rs"]
 mod runtimes;
 #[path = "../../examples/scale.rs"]
 mod scale;
+#[path = "../../examples/task_queue.rs"]
+mod task_queue;
+#[path = "../../examples/watch.rs"]
+mod watch;
 
 #[test]
 fn examples_do_what_they_say() {
@@ -20,6 +30,15 @@ fn examples_do_what_they_say() {
     custom_resource::main().expect("custom_resource");
     custom_machine::main().expect("custom_machine");
     runtimes::main().expect("runtimes");
+}
+
+#[test]
+fn examples_of_resources_do_what_they_say() {
+    lock::main().expect("lock");
+    election::main().expect("election");
+    task_queue::main().expect("task_queue");
+    watch::main().expect("watch");
+    event_log::main().expect("event_log");
 }
 
 #[cfg(feature = "sim")]

@@ -11,7 +11,7 @@ mod own;
 mod papers;
 mod raft;
 #[cfg(feature = "sim")]
-mod replica;
+mod replicas;
 mod resource;
 mod script;
 #[cfg(feature = "server")]

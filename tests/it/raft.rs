@@ -32,6 +32,7 @@ mod cluster;
 mod draw;
 mod fuzz;
 mod install;
+mod restart;
 
 use margay::raft::Configuration;
 use margay::raft::message::{Body, Input, Message, RoleKind, Round};

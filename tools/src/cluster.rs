@@ -75,8 +75,8 @@ Examples:
     /// Let a voter lead every group, or one
     #[command(after_help = "\
 The leader hands over once the node holds all that it has itself. Leaders are spread over the nodes
-by themselves, so a group may move on: within seconds to a node that is preferred for it, after a
-minute back to the one that led it before.
+by themselves: ten minutes later, or when the node restarts or its disk is slow, a group may move on
+to the node that is preferred for it.
 Examples:
   margay cluster transfer-leader n2
   margay cluster transfer-leader --group 0 n2

@@ -21,6 +21,7 @@ use crate::units;
 #[command(after_help = "\
 DIR is the directory of one log: of a program that embeds margay-log, or DIR/group-N of a node.
 Nothing is changed and nobody is kept from it, except by repair, which needs it closed.
+Logs that all clients of a cluster share are another thing: margay journal.
 
 Examples:
   margay log inspect /var/lib/margay/group-0

@@ -16,6 +16,7 @@ mod exit;
 mod generate;
 mod hold;
 mod ids;
+mod journal;
 mod latch;
 mod lock;
 mod log;
@@ -80,6 +81,7 @@ enum Command {
     Latch(latch::Args),
     Election(election::Args),
     Topic(topic::Args),
+    Journal(journal::Args),
     Log(log::Args),
     Ls(manage::Ls),
     Describe(manage::Describe),
@@ -119,6 +121,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Latch(args) => latch::run(&args),
         Command::Election(args) => election::run(&args),
         Command::Topic(args) => topic::run(&args),
+        Command::Journal(args) => journal::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Ls(args) => manage::ls(&args),
         Command::Describe(args) => manage::describe(&args),

@@ -3,7 +3,7 @@
 use margay::client::{Found, Group};
 use margay::machine::{EventPayload, Filter, ResourceId, SessionId, kind};
 use margay::resource::{
-    Delivery, Description, Handle, entries, multimap, registry, tree, type_name, type_named,
+    Delivery, Description, Handle, entries, log, multimap, registry, tree, type_name, type_named,
     type_names,
 };
 use margay_log::id::Index;
@@ -261,8 +261,13 @@ impl Line {
                 return Ok(Line { what: "lagged", index: oldest, ordinal: 0, event: 0, payload });
             }
         };
-        let is_tree = resource == kind::TREE;
-        payload.key = payload.key.map(|key| if is_tree { tree::path::of_key(&key) } else { key });
+        payload.key = payload.key.map(|key| match (resource, key.first_chunk()) {
+            (kind::TREE, _) => tree::path::of_key(&key),
+            (kind::QUEUE | kind::LOG, Some(number)) => {
+                u64::from_be_bytes(*number).to_string().into_bytes()
+            }
+            _ => key,
+        });
         let has_entries =
             [kind::VALUE, kind::MAP, kind::MULTIMAP, kind::SET, kind::TREE].contains(&resource);
         let what = match (event, &payload.new, &payload.old) {
@@ -271,6 +276,7 @@ impl Line {
             (entries::EXPIRED, ..) if has_entries => "expired",
             (entries::SESSION_ENDED, ..) if has_entries => "session-ended",
             (multimap::KEY_REMOVED, ..) if has_entries => "key-removed",
+            (log::TRIMMED, ..) if resource == kind::LOG => "trimmed",
             (_, Some(_), Some(_)) => "changed",
             (_, Some(_), None) => "added",
             (_, None, Some(_)) => "removed",

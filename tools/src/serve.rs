@@ -114,8 +114,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     log()?;
     let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
     let config = configure(args, file)?;
-    run_server(&config, |server| announce(&config, server))?;
-    tracing::info!("stopped");
+    match run_server(&config, |server| announce(&config, server)) {
+        Ok(()) => tracing::info!("stopped"),
+        // Who is told to stop while it waits for others has done what it was told.
+        Err(end @ Error::Interrupted) => tracing::info!("{end}"),
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 

@@ -19,10 +19,21 @@ is done. Names must be in one group: end them with the same @ and digits.
 
   {\"check\":\"value\",\"name\":N,\"equals\":V}          also: \"version\":I, \"absent\":true
   {\"check\":\"map\",\"name\":N,\"key\":K,\"equals\":V}    also: as above, \"exists\":true
+  {\"check\":\"tree\",\"name\":N,\"path\":P,\"equals\":V}  also: as above
   {\"check\":\"counter\",\"name\":N,\"equals\":I}        also: \"at-least\":I, \"at-most\":I
-  {\"do\":\"set\",\"name\":N,\"value\":V}      {\"do\":\"unset\",\"name\":N}             a value
-  {\"do\":\"put\",\"name\":N,\"key\":K,\"value\":V}  {\"do\":\"remove\",\"name\":N,\"key\":K}  a map
-  {\"do\":\"add\",\"name\":N,\"by\":I}                                       a counter
+  {\"check\":\"set\",\"name\":N,\"has\":V}               also: \"lacks\":V
+  {\"check\":\"multimap\",\"name\":N,\"key\":K,\"has\":V}  also: \"lacks\":V
+  {\"check\":\"queue\",\"name\":N,\"has\":TASK}          also: \"lacks\":TASK
+  {\"check\":\"log\",\"name\":N,\"next\":POSITION}
+
+  {\"do\":\"set\",\"name\":N,\"value\":V}                  also: \"unset\"              a value
+  {\"do\":\"put\",\"name\":N,\"key\":K,\"value\":V}          also: \"remove\"             a map
+  {\"do\":\"add\",\"name\":N,\"by\":I}                                               a counter
+  {\"do\":\"add-member\",\"name\":N,\"value\":V}           also: \"remove-member\"      a set
+  {\"do\":\"put-value\",\"name\":N,\"key\":K,\"value\":V}    also: \"remove-value\"       a multimap
+  {\"do\":\"create-node\",\"name\":N,\"path\":P,\"value\":V} also: \"set-node\", \"delete-node\"
+  {\"do\":\"offer\",\"name\":N,\"value\":V}                                          a queue
+  {\"do\":\"append\",\"name\":N,\"value\":V}                                         a log
 
 Exit code 1 where a check fails or something is refused: nothing was done then.
 
@@ -106,8 +117,12 @@ impl Step<'_> {
     }
 
     fn version(&self) -> Result<Index, Exit> {
-        let version = self.object.get("version").and_then(Json::as_u64);
-        version.map(Index).ok_or_else(|| self.bad("\"version\" must be a whole number"))
+        self.whole("version").map(Index)
+    }
+
+    fn whole(&self, key: &str) -> Result<u64, Exit> {
+        let number = self.object.get(key).and_then(Json::as_u64);
+        number.ok_or_else(|| self.bad(&format!("\"{key}\" must be a whole number")))
     }
 
     fn add_to(&self, steps: Steps) -> Result<Steps, Exit> {
@@ -152,7 +167,56 @@ impl Step<'_> {
                     _ => steps.at_most(&counter, self.number("at-most")?),
                 }
             }
-            _ => return Err(self.bad("\"check\" is value, map or counter")),
+            _ => return self.add_check_of_many(steps, name, what),
+        })
+    }
+
+    fn add_check_of_many(&self, steps: Steps, name: &str, what: &str) -> Result<Steps, Exit> {
+        let has_or_lacks = ["has", "lacks"];
+        Ok(match what {
+            "tree" => {
+                let conditions = ["equals", "version", "absent", "exists"];
+                self.only(&["path", "equals", "version", "absent", "exists"])?;
+                let (tree, path) = (self.client.tree(name).wait()?, self.text("path")?);
+                match self.condition(&conditions)? {
+                    "equals" => steps.node_is(&tree, path, Some(self.text("equals")?.as_bytes())),
+                    "version" => steps.node_version(&tree, path, self.version()?),
+                    "exists" => steps.node_exists(&tree, path),
+                    _ => steps.node_is(&tree, path, None),
+                }
+            }
+            "set" => {
+                self.only(&has_or_lacks)?;
+                let set = self.client.set(name).wait()?;
+                match self.condition(&has_or_lacks)? {
+                    "has" => steps.has_member(&set, self.text("has")?.as_bytes()),
+                    _ => steps.lacks_member(&set, self.text("lacks")?.as_bytes()),
+                }
+            }
+            "multimap" => {
+                self.only(&["key", "has", "lacks"])?;
+                let (map, key) = (self.client.multimap(name).wait()?, self.text("key")?);
+                match self.condition(&has_or_lacks)? {
+                    "has" => steps.has_value(&map, key.as_bytes(), self.text("has")?.as_bytes()),
+                    _ => steps.lacks_value(&map, key.as_bytes(), self.text("lacks")?.as_bytes()),
+                }
+            }
+            "queue" => {
+                self.only(&has_or_lacks)?;
+                let queue = self.client.queue(name).wait()?;
+                match self.condition(&has_or_lacks)? {
+                    "has" => steps.has_task(&queue, self.whole("has")?),
+                    _ => steps.lacks_task(&queue, self.whole("lacks")?),
+                }
+            }
+            "log" => {
+                self.only(&["next"])?;
+                steps.log_ends_at(&self.client.log(name).wait()?, self.whole("next")?)
+            }
+            _ => {
+                let all = "value, map, tree, counter, set, multimap, queue or log";
+                return Err(self.bad(&format!("\"check\" is {all}")));
+            }
         })
     }
 
@@ -179,7 +243,54 @@ impl Step<'_> {
                 self.only(&["by"])?;
                 steps.add(&self.client.counter(name).wait()?, self.number("by")?)
             }
-            _ => return Err(self.bad("\"do\" is set, unset, put, remove or add")),
+            _ => return self.add_command_to_many(steps, name, what),
+        })
+    }
+
+    fn add_command_to_many(&self, steps: Steps, name: &str, what: &str) -> Result<Steps, Exit> {
+        let value = || Ok::<&[u8], Exit>(self.text("value")?.as_bytes());
+        Ok(match what {
+            "add-member" | "remove-member" => {
+                self.only(&["value"])?;
+                let set = self.client.set(name).wait()?;
+                match what {
+                    "add-member" => steps.add_member(&set, value()?),
+                    _ => steps.remove_member(&set, value()?),
+                }
+            }
+            "put-value" | "remove-value" => {
+                self.only(&["key", "value"])?;
+                let (map, key) = (self.client.multimap(name).wait()?, self.text("key")?.as_bytes());
+                match what {
+                    "put-value" => steps.put_value(&map, key, value()?),
+                    _ => steps.remove_value(&map, key, value()?),
+                }
+            }
+            "create-node" | "set-node" => {
+                self.only(&["path", "value"])?;
+                let (tree, path) = (self.client.tree(name).wait()?, self.text("path")?);
+                match what {
+                    "create-node" => steps.create_node(&tree, path, value()?),
+                    _ => steps.set_node(&tree, path, value()?),
+                }
+            }
+            "delete-node" => {
+                self.only(&["path"])?;
+                steps.delete_node(&self.client.tree(name).wait()?, self.text("path")?)
+            }
+            "offer" => {
+                self.only(&["value"])?;
+                steps.offer(&self.client.queue(name).wait()?, value()?)
+            }
+            "append" => {
+                self.only(&["value"])?;
+                steps.append(&self.client.log(name).wait()?, value()?)
+            }
+            _ => {
+                let all = "set, unset, put, remove, add, add-member, remove-member, put-value, \
+                           remove-value, create-node, set-node, delete-node, offer or append";
+                return Err(self.bad(&format!("\"do\" is {all}")));
+            }
         })
     }
 }

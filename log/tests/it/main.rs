@@ -4,6 +4,8 @@
 mod commit_log;
 #[cfg(all(feature = "sim", feature = "direct"))]
 mod compaction;
+#[cfg(feature = "uring")]
+mod completions;
 #[cfg(any(feature = "sim", feature = "direct"))]
 mod conformance;
 #[cfg(feature = "direct")]
@@ -21,6 +23,8 @@ mod power_cut;
 mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+#[cfg(feature = "sim")]
+mod sectors;
 mod snapshots;
 #[cfg(feature = "typed")]
 mod typed;

@@ -102,6 +102,12 @@ impl<S: Submit> Set<S> {
         Set { life: self.life.ephemeral(), ..self }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {

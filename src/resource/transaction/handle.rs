@@ -210,7 +210,7 @@ impl<S: Submit> Transaction<S> {
     }
 
     /// An answer of a version, 0 for none, and the value to its end.
-    fn versioned_is<O: Encode>(
+    pub(super) fn versioned_is<O: Encode>(
         self,
         handle: &Handle<S>,
         query: &O,
@@ -220,7 +220,7 @@ impl<S: Submit> Transaction<S> {
             None => self.check(handle, query, Expect::begins(EQUAL, &[0; 8])),
             Some(expected) => {
                 let is_set = Expect::begins(NOT_EQUAL, &[0; 8]);
-                let value = Expect { offset: 8, to_end: true, ..Expect::begins(EQUAL, expected) };
+                let value = Expect::is(expected).behind(8);
                 self.check(handle, query, is_set).check(handle, query, value)
             }
         }
@@ -296,8 +296,13 @@ impl Expect {
         Expect { to_end: true, ..Expect::begins(NOT_EQUAL, expected) }
     }
 
+    /// The same, beginning so many bytes later.
+    pub(super) fn behind(self, offset: u32) -> Expect {
+        Expect { offset, ..self }
+    }
+
     /// The answer begins in a relation to this.
-    fn begins(relation: u8, expected: &[u8]) -> Expect {
+    pub(super) fn begins(relation: u8, expected: &[u8]) -> Expect {
         Expect { relation, offset: 0, to_end: false, expected: expected.to_vec() }
     }
 }

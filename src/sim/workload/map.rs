@@ -9,7 +9,7 @@ use crate::resource::map::Map;
 use crate::sim::Failure;
 use crate::sim::client::Desk;
 use crate::sim::history::History;
-use crate::sim::linearizable::Model;
+use crate::sim::models::{Key, KeyOp};
 
 /// Keys that all clients share.
 const KEYS: u64 = 4;
@@ -26,7 +26,7 @@ pub(in crate::sim) struct Keys {
 /// A history for each key.
 #[derive(Default)]
 pub(in crate::sim) struct Histories {
-    keys: [History<Register>; KEYS as usize],
+    keys: [History<Key>; KEYS as usize],
     backwards: Vec<String>,
     /// The map, once somebody has opened it.
     id: Option<ResourceId>,
@@ -40,39 +40,6 @@ impl Journal for Histories {
         }
         let judged = self.keys.iter().enumerate();
         judged.map(|(key, history)| history.judge(&format!("map key {key}"))).sum()
-    }
-}
-
-/// An operation on one key; the reply is the value there was before.
-#[derive(Clone, Debug)]
-pub(in crate::sim) enum Op {
-    Get,
-    Put(u64),
-    PutIfAbsent(u64),
-    Remove,
-}
-
-/// A key by itself.
-#[derive(Default)]
-pub(in crate::sim) struct Register;
-
-impl Model for Register {
-    type State = Option<u64>;
-    type Op = Op;
-    type Reply = Option<u64>;
-
-    fn init(&self) -> Option<u64> {
-        None
-    }
-
-    fn step(&self, state: &Option<u64>, op: &Op) -> (Option<u64>, Option<u64>) {
-        let after = match *op {
-            Op::Get => *state,
-            Op::Put(value) => Some(value),
-            Op::PutIfAbsent(value) => state.or(Some(value)),
-            Op::Remove => None,
-        };
-        (after, *state)
     }
 }
 
@@ -109,18 +76,18 @@ impl Workload for Keys {
                 if let Ok(Some(found)) = &got {
                     self.seen[key as usize] = found.version;
                 }
-                (Op::Get, got.map(number))
+                (KeyOp::Get, got.map(number))
             }
-            1 => (Op::Remove, self.map.get_and_remove(&name).await.map(number)),
+            1 => (KeyOp::Remove, self.map.get_and_remove(&name).await.map(number)),
             2 => {
                 let put = self.map.put_if_absent(&name, &written).await;
                 let before = put.map(|swap| match swap {
                     Swap::Done(_) => None,
                     Swap::Conflict(found) => number(found),
                 });
-                (Op::PutIfAbsent(value), before)
+                (KeyOp::PutIfAbsent(value), before)
             }
-            _ => (Op::Put(value), self.map.get_and_put(&name, &written).await.map(number)),
+            _ => (KeyOp::Put(value), self.map.get_and_put(&name, &written).await.map(number)),
         };
         actor.record(invoked, op, result, |journal| &mut journal.keys[key as usize]);
     }
@@ -130,7 +97,7 @@ impl Workload for Keys {
             loop {
                 let invoked = actor.now();
                 let Ok(found) = self.map.get(&key.to_le_bytes()).await else { continue };
-                actor.record(invoked, Op::Get, Ok(number(found)), |journal: &mut Histories| {
+                actor.record(invoked, KeyOp::Get, Ok(number(found)), |journal: &mut Histories| {
                     &mut journal.keys[key as usize]
                 });
                 break;

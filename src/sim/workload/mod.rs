@@ -11,6 +11,7 @@ mod counter;
 mod election;
 mod events;
 mod lock;
+mod log;
 mod map;
 mod queue;
 mod rwlock;
@@ -50,6 +51,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<semaphore::Sharing>("semaphore", 3),
     Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
+    Kind::of::<log::Appending>("log", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.

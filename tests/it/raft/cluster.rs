@@ -368,7 +368,7 @@ impl Cluster {
             Output::ReadRefused { id: read } => {
                 self.reads.remove(&read.0).expect("answered once");
             }
-            Output::Transferred { .. } => {}
+            Output::Transferred { .. } | Output::Contradicted { .. } => {}
             Output::RoleChanged { role, term, .. } => {
                 let leads = role == RoleKind::Leader;
                 self.node(id).no_op_due = leads;

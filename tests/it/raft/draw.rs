@@ -42,6 +42,7 @@ pub(crate) fn output(output: &Output) -> Option<String> {
         Output::ReadReady { id, index } => format!("read {} at {index}", id.0),
         Output::ReadRefused { id } => format!("read {} refused", id.0),
         Output::Transferred { to, end } => format!("transfer to n{}: {end:?}", to.0),
+        Output::Contradicted { by } => format!("is contradicted by n{}", by.0),
         Output::RoleChanged { role: kind, term, leader } => match leader {
             Some(leader) if *kind == RoleKind::Follower => {
                 format!("is {} {term} of n{}", role(*kind), leader.0)

@@ -8,8 +8,8 @@ use margay::machine::{StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::{
-    barrier, counter, describe, election, latch, lock, map, multimap, queue, registry, rwlock,
-    semaphore, set, topic, transaction, tree, value,
+    barrier, counter, describe, election, group, latch, lock, log, map, multimap, queue, registry,
+    rwlock, semaphore, set, topic, transaction, tree, value,
 };
 use margay_log::id::Micros;
 use std::fmt::Write;
@@ -33,8 +33,10 @@ pub(super) fn operations() -> Vec<Coded> {
         of_set(),
         of_queue(),
         claims(VERSION),
+        of_group(VERSION),
         of_topic(),
         of_tree(),
+        of_log(),
     ];
     all.concat()
 }
@@ -225,9 +227,44 @@ fn of_tree() -> Vec<Coded> {
     ]
 }
 
+fn of_group(number: u64) -> Vec<Coded> {
+    let (id, wait_ms) = (|| b"n1".to_vec(), Some(1_500));
+    let ask = group::SendV1 {
+        request: number,
+        to: group::TO_MEMBER,
+        id: id(),
+        value: value(),
+        ask: true,
+        wait_ms,
+    };
+    vec![
+        code(&group::JoinV1 { request: number, id: id(), data: b"data".to_vec(), wait_ms }),
+        code(&ask),
+        code(&group::CancelV1 { request: number }),
+        code(&group::SetV1 { member: number, data: b"data".to_vec() }),
+        code(&group::RemoveV1 { id: id() }),
+        code(&group::AnswerV1 { member: number, message: 7, failed: true, value: value() }),
+        code(&group::MembersV1 { after: number, limit: 7 }),
+        code(&group::MemberV1 { id: id() }),
+        code(&group::InboxV1 { member: number, brought: 8, message: 7 }),
+        code(&group::AnswersV1 { message: number, after: 7 }),
+        code(&group::StatusV1 {}),
+    ]
+}
+
 fn of_topic() -> Vec<Coded> {
     let publish = topic::PublishV1 { key: key(), value: value() };
     vec![code(&publish), code(&topic::StatusV1 {})]
+}
+
+fn of_log() -> Vec<Coded> {
+    let records = vec![b"one".to_vec(), b"two".to_vec()];
+    vec![
+        code(&log::AppendV1 { records, position: VERSION }),
+        code(&log::TrimV1 { before: VERSION }),
+        code(&log::ReadV1 { from: VERSION, limit: 7 }),
+        code(&log::StatusV1 {}),
+    ]
 }
 
 fn of_queue() -> Vec<Coded> {
@@ -391,9 +428,16 @@ fn full() -> World {
     let (ephemeral, sequential, parents) = (true, true, true);
     let create = tree::CreateV1 { path, data, ephemeral, sequential, parents };
     world.command(one, ids[6], &create);
+    fill_group(&mut world, one, two);
     let id = world.open(one, "r29", kind::TOPIC);
     world.command(one, id, &topic::PublishV1 { key: key(), value: value() });
-    let mut last = command(two, 2, ids[1], &counter::AddV1 { delta: i64::MIN });
+    let options = log::Retention::new().records(2).encode();
+    let open = registry::OpenV1 { name: b"r31".to_vec(), kind: kind::LOG, options };
+    let id = world.command(one, 0, &open).index;
+    let records = vec![b"one".to_vec(), b"two".to_vec(), b"three".to_vec()];
+    world.command(one, id, &log::AppendV1 { records, position: 0 });
+    let sequence = world.sequences[&two] + 1;
+    let mut last = command(two, sequence, ids[1], &counter::AddV1 { delta: i64::MIN });
     last.acked = 1;
     world.send(last);
     world.entry(Logged { kind: kind::NOOP, ..Logged::default() });
@@ -433,6 +477,27 @@ fn fill_claims(world: &mut World, one: u64) {
         |request| election::CampaignV1 { request, data: vec![request as u8], wait_ms: None };
     let names = [1, 2, 3].map(|request| world.command(one, id, &campaign(request)).index);
     world.command(one, id, &election::PromoteV1 { candidate: names[2] });
+}
+
+/// A group with members, a join that waits, messages of all kinds, and what came of a question.
+fn fill_group(world: &mut World, one: u64, two: u64) {
+    let id = world.open(one, "r28", kind::GROUP);
+    let join = |request, name: &[u8]| {
+        let (id, data) = (name.to_vec(), b"data".to_vec());
+        group::JoinV1 { request, id, data, wait_ms: Some(900) }
+    };
+    let member = world.command(one, id, &join(1, b"a")).index;
+    world.command(one, id, &join(2, b""));
+    world.command(two, id, &join(1, b"a"));
+    let send = |request, to, name: &[u8], ask: bool| {
+        let (id, value, wait_ms) = (name.to_vec(), b"message".to_vec(), ask.then_some(900));
+        group::SendV1 { request, to, id, value, ask, wait_ms }
+    };
+    world.command(two, id, &send(0, group::TO_ANY, b"", false));
+    let message = world.command(two, id, &send(3, group::TO_ALL, b"", true)).index;
+    world.command(two, id, &send(4, group::TO_MEMBER, b"a", true));
+    let value = b"answer".to_vec();
+    world.command(one, id, &group::AnswerV1 { member, message, failed: false, value });
 }
 
 #[test]

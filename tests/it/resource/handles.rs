@@ -2,7 +2,7 @@
 
 use crate::machine::World;
 use margay::machine::{
-    Code, Effects, Filter, Level, NoticeState, Outcome, Query, ResourceId, SessionId, kind,
+    Code, Effects, Events, Filter, Level, NoticeState, Outcome, Query, ResourceId, SessionId, kind,
 };
 use margay::resource::lock::HolderV1;
 use margay::resource::map::{MapEntry, MapEvent, MapRange};
@@ -37,7 +37,8 @@ pub(super) struct Far {
 #[derive(Default)]
 struct Mirror {
     states: BTreeMap<Key, NoticeState>,
-    awaiting: Vec<(Key, Completer<NoticeState>)>,
+    /// Each with the token it knows of.
+    awaiting: Vec<(Key, u64, Completer<NoticeState>)>,
     ending: Vec<(Key, Completer<NoticeState>)>,
 }
 
@@ -56,16 +57,10 @@ impl Far {
                     completer.complete(Ok(notice.state));
                 }
             }
-            if notice.state != NoticeState::Waiting {
-                let awaiting = std::mem::take(&mut mirror.awaiting);
-                for (awaited, completer) in awaiting {
-                    if awaited == key {
-                        completer.complete(Ok(notice.state));
-                    } else {
-                        mirror.awaiting.push((awaited, completer));
-                    }
-                }
-            }
+            let awaited = mirror.awaiting.extract_if(.., |(awaited, seen, _)| {
+                *awaited == key && notice.state.is_news(*seen)
+            });
+            awaited.for_each(|(_, _, completer)| completer.complete(Ok(notice.state)));
         }
         self.notices = self.world.seen.notices.len();
         for (index, event) in &self.world.seen.events[self.events..] {
@@ -77,6 +72,26 @@ impl Far {
             }
         }
         self.events = self.world.seen.events.len();
+    }
+}
+
+impl Far {
+    /// Delivers the events that are kept after a position.
+    fn deliver_kept(&self, resource: ResourceId, after: (Index, u32), filter: &[u8], feed: &Feed) {
+        let events = match self.world.machine.events(resource, after, filter) {
+            Events::Some(events) => events,
+            Events::Lagged { oldest } => {
+                feed.push(Delivery::Lagged { oldest });
+                match self.world.machine.events(resource, (oldest.prev(), u32::MAX), filter) {
+                    Events::Some(events) => events,
+                    Events::Lagged { .. } => Vec::new(),
+                }
+            }
+        };
+        for (index, event) in events {
+            let (ordinal, kind, payload) = (event.ordinal, event.kind, event.payload());
+            feed.push(Delivery::Event { index, ordinal, kind, payload });
+        }
     }
 }
 
@@ -197,14 +212,14 @@ impl Submit for Near {
         Reply::ready(Ok(Answer { code: effects.code, index, payload: effects.reply }))
     }
 
-    fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {
+    fn await_token(&self, resource: ResourceId, waiter: Index, seen: u64) -> Reply<NoticeState> {
         let mut far = self.far();
         let mirror = far.mirrors.entry(self.session).or_default();
         match mirror.states.get(&(resource, waiter)) {
             None => Reply::ready(Ok(NoticeState::TimedOut)),
-            Some(NoticeState::Waiting) => {
+            Some(state) if !state.is_news(seen) => {
                 let (completer, reply) = Reply::channel();
-                mirror.awaiting.push(((resource, waiter), completer));
+                mirror.awaiting.push(((resource, waiter), seen, completer));
                 reply
             }
             Some(state) => Reply::ready(Ok(*state)),
@@ -225,13 +240,17 @@ impl Submit for Near {
     fn subscribe(
         &self,
         resource: ResourceId,
-        _after: Option<(Index, u32)>,
+        after: Option<(Index, u32)>,
         filter: Filter,
     ) -> Subscription {
         let (feed, subscription) = Subscription::channel();
         let mut bytes = Vec::new();
         filter.encode(&mut bytes);
-        self.far().feeds.push((resource, bytes, feed));
+        let mut far = self.far();
+        if let Some(after) = after {
+            far.deliver_kept(resource, after, &bytes, &feed);
+        }
+        far.feeds.push((resource, bytes, feed));
         subscription
     }
 

@@ -17,7 +17,7 @@ const UNKNOWN: &str = "resource of an unknown type";
 fn world() -> (World, u64, Vec<(u8, u64)>) {
     let mut world = World::new();
     let session = world.register(1);
-    let own = kind::REGISTRY + 1..=kind::TREE;
+    let own = kind::REGISTRY + 1..=kind::LOG;
     let kinds = own.filter(|kind| margay::resource::type_name(*kind) != UNKNOWN);
     let mut ids = vec![(kind::REGISTRY, 0)];
     for kind in kinds {

@@ -4,8 +4,8 @@ use crate::machine::{Batched, Logged, World, register};
 use margay::machine::{Code, kind};
 use margay::resource::codec::Encode;
 use margay::resource::{
-    barrier, counter, election, latch, lock, map, multimap, queue, registry, rwlock, semaphore,
-    set, topic, tree, value,
+    barrier, counter, election, group, latch, lock, log, map, multimap, queue, registry, rwlock,
+    semaphore, set, topic, tree, value,
 };
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
@@ -45,7 +45,7 @@ fn code<O: Encode>(operation: &O) -> Coded {
 }
 
 /// A history begins with one of each.
-const KINDS: [u8; 14] = [
+const KINDS: [u8; 16] = [
     kind::QUEUE,
     kind::LOCK,
     kind::MAP,
@@ -60,6 +60,8 @@ const KINDS: [u8; 14] = [
     kind::LATCH,
     kind::ELECTION,
     kind::TOPIC,
+    kind::GROUP,
+    kind::LOG,
 ];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -246,11 +248,57 @@ fn topic_operation() -> impl Strategy<Value = Coded> {
     (bytes(), bytes()).prop_map(|(key, value)| code(&topic::PublishV1 { key, value }))
 }
 
+fn group_operation() -> impl Strategy<Value = Coded> {
+    let wait = || prop::option::of(prop_oneof![Just(0), 1..9_u64]);
+    let id = || prop_oneof![Just(vec![]), Just(b"a".to_vec()), Just(b"b".to_vec())];
+    let number = || 0..60_u64;
+    prop_oneof![
+        6 => (0..3_u64, id(), bytes(), wait()).prop_map(|(request, id, data, wait_ms)| {
+            code(&group::JoinV1 { request, id, data, wait_ms })
+        }),
+        8 => (3..6_u64, 0..3_u8, bytes(), any::<bool>(), wait()).prop_map(
+            |(request, to, value, ask, wait_ms)| {
+                let id = if to == group::TO_MEMBER { b"a".to_vec() } else { vec![] };
+                code(&group::SendV1 { request, to, id, value, ask, wait_ms })
+            }
+        ),
+        2 => (0..6_u64).prop_map(|request| code(&group::CancelV1 { request })),
+        1 => (number(), bytes()).prop_map(|(member, data)| code(&group::SetV1 { member, data })),
+        1 => id().prop_map(|id| code(&group::RemoveV1 { id })),
+        6 => (number(), number(), any::<bool>(), bytes()).prop_map(
+            |(member, message, failed, value)| {
+                code(&group::AnswerV1 { member, message, failed, value })
+            }
+        ),
+    ]
+}
+
+fn log_operation() -> impl Strategy<Value = Coded> {
+    let records = || prop::collection::vec(bytes(), 1..4);
+    prop_oneof![
+        4 => (records(), prop_oneof![4 => Just(0), 1 => 1..9_u64])
+            .prop_map(|(records, position)| code(&log::AppendV1 { records, position })),
+        1 => (0..20_u64).prop_map(|before| code(&log::TrimV1 { before })),
+    ]
+}
+
+/// What a log keeps.
+fn log_options() -> impl Strategy<Value = Vec<u8>> {
+    let age = prop::option::of(1..4_u64);
+    let all = (prop::option::of(1..5_u64), prop::option::of(1..9_u64), age);
+    all.prop_map(|(records, bytes, age)| {
+        [records, bytes, age].map(|bound| bound.unwrap_or_default().to_le_bytes()).concat()
+    })
+}
+
 fn own_operation() -> impl Strategy<Value = Coded> {
     let kinds = prop::sample::select(&KINDS);
     prop_oneof![
-        6 => (0..15_u8, kinds).prop_map(|(name, kind)| {
+        6 => (0..17_u8, kinds).prop_map(|(name, kind)| {
             code(&registry::OpenV1 { name: vec![b'a' + name], kind, options: Vec::new() })
+        }),
+        1 => (0..16_u8, log_options()).prop_map(|(name, options)| {
+            code(&registry::OpenV1 { name: vec![b'A' + name], kind: kind::LOG, options })
         }),
         1 => (0..40_u64).prop_map(|resource| code(&registry::DeleteV1 { resource })),
     ]
@@ -279,6 +327,8 @@ fn coded() -> impl Strategy<Value = Coded> {
         8 => gathering_operation(),
         6 => queue_operation(),
         2 => topic_operation(),
+        6 => group_operation(),
+        4 => log_operation(),
         1 => garbage(),
     ]
 }

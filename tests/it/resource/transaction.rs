@@ -1,12 +1,16 @@
 //! Transactions: all or nothing, at one index, against a model and against bad input.
 
-use crate::machine::{Told, World};
+use super::handles::Near;
+use crate::machine::{Told, World, chunks, restore};
 use margay::machine::bytes::Reader;
 use margay::machine::{Code, StateMachine, kind};
-use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::transaction::{CommitV1, EQUAL, GREATER, LESS, NOT_EQUAL, OPERATIONS_MAX};
-use margay::resource::{counter, lock, map, value};
+use margay::resource::transaction::{
+    CommitV1, EQUAL, GREATER, LESS, NOT_EQUAL, OPERATIONS_MAX, Outcome,
+};
+use margay::resource::{Log, Multimap, Queue, Registry, Set, Transaction, Tree};
+use margay::resource::{counter, lock, log, map, multimap, queue, set, tree, value};
+use margay_log::id::Index;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -203,6 +207,148 @@ fn impossible_transactions_are_refused_before_they_are_logged() {
         spoil(&mut steps.0);
         assert_eq!(steps.admitted(), Err(Code::BAD_PAYLOAD));
     }
+}
+
+/// All that a snapshot holds but the sessions, whose cached replies differ.
+fn state(world: &World) -> Vec<Vec<u8>> {
+    chunks(&world.machine, 200).into_iter().filter(|chunk| chunk[0] == STATE_CHUNK).collect()
+}
+
+/// First byte of the chunks that hold resources.
+const STATE_CHUNK: u8 = 3;
+
+#[test]
+fn collections_take_several_steps_at_one_index_or_none() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let kinds = [kind::MULTIMAP, kind::SET, kind::QUEUE, kind::TREE, kind::LOG];
+    let [multimap, set, queue, tree, log] =
+        kinds.map(|kind| world.open(session, &format!("r{kind}"), kind));
+    let node = |path: &[u8], sequential| {
+        let (path, data) = (path.to_vec(), b"data".to_vec());
+        tree::CreateV1 { path, data, ephemeral: false, sequential, parents: false }
+    };
+    let add = |member: &[u8], ttl_ms| set::AddV1 {
+        members: vec![member.to_vec()],
+        ephemeral: true,
+        ttl_ms,
+    };
+    let put = |value: &[u8]| multimap::PutV1 { key: b"k".to_vec(), value: value.to_vec() };
+    let append = |record: &[u8]| log::AppendV1 { records: vec![record.to_vec()], position: 0 };
+    let steps = || {
+        Steps::default()
+            .then(multimap, &put(b"1"))
+            .then(multimap, &put(b"2"))
+            .then(multimap, &multimap::RemoveEntryV1 { key: b"k".to_vec(), value: b"1".to_vec() })
+            .then(set, &add(b"a", 5))
+            .then(set, &add(b"a", 9))
+            .then(set, &add(b"b", 0))
+            .then(set, &set::RemoveV1 { members: vec![b"b".to_vec()] })
+            .then(queue, &queue::OfferV1 { value: b"task".to_vec(), delay_ms: 0 })
+            .then(tree, &node(b"/a", false))
+            .then(tree, &node(b"/a/n", true))
+            .then(tree, &node(b"/a/n", true))
+            .then(log, &append(b"one"))
+            .then(log, &append(b"two"))
+    };
+    let before = state(&world);
+    let (events, notices) = (world.seen.events.len(), world.seen.notices.len());
+    let undone = steps().then(tree, &tree::DeleteV1 { path: b"/a".to_vec(), version: 0 });
+    let told = world.command(session, 0, &undone.0);
+    assert_eq!(ended(&told), (REFUSED, 13), "there are nodes below");
+    assert_eq!(state(&world), before, "not a byte has changed");
+    assert_eq!((world.seen.events.len(), world.seen.notices.len()), (events, notices));
+    assert_eq!(world.machine.next_timer(), None);
+
+    let told = world.command(session, 0, &steps().0);
+    assert_eq!(ended(&told), (COMMITTED, 13));
+    let get = multimap::GetV1 { key: b"k".to_vec(), after: None, limit: 0 };
+    assert_eq!(world.query(session, multimap, &get).payload[4..8], [1, 0, 0, 0]);
+    let contains = set::ContainsV1 { members: vec![b"a".to_vec(), b"b".to_vec()] };
+    assert_eq!(world.query(session, set, &contains).payload, [1, 0]);
+    let contains = queue::ContainsV1 { task: told.index };
+    assert_eq!(world.query(session, queue, &contains).payload, [1], "numbered by the entry");
+    let children = tree::ChildrenV1 { path: b"/a".to_vec(), after: None, limit: 0 };
+    let names = world.query(session, tree, &children).payload;
+    assert!(names.ends_with(b"n0000000001") && names[2] == 2, "two nodes, two numbers");
+    let status = world.query(session, log, &log::StatusV1 {}).payload;
+    assert_eq!(status[8..16], 3_u64.to_le_bytes());
+    assert!(world.seen.events[events..].iter().all(|(index, _)| *index == told.index));
+    let copy = restore(&chunks(&world.machine, 100)).expect("what we wrote");
+    assert_eq!(chunks(&copy, 100), chunks(&world.machine, 100));
+
+    let offer = || queue::OfferV1 { value: vec![], delay_ms: 0 };
+    let twice = Steps::default().then(queue, &offer()).then(queue, &offer());
+    assert_eq!(twice.admitted(), Err(Code::DUPLICATE_KEY), "one number an entry");
+}
+
+#[test]
+fn the_handle_checks_and_changes_every_collection() {
+    let (near, _) = Near::pair();
+    let multimap = Multimap::open(near.clone(), "multimap").wait().unwrap();
+    let set = Set::open(near.clone(), "set").wait().unwrap();
+    let queue = Queue::open(near.clone(), "queue").wait().unwrap();
+    let tree = Tree::open(near.clone(), "tree").wait().unwrap();
+    let log = Log::open(near, "log").wait().unwrap();
+    let new = Transaction::new;
+    let commit = |transaction: Transaction<Near>| transaction.commit().wait().unwrap();
+    let done = commit(
+        new()
+            .lacks_value(&multimap, b"k", b"v")
+            .lacks_member(&set, b"m")
+            .lacks_task(&queue, 1)
+            .node_is(&tree, "/a", None)
+            .log_ends_at(&log, 1)
+            .put_value(&multimap, b"k", b"v")
+            .add_member(&set, b"m")
+            .offer(&queue, b"task")
+            .create_node(&tree, "/a", b"data")
+            .append(&log, b"record"),
+    );
+    let Outcome::Committed(done) = done else { panic!("{done:?}") };
+    let version = done.index;
+    let task = version.0;
+    let holds = |transaction| matches!(commit(transaction), Outcome::Committed(_));
+    let checks = [
+        (new().has_value(&multimap, b"k", b"v"), true),
+        (new().has_value(&multimap, b"k", b"other"), false),
+        (new().lacks_value(&multimap, b"k", b"v"), false),
+        (new().has_member(&set, b"m"), true),
+        (new().lacks_member(&set, b"m"), false),
+        (new().has_member(&set, b"n"), false),
+        (new().has_task(&queue, task), true),
+        (new().lacks_task(&queue, task), false),
+        (new().has_task(&queue, task + 1), false),
+        (new().node_exists(&tree, "/a"), true),
+        (new().node_exists(&tree, "/b"), false),
+        (new().node_is(&tree, "/a", Some(b"data")), true),
+        (new().node_is(&tree, "/a", Some(b"dat")), false),
+        (new().node_is(&tree, "/b", Some(b"")), false),
+        (new().node_is(&tree, "/a", None), false),
+        (new().node_version(&tree, "/a", version), true),
+        (new().node_version(&tree, "/a", version.next()), false),
+        (new().node_version(&tree, "/b", Index::ZERO), false),
+        (new().log_ends_at(&log, 2), true),
+        (new().log_ends_at(&log, 1), false),
+    ];
+    for (at, (check, expected)) in checks.into_iter().enumerate() {
+        assert_eq!(holds(check), expected, "check {at}");
+    }
+    let changed = new()
+        .remove_value(&multimap, b"k", b"v")
+        .remove_member(&set, b"m")
+        .set_node(&tree, "/a", b"new")
+        .create_node(&tree, "/a/b", b"");
+    assert!(holds(changed));
+    assert!(holds(new().node_is(&tree, "/a", Some(b"new")).lacks_member(&set, b"m")));
+    let Outcome::Refused { command: 1, code: Code::HAS_CHILDREN, .. } =
+        commit(new().append(&log, b"never").delete_node(&tree, "/a"))
+    else {
+        panic!("it has children")
+    };
+    assert!(holds(new().log_ends_at(&log, 2).delete_node(&tree, "/a/b")));
+    assert_eq!(queue.poll().wait().unwrap().unwrap(), b"task");
+    assert!(holds(new().lacks_task(&queue, task)));
 }
 
 /// What is done to a map and a counter.

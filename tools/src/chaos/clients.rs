@@ -14,9 +14,10 @@ use margay::client::{Client, Error, Group};
 use margay::machine::Outcome;
 use margay::resource::{Counter, Failure, Lock, Map, Swap, Versioned};
 use margay::sim::linearizable::Operation;
+use margay::sim::models::{KeyOp, SumOp};
 use margay_log::rng::Rng;
 
-use crate::verdict::{CounterOp, KeyOp, Tenure};
+use crate::verdict::Tenure;
 
 /// A key lives so long.
 const ERA: Duration = Duration::from_secs(4);
@@ -36,7 +37,7 @@ pub(crate) type History<O, R> = Vec<Operation<O, R>>;
 #[derive(Default)]
 pub(crate) struct Journal {
     pub(crate) keys: BTreeMap<String, History<KeyOp, Option<u64>>>,
-    pub(crate) counters: BTreeMap<String, History<CounterOp, i64>>,
+    pub(crate) counters: BTreeMap<String, History<SumOp, i64>>,
     /// Times in which a client certainly held the lock.
     pub(crate) tenures: Vec<Tenure>,
     pub(crate) operations: u64,
@@ -162,7 +163,7 @@ impl Journal {
             let invoked = shared.now();
             let found = counter.get().wait()?;
             let replied = Some((shared.now(), found));
-            history.push(Operation { invoked, replied, op: CounterOp::Get });
+            history.push(Operation { invoked, replied, op: SumOp::Get });
         }
         client.close()
     }
@@ -239,10 +240,10 @@ impl Worker {
         let Some((_, counter)) = &self.counter else { return };
         let invoked = self.shared.now();
         let (op, result) = if self.rng.chance(1, 3) {
-            (CounterOp::Get, counter.get().wait())
+            (SumOp::Get, counter.get().wait())
         } else {
             let delta = 1 + self.rng.below(9) as i64;
-            (CounterOp::Add(delta), counter.add_and_get(delta).wait())
+            (SumOp::Add(delta), counter.add_and_get(delta).wait())
         };
         if let Some(replied) = self.outcome(result) {
             let history = self.journal.counters.entry(name).or_default();

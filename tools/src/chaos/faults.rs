@@ -29,7 +29,7 @@ impl Faults {
     /// Does something bad, or mends something. Returns how long to wait until the next time.
     pub(crate) fn strike(&mut self, hosts: &mut Hosts) -> io::Result<Duration> {
         let node = self.victim(hosts);
-        match self.rng.below(16) {
+        match self.rng.below(20) {
             0 | 1 => self.kill(hosts, node)?,
             2 => self.kill_all(hosts)?,
             3 => self.restart_in_order(hosts, node)?,
@@ -37,8 +37,9 @@ impl Faults {
             6..=8 => self.isolate(hosts, node)?,
             9 => self.cut_from_peers_only(hosts, node)?,
             10 => self.fill(hosts, node)?,
-            // The rest of the time things get better.
-            11..=13 => self.mend(hosts)?,
+            // The other half of the time things get better: where hardly anything works, little can go
+            // wrong.
+            11..=14 => self.mend(hosts)?,
             _ => self.wake(hosts)?,
         }
         Ok(Duration::from_millis(100 + self.rng.below(1_900)))
@@ -122,6 +123,13 @@ impl Faults {
             self.full = Some(node);
         }
         Ok(())
+    }
+
+    /// A node that was removed comes back with an empty disk, as somebody new.
+    pub(crate) fn replace(&mut self, hosts: &mut Hosts, node: usize) -> io::Result<()> {
+        self.count("lost disk");
+        hosts.wipe(node)?;
+        if self.full == Some(node) { Ok(()) } else { hosts.spawn(node) }
     }
 
     fn mend(&mut self, hosts: &mut Hosts) -> io::Result<()> {

@@ -21,6 +21,8 @@ const CLIENTS_ADDRESS: &str = "10.91.0.254";
 const NOWHERE: &str = "02:00:00:00:00:66";
 /// What a node's file system has.
 const DISK_MIB: u64 = 192;
+/// Groups of the cluster.
+pub(crate) const GROUPS: u32 = 2;
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 /// A node that has answered nothing for this long is not going to.
@@ -46,6 +48,8 @@ struct Host {
     child: Option<Child>,
     /// SIGSTOP was sent.
     paused: bool,
+    /// It founds nothing: it joins those that are there.
+    joins: bool,
     cuts: Vec<Party>,
 }
 
@@ -120,12 +124,16 @@ impl Hosts {
         File::create(&image)?.set_len(DISK_MIB << 20)?;
         run("mkfs.ext4", [OsStr::new("-q"), image.as_os_str()])?;
         run("mount", [OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), mount.as_os_str()])?;
-        self.nodes.push(Host { child: None, paused: false, cuts: Vec::new() });
+        self.nodes.push(Host { child: None, paused: false, joins: false, cuts: Vec::new() });
         Ok(())
     }
 
     fn mount(&self, node: usize) -> PathBuf {
         self.dir.join(name(node))
+    }
+
+    fn data(&self, node: usize) -> PathBuf {
+        self.mount(node).join("data")
     }
 
     /// How many there are.
@@ -144,15 +152,21 @@ impl Hosts {
             return Ok(());
         }
         let endpoints = self.endpoints();
-        let peers = endpoints.iter().enumerate().map(|(n, at)| format!("{}={at}", name(n)));
-        let peers: Vec<String> = peers.collect();
+        let all = || endpoints.iter().enumerate();
+        let others: Vec<String> = if self.nodes[node].joins {
+            all().filter(|(n, _)| *n != node).map(|(_, at)| at.clone()).collect()
+        } else {
+            all().map(|(n, at)| format!("{}={at}", name(n))).collect()
+        };
         let log = self.dir.join(name(node)).with_extension("log");
         let log = OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &name(node)]).arg(&self.margay).arg("serve");
         command.args(["--name", &name(node), "--listen", &endpoints[node], "--unsafe-no-auth"]);
-        command.args(["--peers", &peers.join(","), "--groups", "2", "--shards", "1", "--data"]);
-        command.arg(self.mount(node).join("data"));
+        let belongs = if self.nodes[node].joins { "--join" } else { "--peers" };
+        command.args([belongs, &others.join(","), "--shards", "1"]);
+        command.args(["--groups", &GROUPS.to_string(), "--data"]);
+        command.arg(self.data(node));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::die_with_parent(&mut command, libc::SIGKILL);
         self.nodes[node].child = Some(command.spawn()?);
@@ -172,6 +186,13 @@ impl Hosts {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Kills a node and empties its disk: the next time it starts, it joins.
+    pub(crate) fn wipe(&mut self, node: usize) -> io::Result<()> {
+        self.kill(node)?;
+        self.nodes[node].joins = true;
+        fs::remove_dir_all(self.data(node))
     }
 
     /// SIGTERM, and waits for an orderly end.

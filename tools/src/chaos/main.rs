@@ -2,14 +2,15 @@
 //! way, a disk that can fill up and a process that can be killed or stopped. Clients work all the
 //! while; afterwards their histories are judged.
 //!
-//! `hosts` makes the hosts and undoes them, `faults` draws what happens to them, `clients` works
-//! and remembers, `verdict` judges. Everything happens in a network and a mount namespace that end
+//! `hosts` makes the hosts and undoes them, `faults` draws what happens to them, `operator` changes
+//! who is a member, `clients` works and remembers, `verdict` judges. Everything happens in a network and a mount namespace that end
 //! with this process: `scripts/chaos.sh` makes them, and nothing else on the machine is touched.
 #![deny(unsafe_code)]
 
 mod clients;
 mod faults;
 mod hosts;
+mod operator;
 #[allow(dead_code)]
 #[path = "../sys.rs"]
 mod sys;
@@ -26,6 +27,7 @@ use clap::Parser;
 use clients::Clients;
 use faults::Faults;
 use hosts::Hosts;
+use operator::Operator;
 use verdict::Report;
 
 /// Runs nodes in network namespaces, hurts them under load, and judges what clients saw
@@ -87,12 +89,14 @@ fn run(args: &Args) -> io::Result<bool> {
 /// Makes trouble for the given time, then peace, and judges.
 fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -> io::Result<bool> {
     let clients = Clients::start(hosts.endpoints(), CLIENTS, seed)?;
+    let operator = Operator::start(hosts.endpoints(), seed);
     let mut faults = Faults::new(seed);
     let end = Instant::now() + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0);
     let mut told = Instant::now();
     while Instant::now() < end {
         let pause = faults.strike(hosts)?;
         hosts.check()?;
+        operator.attend(hosts, &mut faults)?;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             let left = end.saturating_duration_since(told).as_secs();
@@ -108,9 +112,10 @@ fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -
     }
     println!("healing");
     faults.heal(hosts)?;
+    let changes = operator.finish(hosts, &mut faults, PATIENCE)?;
     hosts.wait_for_all(PATIENCE)?;
     let journal = clients.finish()?;
     let report = Report::judge(&journal, hosts, PATIENCE);
-    println!("\nfaults      {faults}\n{report}");
+    println!("\nfaults      {faults}\nchanges     {changes}\n{report}");
     Ok(report.holds())
 }

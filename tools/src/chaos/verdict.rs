@@ -4,72 +4,13 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use margay::sim::linearizable::{Model, Verdict, check};
+use margay::sim::models::{Key, Sum};
 
 use crate::clients::{History, Journal};
 use crate::hosts::Hosts;
 
 /// Steps of one search, at most.
 const STEPS: u64 = 2_000_000;
-
-/// An operation on one key of the map.
-#[derive(Clone, Debug)]
-pub(crate) enum KeyOp {
-    Get,
-    Put(u64),
-    PutIfAbsent(u64),
-    Remove,
-}
-
-/// A key; every operation answers the value there was before.
-struct Key;
-
-impl Model for Key {
-    type State = Option<u64>;
-    type Op = KeyOp;
-    type Reply = Option<u64>;
-
-    fn init(&self) -> Option<u64> {
-        None
-    }
-
-    fn step(&self, state: &Option<u64>, op: &KeyOp) -> (Option<u64>, Option<u64>) {
-        let after = match *op {
-            KeyOp::Get => *state,
-            KeyOp::Put(value) => Some(value),
-            KeyOp::PutIfAbsent(value) => state.or(Some(value)),
-            KeyOp::Remove => None,
-        };
-        (after, *state)
-    }
-}
-
-/// An operation on a counter.
-#[derive(Clone, Debug)]
-pub(crate) enum CounterOp {
-    Get,
-    Add(i64),
-}
-
-/// A counter; every operation answers the value after it.
-struct Count;
-
-impl Model for Count {
-    type State = i64;
-    type Op = CounterOp;
-    type Reply = i64;
-
-    fn init(&self) -> i64 {
-        0
-    }
-
-    fn step(&self, state: &i64, op: &CounterOp) -> (i64, i64) {
-        let after = match *op {
-            CounterOp::Get => *state,
-            CounterOp::Add(delta) => state + delta,
-        };
-        (after, after)
-    }
-}
 
 /// A time in which a client certainly held the lock, in microseconds since the start.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +50,7 @@ impl Report {
             report.judge_one(&Key, history, &format!("map key {key}"));
         }
         for (name, history) in &journal.counters {
-            report.judge_one(&Count, history, &format!("counter {name}"));
+            report.judge_one(&Sum, history, &format!("counter {name}"));
         }
         report.judge_lock(journal.tenures.clone());
         report.compare_logs(hosts, patience);

@@ -1,6 +1,7 @@
 //! Which node leads which group.
 
 use std::process::Command;
+use std::time::Instant;
 
 use crate::harness::{Ended, MARGAY, PATIENCE, Scratch, alone, plan, run, until};
 use crate::nodes::{NODES, Nodes};
@@ -74,6 +75,39 @@ fn an_operator_says_who_leads() {
     assert!(refused.err.contains("n3 "), "{refused:?}");
     assert_eq!(nodes.leader(0), Some(1), "who led leads on");
     nodes.restart(2, PATIENCE).expect("it starts again");
+    nodes.stop(PATIENCE).expect("all stop in order");
+}
+
+/// All groups of all nodes elect at the same time; none is left without a leader, and none needs
+/// many attempts.
+#[test]
+fn election_storm_of_many_groups_at_a_restart() {
+    const MANY: u32 = 64;
+    let _alone = alone();
+    let scratch = Scratch::new("storm");
+    let mut nodes = Nodes::start(&plan(scratch.path(), MANY), PATIENCE).expect("three nodes");
+    // (groups with a leader that all know, the highest term)
+    let led = |nodes: &Nodes| {
+        let status = nodes.status();
+        let views = status.iter().filter_map(|status| status.groups.as_ref().ok()).flatten();
+        let mut known = [0_usize; MANY as usize];
+        let mut highest = 0;
+        for view in views {
+            known[view.group.0 as usize] += usize::from(view.leader.is_some());
+            highest = highest.max(view.term.0);
+        }
+        (known.iter().filter(|known| **known == NODES).count(), highest)
+    };
+    until("all groups to have a leader", || led(&nodes).0 == MANY as usize);
+    let (_, before) = led(&nodes);
+    (0..NODES).for_each(|node| _ = nodes.kill(node).expect("it can be killed"));
+    let begun = Instant::now();
+    (0..NODES).for_each(|node| nodes.restart(node, PATIENCE).expect("it starts again"));
+    until("all groups to have a leader again", || led(&nodes).0 == MANY as usize);
+    let (_, after) = led(&nodes);
+    let took = begun.elapsed().as_millis();
+    println!("{MANY} groups lead {took} ms after the first start; terms from {before} to {after}");
+    assert!(after <= before + 10, "from term {before} to {after}");
     nodes.stop(PATIENCE).expect("all stop in order");
 }
 

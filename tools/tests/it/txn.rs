@@ -29,6 +29,61 @@ fn all_steps_or_none_take_effect() {
 }
 
 #[test]
+fn steps_of_every_collection_are_checked_and_done_together() {
+    let _beside = beside_others();
+    let steps = [
+        r#"{"check":"set","name":"c-set@1","lacks":"m"}"#,
+        r#"{"check":"multimap","name":"c-multimap@1","key":"k","lacks":"v"}"#,
+        r#"{"check":"queue","name":"c-queue@1","lacks":7}"#,
+        r#"{"check":"tree","name":"c-tree@1","path":"/a","absent":true}"#,
+        r#"{"check":"log","name":"c-log@1","next":1}"#,
+        r#"{"do":"add-member","name":"c-set@1","value":"m"}"#,
+        r#"{"do":"put-value","name":"c-multimap@1","key":"k","value":"v"}"#,
+        r#"{"do":"create-node","name":"c-tree@1","path":"/a","value":"x"}"#,
+        r#"{"do":"create-node","name":"c-tree@1","path":"/a/b","value":"y"}"#,
+        r#"{"do":"offer","name":"c-queue@1","value":"task"}"#,
+        r#"{"do":"append","name":"c-log@1","value":"one"}"#,
+        r#"{"do":"append","name":"c-log@1","value":"two"}"#,
+    ];
+    let txn = |steps: &[&str]| margay(&[&["txn"], steps].concat());
+    let version = txn(&steps).with(0).out;
+    assert!(txn(&steps).with(1).err.contains("check 1 does not hold"), "it was done once");
+    margay(&["set", "has", "c-set@1", "m"]).with(0);
+    margay(&["multimap", "has", "c-multimap@1", "k", "v"]).with(0);
+    assert_eq!(margay(&["tree", "get", "c-tree@1", "/a/b"]).with(0).out, "y\n");
+    let page = margay(&["journal", "read", "c-log@1", "-o", "json"]).with(0).json();
+    assert_eq!((&page[0]["record"], &page[1]["record"]), (&"one".into(), &"two".into()));
+    // A task is numbered by the transaction that offered it.
+    let task = version.trim().trim_start_matches('v');
+    margay(&["queue", "contains", "c-queue@1", task]).with(0);
+
+    let has_task = format!(r#"{{"check":"queue","name":"c-queue@1","has":{task}}}"#);
+    let is_version =
+        format!(r#"{{"check":"tree","name":"c-tree@1","path":"/a","version":{task}}}"#);
+    let undone = txn(&[
+        r#"{"check":"set","name":"c-set@1","has":"m"}"#,
+        r#"{"check":"multimap","name":"c-multimap@1","key":"k","has":"v"}"#,
+        &has_task,
+        &is_version,
+        r#"{"check":"tree","name":"c-tree@1","path":"/a/b","equals":"y"}"#,
+        r#"{"check":"log","name":"c-log@1","next":3}"#,
+        r#"{"do":"remove-member","name":"c-set@1","value":"m"}"#,
+        r#"{"do":"remove-value","name":"c-multimap@1","key":"k","value":"v"}"#,
+        r#"{"do":"set-node","name":"c-tree@1","path":"/a/b","value":"z"}"#,
+        r#"{"do":"append","name":"c-log@1","value":"never"}"#,
+        r#"{"do":"delete-node","name":"c-tree@1","path":"/a"}"#,
+    ]);
+    let refused = undone.with(1).err;
+    assert!(refused.contains("command 5 was refused") && refused.contains("nodes below"));
+    margay(&["set", "has", "c-set@1", "m"]).with(0);
+    assert_eq!(margay(&["tree", "get", "c-tree@1", "/a/b"]).with(0).out, "y\n");
+    assert_eq!(margay(&["journal", "status", "c-log@1", "-o", "json"]).with(0).json()["next"], 3);
+
+    let twice = [r#"{"do":"offer","name":"c-queue@1","value":"v"}"#; 2];
+    assert!(txn(&twice).with(2).err.contains("E0208"), "one task an entry");
+}
+
+#[test]
 fn what_makes_no_transaction_is_refused_and_says_why() {
     let _beside = beside_others();
     let put = |name: &str| format!(r#"{{"do":"put","name":"{name}","key":"k","value":"v"}}"#);

@@ -11,5 +11,5 @@ fn every_verb_does_what_it_should() {
     let mut command = Command::new("bash");
     command.arg(script).env("MARGAY", MARGAY).env("MARGAY_ENDPOINTS", cluster());
     let ended = run(command).with(0);
-    assert!(ended.err.contains("tried: tree"), "{}", ended.err);
+    assert!(ended.err.contains("tried: manage"), "{}", ended.err);
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -228,4 +229,31 @@ fn a_node_whose_log_nobody_reads_goes_on() {
         serves(&one.address);
     }
     assert_eq!(one.stop(), Some(0));
+}
+
+/// A node that waits for others, to join or to found, is stopped like any other.
+#[test]
+fn a_node_that_waits_for_others_stops_in_order() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-wait");
+    for (belongs, sign) in [("--join", "not joined yet"), ("--peers", "waiting for")] {
+        // Held and not listened on by anybody who would answer.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let other = silent.local_addr().expect("has an address").to_string();
+        let others = match belongs {
+            "--join" => other,
+            _ => format!("n1=127.0.0.1:1,n2={other}"),
+        };
+        let mut command = serve(&[], &scratch.path().join(belongs), &[belongs, &others]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        sys::die_with_parent(&mut command, libc::SIGKILL);
+        let mut child = command.spawn().expect("starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut said = lines.by_ref().map_while(Result::ok);
+        assert!(said.any(|line| line.contains(sign)), "{belongs}: it never said '{sign}'");
+        sys::signal(child.id(), libc::SIGTERM);
+        let rest: Vec<String> = said.collect();
+        let code = child.wait().expect("ends").code();
+        assert_eq!(code, Some(0), "{belongs}: {rest:?}");
+    }
 }

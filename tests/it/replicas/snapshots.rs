@@ -1,0 +1,326 @@
+//! Snapshots: made, brought, lost, damaged, late, and cut off in the middle.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use margay::machine::{ResourceId, kind};
+use margay::replica::ReplicaConfig;
+use margay::wire::{self, Kind};
+use margay_log::disk::Op;
+use margay_log::id::{Index, Micros};
+
+use super::caller::Caller;
+use super::group::{Flight, Group};
+
+/// A snapshot is due after every 32 KiB of entries.
+fn often(config: &mut ReplicaConfig) {
+    config.snapshot_after = 32 << 10;
+}
+
+/// A group, its leader, a client of that, a counter, and a follower that was away until the log
+/// began behind what it has.
+struct Scene {
+    group: Group,
+    leader: u32,
+    other: u32,
+    away: u32,
+    caller: Caller,
+    counter: ResourceId,
+}
+
+/// Where a node's log begins.
+fn begin(group: &Group, n: u32) -> Index {
+    group.replica(n).log().start().id.index
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let mut group = Group::with(3, often);
+        let (leader, others) = group.led();
+        let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+        let counter = caller.open(&mut group, "counter", kind::COUNTER);
+        caller.add(&mut group, counter);
+        group.converge();
+        Scene { group, leader, other: others[0], away: others[1], caller, counter }
+    }
+
+    /// The same, and the follower lacks what the leader's log has no more.
+    fn behind() -> Scene {
+        let mut scene = Scene::new();
+        scene.group.isolate(scene.away);
+        scene.leave_behind();
+        scene
+    }
+
+    /// Writes until the leader's log begins behind what the follower has.
+    fn leave_behind(&mut self) {
+        let last = self.group.replica(self.away).log().last().index;
+        while begin(&self.group, self.leader) <= last {
+            self.caller.fill(&mut self.group, 8);
+        }
+    }
+
+    fn installed(&self) -> u64 {
+        self.group.replica(self.away).snapshot_counts().installed
+    }
+
+    /// All is well in the end, and the counter has counted so far.
+    #[track_caller]
+    fn ends_well(&mut self, count: i64) {
+        self.group.converge();
+        let leader = self.group.leader();
+        if leader != self.leader {
+            let nodes = self.group.running();
+            self.caller = Caller::new(&self.group, 2, &nodes, 60_000);
+        }
+        assert_eq!(self.caller.count(&mut self.group, self.counter), count);
+    }
+}
+
+fn is_piece(flight: &Flight) -> bool {
+    wire::decode(&flight.frame).is_ok_and(|frame| frame.kind == Kind::SnapshotPiece)
+}
+
+#[test]
+fn blackhole_until_snapshot_needed() {
+    let mut scene = Scene::behind();
+    scene.group.run(2_000);
+    assert_eq!(scene.installed(), 0);
+    scene.group.heal();
+    scene.ends_well(1);
+    assert_eq!(scene.installed(), 1);
+    // A crash finds the snapshot, and the log behind it.
+    scene.group.run(300);
+    let (away, last) = (scene.away, scene.group.replica(scene.away).log().last());
+    scene.group.restart(away);
+    assert_eq!(scene.group.replica(away).log().last(), last);
+    scene.ends_well(1);
+}
+
+/// The power goes after one round of the disk, then after two, and so on, until the snapshot has
+/// been brought in spite of it, and a while longer: after the save, the rename, the reset of the
+/// log.
+#[test]
+fn snapshot_installed_then_crash_before_log_reset() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    let old = scene.group.replica(away).log().last();
+    scene.group.heal();
+    let (mut cuts, mut after) = (0, 0);
+    while after < 8 {
+        scene.group.restart(away);
+        let replica = scene.group.replica(away);
+        let (start, last) = (replica.log().start().id.index, replica.log().last());
+        let whole = start > Index::ZERO || last == old;
+        assert!(whole, "the old log or the new one, not the log up to {last}");
+        scene.group.rounds(1 + cuts);
+        cuts += 1;
+        let replica = scene.group.replica(away);
+        after += u32::from(replica.log().start().id.index > Index::ZERO);
+        assert!(cuts < 400, "it never comes so far: {}", scene.group.describe());
+    }
+    assert!(cuts > 12, "{cuts} cuts are not many");
+    scene.ends_well(1);
+    assert_eq!(scene.group.leader(), leader, "nobody was disturbed");
+}
+
+#[test]
+fn two_snapshots_in_quick_succession() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    scene.group.heal();
+    // The first arrives and cannot be written; meanwhile the next two are made.
+    scene.group.node(away).holds = Some(|_| true);
+    scene.group.run(300);
+    let made = scene.group.replica(leader).snapshot_counts().made;
+    while scene.group.replica(leader).snapshot_counts().made < made + 2 {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    assert_eq!(scene.installed(), 0);
+    scene.group.node(away).holds = None;
+    scene.ends_well(1);
+    assert!(scene.installed() >= 1);
+}
+
+#[test]
+fn old_snapshot_must_not_replace_newer_state() {
+    let mut scene = Scene::behind();
+    let away = scene.away;
+    let late: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let seen = Rc::clone(&late);
+    scene.group.weather = Some(Box::new(move |flight| {
+        if is_piece(flight) {
+            seen.borrow_mut().push(flight.frame.clone());
+        }
+        Some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.group.converge();
+    scene.group.weather = None;
+    assert_eq!(scene.installed(), 1);
+    let counter = scene.counter;
+    scene.caller.add(&mut scene.group, counter);
+    scene.group.converge();
+    let (applied, state) = (scene.group.replica(away).machine().applied(), scene.group.state(away));
+    // All of them again, late, and from somebody else, too.
+    let frames = late.borrow().clone();
+    assert!(!frames.is_empty());
+    for from in [scene.leader, scene.other] {
+        for frame in &frames {
+            scene.group.arrive(Flight::new(from, away, frame.clone()));
+            scene.group.rounds(4);
+        }
+    }
+    assert!(scene.group.replica(away).machine().applied() >= applied);
+    assert!(scene.group.state(away) == state, "the newer state stays");
+    assert_eq!(scene.installed(), 1);
+    scene.ends_well(2);
+}
+
+/// Whose log begins behind a hole does not vote, serves nothing, and is brought a snapshot.
+#[test]
+fn log_gap_after_snapshot_detected_at_start() {
+    let mut scene = Scene::new();
+    let (away, other, leader) = (scene.away, scene.other, scene.leader);
+    while begin(&scene.group, away) == Index::ZERO {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    scene.group.converge();
+    [leader, other, away].iter().for_each(|n| scene.group.crash(*n));
+    let disk = &mut scene.group.node(away).disk;
+    let snapshots: Vec<Index> = disk.finished_snapshots().map(|(index, _)| index).collect();
+    assert!(!snapshots.is_empty() && snapshots.iter().all(|at| disk.lose_snapshot(*at)));
+    scene.group.start(away);
+    scene.group.start(other);
+    // Nobody hears what it asks for.
+    scene.group.weather = Some(Box::new(|flight| {
+        let asks = wire::decode(&flight.frame).is_ok_and(|it| it.kind == Kind::RepairRequest);
+        (!asks).then_some(Micros(0))
+    }));
+    scene.group.run(5_000);
+    assert_eq!(scene.group.leads(), None, "two are enough, but one of them has a gap");
+    assert_eq!(scene.group.replica(away).machine().applied(), Index::ZERO);
+    scene.group.weather = None;
+    scene.group.until("the state to be brought", |group| {
+        group.replica(away).snapshot_counts().installed == 1
+    });
+    scene.group.until("it to vote again", |group| group.leads().is_some());
+    scene.group.start(leader);
+    scene.ends_well(1);
+}
+
+#[test]
+fn snapshot_of_unreachable_node_does_not_block_leader() {
+    let mut scene = Scene::behind();
+    let (away, leader, counter) = (scene.away, scene.leader, scene.counter);
+    scene.group.heal();
+    // It is gone again as soon as the leader begins to bring it one.
+    let begun = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&begun);
+    scene.group.weather = Some(Box::new(move |flight| {
+        seen.set(seen.get() || is_piece(flight));
+        Some(Micros(0))
+    }));
+    scene.group.until("a first piece", |_| begun.get());
+    scene.group.weather = None;
+    scene.group.crash(away);
+    for _ in 0..20 {
+        let before = begin(&scene.group, leader);
+        scene.caller.add(&mut scene.group, counter);
+        scene.caller.fill(&mut scene.group, 40);
+        scene.group.run(1_000);
+        assert!(begin(&scene.group, leader) >= before);
+    }
+    assert_eq!(scene.group.leader(), leader);
+    let kept = scene.group.node(leader).disk.finished_snapshots().count();
+    assert!(kept <= 2, "{kept} snapshots are kept for nobody");
+    scene.group.start(away);
+    scene.ends_well(21);
+}
+
+/// Neither making a snapshot nor reading one for another holds up anything else.
+#[test]
+fn snapshot_does_not_block_apply_and_append() {
+    let mut scene = Scene::behind();
+    let (leader, counter) = (scene.leader, scene.counter);
+    scene.group.heal();
+    scene.group.node(leader).holds = Some(|op| matches!(op, Op::Snapshot { .. }));
+    for _ in 0..10 {
+        scene.caller.fill(&mut scene.group, 8);
+        scene.caller.add(&mut scene.group, counter);
+    }
+    assert_eq!(scene.installed(), 0, "the snapshot cannot be read");
+    assert_eq!(scene.group.leader(), leader);
+    scene.group.node(leader).holds = None;
+    scene.ends_well(11);
+}
+
+#[test]
+fn lost_snapshot_trigger() {
+    let mut scene = Scene::behind();
+    // The first twenty pieces are lost, among them whatever begins the first attempts.
+    let mut left = 20;
+    scene.group.weather = Some(Box::new(move |flight| {
+        let lost = is_piece(flight) && left > 0;
+        left -= u32::from(lost);
+        (!lost).then_some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.ends_well(1);
+    assert_eq!(scene.installed(), 1);
+}
+
+/// While a snapshot is on its way the leader keeps it, and the log from it on: one is enough.
+#[test]
+fn purge_during_stream() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    scene.group.heal();
+    scene.group.weather =
+        Some(Box::new(|flight| Some(Micros(if is_piece(flight) { 2_000_000 } else { 0 }))));
+    scene.group.run(300);
+    let newest = scene.group.node(leader).disk.finished_snapshots().map(|(at, _)| at).max();
+    let made = scene.group.replica(leader).snapshot_counts().made;
+    while scene.group.replica(leader).snapshot_counts().made < made + 4 {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    assert!(begin(&scene.group, leader) <= newest.expect("one is on its way"));
+    scene.ends_well(1);
+    assert_eq!(scene.installed(), 1, "the log from there on is still there");
+    scene.group.weather = None;
+    scene.caller.fill(&mut scene.group, 80);
+    assert!(begin(&scene.group, leader) > newest.expect("as before"), "then it goes");
+    assert!(scene.group.node(away).fatal.is_none());
+}
+
+#[test]
+fn corrupt_snapshot_on_minority_never_deletes_data() {
+    let mut scene = Scene::new();
+    let away = scene.away;
+    while scene.group.node(away).disk.finished_snapshots().count() < 2 {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    scene.caller.fill(&mut scene.group, 3);
+    scene.group.converge();
+    let applied = scene.group.replica(away).machine().applied();
+    let begins = begin(&scene.group, away);
+    // The newest: the older one and a longer replay do.
+    for rotten in [1, 2] {
+        scene.group.crash(away);
+        let disk = &mut scene.group.node(away).disk;
+        let snapshots: Vec<(Index, u64)> = disk.finished_snapshots().collect();
+        for (at, size) in snapshots.iter().rev().take(rotten) {
+            assert!(disk.flip_snapshot(*at, size - 4_000, 3));
+        }
+        scene.group.start(away);
+        assert_eq!(begin(&scene.group, away), begins, "the log is as it was");
+        scene.group.until("the state to be there again", |group| {
+            group.replica(away).machine().applied() >= applied
+        });
+        scene.group.converge();
+        let counts = scene.group.replica(away).snapshot_counts();
+        assert!(counts.damaged > 0, "{counts:?}");
+        assert_eq!(counts.installed, u64::from(rotten == 2), "both rot: the others have it");
+    }
+    scene.ends_well(1);
+}
