@@ -6,6 +6,9 @@ verbs_lock() {
     try 1 '' lock status $l
     try 0 'lock '$l' [1-9]*' lock run $l -- sh -c 'echo lock $MARGAY_LOCK_NAME $MARGAY_FENCE_TOKEN'
     try 7 '' lock run $l -- sh -c 'exit 7'
+    try 0 'v*' lock run $l@1 -- sh -c '"$0" txn "{\"check\":\"lock\",\"name\":\"verbs/lock@1\",
+        \"token\":$MARGAY_FENCE_TOKEN}"' "$MARGAY"
+    try 1 '' txn '{"check":"lock","name":"verbs/lock@1","token":1}'
     try 1 '' lock status $l
     hold '[1-9]*' lock run $l -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 60'
     try 0 '{"session":*,"token":'"$(head -n 1 "$work/hold")"',"waiting":0}' lock status $l -o json
