@@ -287,7 +287,7 @@ impl<S: StateMachine> Replica<S> {
             // The same register again, over another connection, before the first is applied.
             self.bind(now, conn, session, host);
             if let Some(led) = self.front.hear(now, session) {
-                led.correlation = Some(correlation);
+                led.registrant = Some((conn, correlation));
             }
         } else if let Some((session, timeout)) = self.machine.sessions().find(&key) {
             self.front.adopt_one(session, self.machine.sessions());
@@ -305,7 +305,7 @@ impl<S: StateMachine> Replica<S> {
                     let session = SessionId(index.0);
                     self.front.register(now, conn, session, key, timeout);
                     if let Some(led) = self.front.hear(now, session) {
-                        led.correlation = Some(correlation);
+                        led.registrant = Some((conn, correlation));
                     }
                 }
                 None => {
