@@ -11,6 +11,7 @@ mod counter;
 mod election;
 mod events;
 mod group;
+mod lease;
 mod lock;
 mod log;
 mod map;
@@ -18,6 +19,7 @@ mod queue;
 mod rwlock;
 mod semaphore;
 mod set;
+mod topic;
 mod transaction;
 mod tree;
 mod value;
@@ -41,12 +43,14 @@ use crate::resource::{Failure as Refused, Reply};
 pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 8),
     Kind::of::<counter::Adding>("counter", 6),
+    Kind::of::<lease::Leasing>("leases", 5),
     Kind::of::<lock::Holding>("lock", 6),
     Kind::of::<watch::Watching>("watch", 5),
     Kind::of::<value::Swapping>("value", 3),
     Kind::of::<set::Gathering>("set and multimap", 3),
     Kind::of::<tree::Growing>("tree", 3),
     Kind::of::<events::Following>("events", 3),
+    Kind::of::<topic::Publishing>("topic", 3),
     Kind::of::<queue::Working>("queue", 3),
     Kind::of::<rwlock::Reading>("rwlock", 2),
     Kind::of::<semaphore::Sharing>("semaphore", 3),
