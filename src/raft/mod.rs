@@ -72,6 +72,7 @@ mod transfer;
 
 use std::mem;
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -231,7 +232,8 @@ impl Raft {
         // side by side. Nothing was said in that term then, so no vote of it is lost.
         let behind = term < last.term;
         let fresh = term.max(last.term) == Term::ZERO;
-        let loyal = now.after(config.election_min);
+        let (loyal, forgets) =
+            (now.after(config.election_min), breaks::LEASE_FORGOTTEN_AT_RESTART.on());
         Raft {
             config,
             configurations,
@@ -251,7 +253,7 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_due: if alone { now } else { now.after(time_out) },
             // In term 0 nobody can have been heard.
-            loyal_until: if fresh { Micros(0) } else { loyal },
+            loyal_until: if fresh || forgets { Micros(0) } else { loyal },
             announced: (RoleKind::Follower, term.max(last.term), None),
             #[cfg(any(debug_assertions, feature = "sim"))]
             observed: invariants::Observed::default(),
@@ -304,6 +306,7 @@ impl Raft {
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
         match &self.role {
+            Role::Leader(_) if self.abstains => Some(self.now),
             Role::Leader(leader) => {
                 let heartbeat = |peer: &Progress| peer.sent.after(self.config.heartbeat);
                 let heartbeats = leader.peers.iter().map(heartbeat);
@@ -360,7 +363,8 @@ impl Raft {
     }
 
     /// Whether this node gives no votes and asks for none, because what it once acknowledged may be
-    /// lacking. Everything else it does as always.
+    /// lacking. A leader gives up with the next tick, which is due then. Everything else it does as
+    /// always.
     pub fn abstain(&mut self, abstains: bool) {
         self.abstains = abstains;
     }

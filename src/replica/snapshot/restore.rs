@@ -5,13 +5,14 @@
 //! whole log. Nothing is deleted for that.
 
 use margay_log::Buffer;
+use margay_log::breaks;
 use margay_log::disk::{DiskError, SnapshotStep};
 use margay_log::id::{Micros, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
 
 use super::super::membership::Memberships;
 use super::super::{Host, Replica};
-use crate::machine::{Machine, Restoring, RestoringMachine, StateMachine};
+use crate::machine::{Machine, RestoringMachine, StateMachine};
 use crate::raft::message::Input;
 
 /// Bytes read and restored at a time.
@@ -48,7 +49,7 @@ impl<S: StateMachine> Feeding<S> {
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
         self.reader.feed(piece);
         while let Some(chunk) = self.reader.next_chunk().map_err(|error| error.to_string())? {
-            self.machine.feed(chunk).map_err(|error| error.to_string())?;
+            self.machine.try_feed(chunk)?;
         }
         Ok(())
     }
@@ -64,7 +65,7 @@ impl<S: StateMachine> Feeding<S> {
             return Err("the file ends too early".to_owned());
         }
         let end = self.reader.header().end.id.index;
-        let machine = self.machine.finish().map_err(|error| error.to_string())?;
+        let machine = self.machine.try_finish()?;
         if machine.applied() == end {
             Ok(machine)
         } else {
@@ -154,7 +155,8 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let end = header.end;
         let members = Memberships::decode(&header.meta);
-        let holds = self.log.chain_at(end.id.index) == Some(end.chain);
+        let holds =
+            self.log.chain_at(end.id.index) == Some(end.chain) && !breaks::SNAPSHOT_CUTS_TAIL.on();
         let may = self.raft.may_install(end.id);
         let (Ok((at, members)), true) = (members, may && (holds || self.log.reset(end).is_ok()))
         else {
