@@ -37,8 +37,8 @@ impl Faults {
             6..=8 => self.isolate(hosts, node)?,
             9 => self.cut_from_peers_only(hosts, node)?,
             10 => self.fill(hosts, node)?,
-            // The other half of the time things get better: where hardly anything works, little can go
-            // wrong.
+            // The other half of the time things get better: where hardly anything works, little
+            // can go wrong.
             11..=14 => self.mend(hosts)?,
             _ => self.wake(hosts)?,
         }
