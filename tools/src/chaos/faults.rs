@@ -116,8 +116,9 @@ impl Faults {
         Ok(())
     }
 
+    /// Only of a node that serves: one that is about to finds the disk full, says so and ends.
     fn fill(&mut self, hosts: &mut Hosts, node: usize) -> io::Result<()> {
-        if self.full.is_none() {
+        if self.full.is_none() && hosts.serves(node) {
             self.count("full disk");
             hosts.fill_disk(node)?;
             self.full = Some(node);

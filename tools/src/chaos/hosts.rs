@@ -300,6 +300,11 @@ impl Hosts {
         status(&self.endpoints(), ANSWER)
     }
 
+    /// Whether a node has come up.
+    pub(crate) fn serves(&self, node: usize) -> bool {
+        self.status().get(node).is_some_and(|status| status.groups.is_ok())
+    }
+
     /// The node that leads group 0, by what most recently elected nodes say of themselves.
     pub(crate) fn leader(&self) -> Option<usize> {
         let nodes = self.status();
