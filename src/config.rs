@@ -106,8 +106,10 @@ pub const ACCEPT_PAUSE: Micros = Micros::from_millis(100);
 /// Connections that wait to be taken over by another shard, at most.
 pub const HANDOVERS_MAX: usize = 4_096;
 
-/// Turns longer than this are counted and said.
+/// Turns longer than this are counted, and said at log level debug.
 pub const TURN_ALARM: Micros = Micros::from_millis(5);
+/// The longest turn is told of this period and the one before it.
+pub const PACE_PERIOD: Micros = Micros::from_millis(5_000);
 /// A wake-up this much after its deadline is late.
 pub const LATE: Micros = Micros::from_millis(5);
 /// A shard looks around at least this often.

@@ -11,6 +11,7 @@ use super::{
 };
 use margay_log::breaks;
 use margay_log::id::Index;
+use std::any::Any;
 
 /// Sessions, log time and state of one group, as of one index.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Machine<S> {
     clock: Clock,
     sessions: Sessions,
     state: S,
+    /// When its next timer is due, as of the last batch.
+    next_timer: Option<LogTime>,
     effects: Effects,
 }
 
@@ -30,6 +33,7 @@ impl<S: StateMachine> Machine<S> {
             applied: Index::ZERO,
             clock: Clock::default(),
             sessions: Sessions::default(),
+            next_timer: state.next_timer(),
             state,
             effects: Effects::new(),
         }
@@ -63,7 +67,7 @@ impl<S: StateMachine> Machine<S> {
     /// appends a tick.
     #[must_use]
     pub fn next_timer(&self) -> Option<LogTime> {
-        self.state.next_timer()
+        self.next_timer
     }
 
     /// Applies a batch: first what is due at its time, then its entries.
@@ -87,6 +91,7 @@ impl<S: StateMachine> Machine<S> {
             self.apply_entry(&entry, sink);
             self.applied = entry.index;
         }
+        self.next_timer = self.state.next_timer();
     }
 
     /// As [`Machine::apply`]; where code of a user panics, it ends there. After that the machine is
@@ -102,11 +107,16 @@ impl<S: StateMachine> Machine<S> {
         sink: &mut dyn Sink,
     ) -> Result<(), Halted> {
         let applied = halt::caught(S::IS_OURS, || self.apply(first, time, entries, sink));
-        applied.map_err(|text| Halted { index: self.applied.next(), text })
+        applied.map_err(|text| self.halted(text))
+    }
+
+    /// It cannot go on behind what is applied.
+    fn halted(&self, text: String) -> Halted {
+        Halted { index: self.applied.next(), text }
     }
 
     fn fire_timers(&mut self, index: Index, now: LogTime, sink: &mut dyn Sink) {
-        if self.state.next_timer().is_none_or(|due| due > now) {
+        if self.next_timer.is_none_or(|due| due > now) {
             return;
         }
         self.effects.begin(index);
@@ -178,6 +188,11 @@ impl<S: StateMachine> Machine<S> {
         sink.reply(index, session, sequence, code, reply);
     }
 
+    /// What the last commands have left to be dropped; see [`StateMachine::take_waste`].
+    pub(crate) fn take_waste(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.state.take_waste()
+    }
+
     /// What is known of a command before it is proposed.
     #[must_use]
     pub fn admit(&self, session: SessionId, sequence: Sequence) -> Admit<'_> {
@@ -204,10 +219,57 @@ impl<S: StateMachine> Machine<S> {
         self.state.holdings(session, self.clock.now(), out);
     }
 
+    /// As [`Machine::holdings`].
+    ///
+    /// # Errors
+    /// Code of a user panicked: nobody can say any more what is held.
+    pub fn holdings_or_halt(&self, session: SessionId) -> Result<Vec<Notice>, Halted> {
+        let mut notices = Vec::new();
+        let told = halt::caught(S::IS_OURS, || self.holdings(session, &mut notices));
+        told.map(|()| notices).map_err(|text| self.halted(format!("what is held: {text}")))
+    }
+
     /// Kept events of a resource after a position that pass a filter.
     #[must_use]
     pub fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events {
         self.state.events(resource, after, filter)
+    }
+
+    /// As [`Machine::events`].
+    ///
+    /// # Errors
+    /// Code of a user panicked.
+    pub fn events_or_halt(
+        &self,
+        resource: ResourceId,
+        after: (Index, u32),
+        filter: &[u8],
+    ) -> Result<Events, Halted> {
+        let kept = halt::caught(S::IS_OURS, || self.events(resource, after, filter));
+        kept.map_err(|text| self.halted(format!("the kept events: {text}")))
+    }
+
+    /// As [`Machine::freeze`].
+    ///
+    /// # Errors
+    /// Code of a user panicked: the log of a state that cannot be kept would grow for ever.
+    pub fn freeze_or_halt(&self) -> Result<FrozenMachine<S>, Halted> {
+        let frozen = halt::caught(S::IS_OURS, || self.freeze());
+        frozen.map_err(|text| self.halted(format!("freezing the state: {text}")))
+    }
+
+    /// As [`Frozen::next_chunk`] of a view of this machine.
+    ///
+    /// # Errors
+    /// Code of a user panicked.
+    pub fn chunk_or_halt(
+        &self,
+        frozen: &mut FrozenMachine<S>,
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Halted> {
+        let more = halt::caught(S::IS_OURS, || frozen.next_chunk(max, out));
+        more.map_err(|text| self.halted(format!("writing out the state: {text}")))
     }
 
     /// A view of all this as it is now. Copies pointers, not data.
@@ -386,17 +448,31 @@ impl<S: StateMachine> Restoring for RestoringMachine<S> {
         if newest > self.applied.0 {
             return Err(RestoreError::Damaged { what: "a session" });
         }
+        let state = state.finish()?;
         Ok(Machine {
             applied: self.applied,
             clock: Clock::at(self.time),
             sessions: self.sessions,
-            state: state.finish()?,
+            next_timer: state.next_timer(),
+            state,
             effects: Effects::new(),
         })
     }
 }
 
 impl<S: StateMachine> RestoringMachine<S> {
+    /// As [`Restoring::feed`]; the error, also a panic in code of a user, is for people.
+    pub(crate) fn try_feed(&mut self, chunk: &[u8]) -> Result<(), String> {
+        let fed = halt::caught(S::IS_OURS, || self.feed(chunk))?;
+        fed.map_err(|error| error.to_string())
+    }
+
+    /// As [`Restoring::finish`]; the error, also a panic in code of a user, is for people.
+    pub(crate) fn try_finish(self) -> Result<Machine<S>, String> {
+        let finished = halt::caught(S::IS_OURS, || self.finish())?;
+        finished.map_err(|error| error.to_string())
+    }
+
     fn feed_head(&mut self, body: &[u8]) -> Result<Stage, RestoreError> {
         let damaged = |_: Code| RestoreError::Damaged { what: "the head" };
         let mut reader = Reader::new(body);

@@ -50,9 +50,9 @@ pub fn guarded<T>(whose: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T
     })
 }
 
-/// Runs the applying of entries. `is_ours` says whose a panic would be that did not come through
-/// [`guarded`].
-pub(super) fn caught(is_ours: bool, work: impl FnOnce()) -> Result<(), String> {
+/// Runs something of a state machine's that may halt it: the applying of entries, freezing,
+/// restoring. `is_ours` says whose a panic would be that did not come through [`guarded`].
+pub(super) fn caught<T>(is_ours: bool, work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).or_else(|payload| match payload.downcast::<Halt>() {
         Ok(halt) => Err(halt.0),
         Err(payload) if is_ours => resume_unwind(payload),

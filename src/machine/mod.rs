@@ -21,6 +21,7 @@ pub use halt::Halted;
 pub use session::{Session, Sessions};
 
 use margay_log::id::{Index, Micros};
+use std::any::Any;
 use std::fmt;
 
 /// A pointer to data that is shared and never changed while shared. Freezing copies these.
@@ -307,6 +308,12 @@ pub trait StateMachine: Sized + Send + 'static {
 
     /// Applies a command.
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects);
+
+    /// What a command has taken out of the state at once and that takes long to free, if there is
+    /// something: whoever drives the machine drops it where it holds up nobody. No part of the state.
+    fn take_waste(&mut self) -> Option<Box<dyn Any + Send>> {
+        None
+    }
 
     /// Answers a query: only code and reply of `effects` count.
     fn query(&self, query: &Query<'_>, effects: &mut Effects);

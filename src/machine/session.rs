@@ -133,7 +133,7 @@ impl Sessions {
     }
 
     /// Those after `session`, oldest first.
-    pub(super) fn after(&self, session: SessionId) -> impl Iterator<Item = (SessionId, &Session)> {
+    pub(crate) fn after(&self, session: SessionId) -> impl Iterator<Item = (SessionId, &Session)> {
         let first = SessionId(session.0.saturating_add(1));
         self.by_id.range(first..).map(|(session, known)| (*session, &**known))
     }

@@ -31,11 +31,13 @@ use super::read::Reads;
 use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
-    /// Two things happen because time has passed: a leader without a quorum steps down, a voter
-    /// without a leader stands. Heartbeats are sent by `pump`, which runs after every input.
+    /// Two things happen because time has passed: a leader without a quorum, or one that has come to
+    /// abstain, steps down; a voter without a leader stands. Heartbeats are sent by `pump`, which runs after every input.
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &self.role {
-            if self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline) {
+            let is_alone =
+                self.quorum_deadline(leader).is_some_and(|deadline| self.now >= deadline);
+            if is_alone || self.abstains {
                 self.become_follower(None, out);
             }
         } else if self.now >= self.election_due && self.may_stand() {

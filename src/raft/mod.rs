@@ -305,6 +305,7 @@ impl Raft {
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
         match &self.role {
+            Role::Leader(_) if self.abstains => Some(self.now),
             Role::Leader(leader) => {
                 let heartbeat = |peer: &Progress| peer.sent.after(self.config.heartbeat);
                 let heartbeats = leader.peers.iter().map(heartbeat);
@@ -361,7 +362,8 @@ impl Raft {
     }
 
     /// Whether this node gives no votes and asks for none, because what it once acknowledged may be
-    /// lacking. Everything else it does as always.
+    /// lacking. A leader gives up with the next tick, which is due then. Everything else it does as
+    /// always.
     pub fn abstain(&mut self, abstains: bool) {
         self.abstains = abstains;
     }

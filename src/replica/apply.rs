@@ -1,7 +1,7 @@
 //! Applying what is committed, and the sessions' expiry.
 //!
 //! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies
-//! about `apply_bytes` and leaves the rest to the next.
+//! about `apply_bytes` or `ENTRIES_PER_TURN` and leaves the rest to the next.
 
 use margay_log::Read;
 use margay_log::batch::Batch;
@@ -11,6 +11,11 @@ use super::{Fatal, Host, Replica};
 use crate::machine::{
     Code, Entry, Halted, LogTime, ResourceId, Sequence, SessionId, StateMachine, kind,
 };
+
+/// Entries applied in one turn, about: whole batches, and the last may be a large one.
+const ENTRIES_PER_TURN: u32 = 4_096;
+/// No session's end is proposed in a batch that has so many entries already.
+const EXPIRIES_PER_BATCH: u32 = 1_024;
 
 /// A batch's entries as the machine takes them.
 fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
@@ -34,10 +39,17 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fatal> {
         self.hungry = false;
-        if self.snapshots.is_restoring() || self.lacks_state() {
+        if self.snapshots.is_restoring() {
             return Ok(());
         }
+        if self.lacks_state() {
+            // It is asked for, where there is somebody to ask.
+            let behind = self.machine.applied();
+            let lost = Fatal::Damaged { group: self.config.group, behind };
+            return if self.has_others() { Ok(()) } else { Err(lost) };
+        }
         let mut budget = self.config.apply_bytes;
+        let mut entries_left = ENTRIES_PER_TURN;
         while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
             if self.halted.is_some() {
                 break;
@@ -73,7 +85,8 @@ impl<S: StateMachine> Replica<S> {
                     self.halt(halted, host);
                     break;
                 }
-                budget = budget.saturating_sub(batch.size());
+                entries_left = entries_left.saturating_sub(batch.header().count);
+                budget = if entries_left > 0 { budget.saturating_sub(batch.size()) } else { 0 };
                 self.snapshots.bytes = self.snapshots.bytes.saturating_add(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;
@@ -81,6 +94,9 @@ impl<S: StateMachine> Replica<S> {
             }
             batches.clear();
             self.batches = batches;
+            if let Some(waste) = self.machine.take_waste() {
+                host.dispose(waste);
+            }
             self.applied_to(now);
             if self.machine.applied() == applied {
                 // It is being fetched, or commit lies inside a batch, as no correct leader says.
@@ -92,7 +108,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// The machine cannot go on. The group keeps its log and its place in elections, and answers
     /// nothing until a program that can apply the entry takes over from the disk.
-    fn halt(&mut self, halted: Halted, host: &mut dyn Host) {
+    pub(super) fn halt(&mut self, halted: Halted, host: &mut dyn Host) {
         tracing::error!(
             group = self.config.group.0,
             "{halted}; the other groups go on, this one does when a mended program is started here"
@@ -114,18 +130,27 @@ impl<S: StateMachine> Replica<S> {
         let halted = self.halted.is_some();
         if self.ready_at.is_some_and(|at| at <= applied) && !self.leading && !halted {
             self.leading = true;
-            self.front.start_leading(now, self.machine.sessions());
+            self.front.start_leading(now);
         }
     }
 
-    /// Proposes the end of each session that has been silent for its whole time-out.
+    /// Proposes the end of each session that has been silent for its whole time-out, as many as one
+    /// batch may end.
     pub(super) fn expire_sessions(&mut self, now: Micros) {
-        while let Some(session) = self.front.expired(now) {
+        while !self.is_crowded()
+            && let Some(session) = self.front.expired(now)
+        {
             if self.push_system(kind::EXPIRE, session.0, &[]).is_none() {
                 self.front.expire_later(now, session);
                 return;
             }
         }
+    }
+
+    /// The open batch has so many entries that those of the system's own wait for the next one:
+    /// when a hundred thousand sessions end at once, they must not all end in one turn.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.log.open_entries() >= EXPIRIES_PER_BATCH
     }
 
     /// The last sequence of a session that is applied here; 0 for none.

@@ -3,11 +3,15 @@
 //! All of it is volatile. Sessions themselves are replicated (`machine::session`); here is what
 //! only their leader knows: which connection speaks for a session, what was proposed for it and not
 //! yet applied, and when it was last heard. A new leader starts this afresh, with a full time-out
-//! for everyone.
+//! for everyone. It takes its sessions over as they are heard of, and the silent ones bit by bit:
+//! a hundred thousand at once would be a turn of many milliseconds.
 //!
-//! Invariant: a session is answered on the one connection that attached to it last.
+//! Invariants
+//! - A session is answered on the one connection that attached to it last.
+//! - A session that has a connection, or something proposed, has been taken over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 
 use margay_log::breaks;
 use margay_log::id::{Index, Micros};
@@ -17,6 +21,9 @@ use crate::machine::session::Sessions;
 use crate::machine::{Code, EndReason, Event, Notice, ResourceId, Sequence, SessionId, Sink};
 use crate::wire::PAYLOAD_MAX;
 use crate::wire::client::{RefusedOf, Response};
+
+/// Sessions that a new leader takes over in one turn, a third of a millisecond or so.
+const ADOPTED_PER_TURN: usize = 1_024;
 
 /// A session as its leader sees it.
 #[derive(Debug)]
@@ -35,6 +42,15 @@ pub(super) struct Led {
     pub correlation: Option<u64>,
     heard: Micros,
     /// `Front::deaf` when it was heard.
+    deaf_then: Micros,
+}
+
+/// Sessions that are still to be taken over: those after one.
+#[derive(Debug)]
+struct Adopting {
+    after: SessionId,
+    /// When leading began, and `Front::deaf` then: they count as heard at that moment.
+    began: Micros,
     deaf_then: Micros,
 }
 
@@ -62,6 +78,7 @@ pub(super) struct Front {
     subscribers: BTreeMap<ResourceId, Vec<Subscriber>>,
     /// Time, in all, in which this leader could not have heard anyone.
     deaf: Micros,
+    adopting: Option<Adopting>,
     /// What stops the replica at the end of the turn.
     pub fatal: Option<Fatal>,
 }
@@ -80,9 +97,14 @@ impl Front {
         Some(led)
     }
 
-    /// How many sessions are led, those being registered included.
-    pub(super) fn len(&self) -> usize {
-        self.sessions.len()
+    /// Whether no session has been taken over or is being registered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// How many sessions are being registered.
+    pub(super) fn registers(&self) -> usize {
+        self.registering.len()
     }
 
     /// The session a register under way with this key will open.
@@ -100,7 +122,7 @@ impl Front {
         timeout: Micros,
     ) {
         self.registering.insert(key, session);
-        self.lead(now, session, timeout, Sequence(0));
+        self.lead((now, self.deaf), session, timeout, Sequence(0));
         self.bind(conn, session);
     }
 
@@ -175,19 +197,52 @@ impl Front {
     }
 
     /// This node's own no-op is applied: it leads the sessions there are, each with a full
-    /// time-out.
-    pub(super) fn start_leading(&mut self, now: Micros, sessions: &Sessions) {
-        debug_assert!(self.sessions.is_empty());
-        for (session, known) in sessions.iter() {
-            let mut heard = now;
-            if breaks::NEW_LEADER_EXPIRES_EARLY.on() {
-                heard = Micros(now.0.saturating_sub(known.timeout().0 * 9 / 10));
-            }
-            self.lead(heard, session, known.timeout(), known.last_sequence());
+    /// time-out. They are taken over by and by; see [`Front::adopt`].
+    pub(super) fn start_leading(&mut self, now: Micros) {
+        assert!(self.sessions.is_empty() && self.adopting.is_none());
+        let (after, deaf_then) = (SessionId(0), self.deaf);
+        self.adopting = Some(Adopting { after, began: now, deaf_then });
+    }
+
+    /// Whether there may be sessions that are not taken over.
+    pub(super) fn is_adopting(&self) -> bool {
+        self.adopting.is_some()
+    }
+
+    /// Takes over the next few of the machine's sessions.
+    pub(super) fn adopt(&mut self, sessions: &Sessions) {
+        let Some(Adopting { after, .. }) = self.adopting else { return };
+        let mut last = None;
+        for (session, _) in sessions.after(after).take(ADOPTED_PER_TURN) {
+            self.adopt_one(session, sessions);
+            last = Some(session);
+        }
+        match (last, &mut self.adopting) {
+            (Some(last), Some(adopting)) => adopting.after = last,
+            _ => self.adopting = None,
         }
     }
 
-    fn lead(&mut self, now: Micros, session: SessionId, timeout: Micros, sequence: Sequence) {
+    /// Takes over a session that is heard of, unless it has been.
+    pub(super) fn adopt_one(&mut self, session: SessionId, sessions: &Sessions) {
+        let Some(adopting) = &self.adopting else { return };
+        let (mut heard, deaf_then) = (adopting.began, adopting.deaf_then);
+        let is_new = session > adopting.after && !self.sessions.contains_key(&session);
+        let Some(known) = sessions.get(session).filter(|_| is_new) else { return };
+        if breaks::NEW_LEADER_EXPIRES_EARLY.on() {
+            heard = Micros(heard.0.saturating_sub(known.timeout().0 * 9 / 10));
+        }
+        self.lead((heard, deaf_then), session, known.timeout(), known.last_sequence());
+    }
+
+    /// `heard` is when, and `Front::deaf` then.
+    fn lead(
+        &mut self,
+        (heard, deaf_then): (Micros, Micros),
+        session: SessionId,
+        timeout: Micros,
+        sequence: Sequence,
+    ) {
         let led = Led {
             proposed: sequence,
             applied: sequence,
@@ -195,27 +250,28 @@ impl Front {
             timeout,
             expiring: false,
             correlation: None,
-            heard: now,
-            deaf_then: self.deaf,
+            heard,
+            deaf_then,
         };
         self.sessions.insert(session, led);
-        self.expiries.insert((now.after(timeout), session));
+        self.expiries.insert((heard.after(timeout), session));
     }
 
     /// Leadership is lost: every session's connection is sent to the next leader. What was proposed
     /// may or may not be applied there; the sequence tells.
     pub(super) fn stop_leading(&mut self, why: Code, leader: &str, host: &mut dyn Host) {
-        for led in self.sessions.values() {
-            let Some(conn) = led.conn else { continue };
-            if let Some(known) = self.conns.get_mut(&conn) {
-                known.session = None;
+        for (&conn, known) in &mut self.conns {
+            if known.session.take().is_some() {
+                refuse(host, conn, RefusedOf::Connection, why, Micros(0), leader);
+                host.close(conn);
             }
-            refuse(host, conn, RefusedOf::Connection, why, Micros(0), leader);
-            host.close(conn);
         }
-        self.sessions.clear();
+        self.adopting = None;
+        let (sessions, expiries) = (take(&mut self.sessions), take(&mut self.expiries));
+        if sessions.len() > ADOPTED_PER_TURN {
+            host.dispose(Box::new((sessions, expiries)));
+        }
         self.registering.clear();
-        self.expiries.clear();
     }
 
     /// A turn that came much later than the heartbeat lets it was deaf for the rest of the time.

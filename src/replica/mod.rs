@@ -74,6 +74,10 @@ pub trait Host {
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {
         drop(remains);
     }
+    /// The longest turn of the shard in the last five to ten seconds, for reports.
+    fn longest_turn(&self) -> Micros {
+        Micros(0)
+    }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
     fn members(&mut self, members: &Memberships) {
@@ -420,13 +424,15 @@ impl<S: StateMachine> Replica<S> {
     /// When `flush` must be called at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
-        let now = (self.hungry || self.snapshots.is_hungry()).then_some(Micros(0));
+        let hungry = self.hungry || self.snapshots.is_hungry() || self.front.is_adopting();
+        let now = hungry.then_some(Micros(0));
         // A full batch takes no tick and no expiry. Room comes with a commit or the end of a write,
         // and both are followed by a flush.
         let full = self.log.open_bytes() >= u64::from(BATCH_MAX);
         let timer = if full { None } else { self.timer_deadline() };
-        let speaks = self.speaks() && !full && self.front.len() > 0;
-        let session = if speaks { self.front.next_expiry() } else { None };
+        let speaks = self.speaks() && !full && !self.front.is_empty();
+        let ends = speaks && !self.is_crowded();
+        let session = if ends { self.front.next_expiry() } else { None };
         // A leader that is flushed less often takes the silence for its own deafness.
         let listen =
             speaks.then(|| self.flushed_at.after(Micros(self.config.raft.heartbeat.0 * 2)));
@@ -448,6 +454,7 @@ impl<S: StateMachine> Replica<S> {
         }
         self.look_at_leadership(now, host);
         if self.speaks() {
+            self.front.adopt(self.machine.sessions());
             self.front.note_silence(now, self.flushed_at, self.config.raft.heartbeat);
             self.expire_sessions(now);
             self.propose_tick(now);
@@ -523,7 +530,7 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// What `cluster status` shows of this replica.
+    /// What `cluster status` shows of this replica; its host adds how long turns took.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
         let name = |id: NodeId| self.members.member(id).map(|member| member.name.clone());
@@ -534,6 +541,8 @@ impl<S: StateMachine> Replica<S> {
             node: name(self.config.raft.id).unwrap_or_default(),
             leader: self.raft.leader().and_then(name),
             halted: self.halted.is_some(),
+            snapshotting: self.snapshots.is_making(),
+            longest_turn_us: 0,
             term: self.raft.term(),
             first: self.log.first(),
             last: self.log.last(),

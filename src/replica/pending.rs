@@ -209,8 +209,10 @@ impl<S: StateMachine> Replica<S> {
                     return refuse(host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
                 };
                 let sequence = known.last_sequence();
-                let mut notices = Vec::new();
-                self.machine.holdings(session, &mut notices);
+                let notices = match self.machine.holdings_or_halt(session) {
+                    Ok(notices) => notices,
+                    Err(halted) => return self.halt(halted, host),
+                };
                 if notices.len() > NOTICES_MAX {
                     return self.end_overgrown(now, conn, session, host);
                 }

@@ -79,6 +79,7 @@ impl<S: StateMachine> Replica<S> {
     /// What is due about damage at the end of a turn.
     pub(super) fn flush_repairs(&mut self, now: Micros, host: &mut dyn Host) {
         self.note_damage();
+        self.note_lost_state();
         if self.repairs.abstains && self.is_whole() {
             self.repairs.abstains = false;
             self.raft.abstain(false);
@@ -99,6 +100,20 @@ impl<S: StateMachine> Replica<S> {
         let ask = lacks.then_some(self.repairs.ask_at);
         let scrub = self.repairs.scrubbing.is_none() && self.config.scrub_pause > Micros(0);
         ask.into_iter().chain(scrub.then_some(self.repairs.scrub_at)).min()
+    }
+
+    /// No snapshot on this disk could be restored, and the log begins behind its start: this node can
+    /// answer nobody until it is brought one. It may have been elected while it tried.
+    fn note_lost_state(&mut self) {
+        if self.repairs.abstains || !self.lacks_state() {
+            return;
+        }
+        self.repairs.abstains = true;
+        self.raft.abstain(true);
+        let start = self.log.start().id.index;
+        tracing::error!(group = self.config.group.0, %start,
+            "no snapshot here can be restored and the log begins behind them; this node neither \
+             leads nor votes until another brings it one");
     }
 
     fn note_damage(&mut self) {

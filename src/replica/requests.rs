@@ -13,12 +13,12 @@ use super::front::{refuse, send_event};
 use super::pending::{Waiting, Want};
 use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
-    Admit, Code, Events, Filter, Level, ResourceId, Sequence, SessionId, StateMachine, kind,
-    session,
+    Admit, Code, Events, Filter, Halted, Level, ResourceId, Sequence, SessionId, StateMachine,
+    kind, session,
 };
 use crate::wire::client::{RefusedOf, Request, Response};
 use crate::wire::repair::ChainQuery;
-use crate::wire::{Frame, Kind};
+use crate::wire::{Frame, GroupStatus, Kind};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
@@ -81,7 +81,8 @@ impl<S: StateMachine> Replica<S> {
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
             Request::Admin { id, admin } => self.on_admin(now, conn, id, admin, host),
             Request::Status { id } => {
-                let groups = vec![self.status()];
+                let longest = u32::try_from(host.longest_turn().0).unwrap_or(u32::MAX);
+                let groups = vec![GroupStatus { longest_turn_us: longest, ..self.status() }];
                 if let Some(out) = host.client(conn) {
                     Response::Status { id, groups }.encode(out);
                 }
@@ -273,7 +274,7 @@ impl<S: StateMachine> Replica<S> {
             None if !session::TIMEOUTS.contains(&timeout) => Some((Code::BAD_TIMEOUT, Micros(0))),
             None if self.front.registering(&key).is_none()
                 && self.machine.sessions().find(&key).is_none()
-                && self.front.len() >= self.config.sessions_max =>
+                && self.sessions() >= self.config.sessions_max =>
             {
                 Some((Code::TOO_MANY_SESSIONS, Micros::from_millis(1_000)))
             }
@@ -289,6 +290,7 @@ impl<S: StateMachine> Replica<S> {
                 led.correlation = Some(correlation);
             }
         } else if let Some((session, timeout)) = self.machine.sessions().find(&key) {
+            self.front.adopt_one(session, self.machine.sessions());
             if self.front.hear(now, session).is_none_or(|led| led.expiring) {
                 // It is about to end; the next attempt opens another.
                 let of = RefusedOf::Register(correlation);
@@ -351,6 +353,9 @@ impl<S: StateMachine> Replica<S> {
     ) {
         // Only who knows the key is heard: a session must not be kept alive by guessing.
         let known = self.machine.sessions().find(&key).is_some_and(|(id, _)| id == session);
+        if known {
+            self.front.adopt_one(session, self.machine.sessions());
+        }
         let expiring = known && self.front.hear(now, session).is_none_or(|led| led.expiring);
         let refused = self
             .not_speaking()
@@ -403,6 +408,11 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// How many sessions there are, those being registered included.
+    fn sessions(&self) -> usize {
+        self.machine.sessions().len() + self.front.registers()
+    }
+
     fn not_bound(&self, conn: ConnId, session: SessionId) -> Option<(Code, Micros)> {
         (self.front.session_of(conn) != Some(session)).then_some((Code::NO_SESSION, Micros(0)))
     }
@@ -426,8 +436,10 @@ impl<S: StateMachine> Replica<S> {
         let Some(out) = host.client(conn) else { return };
         let index = self.machine.applied();
         Response::Subscribed { id, index }.encode(out);
-        if let Some(after) = after.filter(|_| !breaks::EVENT_LOST.on()) {
-            self.send_missed(out, id, resource, after, filter);
+        if let Some(after) = after.filter(|_| !breaks::EVENT_LOST.on())
+            && let Err(halted) = self.send_missed(out, id, resource, after, filter)
+        {
+            return self.halt(halted, host);
         }
         self.front.subscribe(conn, id, resource, filter);
     }
@@ -436,8 +448,10 @@ impl<S: StateMachine> Replica<S> {
     /// in between.
     pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
         for (conn, id, resource, filter) in self.front.all_subscriptions() {
-            if let Some(out) = host.client(conn) {
-                self.send_missed(out, id, resource, (before, u32::MAX), &filter);
+            let Some(out) = host.client(conn) else { continue };
+            let sent = self.send_missed(out, id, resource, (before, u32::MAX), &filter);
+            if let Err(halted) = sent {
+                return self.halt(halted, host);
             }
         }
     }
@@ -450,16 +464,18 @@ impl<S: StateMachine> Replica<S> {
         resource: ResourceId,
         after: (Index, u32),
         filter: &[u8],
-    ) {
-        let mut kept = self.machine.events(resource, after, filter);
+    ) -> Result<(), Halted> {
+        let mut kept = self.machine.events_or_halt(resource, after, filter)?;
         if let Events::Lagged { oldest } = kept {
             Response::Lagged { subscription: id, oldest }.encode(out);
-            kept = self.machine.events(resource, (oldest.prev(), u32::MAX), filter);
+            let after = (oldest.prev(), u32::MAX);
+            kept = self.machine.events_or_halt(resource, after, filter)?;
         }
         if let Events::Some(missed) = kept {
             for (index, event) in missed {
                 send_event(out, id, index, &event);
             }
         }
+        Ok(())
     }
 }

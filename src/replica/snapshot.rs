@@ -28,7 +28,7 @@ use margay_log::snapshot::{SnapshotHeader, SnapshotMaker};
 use margay_log::{Buffer, Log};
 
 use super::{Host, Replica};
-use crate::machine::{Frozen, FrozenMachine, StateMachine};
+use crate::machine::{FrozenMachine, StateMachine};
 use crate::raft::message::Input;
 use crate::wire::snapshot::SnapshotId;
 use install::Installing;
@@ -92,6 +92,11 @@ impl<S: StateMachine> Snapshots<S> {
     /// The machine is being restored: nothing can be applied to it.
     pub(super) fn is_restoring(&self) -> bool {
         self.restoring.is_some()
+    }
+
+    /// One is being written out.
+    pub(super) fn is_making(&self) -> bool {
+        self.making.is_some()
     }
 
     /// The last entry of the newest finished snapshot; zero without one.
@@ -171,15 +176,15 @@ fn id_of(header: &SnapshotHeader) -> SnapshotId {
 impl<S: StateMachine> Replica<S> {
     /// What is due about snapshots at the end of a turn.
     pub(super) fn flush_snapshots(&mut self, now: Micros, host: &mut dyn Host) {
-        self.begin_snapshot(now);
-        self.write_chunk();
+        self.begin_snapshot(now, host);
+        self.write_chunk(now, host);
         self.publish_when_durable();
         self.send_pieces(now);
         self.give_up_install(now, host);
     }
 
     /// Freezes the machine if enough has been applied since the last time.
-    fn begin_snapshot(&mut self, now: Micros) {
+    fn begin_snapshot(&mut self, now: Micros, host: &mut dyn Host) {
         let snapshots = &mut self.snapshots;
         if snapshots.retry_at.is_some_and(|at| at <= now) {
             snapshots.retry_at = None;
@@ -211,27 +216,38 @@ impl<S: StateMachine> Replica<S> {
             ..SnapshotHeader::default()
         };
         tracing::debug!(group = self.config.group.0, %applied, "snapshot begun");
+        let frozen = match self.machine.freeze_or_halt() {
+            Ok(frozen) => frozen,
+            Err(halted) => return self.halt(halted, host),
+        };
         let ticket = self.log.snapshot_step(applied, SnapshotStep::Begin);
-        snapshots.making = Some(Making {
-            frozen: Some(self.machine.freeze()),
+        self.snapshots.making = Some(Making {
+            frozen: Some(frozen),
             maker: SnapshotMaker::new(header),
             stage: Stage::Begin(ticket),
             writes: Vec::new(),
             chunk: Vec::new(),
         });
         // What is applied from now on counts for the next one.
-        snapshots.bytes = 0;
+        self.snapshots.bytes = 0;
     }
 
     /// Writes one chunk out, if the disk has taken the ones before.
-    fn write_chunk(&mut self) {
+    fn write_chunk(&mut self, now: Micros, host: &mut dyn Host) {
         let Some(making) = &mut self.snapshots.making else { return };
         if making.stage != Stage::Chunks || making.writes.len() >= WRITES_MAX {
             return;
         }
         let Some(frozen) = &mut making.frozen else { return };
         making.chunk.clear();
-        let more = frozen.next_chunk(self.config.snapshot_chunk, &mut making.chunk);
+        let max = self.config.snapshot_chunk;
+        let more = match self.machine.chunk_or_halt(frozen, max, &mut making.chunk) {
+            Ok(more) => more,
+            Err(halted) => {
+                self.abandon_snapshot(now, None, host);
+                return self.halt(halted, host);
+            }
+        };
         let (offset, piece) = making.maker.chunk(&making.chunk);
         let index = making.end().id.index;
         let step = SnapshotStep::Write { offset, data: Arc::new(piece) };

@@ -9,7 +9,7 @@ use std::any::TypeId;
 use std::sync::OnceLock;
 
 use super::{Created, Type};
-use crate::machine::Code;
+use crate::machine::{Code, halt};
 
 /// The first kind that is a user's.
 pub const OWN_MIN: u8 = 128;
@@ -94,11 +94,19 @@ pub(super) fn is_own(kind: u8) -> bool {
     kind >= OWN_MIN
 }
 
+/// Runs code of a resource's state: where it is a user's and panics, the group halts.
+pub(super) fn run<T>(kind: u8, work: impl FnOnce() -> T) -> T {
+    if !is_own(kind) {
+        return work();
+    }
+    halt::guarded(|| super::type_name(kind).to_owned(), work)
+}
+
 /// Admission by the type's own check; its panic is a refusal.
 pub(super) fn check(known: &Type, schema: u16, payload: &[u8]) -> Result<(), Code> {
     if !is_own(known.kind) {
         return (known.check)(schema, payload);
     }
-    let checked = crate::machine::halt::guard(|| (known.check)(schema, payload));
+    let checked = halt::guard(|| (known.check)(schema, payload));
     checked.unwrap_or(Err(Code::BAD_PAYLOAD))
 }

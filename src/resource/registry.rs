@@ -19,6 +19,7 @@ use crate::machine::{
 };
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::Index;
+use std::any::Any;
 use std::ops::Bound;
 
 /// Resources of one group, at most.
@@ -255,6 +256,10 @@ impl StateMachine for Registry {
         }
     }
 
+    fn take_waste(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.waste.take()
+    }
+
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
         if query.kind == kind::REGISTRY {
             if let Err(code) = self.query_own(query, effects) {
@@ -270,7 +275,7 @@ impl StateMachine for Registry {
             self.links.involved.remove(&(session, resource));
             let Some(slot) = self.slots.get_mut(&resource) else { continue };
             let commit = Commit { resource, ..*commit };
-            let slot = Shared::make_mut(slot);
+            let slot = own_copy(slot);
             slot.change(
                 (resource, None),
                 commit.index,
@@ -294,7 +299,7 @@ impl StateMachine for Registry {
                 return fired;
             }
             let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
-            let slot = Shared::make_mut(slot);
+            let slot = own_copy(slot);
             slot.change((resource, None), index, effects, &mut self.links, |state, effects| {
                 state.fire(&Firing { resource, index, now }, effects);
             });
@@ -305,7 +310,7 @@ impl StateMachine for Registry {
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>) {
         for resource in self.involving(session) {
             if let Some(slot) = self.slot(resource) {
-                slot.state.holdings(resource, session, now, out);
+                own::run(slot.kind, || slot.state.holdings(resource, session, now, out));
             }
         }
     }
@@ -335,7 +340,7 @@ impl Registry {
         if slot.kind != commit.kind {
             return refuse_type(slot, commit.kind, effects);
         }
-        let slot = Shared::make_mut(slot);
+        let slot = own_copy(slot);
         let whose = (commit.resource, Some(commit.session));
         slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
             state.apply(commit, effects);
@@ -395,9 +400,11 @@ impl Registry {
         if id <= newest || self.names.insert(slot.name.clone(), id).is_some() {
             return Err(Code::BAD_PAYLOAD);
         }
-        slot.timer = slot.state.next_timer();
+        let (timer, sessions) =
+            own::run(slot.kind, || (slot.state.next_timer(), slot.state.sessions()));
+        slot.timer = timer;
         self.links.agenda.extend(slot.timer.map(|due| (due, id)));
-        self.links.involved.extend(slot.state.sessions().into_iter().map(|session| (session, id)));
+        self.links.involved.extend(sessions.into_iter().map(|session| (session, id)));
         self.slots.insert(id, Shared::new(slot));
         Ok(())
     }
@@ -470,16 +477,12 @@ impl Registry {
         if let Some(due) = slot.timer {
             self.links.agenda.remove(&(due, id));
         }
-        for session in slot.state.sessions() {
+        for session in own::run(slot.kind, || slot.state.sessions()) {
             self.links.involved.remove(&(session, id));
         }
         let commit = Commit { resource: id, ..*commit };
-        let slot = Shared::make_mut(&mut slot);
-        let mut deleted = || slot.state.deleted(&commit, effects);
-        match own::is_own(slot.kind) {
-            true => halt::guarded(|| super::type_name(slot.kind).to_owned(), deleted),
-            false => deleted(),
-        }
+        let slot = own_copy(&mut slot);
+        own::run(slot.kind, || slot.state.deleted(&commit, effects));
         if let Some(waste) = slot.state.take_waste() {
             self.waste.add(waste);
         }
@@ -554,6 +557,11 @@ impl Registry {
         bytes::put_u32(out, count);
         out.extend_from_slice(&page);
     }
+}
+
+/// A slot to change: a copy where a frozen view shares it.
+fn own_copy(slot: &mut Shared<Slot>) -> &mut Slot {
+    own::run(slot.kind, || Shared::make_mut(slot))
 }
 
 fn put_opened(out: &mut Vec<u8>, id: ResourceId, created: bool) {

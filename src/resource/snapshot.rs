@@ -6,7 +6,7 @@
 
 use super::registry::{Registry, Slot};
 use super::ring::{self, Position, Ring};
-use super::type_of;
+use super::{own, type_of};
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Frozen, ResourceId, RestoreError, Restoring, Shared};
 use margay_log::id::Index;
@@ -87,7 +87,7 @@ impl FrozenRegistry {
             }
             Stage::State(id, after) => {
                 let slot = self.slot(*id);
-                match slot.state.freeze(after.as_deref(), items) {
+                match own::run(slot.kind, || slot.state.freeze(after.as_deref(), items)) {
                     Some(last) => Stage::State(*id, Some(last)),
                     None => Stage::Events(*id, slot.ring.dropped()),
                 }
@@ -148,7 +148,8 @@ impl RestoringRegistry {
                 Ok(())
             }
             (STATE, Some((_, slot))) => {
-                slot.state.thaw(item, self.applied).map_err(damaged("a state"))
+                let thawed = own::run(slot.kind, || slot.state.thaw(item, self.applied));
+                thawed.map_err(damaged("a state"))
             }
             (EVENT, Some((id, slot))) => ring::thaw_event(*id, item, self.applied, &mut slot.ring)
                 .map_err(damaged("an event")),
@@ -205,7 +206,8 @@ fn thaw_slot(item: &[u8]) -> Result<(ResourceId, Slot), RestoreError> {
     let Some(known) = type_of(kind) else {
         return Err(RestoreError::TooNew { found: u32::from(kind) });
     };
-    let state = (known.create)(&options).map_err(damaged("a resource's options"))?;
+    let state = own::run(kind, || (known.create)(&options));
+    let state = state.map_err(damaged("a resource's options"))?;
     let ring = Ring::with_dropped(dropped);
     Ok((id, Slot { name, kind, options, state, ring, timer: None }))
 }

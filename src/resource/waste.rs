@@ -1,9 +1,11 @@
-//! What was dropped at once and is freed bit by bit.
+//! What was dropped at once and is freed where it holds up nobody.
 //!
-//! Clearing or deleting a million entries takes no longer than one: they are set aside, and each
-//! later command of the group frees a few of them. Not part of the replicated state: copies and
+//! Clearing or deleting a million entries takes no longer than one: they are set aside. A replica
+//! hands them to its host at the end of the turn, which has a thread for it; where nobody takes
+//! them, each later command of the group frees a few. Not part of the replicated state: copies and
 //! snapshots know nothing of it.
 
+use std::any::Any;
 use std::fmt;
 
 /// Items freed by each command, at most.
@@ -22,6 +24,12 @@ pub(super) struct Heap(Vec<Box<dyn Waste>>);
 impl Heap {
     pub(super) fn add(&mut self, waste: Box<dyn Waste>) {
         self.0.push(waste);
+    }
+
+    /// Gives it all to whoever drops it elsewhere.
+    pub(super) fn take(&mut self) -> Option<Box<dyn Any + Send>> {
+        let all = std::mem::take(&mut self.0);
+        (!all.is_empty()).then(|| Box::new(all) as Box<dyn Any + Send>)
     }
 
     pub(super) fn shed(&mut self) {

@@ -304,7 +304,7 @@ impl Shard {
     pub(super) fn group(&mut self, slot: u32) -> (&mut dyn super::Group, View<'_>) {
         let Slot { group, replica, disk, .. } = &mut self.groups[slot as usize];
         let (node, net, ring) = (&self.node, &mut self.net, &mut self.ring);
-        let (group, waste) = (*group, &node.waste);
-        (replica.as_mut(), View { node, net, ring, disk, group, waste, slot })
+        let (group, waste, pace) = (*group, &node.waste, self.pace);
+        (replica.as_mut(), View { node, net, ring, disk, group, waste, slot, pace })
     }
 }

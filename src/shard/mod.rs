@@ -24,6 +24,7 @@ mod mesh;
 mod net;
 mod node;
 mod outbox;
+mod pace;
 pub mod preflight;
 mod reader;
 mod ring;
@@ -50,6 +51,7 @@ use disk::GroupDisk;
 use greet::Door;
 use net::Net;
 pub(crate) use node::{Counters, Node};
+use pace::Pace;
 use ring::{Completion, Ring};
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
 use waste::Waste;
@@ -157,6 +159,7 @@ pub(crate) struct Shard {
     spin: Spin,
     /// When this shard went to sleep, and until when, if it did.
     slept: Option<(Micros, Micros)>,
+    pace: Pace,
 }
 
 /// Looking for work a little longer before sleeping, where that has paid off lately.
@@ -178,6 +181,7 @@ struct View<'a> {
     group: GroupId,
     waste: &'a Waste,
     slot: u32,
+    pace: Pace,
 }
 
 impl Host for View<'_> {
@@ -210,6 +214,10 @@ impl Host for View<'_> {
 
     fn members(&mut self, members: &Memberships) {
         self.net.set_links(self.node, self.slot, self.group, members);
+    }
+
+    fn longest_turn(&self) -> Micros {
+        self.pace.longest(self.net.now)
     }
 
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {

@@ -13,7 +13,7 @@ use super::disk::GroupDisk;
 use super::greet::Door;
 use super::net::Net;
 use super::ring::{Ring, TAG_DRIVER};
-use super::{Group, Node, Shard, Slot, Spin, sys};
+use super::{Group, Node, Pace, Shard, Slot, Spin, sys};
 use crate::config;
 use crate::error::Error;
 
@@ -125,6 +125,7 @@ impl Shard {
             frames: 0,
             spin: Spin::new(plan.spin),
             slept: None,
+            pace: Pace::default(),
             node,
         };
         shard.open_door();

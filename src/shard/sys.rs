@@ -19,18 +19,21 @@ fn check(result: c_int) -> io::Result<c_int> {
 
 /// Microseconds on `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine sleeps.
 pub(crate) fn now() -> Micros {
+    clock(libc::CLOCK_BOOTTIME)
+}
+
+fn clock(of: libc::clockid_t) -> Micros {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the call to fill.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-    assert_eq!(result, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
+    let result = unsafe { libc::clock_gettime(of, &mut time) };
+    assert_eq!(result, 0, "both clocks exist since Linux 2.6.39");
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     Micros(seconds * 1_000_000 + nanos / 1_000)
 }
 
-/// This thread runs only when no other wants the CPU, more or less.
-pub(crate) fn yield_to_everybody() {
-    // SAFETY: a plain call about the calling thread (0). Should it fail the thread runs as usual.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+/// How long the calling thread has been on a CPU.
+pub(crate) fn ran() -> Micros {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// An eventfd with counter 0 that nobody blocks on.

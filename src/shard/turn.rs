@@ -54,11 +54,13 @@ impl Shard {
         let reaped = self.ring.reap(&mut completions, wait).map_err(Halt::Ring)?;
         let now = sys::now();
         self.begin(now);
+        self.pace.begin(now);
 
         for completion in completions.drain(..) {
             self.on_completion(completion)?;
         }
         self.completions = completions;
+        self.pace.lap();
         self.on_greeted();
         if self.node.inboxes[self.index].called() {
             for handover in self.node.inboxes[self.index].take() {
@@ -67,9 +69,12 @@ impl Shard {
         }
         self.on_deadlines(now);
         self.on_gone();
+        self.pace.lap();
         self.flush_groups()?;
+        self.pace.lap();
         self.net.flush(&mut self.ring);
-        self.count(now, reaped);
+        self.pace.lap();
+        self.count(reaped);
         Ok(())
     }
 
@@ -103,12 +108,12 @@ impl Shard {
         }
     }
 
-    fn count(&self, began: Micros, reaped: usize) {
+    fn count(&mut self, reaped: usize) {
+        let took = self.pace.end(reaped);
         let counters = self.node.counters(self.index);
         counters.turns.add(1);
         counters.completions.add(reaped as u64);
         counters.frames.add(self.frames - counters.frames.get());
-        let took = sys::now().since(began);
         if reaped > 0 && took >= config::TURN_ALARM {
             counters.long_turns.add(1);
         }

@@ -16,6 +16,11 @@ pub struct GroupStatus {
     pub leader: Option<String>,
     /// It has come to an entry that it cannot apply, and answers nothing; see the node's log.
     pub halted: bool,
+    /// A snapshot of its state is being written out.
+    pub snapshotting: bool,
+    /// The longest turn of the group's shard in the last five to ten seconds, in microseconds: so
+    /// long nothing else on that shard went on.
+    pub longest_turn_us: u32,
     /// Current term.
     pub term: Term,
     /// First index still in the log.
@@ -46,6 +51,7 @@ const FIXED_BYTES: usize = 80;
 /// Flags.
 const HAS_LEADER: u16 = 1;
 const HALTED: u16 = 2;
+const SNAPSHOTTING: u16 = 4;
 
 /// Names in one list, at most.
 const NAMES_MAX: u16 = 255;
@@ -60,10 +66,11 @@ impl GroupStatus {
         let block = block.u64(self.term.0).u64(self.first.0);
         let block = block.u64(self.last.term.0).u64(self.last.index.0).u64(self.durable.0);
         let block = block.u64(self.commit.0).u64(self.applied.0).u32(self.chain.0);
-        let block = block
-            .u16(voters)
-            .u16(u16::from(self.leader.is_some()) * HAS_LEADER + u16::from(self.halted) * HALTED);
-        let block = block.u16(outgoing).u16(learners).u32(0);
+        let flags = u16::from(self.leader.is_some()) * HAS_LEADER
+            + u16::from(self.halted) * HALTED
+            + u16::from(self.snapshotting) * SNAPSHOTTING;
+        let block = block.u16(voters).u16(flags);
+        let block = block.u16(outgoing).u16(learners).u32(self.longest_turn_us);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
@@ -85,9 +92,9 @@ impl GroupStatus {
         let voters = fields.u16()?;
         let flags = fields.u16()?;
         let (outgoing, learners) = (fields.u16()?, fields.u16()?);
-        fields.zeros::<4>()?;
+        let longest_turn_us = fields.u32()?;
         let most = voters.max(outgoing).max(learners);
-        if most > NAMES_MAX || flags > HAS_LEADER + HALTED {
+        if most > NAMES_MAX || flags > HAS_LEADER + HALTED + SNAPSHOTTING {
             return Err(fields.error("impossible counts"));
         }
         let node = fields.short_text()?.to_owned();
@@ -102,6 +109,8 @@ impl GroupStatus {
             node,
             leader,
             halted: flags & HALTED != 0,
+            snapshotting: flags & SNAPSHOTTING != 0,
+            longest_turn_us,
             term,
             first,
             last,

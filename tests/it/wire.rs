@@ -90,6 +90,8 @@ fn group_status() -> GroupStatus {
         node: "n1".to_owned(),
         leader: Some("n2".to_owned()),
         halted: false,
+        snapshotting: true,
+        longest_turn_us: 1_234,
         term: Term(4),
         first: Index(1),
         last: EntryId::new(Term(4), Index(100)),

@@ -1,10 +1,12 @@
 //! `margay bench`: the load generator, the floor, and one against the other.
 
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use margay_bench::floor;
-use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, Load, Pulse, Workload};
+use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, KEYS, Load, Pulse, Workload};
 use margay_bench::log;
 use margay_bench::report::{Report, Shape};
 
@@ -23,6 +25,7 @@ Examples:
   margay bench floor --dir /var/lib/margay     # what this machine allows, with no protocol
   margay bench compare --dir /tmp              # both, alternating
   margay bench log --dir /var/tmp              # the commit log alone, against the disk
+  margay bench snapshot --dir /var/tmp         # the longest turn while a large state is written out
 
 A closed loop: each connection is a socket with a session of its own and keeps as many operations
 under way as --inflight says. Times run from sending to the answer."
@@ -62,6 +65,9 @@ enum Verb {
         #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
+    /// Measure the longest turn of a shard while a large state is written out under load: three
+    /// nodes as processes of their own
+    Snapshot(snapshot::Args),
     /// Measure the cluster and the floor by turns and print margay's share
     Compare {
         /// Measurements of each
@@ -145,6 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             };
             measure_log(&args.connect, &plan)
         }
+        Some(Verb::Snapshot(plan)) => snapshot::run(&args.connect, plan),
         Some(Verb::Compare { rounds, seconds, dir }) => {
             compare(&args.connect, *rounds, *seconds, dir)
         }
@@ -185,7 +192,8 @@ fn measure(
     time: Duration,
 ) -> Result<Report, Exit> {
     connect.check()?;
-    let load = Load { endpoints: connect.endpoints.clone(), workload, shape, time };
+    let endpoints = connect.endpoints.clone();
+    let load = Load { endpoints, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
     let report = load::run(&load, &mut |pulse| progress.show(pulse));
     progress.clear();

@@ -17,7 +17,7 @@ use margay::client::Client;
 use margay::machine::Code;
 use margay::resource::Swap;
 use margay::resource::map::MapRange;
-use margay_bench::load::{self, Load, Workload};
+use margay_bench::load::{self, KEYS, Load, Workload};
 use margay_bench::report::Shape;
 
 use crate::bench::Progress;
@@ -258,7 +258,8 @@ fn lock(nodes: &Nodes, plan: &Plan) -> Result<(), Exit> {
 fn speed(nodes: &Nodes, time: Duration) -> Result<(), Exit> {
     let mut topic = "speed";
     for workload in [Workload::MapPut, Workload::MapGet] {
-        let load = Load { endpoints: nodes.endpoints(), workload, shape: SHAPE, time };
+        let (endpoints, shape, keys) = (nodes.endpoints(), SHAPE, KEYS);
+        let load = Load { endpoints, workload, shape, keys, time };
         let mut progress = Progress::new(time);
         let report = load::run(&load, &mut |pulse| progress.show(pulse));
         progress.clear();

@@ -45,6 +45,8 @@ pub struct Load {
     pub workload: Workload,
     /// How much of it at once.
     pub shape: Shape,
+    /// Keys of each map, for the workloads that have some; [`KEYS`] unless something else is said.
+    pub keys: u32,
     /// How long to measure; a fifth of it, at most a second, goes before to warm up.
     pub time: Duration,
 }
@@ -92,6 +94,17 @@ pub fn run(load: &Load, pulse: &mut dyn FnMut(Pulse)) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// Writes every key of the maps once, and nothing else.
+///
+/// # Errors
+/// At the first operation that fails.
+pub fn fill(load: &Load) -> Result<(), Error> {
+    let mut world = World::new(load)?;
+    world.open_resources(load)?;
+    world.fill(load)?;
+    world.farewell()
+}
+
 /// What a connection's calls are for.
 struct Client {
     connection: Connection,
@@ -113,6 +126,7 @@ struct World {
     next_tick: Instant,
     clients: Vec<Client>,
     template: Template,
+    keys: u32,
     recorder: Recorder,
 }
 
@@ -128,6 +142,7 @@ impl World {
             next_tick: now,
             clients: Vec::new(),
             template,
+            keys: load.keys,
             recorder: Recorder::new(),
         };
         world.add_client(load, 0)?;
@@ -296,7 +311,7 @@ impl World {
                 keys[n] += of_group(groups[n]);
                 let client = &mut world.clients[n];
                 let buffer = client.connection.session.buffer();
-                (key < KEYS).then(|| template.call(client.resource, key, buffer))
+                (key < load.keys).then(|| template.call(client.resource, key, buffer))
             },
             |_, _, _| {},
         )
@@ -355,7 +370,7 @@ impl World {
         client.random ^= client.random << 13;
         client.random ^= client.random >> 7;
         client.random ^= client.random << 17;
-        let key = (client.random % u64::from(KEYS)) as u32;
+        let key = (client.random % u64::from(self.keys)) as u32;
         let buffer = client.connection.session.buffer();
         let call = self.template.call(client.resource, key, buffer);
         self.submit(n, call);

@@ -11,7 +11,7 @@ use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
 
 use super::super::membership::Memberships;
 use super::super::{Host, Replica};
-use crate::machine::{Machine, Restoring, RestoringMachine, StateMachine};
+use crate::machine::{Machine, RestoringMachine, StateMachine};
 use crate::raft::message::Input;
 
 /// Bytes read and restored at a time.
@@ -48,7 +48,7 @@ impl<S: StateMachine> Feeding<S> {
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
         self.reader.feed(piece);
         while let Some(chunk) = self.reader.next_chunk().map_err(|error| error.to_string())? {
-            self.machine.feed(chunk).map_err(|error| error.to_string())?;
+            self.machine.try_feed(chunk)?;
         }
         Ok(())
     }
@@ -64,7 +64,7 @@ impl<S: StateMachine> Feeding<S> {
             return Err("the file ends too early".to_owned());
         }
         let end = self.reader.header().end.id.index;
-        let machine = self.machine.finish().map_err(|error| error.to_string())?;
+        let machine = self.machine.try_finish()?;
         if machine.applied() == end {
             Ok(machine)
         } else {
