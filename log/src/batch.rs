@@ -23,6 +23,10 @@ pub const BATCH_OFFSET: usize = FRAME;
 
 const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 
+/// Bytes that are added to a body's checksum at a time, as soon as they lie there: they are in the
+/// processor's first cache then, and it is a stride that crc32c takes in parallel.
+const SUM_BYTES: usize = 24 << 10;
+
 /// A sealed batch: immutable and well-formed. Shared as `Arc<Batch>`.
 #[derive(Debug)]
 pub struct Batch {
@@ -72,10 +76,27 @@ impl Batch {
     pub fn buffer(&self) -> &Arc<Buffer> {
         &self.buffer
     }
+}
 
-    /// The buffer, if nobody else holds it.
-    pub(crate) fn into_buffer(self) -> Option<Buffer> {
-        Arc::into_inner(self.buffer)
+/// What holds a batch, without one: allocated once, used for many.
+#[derive(Debug)]
+pub(crate) struct Shell(Arc<Batch>);
+
+impl Shell {
+    /// Takes the buffer out of a batch that nobody else holds.
+    pub(crate) fn of(mut batch: Arc<Batch>) -> Option<(Shell, Buffer)> {
+        let buffer = Arc::get_mut(&mut Arc::get_mut(&mut batch)?.buffer)?;
+        let buffer = std::mem::replace(buffer, Buffer::empty());
+        Some((Shell(batch), buffer))
+    }
+
+    /// As [`Batch::new`].
+    pub(crate) fn fill(mut self, header: BatchHeader, buffer: Buffer) -> Arc<Batch> {
+        assert!(buffer.len() as u64 == disk_length(&header), "exactly frame, batch and padding");
+        let batch = Arc::get_mut(&mut self.0).expect("nobody else holds a shell");
+        batch.header = header;
+        *Arc::get_mut(&mut batch.buffer).expect("nor what is in it") = buffer;
+        self.0
     }
 }
 
@@ -191,7 +212,7 @@ impl Received {
             return Err(FormatError::Identity);
         }
         check_body(&header, &bytes[BATCH_HEADER..])?;
-        let (mut buffer, _) = fitted(buffer, end);
+        let (mut buffer, _) = fitted(buffer, end, Buffer::zeroed);
         buffer.set_length(end);
         buffer[..BATCH_OFFSET].fill(0);
         buffer[end..].fill(0);
@@ -217,12 +238,17 @@ impl Received {
 
 /// A buffer for the batch that ends at `end`: the one it is in, or a small one if that is four
 /// times too large, and then the large one too.
-fn fitted(buffer: Buffer, end: usize) -> (Buffer, Option<Buffer>) {
+fn fitted(
+    buffer: Buffer,
+    end: usize,
+    small: impl FnOnce(usize) -> Buffer,
+) -> (Buffer, Option<Buffer>) {
     let length = in_blocks(end as u64) as usize;
     if buffer.capacity() < 4 * length {
         return (buffer, None);
     }
-    let mut small = Buffer::zeroed(length);
+    let mut small = small(length);
+    small.set_length(length);
     small[BATCH_OFFSET..end].copy_from_slice(&buffer[BATCH_OFFSET..end]);
     (small, Some(buffer))
 }
@@ -233,6 +259,9 @@ pub(crate) struct Open {
     buffer: Buffer,
     used: usize,
     count: u32,
+    /// The checksum of the body up to here.
+    summed: usize,
+    crc: u32,
 }
 
 impl Open {
@@ -240,7 +269,7 @@ impl Open {
     pub(crate) fn new(mut buffer: Buffer) -> Open {
         assert!(buffer.capacity() >= BLOCK);
         buffer.set_length(buffer.capacity());
-        Open { buffer, used: BODY_OFFSET, count: 0 }
+        Open { buffer, used: BODY_OFFSET, count: 0, summed: BODY_OFFSET, crc: 0 }
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -300,20 +329,33 @@ impl Open {
         self.used = end;
         self.count += 1;
         assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);
+        self.sum();
         Ok(())
     }
 
     /// CRC-32C of the body.
     pub(crate) fn body_crc(&self) -> u32 {
-        crc32c::crc32c(&self.buffer[BODY_OFFSET..self.used])
+        crc32c::crc32c_append(self.crc, &self.buffer[self.summed..self.used])
+    }
+
+    fn sum(&mut self) {
+        while self.used - self.summed >= SUM_BYTES {
+            let end = self.summed + SUM_BYTES;
+            self.crc = crc32c::crc32c_append(self.crc, &self.buffer[self.summed..end]);
+            self.summed = end;
+        }
     }
 
     /// The whole buffer with `header` in its place, cut to blocks and zero behind the body. A batch
-    /// far smaller than the buffer it was built in moves to one of its size; the large one is
-    /// returned too.
-    pub(crate) fn into_buffer(self, header: &BatchHeader) -> (Buffer, Option<Buffer>) {
+    /// far smaller than the buffer it was built in moves to one that `small` gives for its size;
+    /// the large one is returned too.
+    pub(crate) fn into_buffer(
+        self,
+        header: &BatchHeader,
+        small: impl FnOnce(usize) -> Buffer,
+    ) -> (Buffer, Option<Buffer>) {
         assert!(header.length == self.size() && header.count == self.count);
-        let (mut buffer, spare) = fitted(self.buffer, self.used);
+        let (mut buffer, spare) = fitted(self.buffer, self.used, small);
         buffer.set_length(self.used);
         buffer[self.used..].fill(0);
         buffer[BATCH_OFFSET..BODY_OFFSET].copy_from_slice(&header.encode());

@@ -6,7 +6,7 @@
 //! Invariants: the address and the capacity are multiples of [`BLOCK`], the address of a large one
 //! also of a huge page; all bytes up to the
 //! capacity are initialised; the visible length is a multiple of [`BLOCK`] and not above the
-//! capacity.
+//! capacity. A buffer without any bytes has no memory either.
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -51,6 +51,11 @@ impl Buffer {
         Buffer { start, length: capacity, capacity }
     }
 
+    /// No bytes and no memory: what is left where a buffer was taken away.
+    pub(crate) const fn empty() -> Buffer {
+        Buffer { start: NonNull::dangling(), length: 0, capacity: 0 }
+    }
+
     /// Bytes that are there, visible or not.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -80,7 +85,7 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `length <= capacity` bytes from `start` are allocated, initialised and owned by
-        // `self`.
+        // `self`; where that is none, any pointer that is not null will do.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -94,8 +99,10 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout, and nobody else frees it.
-        unsafe { dealloc(self.start.as_ptr(), layout(self.capacity)) }
+        if self.capacity > 0 {
+            // SAFETY: allocated in `zeroed` with this very layout, and nobody else frees it.
+            unsafe { dealloc(self.start.as_ptr(), layout(self.capacity)) }
+        }
     }
 }
 
@@ -147,6 +154,16 @@ mod tests {
             buffer.fill(0xa5);
             assert!(buffer.iter().all(|&byte| byte == 0xa5));
         }
+    }
+
+    #[test]
+    fn an_empty_one_has_no_bytes() {
+        let mut empty = Buffer::empty();
+        assert_eq!((empty.len(), empty.capacity()), (0, 0));
+        assert!(empty.iter_mut().next().is_none());
+        let taken = std::mem::replace(&mut empty, Buffer::zeroed(BLOCK));
+        drop(taken);
+        assert_eq!(empty.len(), BLOCK);
     }
 
     #[test]

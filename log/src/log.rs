@@ -264,7 +264,8 @@ impl Log {
             chain: Chain(0),
         };
         header.chain = header.chain_behind(last.chain);
-        let (buffer, spare) = open.into_buffer(&header);
+        let tail = &mut self.tail;
+        let (buffer, spare) = open.into_buffer(&header, |length| tail.small_buffer(length));
         spare.into_iter().for_each(|spare| self.tail.recycle(spare));
         let batch = self.append(header, buffer);
         self.pump();
@@ -517,7 +518,7 @@ impl Log {
             hard_state: self.updates.durable(),
         };
         buffer[..FRAME].copy_from_slice(&frame.encode(self.salt));
-        let batch = Arc::new(Batch::new(header, buffer));
+        let batch = self.tail.batch(header, buffer);
         let listed = BatchRef::new(&header, position.offset);
         self.segments.push(listed);
         self.segments.note_time(header.log_time);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, Received, check_body};
 use crate::buffer::Buffer;
+#[cfg(feature = "direct")]
+use crate::commit_log::ahead::Plan;
 use crate::disk::{DiskError, Op};
 use crate::format::{BATCH_HEADER, BatchHeader, FRAME, Frame};
 use crate::id::{Index, Position, SegmentNumber, Ticket};
@@ -112,25 +114,37 @@ impl Log {
     }
 
     /// Lists the batch that holds `index`, which the caller knows to be held, and what lies behind
-    /// it in the same segment, within `budget` bytes beyond the first. Returns their segment.
+    /// it in the same segment, within `budget` bytes beyond the first.
     #[cfg(feature = "direct")]
-    pub(crate) fn plan(
-        &self,
-        index: Index,
-        budget: u64,
-        plan: &mut Vec<BatchRef>,
-    ) -> SegmentNumber {
+    pub(crate) fn plan(&self, index: Index, budget: u64) -> Plan {
         let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
-        let (begin, _) = segment.batches()[at].span();
-        for batch in &segment.batches()[at..] {
+        let batches = &segment.batches()[at..];
+        let (begin, _) = batches[0].span();
+        let fits = |batch: &&BatchRef| {
             let (offset, length) = batch.span();
-            let fits = offset + length - begin <= budget && batch.last <= self.durable();
-            if !plan.is_empty() && !fits {
-                break;
-            }
-            plan.push(*batch);
-        }
-        segment.number
+            offset + length - begin <= budget && batch.last <= self.durable()
+        };
+        let count = 1 + batches[1..].iter().take_while(fits).count();
+        Plan { segment: segment.number, batches: batches[..count].to_vec() }
+    }
+
+    /// As [`Log::plan`], with what lies before the batch instead of what lies behind it.
+    #[cfg(feature = "direct")]
+    pub(crate) fn plan_back(&self, index: Index, budget: u64) -> Plan {
+        let (segment, at) = self.segments.find(index).expect("the caller checked that it is held");
+        let batches = &segment.batches()[..=at];
+        let (offset, length) = batches[at].span();
+        let fits = |batch: &&BatchRef| offset + length - batch.span().0 <= budget;
+        let count = 1 + batches[..at].iter().rev().take_while(fits).count();
+        Plan { segment: segment.number, batches: batches[batches.len() - count..].to_vec() }
+    }
+
+    /// Whether these batches lie there now, one behind the other.
+    #[cfg(feature = "direct")]
+    pub(crate) fn lists(&self, plan: &Plan) -> bool {
+        self.segments.find(plan.batches[0].first).is_some_and(|(segment, at)| {
+            segment.number == plan.segment && segment.batches()[at..].starts_with(&plan.batches)
+        })
     }
 
     /// Begins to read from disk, whatever is in memory, what is durable behind `after`: a batch

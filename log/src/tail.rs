@@ -1,5 +1,5 @@
-//! Batches in memory: the end of the log as it was written, batches read back from disk, and
-//! buffers to build the next ones in.
+//! Batches in memory: the end of the log as it was written, batches read back from disk, and what
+//! the next ones are made of, so that a log whose memory is full allocates nothing for a batch.
 //!
 //! Invariants: `batches` is contiguous and ends where the log ends; a batch that is not yet durable
 //! stays; everything is bounded, and counted by what it occupies, not by what it holds.
@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Shell};
 use crate::buffer::Buffer;
+use crate::format::BatchHeader;
 use crate::id::Index;
 
 /// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a
@@ -18,6 +19,8 @@ const BUFFER_MIN: usize = 64 << 10;
 const POOL_MAX: usize = 16;
 /// Largest buffer kept, in bytes.
 const POOL_BUFFER_MAX: usize = 2 << 20;
+/// Buffers smaller than those and kept, and shells kept, at most.
+const SMALL_MAX: usize = 32;
 /// Bytes read back from disk and kept, at most (beyond the newest batch).
 const FETCHED_BYTES: u64 = 8 << 20;
 
@@ -32,7 +35,11 @@ pub(crate) struct Tail {
     fetched_order: VecDeque<(u64, Index)>,
     fetched_count: u64,
     fetched_bytes: u64,
+    /// Free buffers, the one kept for longest first.
     pool: Vec<Buffer>,
+    /// Free buffers too small to begin a batch in.
+    small: Vec<Buffer>,
+    shells: Vec<Shell>,
     /// Capacity the next batch is likely to need.
     expected: usize,
 }
@@ -48,6 +55,8 @@ impl Tail {
             fetched_count: 0,
             fetched_bytes: 0,
             pool: Vec::with_capacity(POOL_MAX),
+            small: Vec::with_capacity(SMALL_MAX),
+            shells: Vec::with_capacity(SMALL_MAX),
             expected: BUFFER_MIN,
         }
     }
@@ -56,17 +65,40 @@ impl Tail {
     pub(crate) fn buffer(&mut self) -> Buffer {
         let fits = |buffer: &Buffer| buffer.capacity() >= self.expected;
         match self.pool.iter().position(fits) {
-            Some(at) => self.pool.swap_remove(at),
+            Some(at) => self.pool.remove(at),
             None => Buffer::zeroed(self.expected),
         }
     }
 
-    /// Keeps a buffer that nobody uses any more, if there is a place for it.
-    pub(crate) fn recycle(&mut self, buffer: Buffer) {
-        let useful = (BUFFER_MIN..=POOL_BUFFER_MAX).contains(&buffer.capacity());
-        if useful && self.pool.len() < POOL_MAX {
-            self.pool.push(buffer);
+    /// A buffer for a batch of `length` bytes, at most twice as large; what it holds is arbitrary.
+    pub(crate) fn small_buffer(&mut self, length: usize) -> Buffer {
+        let fits = |buffer: &Buffer| (length..=2 * length).contains(&buffer.capacity());
+        match self.small.iter().rposition(fits) {
+            Some(at) => self.small.remove(at),
+            None => Buffer::zeroed(length),
         }
+    }
+
+    /// Makes a batch of its header and its bytes.
+    pub(crate) fn batch(&mut self, header: BatchHeader, buffer: Buffer) -> Arc<Batch> {
+        match self.shells.pop() {
+            Some(shell) => shell.fill(header, buffer),
+            None => Arc::new(Batch::new(header, buffer)),
+        }
+    }
+
+    /// Keeps a buffer that nobody uses any more; forgets the one kept for longest if they are
+    /// many: sizes change, and what was useful once may never fit again.
+    pub(crate) fn recycle(&mut self, buffer: Buffer) {
+        let (kept, most) = match buffer.capacity() {
+            ..BUFFER_MIN => (&mut self.small, SMALL_MAX),
+            BUFFER_MIN..=POOL_BUFFER_MAX => (&mut self.pool, POOL_MAX),
+            _ => return,
+        };
+        if kept.len() == most {
+            kept.remove(0);
+        }
+        kept.push(buffer);
     }
 
     /// Adds the log's new last batch, then forgets the oldest durable ones beyond the bound.
@@ -158,8 +190,11 @@ impl Tail {
     fn pop_front(&mut self) {
         let Some(batch) = self.batches.pop_front() else { return };
         self.bytes -= cost(&batch);
-        if let Some(buffer) = Arc::into_inner(batch).and_then(Batch::into_buffer) {
+        if let Some((shell, buffer)) = Shell::of(batch) {
             self.recycle(buffer);
+            if self.shells.len() < SMALL_MAX {
+                self.shells.push(shell);
+            }
         }
     }
 }
@@ -167,4 +202,29 @@ impl Tail {
 /// Bytes of memory a batch occupies.
 fn cost(batch: &Batch) -> u64 {
     batch.buffer().capacity() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::BLOCK;
+
+    #[test]
+    fn buffers_that_no_longer_fit_make_room_for_those_that_do() {
+        let mut tail = Tail::new(1 << 20);
+        for _ in 0..2 * POOL_MAX {
+            tail.recycle(Buffer::zeroed(BUFFER_MIN));
+            tail.recycle(Buffer::zeroed(4 * BLOCK));
+        }
+        tail.expected = POOL_BUFFER_MAX;
+        let mut large = tail.buffer();
+        let address = large.as_mut_pointer();
+        tail.recycle(large);
+        assert_eq!(tail.buffer().as_mut_pointer(), address, "the same one again");
+        let mut small = tail.small_buffer(BLOCK);
+        let address = small.as_mut_pointer();
+        tail.recycle(small);
+        assert_eq!(tail.small_buffer(BLOCK).as_mut_pointer(), address, "the same one again");
+        assert_eq!((tail.pool.len(), tail.small.len()), (POOL_MAX - 1, SMALL_MAX - 1));
+    }
 }

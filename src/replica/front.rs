@@ -38,8 +38,9 @@ pub(super) struct Led {
     pub timeout: Micros,
     /// Its expiry has been proposed: nothing is accepted for it any more.
     pub expiring: bool,
-    /// What to answer its register with, while that is not applied.
-    pub correlation: Option<u64>,
+    /// Whom to answer its register, and with what, while that is not applied. The connection may
+    /// speak for another session by then.
+    pub registrant: Option<(ConnId, u64)>,
     heard: Micros,
     /// `Front::deaf` when it was heard.
     deaf_then: Micros,
@@ -249,7 +250,7 @@ impl Front {
             conn: None,
             timeout,
             expiring: false,
-            correlation: None,
+            registrant: None,
             heard,
             deaf_then,
         };
@@ -295,7 +296,7 @@ impl Front {
             let Some(led) = self.sessions.get_mut(&session) else { continue };
             let deaf_since = self.deaf.since(led.deaf_then);
             let silent_until = led.heard.after(led.timeout).after(deaf_since);
-            if led.correlation.is_some() {
+            if led.registrant.is_some() {
                 // Not even registered yet: it begins to count when it is.
                 self.expiries.insert((now.after(led.timeout), session));
                 continue;
@@ -398,8 +399,8 @@ impl Sink for Delivery<'_> {
     fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros) {
         self.front.registering.remove(key);
         let Some(led) = self.front.sessions.get_mut(&session) else { return };
-        let Some(correlation) = led.correlation.take() else { return };
-        let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
+        let Some((conn, correlation)) = led.registrant.take() else { return };
+        let Some(out) = self.host.client(conn) else { return };
         Response::Registered { correlation, session, timeout, index }.encode(out);
     }
 

@@ -245,6 +245,9 @@ impl<S: StateMachine> Replica<S> {
             return self.refuse(host, conn, waiting.of(), Code::OVERLOADED, RETRY);
         }
         match level {
+            Level::Sequential if breaks::READ_GOES_BACK.on() => {
+                self.pending.when_applied(Index::ZERO, waiting);
+            }
             Level::Sequential => self.pending.when_applied(seen, waiting),
             Level::Linearizable | Level::Lease if self.leads() => {
                 let lease = if level == Level::Lease { self.raft.lease(now) } else { None };
@@ -287,7 +290,7 @@ impl<S: StateMachine> Replica<S> {
             // The same register again, over another connection, before the first is applied.
             self.bind(now, conn, session, host);
             if let Some(led) = self.front.hear(now, session) {
-                led.correlation = Some(correlation);
+                led.registrant = Some((conn, correlation));
             }
         } else if let Some((session, timeout)) = self.machine.sessions().find(&key) {
             self.front.adopt_one(session, self.machine.sessions());
@@ -305,7 +308,7 @@ impl<S: StateMachine> Replica<S> {
                     let session = SessionId(index.0);
                     self.front.register(now, conn, session, key, timeout);
                     if let Some(led) = self.front.hear(now, session) {
-                        led.correlation = Some(correlation);
+                        led.registrant = Some((conn, correlation));
                     }
                 }
                 None => {

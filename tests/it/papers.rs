@@ -84,6 +84,25 @@ fn the_tests_against_known_mistakes_are_there() {
     assert!(count >= 15, "only {count} tests are named");
 }
 
+/// Every row names tests in its last column.
+#[test]
+fn the_tests_of_bad_input_are_there() {
+    let tests = tests();
+    let table = section("## Bad input per resource");
+    let rows = table.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut next = 12;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert!(cells[0].starts_with(&format!("{next}. ")), "{row}");
+        assert!(named(cells[2]).count() > 0, "no test: {row}");
+        for name in named(cells[2]) {
+            assert!(exists(name, &tests), "no test {name}: {row}");
+        }
+        next += 1;
+    }
+    assert_eq!(next, 32, "rows are missing");
+}
+
 /// Every scenario has its row, and every row a test that is there, or the reason why there is none.
 #[test]
 fn every_scenario_has_its_test() {

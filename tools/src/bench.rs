@@ -8,6 +8,7 @@ use std::time::Duration;
 use margay_bench::floor;
 use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, KEYS, Load, Pulse, Workload};
 use margay_bench::log;
+use margay_bench::log::ceiling::{Ceiling, Shared};
 use margay_bench::report::{Report, Shape};
 
 use crate::connect::Connect;
@@ -162,8 +163,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 fn measure_log(connect: &Connect, plan: &log::run::Plan) -> Result<(), Exit> {
     let (ours, two) = (log::Margay::DEFAULT, log::Margay::TWO);
     let (plain, fresh) = (log::Margay::PLAIN, log::Margay::FRESH);
-    let contenders: [&dyn log::Contender; 5] =
-        [&log::ceiling::Ceiling, &ours, &two, &plain, &fresh];
+    let contenders: [&dyn log::Contender; 7] =
+        [&Ceiling::DEFAULT, &Ceiling::HUGE, &Shared, &ours, &two, &plain, &fresh];
     let is_shown = output::is_terminal();
     let mut say = |line: &str| {
         if is_shown {

@@ -25,6 +25,7 @@ is done. Names must be in one group: end them with the same @ and digits.
   {\"check\":\"multimap\",\"name\":N,\"key\":K,\"has\":V}  also: \"lacks\":V
   {\"check\":\"queue\",\"name\":N,\"has\":TASK}          also: \"lacks\":TASK
   {\"check\":\"log\",\"name\":N,\"next\":POSITION}
+  {\"check\":\"lock\",\"name\":N,\"token\":TOKEN}         also: \"election\": still held under it
 
   {\"do\":\"set\",\"name\":N,\"value\":V}                  also: \"unset\"              a value
   {\"do\":\"put\",\"name\":N,\"key\":K,\"value\":V}          also: \"remove\"             a map
@@ -213,8 +214,16 @@ impl Step<'_> {
                 self.only(&["next"])?;
                 steps.log_ends_at(&self.client.log(name).wait()?, self.whole("next")?)
             }
+            "lock" => {
+                self.only(&["token"])?;
+                steps.holds(&self.client.lock(name).wait()?, self.whole("token")?)
+            }
+            "election" => {
+                self.only(&["token"])?;
+                steps.leads(&self.client.election(name).wait()?, self.whole("token")?)
+            }
             _ => {
-                let all = "value, map, tree, counter, set, multimap, queue or log";
+                let all = "value, map, tree, counter, set, multimap, queue, log, lock or election";
                 return Err(self.bad(&format!("\"check\" is {all}")));
             }
         })

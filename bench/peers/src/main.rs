@@ -9,7 +9,8 @@ mod red;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use margay_bench::log::{Contender, Margay, ceiling::Ceiling, run};
+use margay_bench::log::ceiling::{Ceiling, Shared};
+use margay_bench::log::{Contender, Margay, run};
 
 fn main() -> std::io::Result<()> {
     let mut plan = run::Plan::default();
@@ -28,8 +29,10 @@ fn main() -> std::io::Result<()> {
             other => panic!("unknown option {other}; see the top of bench/peers/src/main.rs"),
         }
     }
-    let contenders: [&dyn Contender; 8] = [
-        &Ceiling,
+    let contenders: [&dyn Contender; 10] = [
+        &Ceiling::DEFAULT,
+        &Ceiling::HUGE,
+        &Shared,
         &Margay::DEFAULT,
         &Margay::TWO,
         &Margay::PLAIN,

@@ -1,11 +1,12 @@
 //! What the disk allows: whole blocks written `O_DIRECT|O_DSYNC` over space that was written
-//! before, one at a time, from one thread.
+//! before, one at a time, from one thread. From ordinary memory, as by any program, and for large
+//! blocks also from huge pages, as by ours.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
 use margay_log::buffer::Buffer;
 
@@ -16,9 +17,22 @@ const PIECE: usize = 1 << 20;
 /// The file is written round and round.
 const FILE_BYTES: u64 = 256 << 20;
 
+/// Memory of this many bytes is on huge pages.
+const HUGE: usize = 2 << 20;
+
 /// See the module. It takes no notice of entries, only of how many blocks they would fill.
 #[derive(Debug)]
-pub struct Ceiling;
+pub struct Ceiling {
+    /// Its memory is on huge pages.
+    pub huge: bool,
+}
+
+impl Ceiling {
+    /// From ordinary memory.
+    pub const DEFAULT: Ceiling = Ceiling { huge: false };
+    /// From huge pages.
+    pub const HUGE: Ceiling = Ceiling { huge: true };
+}
 
 struct Blocks {
     file: File,
@@ -29,7 +43,12 @@ struct Blocks {
 
 impl Contender for Ceiling {
     fn name(&self) -> &'static str {
-        "ceiling"
+        if self.huge { "ceiling, huge pages" } else { "ceiling" }
+    }
+
+    /// Below, pages are few.
+    fn runs(&self, row: &Row) -> bool {
+        !self.huge || row.block_bytes() >= HUGE as u64 / 2
     }
 
     /// Threads that wait for each other's writes share one.
@@ -38,14 +57,7 @@ impl Contender for Ceiling {
     }
 
     fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
-        let shared = Row { count: row.count * row.threads, ..*row };
-        let mut block = Buffer::zeroed(shared.block_bytes() as usize);
-        block.fill(0xa5);
-        let path = dir.join("blocks");
-        let size = FILE_BYTES - FILE_BYTES % block.len() as u64;
-        fill(&path, size)?;
-        let file = open(&path)?;
-        Ok(Box::new(Blocks { file, block, size, at: Mutex::new(0) }))
+        Ok(Box::new(self.blocks(dir, row)?))
     }
 
     fn recovers(&self) -> bool {
@@ -57,11 +69,92 @@ impl Contender for Ceiling {
     }
 }
 
+impl Ceiling {
+    fn blocks(&self, dir: &Path, row: &Row) -> io::Result<Blocks> {
+        let shared = Row { count: row.count * row.threads, ..*row };
+        let length = shared.block_bytes() as usize;
+        let mut block = Buffer::zeroed(if self.huge { length.max(HUGE) } else { length });
+        block.set_length(length);
+        block.fill(0xa5);
+        let path = dir.join("blocks");
+        let size = FILE_BYTES - FILE_BYTES % block.len() as u64;
+        fill(&path, size)?;
+        let file = open(&path)?;
+        Ok(Blocks { file, block, size, at: Mutex::new(0) })
+    }
+}
+
 impl Appender for Blocks {
     fn append(&self, _: &[Vec<u8>]) -> io::Result<()> {
         let mut at = self.at.lock().expect("no writer panics");
         self.file.write_all_at(&self.block, *at)?;
         *at = (*at + self.block.len() as u64) % self.size;
+        Ok(())
+    }
+}
+
+/// Many threads that share such writes and are woken when theirs is durable, with no log: what
+/// waking costs.
+#[derive(Debug)]
+pub struct Shared;
+
+struct Turns {
+    blocks: Blocks,
+    turn: Mutex<Turn>,
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// Appends begun, and how many of them are durable.
+    begun: u64,
+    durable: u64,
+    is_writing: bool,
+}
+
+impl Contender for Shared {
+    fn name(&self) -> &'static str {
+        "no log, threads woken"
+    }
+
+    fn runs(&self, row: &Row) -> bool {
+        row.threads > 1
+    }
+
+    fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
+        let blocks = Ceiling::DEFAULT.blocks(dir, row)?;
+        let (turn, over) = (Mutex::default(), Condvar::new());
+        Ok(Box::new(Turns { blocks, turn, over }))
+    }
+
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    fn recover(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+impl Appender for Turns {
+    fn append(&self, entries: &[Vec<u8>]) -> io::Result<()> {
+        let lock = || self.turn.lock().expect("no writer panics");
+        let mut turn = lock();
+        turn.begun += 1;
+        let own = turn.begun;
+        while turn.durable < own {
+            if turn.is_writing {
+                turn = self.over.wait(turn).expect("no writer panics");
+                continue;
+            }
+            turn.is_writing = true;
+            let begun = turn.begun;
+            drop(turn);
+            self.blocks.append(entries)?;
+            turn = lock();
+            (turn.is_writing, turn.durable) = (false, begun);
+            self.over.notify_all();
+        }
         Ok(())
     }
 }
@@ -87,13 +180,14 @@ fn fill(path: &Path, size: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Reads all files of a directory past the page cache, `piece` bytes at a time, and looks at
-/// nothing. Returns the bytes read.
+/// Reads all files of a directory past the page cache, `piece` bytes at a time, into huge pages, and
+/// looks at nothing. Returns the bytes read.
 ///
 /// # Errors
 /// The system's.
 pub fn read_directory(dir: &Path, piece: usize) -> io::Result<u64> {
-    let mut buffer = Buffer::zeroed(piece);
+    let mut buffer = Buffer::zeroed(piece.max(HUGE));
+    buffer.set_length(piece);
     let mut total = 0;
     for entry in std::fs::read_dir(dir)? {
         let mut options = OpenOptions::new();

@@ -27,6 +27,11 @@ pub trait Contender {
     /// As it is shown.
     fn name(&self) -> &'static str;
 
+    /// Whether `row` is worth measuring.
+    fn runs(&self, _: &Row) -> bool {
+        true
+    }
+
     /// Threads it needs for `row`. One that stands for all counts for all.
     fn threads(&self, row: &Row) -> usize {
         row.threads

@@ -58,7 +58,7 @@ pub fn run(
             order.reverse();
         }
         for row in &ROWS {
-            for contender in &order {
+            for contender in order.iter().filter(|contender| contender.runs(row)) {
                 say(&format!("round {round}: {} · {}", row.name, contender.name()));
                 outcome.cells.push(measure(*contender, row, plan.time, &dir)?);
             }

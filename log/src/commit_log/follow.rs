@@ -35,7 +35,7 @@ impl Follower {
     pub fn wait_next(&mut self) -> Result<Record<'_>, Error> {
         let next = self.reader.position();
         let shared = self.reader.shared().clone();
-        shared.wait_until(|state| state.log.durable() >= next);
+        shared.wait(Some(next), |state| state.log.durable() >= next);
         self.take()
     }
 

@@ -2,6 +2,7 @@
 //! retention, looking up a time, checking it, counting it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::commit_log::options::Retention;
@@ -93,6 +94,7 @@ impl CommitLog {
                 continue;
             }
             state.generation += 1;
+            shared.cuts.fetch_add(1, Ordering::Release);
             if kept.entries.is_empty() {
                 let ticket = state.log.cut(after)?;
                 drop(state);
@@ -265,4 +267,5 @@ const _: fn() = || {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<CommitLog>();
     is_shared::<Arc<crate::commit_log::shared::Shared>>();
+    is_shared::<crate::commit_log::Follower>();
 };

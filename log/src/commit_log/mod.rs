@@ -28,6 +28,7 @@
 //! and [`Follower`] read on their own threads while others write. How it is driven is written down
 //! in `shared.rs`.
 
+pub(crate) mod ahead;
 mod compact;
 mod files;
 mod follow;
@@ -38,6 +39,7 @@ mod pending;
 mod read_only;
 mod reader;
 mod shared;
+mod sleepers;
 mod space;
 #[cfg(feature = "typed")]
 mod typed;

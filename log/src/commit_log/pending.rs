@@ -50,11 +50,14 @@ impl Appended {
     pub fn wait(mut self) -> Result<Index, Error> {
         let (last, generation) = (self.last, self.generation);
         let mut result = None;
-        self.shared.wait_until(|state| {
+        let is_durable = self.shared.wait(Some(last), |state| {
             result = settled(state, last, generation);
             result.is_some()
         });
         self.is_settled = true;
+        if is_durable {
+            return Ok(last);
+        }
         result.unwrap_or_else(|| {
             settled(&self.shared.state(), last, generation).unwrap_or(Err(Error::Closed))
         })

@@ -1,26 +1,33 @@
 //! Reading the log, on any thread, while others write.
 //!
-//! What is in memory is lent from there. The rest is read from the files on the reader's own
-//! thread, a large piece at a time, verified as on opening, and lent from the reader's own memory:
-//! no entry is copied.
+//! What is in memory is lent from there. The rest is read from the files, in pieces that grow as
+//! long as the reader goes on where the last one ended, verified as on opening, and lent from the
+//! reader's own memory: no entry is copied. A reader that has come to large pieces has the next
+//! ones fetched meanwhile, see `ahead.rs`.
 //!
 //! Invariants: a reader shows what is durable, in order, without gaps but those that compaction has
 //! made, and nothing that is not what was written; what it cannot read is an error that says where.
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::batch::Batch;
 use crate::buffer::Buffer;
+use crate::commit_log::ahead::{Piece, Plan, ReadAhead};
 use crate::commit_log::shared::Shared;
 use crate::error::{Error, ReadError};
 use crate::format::{BatchHeader, EntryHeader};
-use crate::id::{Index, Position, SegmentNumber};
+use crate::id::{Index, Position};
+use crate::log::Log;
 use crate::pack::{Entries, kept_entry};
 use crate::segment::BatchRef;
 
-/// Bytes read from a file at a time, beyond the first batch.
-const READ_BYTES: u64 = 1 << 20;
+/// Bytes read from a file at a time, beyond the first batch: to begin with, ...
+const WINDOW_MIN: u64 = 64 << 10;
+/// ... and four times as much with every piece that follows on the last, up to this: from 2 MiB on
+/// memory is on huge pages, into which a disk reads at twice the rate.
+const WINDOW_MAX: u64 = 4 << 20;
 
 /// Times a place is looked up again because compaction has changed it meanwhile.
 const LOOKS_MAX: u32 = 10;
@@ -53,6 +60,11 @@ pub struct Reader {
     /// Each entry of the batch that is held: its index, and where it begins in the bytes held.
     entries: Vec<(Index, u32)>,
     batch: Option<BatchHeader>,
+    /// How often a suffix had been cut off when all this was looked up.
+    cuts: u64,
+    /// Bytes of the next piece.
+    window: u64,
+    ahead: Option<ReadAhead>,
 }
 
 /// The bytes of the batch that entries are lent from.
@@ -62,14 +74,18 @@ enum Held {
     Piece(Piece),
 }
 
-/// Adjacent batches of a segment, read at once.
-struct Piece {
-    buffer: Buffer,
-    segment: SegmentNumber,
-    offset: u64,
-    batches: Vec<BatchRef>,
-    /// Which of them is held.
-    at: usize,
+/// Where a batch comes from.
+enum Source {
+    Memory(Arc<Batch>),
+    Ahead(Plan),
+    File(Plan),
+}
+
+/// Where a reader is going.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
 }
 
 impl Reader {
@@ -86,8 +102,19 @@ impl Reader {
         };
         let first = first.max(Index(1));
         let shared = Arc::clone(shared);
-        let (held, entries, batch) = (Held::Nothing, Vec::new(), None);
-        Reader { shared, next: first, first, last, held, looked_for: None, entries, batch }
+        Reader {
+            cuts: shared.cuts.load(Ordering::Acquire),
+            shared,
+            next: first,
+            first,
+            last,
+            held: Held::Nothing,
+            looked_for: None,
+            entries: Vec::new(),
+            batch: None,
+            window: WINDOW_MIN,
+            ahead: None,
+        }
     }
 
     /// The next entry that is durable; `None` at the end of the range or of the log. At the end of
@@ -97,7 +124,7 @@ impl Reader {
     /// [`Error::Gone`] if the log begins behind it by now, [`Error::Unreadable`] if it cannot be
     /// read back.
     pub fn read_next(&mut self) -> Result<Option<Record<'_>>, Error> {
-        while self.next <= self.last && self.hold(self.next)? {
+        while self.next <= self.last && self.hold(self.next, Way::Forward)? {
             let at = self.entries.partition_point(|&(index, _)| index < self.next);
             match self.entries.get(at) {
                 Some(&(index, _)) if index > self.last => return Ok(None),
@@ -123,7 +150,7 @@ impl Reader {
             (state.log.durable().min(self.last).next(), state.log.first().max(self.first))
         };
         let mut before = self.next.min(end);
-        while before > begin && self.hold(before.prev())? {
+        while before > begin && self.hold(before.prev(), Way::Back)? {
             let at = self.entries.partition_point(|&(index, _)| index < before);
             match at.checked_sub(1) {
                 Some(at) if self.entries[at].0 < begin => return Ok(None),
@@ -164,15 +191,15 @@ impl Reader {
     }
 
     /// Sees to it that the batch of `index` is held. False if it is not durable yet.
-    fn hold(&mut self, index: Index) -> Result<bool, Error> {
+    fn hold(&mut self, index: Index, way: Way) -> Result<bool, Error> {
         for _ in 0..LOOKS_MAX {
-            match self.try_hold(index) {
+            match self.try_hold(index, way) {
                 // Compaction may have moved it since its place was looked up.
                 Err(Error::Unreadable { .. }) if self.has_moved(index) => {}
                 other => return other,
             }
         }
-        self.try_hold(index)
+        self.try_hold(index, way)
     }
 
     /// Whether the batch of `index` is listed elsewhere than where it was just looked for.
@@ -181,77 +208,135 @@ impl Reader {
         listed.is_none() || listed != self.looked_for
     }
 
-    fn try_hold(&mut self, index: Index) -> Result<bool, Error> {
+    fn try_hold(&mut self, index: Index, way: Way) -> Result<bool, Error> {
+        let cuts = self.shared.cuts.load(Ordering::Acquire);
+        if cuts != self.cuts {
+            self.cuts = cuts;
+            (self.batch, self.held) = (None, Held::Nothing);
+        }
         if self.batch.is_some_and(|batch| holds(&batch, index)) {
             return Ok(true);
         }
         if let Held::Piece(piece) = &mut self.held
-            && let Some(at) = piece.batches.iter().position(|batch| batch.holds(index))
+            && let Some(at) = piece.plan.at(index)
         {
             piece.at = at;
             return self.verify(index).map(|()| true);
         }
-        let spare = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Piece(piece) => Some(piece),
-            _ => None,
-        };
-        self.batch = None;
-        let mut plan = Vec::new();
-        let segment = {
-            let state = self.shared.state();
+        let spare = self.let_go(index, way);
+        let shared = Arc::clone(&self.shared);
+        let source = {
+            let state = shared.state();
             if index > state.log.durable() {
                 return Ok(false);
             }
             if index < state.log.first() {
                 return Err(Error::Gone { index, first: state.log.first() });
             }
-            if let Some(batch) = state.log.cached(index) {
-                let batch = Arc::clone(batch);
-                drop(state);
+            self.source(&state.log, index, way)
+        };
+        match source {
+            Source::Memory(batch) => {
                 let entries = Entries::whole(batch.header(), batch.body());
                 find(entries, batch.body().len(), &mut self.entries);
                 self.batch = Some(*batch.header());
                 self.held = Held::Shared(batch);
                 return Ok(true);
             }
-            state.log.plan(index, READ_BYTES, &mut plan)
-        };
-        self.looked_for = plan.first().copied();
-        self.fetch(index, segment, plan, spare)?;
+            Source::Ahead(plan) => self.take_ahead(index, plan, spare)?,
+            Source::File(plan) => self.fetch(index, plan, spare)?,
+        }
         self.verify(index).map(|()| true)
     }
 
-    /// Reads the batches of `plan`, which lie one behind the other.
-    fn fetch(
-        &mut self,
-        index: Index,
-        segment: SegmentNumber,
-        batches: Vec<BatchRef>,
-        spare: Option<Piece>,
-    ) -> Result<(), Error> {
-        let (offset, first) = batches[0].span();
-        let ends = batches.iter().map(|batch| batch.span()).map(|(at, length)| at + length);
-        let length = ends.max().map_or(first, |end| end - offset);
-        let spare = spare.map(|piece| piece.buffer);
+    /// Lets go of what is held, in favour of the batch of `index`. Returns memory to read it into.
+    fn let_go(&mut self, index: Index, way: Way) -> Option<Buffer> {
+        self.batch = None;
+        let mut follows = false;
+        let mut spare = None;
+        if let Held::Piece(piece) = std::mem::replace(&mut self.held, Held::Nothing) {
+            let batches = &piece.plan.batches;
+            follows = match way {
+                Way::Forward => batches.last().is_some_and(|last| last.last.next() == index),
+                Way::Back => batches[0].first.prev() == index,
+            };
+            spare = Some(piece.buffer);
+        }
+        self.window = if follows { (self.window * 4).min(WINDOW_MAX) } else { WINDOW_MIN };
+        if self.window < WINDOW_MAX || way == Way::Back {
+            self.ahead = None;
+        } else if self.ahead.is_none() {
+            self.ahead = ReadAhead::start(&self.shared);
+        }
+        spare
+    }
+
+    /// Where to take the batch of `index` from, which is held; has what follows fetched.
+    fn source(&mut self, log: &Log, index: Index, way: Way) -> Source {
+        if let Some(batch) = log.cached(index) {
+            self.ahead = None;
+            return Source::Memory(Arc::clone(batch));
+        }
+        if self.ahead.as_ref().is_some_and(|ahead| !ahead.fits(index, log)) {
+            self.ahead = None;
+        }
+        let source = match self.ahead.as_mut().and_then(ReadAhead::next) {
+            Some(plan) => Source::Ahead(plan),
+            None if way == Way::Back => Source::File(log.plan_back(index, self.window)),
+            None => Source::File(log.plan(index, self.window)),
+        };
+        let (Source::Ahead(plan) | Source::File(plan)) = &source else { return source };
+        if let (Some(ahead), Some(end)) = (&mut self.ahead, plan.batches.last()) {
+            ahead.ask(log, end.last, self.last, WINDOW_MAX);
+        }
+        source
+    }
+
+    /// Waits for what was asked for.
+    fn take_ahead(&mut self, index: Index, plan: Plan, spare: Option<Buffer>) -> Result<(), Error> {
+        let piece = self.ahead.as_mut().and_then(|ahead| {
+            spare.into_iter().for_each(|spare| ahead.recycle(spare));
+            ahead.wait(plan.clone())
+        });
+        match piece {
+            Some(piece) => {
+                let at = piece.plan.at(index).unwrap_or(0);
+                self.held = Held::Piece(Piece { at, ..piece });
+                Ok(())
+            }
+            None => {
+                // The reader's own attempt says why.
+                self.ahead = None;
+                self.fetch(index, plan, None)
+            }
+        }
+    }
+
+    /// Reads the batches of `plan`.
+    fn fetch(&mut self, index: Index, plan: Plan, spare: Option<Buffer>) -> Result<(), Error> {
+        let at = plan.at(index).unwrap_or(0);
+        self.looked_for = plan.batches.get(at).copied();
+        let (offset, length) = plan.span();
         let mut buffer = spare
             .filter(|buffer| buffer.capacity() as u64 >= length)
-            .unwrap_or_else(|| Buffer::zeroed(length.max(READ_BYTES) as usize));
+            .unwrap_or_else(|| Buffer::zeroed(length.max(self.window) as usize));
         buffer.set_length(length as usize);
+        let segment = plan.segment;
         let read = self.shared.files.read(Position { segment, offset }, &mut buffer);
         if let Err(cause) = read {
             let first = self.shared.state().log.first();
             if index < first {
                 return Err(Error::Gone { index, first });
             }
-            if batches.len() > 1 {
-                // Which of them is unreadable? The first alone decides for itself.
-                let piece = Piece { buffer, segment, offset, batches: Vec::new(), at: 0 };
-                return self.fetch(index, segment, vec![batches[0]], Some(piece));
+            if plan.batches.len() > 1 {
+                // Which of them is unreadable? The one that is wanted decides for itself.
+                let batches = vec![plan.batches[at]];
+                return self.fetch(index, Plan { segment, batches }, Some(buffer));
             }
-            let (index, cause) = (batches[0].first, ReadError::Disk(cause));
+            let (index, cause) = (plan.batches[0].first, ReadError::Disk(cause));
             return Err(Error::Unreadable { segment, offset, index, cause });
         }
-        self.held = Held::Piece(Piece { buffer, segment, offset, batches, at: 0 });
+        self.held = Held::Piece(Piece { buffer, plan, at });
         Ok(())
     }
 
@@ -259,22 +344,22 @@ impl Reader {
     fn verify(&mut self, index: Index) -> Result<(), Error> {
         self.batch = None;
         let Held::Piece(piece) = &self.held else { return Ok(()) };
-        let listed = piece.batches[piece.at];
+        let listed = piece.plan.batches[piece.at];
         self.looked_for = Some(listed);
         let bytes = piece.bytes(&listed);
-        if let Some((header, entries)) = self.shared.files.verified(piece.segment, &listed, bytes) {
+        let segment = piece.plan.segment;
+        if let Some((header, entries)) = self.shared.files.verified(segment, &listed, bytes) {
             let end = listed.bytes_end();
             find(entries, end, &mut self.entries);
             self.batch = Some(header);
             return Ok(());
         }
-        let (segment, offset) = (piece.segment, listed.offset);
         let first = self.shared.state().log.first();
         self.held = Held::Nothing;
         if index < first {
             return Err(Error::Gone { index, first });
         }
-        let (index, cause) = (listed.first, ReadError::Changed);
+        let (offset, index, cause) = (listed.offset, listed.first, ReadError::Changed);
         Err(Error::Unreadable { segment, offset, index, cause })
     }
 
@@ -287,19 +372,12 @@ impl Reader {
         let (index, offset) = self.entries[at];
         let bytes = match &self.held {
             Held::Shared(batch) => batch.body(),
-            Held::Piece(piece) => piece.bytes(&piece.batches[piece.at]),
+            Held::Piece(piece) => piece.bytes(&piece.plan.batches[piece.at]),
             Held::Nothing => unreachable!("a batch is held"),
         };
         let entry = kept_entry(&bytes[offset as usize..]).ok().flatten();
         let (_, header, payload, _) = entry.expect("the batch was checked as a whole");
         Record { index, time: self.batch_held().log_time, header, payload }
-    }
-}
-
-impl Piece {
-    /// What lies where a batch begins, and all behind.
-    fn bytes(&self, batch: &BatchRef) -> &[u8] {
-        &self.buffer[(batch.offset - self.offset) as usize..]
     }
 }
 

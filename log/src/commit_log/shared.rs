@@ -5,6 +5,9 @@
 //! their entries go into the next write together. The log's own thread does the same for futures,
 //! for entries whose futures were dropped, and for what is due while nobody is there.
 //!
+//! A thread whose entry is durable is woken with that word and returns without asking; nobody else
+//! is woken, but the one who goes on driving.
+//!
 //! Two locks. `state` is held for as long as it takes to copy an entry or to account for what has
 //! completed, never across I/O. `disk` is held by whoever drives, also while it sleeps in the
 //! kernel. Whoever has `state` may only *try* to take `disk`.
@@ -13,12 +16,15 @@
 //! has been woken to do so: whoever lets go of the disk looks once more, and wakes one who waits.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::commit_log::ahead::Threads;
 use crate::commit_log::files::Files;
 use crate::commit_log::options::Retention;
+use crate::commit_log::sleepers::{Sleeper, Sleepers, wake};
 use crate::commit_log::space::Spacer;
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::Error;
@@ -37,16 +43,28 @@ pub(crate) const TERM: Term = Term(1);
 
 pub(crate) type BoxedDisk = Box<dyn Disk + Send>;
 
+/// The disk, and what is in the hands of whoever drives it: kept for its memory.
+struct Driven {
+    disk: BoxedDisk,
+    ops: Vec<Op>,
+    done: Vec<Done>,
+    due: Vec<Arc<Sleeper>>,
+}
+
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Gone once the log is closed.
-    disk: Mutex<Option<BoxedDisk>>,
-    /// For threads that wait for an entry.
+    disk: Mutex<Option<Driven>>,
+    /// For threads that wait for something else than an entry.
     progress: Condvar,
     /// For the log's own thread.
     rest: Condvar,
     pub(crate) files: Files,
+    /// That read ahead.
+    pub(crate) threads: Threads,
+    /// How often a suffix was cut off: what a reader holds may no longer be part of the log then.
+    pub(crate) cuts: AtomicU64,
     pub(crate) path: PathBuf,
     /// A write can be begun without waiting for it.
     is_async: bool,
@@ -68,8 +86,10 @@ pub(crate) struct State {
     writes_under_way: usize,
     /// Operations given to the spacer and not done.
     space_under_way: usize,
-    /// Threads in [`Shared::wait_until`] that sleep.
+    /// Threads that sleep until there is progress.
     sleeping: usize,
+    /// Threads that sleep until an entry is durable.
+    sleepers: Sleepers,
     wakers: Vec<(Index, Waker)>,
     meta_wakers: Vec<(Ticket, Waker)>,
     followers: Vec<Waker>,
@@ -83,9 +103,6 @@ pub(crate) struct State {
     pub(crate) retention: Retention,
     /// What became of the segment that compaction has rewritten last.
     pub(crate) rewritten: Option<(SegmentNumber, Result<(), DiskError>)>,
-    /// Kept for their memory.
-    ops: Vec<Op>,
-    done: Vec<Done>,
 }
 
 impl State {
@@ -155,7 +172,12 @@ impl State {
         self.followers.drain(..).for_each(Waker::wake);
     }
 
+    fn has_sleepers(&self) -> bool {
+        self.sleeping > 0 || !self.sleepers.is_empty()
+    }
+
     fn wake_all(&mut self) {
+        self.sleepers.wake_all();
         self.wakers.drain(..).for_each(|(_, waker)| waker.wake());
         self.meta_wakers.drain(..).for_each(|(_, waker)| waker.wake());
         self.wake_followers();
@@ -243,6 +265,7 @@ impl Shared {
                 writes_under_way: 0,
                 space_under_way: 0,
                 sleeping: 0,
+                sleepers: Sleepers::default(),
                 wakers: Vec::new(),
                 meta_wakers: Vec::new(),
                 followers: Vec::new(),
@@ -253,13 +276,18 @@ impl Shared {
                 generation: 0,
                 retention,
                 rewritten: None,
+            }),
+            disk: Mutex::new(disk.map(|disk| Driven {
+                disk,
                 ops: Vec::new(),
                 done: Vec::new(),
-            }),
-            disk: Mutex::new(disk),
+                due: Vec::new(),
+            })),
             progress: Condvar::new(),
             rest: Condvar::new(),
             files: Files::new(&path, salt, incarnation),
+            threads: Threads::default(),
+            cuts: AtomicU64::new(0),
             path,
             is_async,
             begin: Instant::now(),
@@ -301,12 +329,22 @@ impl Shared {
     }
 
     /// Drives, or waits for whoever does, until `is_done`. Ends early when the log has stopped.
-    pub(crate) fn wait_until(&self, mut is_done: impl FnMut(&mut State) -> bool) {
+    pub(crate) fn wait_until(&self, is_done: impl FnMut(&mut State) -> bool) {
+        self.wait(None, is_done);
+    }
+
+    /// As [`Shared::wait_until`], for a condition that holds when `entry` is durable. True if it was
+    /// told that it is, and then has not asked.
+    pub(crate) fn wait(
+        &self,
+        entry: Option<Index>,
+        mut is_done: impl FnMut(&mut State) -> bool,
+    ) -> bool {
         let mut state = self.state();
         loop {
             if is_done(&mut state) || state.log.poisoned().is_some() || state.is_closed {
                 self.pass_on(&mut state);
-                return;
+                return false;
             }
             if state.is_drivable()
                 && let Some(mut disk) = self.try_disk()
@@ -324,6 +362,15 @@ impl Shared {
                 drop(disk);
                 continue;
             }
+            if let Some(entry) = entry {
+                let sleeper = state.sleepers.add(entry);
+                drop(state);
+                if sleeper.sleep() {
+                    return true;
+                }
+                state = self.state();
+                continue;
+            }
             state.sleeping += 1;
             state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.sleeping -= 1;
@@ -336,14 +383,16 @@ impl Shared {
         if !state.is_drivable() {
             return;
         }
-        if state.sleeping > 0 {
+        if !state.sleepers.is_empty() {
+            state.sleepers.wake_one();
+        } else if state.sleeping > 0 {
             self.progress.notify_one();
         } else if state.disk_under_way > 0 || !state.wakers.is_empty() {
             self.kick(state);
         }
     }
 
-    fn try_disk(&self) -> Option<MutexGuard<'_, Option<BoxedDisk>>> {
+    fn try_disk(&self) -> Option<MutexGuard<'_, Option<Driven>>> {
         match self.disk.try_lock() {
             Ok(disk) => Some(disk),
             Err(TryLockError::Poisoned(disk)) => Some(disk.into_inner()),
@@ -352,25 +401,22 @@ impl Shared {
     }
 
     /// One turn: what is due goes to the disk, what has completed is accounted for.
-    fn turn(&self, disk: &mut BoxedDisk, wait: bool) {
+    fn turn(&self, driven: &mut Driven, wait: bool) {
+        let Driven { disk, ops, done, due } = driven;
         let mut state = self.state();
         state.seal();
-        let mut ops = self.take_ops(&mut state);
-        let mut done = std::mem::take(&mut state.done);
+        self.take_ops(&mut state, ops);
         drop(state);
         for op in ops.drain(..) {
             disk.submit(op);
         }
-        disk.poll(wait, &mut done);
-        let mut state = self.state();
-        self.account(&mut state, &mut done);
-        state.ops = ops;
-        state.done = done;
+        disk.poll(wait, done);
+        self.account(&mut self.state(), done, due);
+        wake(due);
     }
 
     /// What the disk is to do; what makes or frees space goes to the spacer.
-    fn take_ops(&self, state: &mut State) -> Vec<Op> {
-        let mut ops = std::mem::take(&mut state.ops);
+    fn take_ops(&self, state: &mut State, ops: &mut Vec<Op>) {
         let State { log, spacer, disk_under_way, writes_under_way, space_under_way, .. } = state;
         for op in log.ops() {
             match op {
@@ -385,10 +431,10 @@ impl Shared {
                 }
             }
         }
-        ops
     }
 
-    fn account(&self, state: &mut State, done: &mut Vec<Done>) {
+    /// `due` are to be woken, without the lock.
+    fn account(&self, state: &mut State, done: &mut Vec<Done>, due: &mut Vec<Arc<Sleeper>>) {
         let before = (state.log.durable(), state.meta_durable);
         for done in done.drain(..) {
             state.on_done(done);
@@ -396,6 +442,9 @@ impl Shared {
         let has_moved = before != (state.log.durable(), state.meta_durable);
         if state.sleeping > 0 && (has_moved || state.log.poisoned().is_some()) {
             self.progress.notify_all();
+        }
+        if before.0 != state.log.durable() {
+            state.sleepers.take_durable(state.log.durable(), due);
         }
     }
 
@@ -460,11 +509,11 @@ impl Shared {
     }
 
     /// Drives as long as there is something to do and no thread waits that could.
-    fn drive(&self, disk: &mut BoxedDisk) -> MutexGuard<'_, State> {
+    fn drive(&self, driven: &mut Driven) -> MutexGuard<'_, State> {
         loop {
-            self.turn(disk, true);
+            self.turn(driven, true);
             let state = self.state();
-            if !state.is_drivable() || state.sleeping > 0 {
+            if !state.is_drivable() || state.has_sleepers() {
                 return state;
             }
         }

@@ -505,9 +505,9 @@ impl Disk for Direct {
 
     /// Does everything that was submitted, whether or not to `wait`.
     fn poll(&mut self, _wait: bool, done: &mut Vec<Done>) {
-        for op in std::mem::take(&mut self.queue) {
-            done.push(self.perform(op));
-        }
+        let mut queue = std::mem::take(&mut self.queue);
+        done.extend(queue.drain(..).map(|op| self.perform(op)));
+        self.queue = queue;
     }
 }
 

@@ -9,7 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use margay_log::Error;
-use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver, Opening, Retention};
+use margay_log::commit_log::{
+    CommitLog, CommitLogOptions, Compaction, Driver, Opening, Reader, Retention,
+};
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::Index;
 
@@ -65,6 +67,8 @@ for_each_driver! {
     a_panic_while_filling_appends_nothing,
     a_closed_log_says_so,
     a_suffix_is_cut_at_any_entry,
+    a_reader_shows_nothing_of_what_was_cut_off,
+    a_long_log_is_read_both_ways,
     a_prefix_goes_by_segments,
     retention_lets_go_by_itself,
     a_time_is_looked_up,
@@ -417,6 +421,73 @@ fn a_suffix_is_cut_at_any_entry(driver: Driver) {
     append_batch(&log, 1, 12);
     drop(log);
     check(&open(&dir, driver), 12);
+}
+
+/// Even what the reader had in its memory already.
+fn a_reader_shows_nothing_of_what_was_cut_off(driver: Driver) {
+    const ENTRIES: u64 = 2_000;
+    let dir = TempDir::new(&format!("cut-read-{driver:?}"));
+    let options = CommitLogOptions { cache_bytes: 0, ..options(driver) };
+    let log = CommitLog::open(dir.path(), options).expect("opens").log;
+    (0..ENTRIES / 10).for_each(|batch| append_batch(&log, 1 + batch * 10, 10));
+    let mut reader = log.read(..);
+    let mut next = 1;
+    for cut in [11, 14, 1_000, 1_300, 1_305] {
+        while next < cut {
+            let record = reader.read_next().expect("readable").expect("there");
+            assert_eq!((record.index, record.payload), (Index(next), &payload(next)[..]));
+            next += 1;
+        }
+        // One entry of the same batch is left, or none; what follows is different.
+        log.truncate_suffix(Index(cut - 1)).expect("cut");
+        assert_eq!(reader.read_next().expect("readable"), None, "cut behind {}", cut - 1);
+        log.append_many(&[b"other"; 3]).expect("room").wait().expect("durable");
+        let record = reader.read_next().expect("readable").expect("there");
+        assert_eq!((record.index, record.payload), (Index(cut), &b"other"[..]));
+        log.truncate_suffix(Index(cut - 1)).expect("cut");
+        assert_eq!(reader.read_prev().expect("readable").map(|r| r.index), Some(Index(cut - 1)));
+        reader.seek(Index(cut));
+        for n in cut..=ENTRIES {
+            drop(log.append(&payload(n)).expect("room"));
+        }
+        log.sync().wait().expect("durable");
+    }
+}
+
+/// Longer than what is read at once, forwards, backwards and to and fro, from several threads.
+fn a_long_log_is_read_both_ways(driver: Driver) {
+    const ENTRIES: u64 = 2_500;
+    let dir = TempDir::new(&format!("long-{driver:?}"));
+    let options = CommitLogOptions { cache_bytes: 0, segment_max: 4 << 20, ..options(driver) };
+    let log = CommitLog::open(dir.path(), options).expect("opens").log;
+    (0..ENTRIES / 10).for_each(|batch| append_batch(&log, 1 + batch * 10, 10));
+    let payloads: Vec<_> = (0..=ENTRIES).map(payload).collect();
+    let read = |reader: &mut Reader, from: u64, to: u64| {
+        reader.seek(Index(from));
+        for n in from..=to {
+            let record = reader.read_next().expect("readable").expect("there");
+            assert_eq!((record.index, record.payload), (Index(n), &payloads[n as usize][..]));
+        }
+        for n in (from..=to).rev() {
+            let record = reader.read_prev().expect("readable").expect("there");
+            assert_eq!((record.index, record.payload), (Index(n), &payloads[n as usize][..]));
+        }
+    };
+    // More than are read ahead for.
+    std::thread::scope(|scope| {
+        for thread in 0..10 {
+            let (log, read) = (log.clone(), &read);
+            scope.spawn(move || {
+                let mut reader = log.read(..);
+                read(&mut reader, 1 + thread * 100, ENTRIES - thread * 20);
+                read(&mut reader, 2_000, 2_100);
+                read(&mut reader, 300, 2_000);
+            });
+        }
+    });
+    let mut part = log.read(Index(100)..=Index(2_400));
+    read(&mut part, 100, 2_400);
+    assert_eq!(part.read_prev().expect("readable"), None);
 }
 
 fn a_prefix_goes_by_segments(driver: Driver) {

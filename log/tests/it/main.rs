@@ -1,6 +1,8 @@
 //! The tests of margay-log that need more than one module: one binary.
 
 #[cfg(feature = "direct")]
+mod allocations;
+#[cfg(feature = "direct")]
 mod commit_log;
 #[cfg(all(feature = "sim", feature = "direct"))]
 mod compaction;

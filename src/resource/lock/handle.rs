@@ -55,6 +55,12 @@ impl<S: Submit> Lock<S> {
         Lock { shared: Some(Arc::new(Mutex::new(Weak::new()))), ..self }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {

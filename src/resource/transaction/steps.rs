@@ -1,8 +1,15 @@
-//! Checks and commands of collections: multimaps, sets, queues, document trees and logs.
+//! Checks of who holds what, and checks and commands of collections: multimaps, sets, queues,
+//! document trees and logs.
 
 use super::{EQUAL, Expect, NOT_EQUAL, Transaction};
-use crate::resource::{Log, Multimap, Queue, Set, Submit, Tree, log, multimap, queue, set, tree};
+use crate::resource::{
+    Election, Lock, Log, Multimap, Queue, Set, Submit, Tree, election, lock, log, multimap, queue,
+    set, tree,
+};
 use margay_log::id::Index;
+
+/// Where the answers of a lock's holder and of an election's leader have the token.
+const TOKEN: u32 = 9;
 
 /// Where the answer of a tree's get has the version, and where the data begins.
 const NODE_VERSION: u32 = 1;
@@ -11,6 +18,20 @@ const NODE_DATA: u32 = 25;
 const LOG_NEXT: u32 = 8;
 
 impl<S: Submit> Transaction<S> {
+    /// Only if the lock is still held under this token: a holder that was cut off does nothing then.
+    #[must_use]
+    pub fn holds(self, lock: &Lock<S>, token: u64) -> Transaction<S> {
+        let expect = Expect::begins(EQUAL, &token.to_le_bytes()).behind(TOKEN);
+        self.check(lock.handle(), &lock::HolderV1 {}, expect)
+    }
+
+    /// Only if the leader elected in this term still leads.
+    #[must_use]
+    pub fn leads(self, election: &Election<S>, term: u64) -> Transaction<S> {
+        let expect = Expect::begins(EQUAL, &term.to_le_bytes()).behind(TOKEN);
+        self.check(election.handle(), &election::LeaderV1 {}, expect)
+    }
+
     /// Only if the key has this value.
     #[must_use]
     pub fn has_value(self, multimap: &Multimap<S>, key: &[u8], value: &[u8]) -> Transaction<S> {

@@ -12,7 +12,7 @@ use super::group::{Group, address};
 
 /// A node that does not lead says who does, whoever is named: it may not know all members.
 #[test]
-fn an_operator_asks_who_does_not_know_the_new_node() {
+pub(super) fn an_operator_asks_who_does_not_know_the_new_node() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let unaware = others[0];
@@ -64,7 +64,7 @@ fn answer(group: &mut Group, conn: ConnId) -> Option<String> {
 
 /// Leadership stays where an operator wants it, whatever the rank, for ten minutes.
 #[test]
-fn an_operators_transfer_holds() {
+pub(super) fn an_operators_transfer_holds() {
     let mut group = Group::with(3, |config| config.settled = Micros::from_millis(5_000));
     group.until("the first to lead", |group| group.leads() == Some(1));
     let transfer = Admin::Transfer { name: "n3" };
@@ -83,7 +83,7 @@ fn an_operators_transfer_holds() {
 /// A leader whose disk is slow commits with the disks of the others, and hands over before long;
 /// a follower's slow disk is nobody's business.
 #[test]
-fn slow_disk_on_leader_or_follower() {
+pub(super) fn slow_disk_on_leader_or_follower() {
     for victim in [1, 2] {
         let mut group = Group::with(3, |config| config.settled = Micros::from_millis(5_000));
         group.until("the first to lead", |group| group.leads() == Some(1));
@@ -111,7 +111,7 @@ fn slow_disk_on_leader_or_follower() {
 
 /// A leader that stood still for long is no leader when it goes on, whatever waits for it.
 #[test]
-fn process_pause_of_leader_then_resume() {
+pub(super) fn process_pause_of_leader_then_resume() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let mut caller = Caller::new(&group, 1, &[leader, others[0], others[1]], 10_000);
@@ -141,7 +141,7 @@ fn process_pause_of_leader_then_resume() {
 /// Half of all messages are lost, the others take 25 to 125 ms: the group gets somewhere, and
 /// loses nothing.
 #[test]
-fn drop_half_and_delay() {
+pub(super) fn drop_half_and_delay() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let mut caller = Caller::new(&group, 1, &[leader, others[0], others[1]], 30_000);

@@ -82,7 +82,7 @@ fn is_piece(flight: &Flight) -> bool {
 }
 
 #[test]
-fn blackhole_until_snapshot_needed() {
+pub(super) fn blackhole_until_snapshot_needed() {
     let mut scene = Scene::behind();
     scene.group.run(2_000);
     assert_eq!(scene.installed(), 0);
@@ -101,7 +101,7 @@ fn blackhole_until_snapshot_needed() {
 /// been brought in spite of it, and a while longer: after the save, the rename, the reset of the
 /// log.
 #[test]
-fn snapshot_installed_then_crash_before_log_reset() {
+pub(super) fn snapshot_installed_then_crash_before_log_reset() {
     let mut scene = Scene::behind();
     let (away, leader) = (scene.away, scene.leader);
     let old = scene.group.replica(away).log().last();
@@ -124,8 +124,26 @@ fn snapshot_installed_then_crash_before_log_reset() {
     assert_eq!(scene.group.leader(), leader, "nobody was disturbed");
 }
 
+/// A node has a snapshot, and starts again before its leader knows: what it says of the log behind
+/// its beginning is understood.
 #[test]
-fn two_snapshots_in_quick_succession() {
+pub(super) fn snapshot_installed_then_crash_before_the_leader_knows() {
+    let mut scene = Scene::behind();
+    let away = scene.away;
+    scene.group.weather = Some(Box::new(move |flight| {
+        let acks = wire::decode(&flight.frame).is_ok_and(|it| it.kind == Kind::AppendAck);
+        (!acks || flight.from != away).then_some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.group.until("the snapshot", |group| group.replica(away).snapshot_counts().installed == 1);
+    scene.group.run(300);
+    scene.group.restart(away);
+    scene.group.weather = None;
+    scene.ends_well(1);
+}
+
+#[test]
+pub(super) fn two_snapshots_in_quick_succession() {
     let mut scene = Scene::behind();
     let (away, leader) = (scene.away, scene.leader);
     scene.group.heal();
@@ -143,7 +161,7 @@ fn two_snapshots_in_quick_succession() {
 }
 
 #[test]
-fn old_snapshot_must_not_replace_newer_state() {
+pub(super) fn old_snapshot_must_not_replace_newer_state() {
     let mut scene = Scene::behind();
     let away = scene.away;
     let late: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
@@ -179,7 +197,7 @@ fn old_snapshot_must_not_replace_newer_state() {
 
 /// Whose log begins behind a hole does not vote, serves nothing, and is brought a snapshot.
 #[test]
-fn log_gap_after_snapshot_detected_at_start() {
+pub(super) fn log_gap_after_snapshot_detected_at_start() {
     let mut scene = Scene::new();
     let (away, other, leader) = (scene.away, scene.other, scene.leader);
     while begin(&scene.group, away) == Index::ZERO {
@@ -210,7 +228,7 @@ fn log_gap_after_snapshot_detected_at_start() {
 }
 
 #[test]
-fn snapshot_of_unreachable_node_does_not_block_leader() {
+pub(super) fn snapshot_of_unreachable_node_does_not_block_leader() {
     let mut scene = Scene::behind();
     let (away, leader, counter) = (scene.away, scene.leader, scene.counter);
     scene.group.heal();
@@ -240,7 +258,7 @@ fn snapshot_of_unreachable_node_does_not_block_leader() {
 
 /// Neither making a snapshot nor reading one for another holds up anything else.
 #[test]
-fn snapshot_does_not_block_apply_and_append() {
+pub(super) fn snapshot_does_not_block_apply_and_append() {
     let mut scene = Scene::behind();
     let (leader, counter) = (scene.leader, scene.counter);
     scene.group.heal();
@@ -256,7 +274,7 @@ fn snapshot_does_not_block_apply_and_append() {
 }
 
 #[test]
-fn lost_snapshot_trigger() {
+pub(super) fn lost_snapshot_trigger() {
     let mut scene = Scene::behind();
     // The first twenty pieces are lost, among them whatever begins the first attempts.
     let mut left = 20;
@@ -272,7 +290,7 @@ fn lost_snapshot_trigger() {
 
 /// While a snapshot is on its way the leader keeps it, and the log from it on: one is enough.
 #[test]
-fn purge_during_stream() {
+pub(super) fn purge_during_stream() {
     let mut scene = Scene::behind();
     let (away, leader) = (scene.away, scene.leader);
     scene.group.heal();
@@ -294,7 +312,7 @@ fn purge_during_stream() {
 }
 
 #[test]
-fn corrupt_snapshot_on_minority_never_deletes_data() {
+pub(super) fn corrupt_snapshot_on_minority_never_deletes_data() {
     let mut scene = Scene::new();
     let away = scene.away;
     while scene.group.node(away).disk.finished_snapshots().count() < 2 {

@@ -62,7 +62,7 @@ fn ends(group: &mut Group) -> Vec<Index> {
 
 /// All copies of an entry have rotted: nobody leads, nothing is cut off, nothing is invented.
 #[test]
-fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
+pub(super) fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
     let (mut group, ..) = at_rest();
     let end = ends(&mut group)[7];
     let last = group.replica(1).log().last();
@@ -82,7 +82,7 @@ fn corrupt_entry_left_of_head_everywhere_halts_the_group() {
 
 /// Other entries have rotted on each node: each has what the others lack.
 #[test]
-fn corrupt_entries_in_disjoint_copies_are_brought_back() {
+pub(super) fn corrupt_entries_in_disjoint_copies_are_brought_back() {
     let (mut group, mut caller, counter) = at_rest();
     let ends = ends(&mut group);
     (1..=3).for_each(|n| group.crash(n));
@@ -98,7 +98,7 @@ fn corrupt_entries_in_disjoint_copies_are_brought_back() {
 
 /// Every batch has rotted on two of three nodes, each time two others.
 #[test]
-fn helical_faults() {
+pub(super) fn helical_faults() {
     let (mut group, mut caller, counter) = at_rest();
     let ends = ends(&mut group);
     // The newest stay: a batch that was durable a moment ago and cannot be read may be torn.
@@ -119,7 +119,7 @@ fn helical_faults() {
 /// A leader starts again and finds a committed batch rotten: it says nothing about it that could
 /// have it truncated, and gets it back from the others.
 #[test]
-fn corrupt_committed_op_on_leader_then_view_change() {
+pub(super) fn corrupt_committed_op_on_leader_then_view_change() {
     let (mut group, mut caller, counter) = at_rest();
     let (leader, end) = (group.leader(), ends(&mut group)[9]);
     let (last, chain) = {
@@ -142,7 +142,7 @@ fn corrupt_committed_op_on_leader_then_view_change() {
 
 /// What a leader cannot read it does not send, nor anything behind it; it has it brought back.
 #[test]
-fn leader_read_error_must_not_send_malformed_prev() {
+pub(super) fn leader_read_error_must_not_send_malformed_prev() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let mut caller = Caller::new(&group, 1, &[leader], 60_000);
@@ -168,7 +168,7 @@ fn leader_read_error_must_not_send_malformed_prev() {
 
 /// A follower's disk is full, then fails, then is well again: its log has no hole.
 #[test]
-fn temporary_disk_error_leaves_no_hole_after_rejoin() {
+pub(super) fn temporary_disk_error_leaves_no_hole_after_rejoin() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let victim = others[0];
@@ -199,7 +199,7 @@ fn temporary_disk_error_leaves_no_hole_after_rejoin() {
 /// Until a follower's new term is on its disk it says nothing in it: so it is sent nothing, and
 /// counts for nothing. A crash then loses nothing either.
 #[test]
-fn sync_phase_ack_only_after_term_is_durable() {
+pub(super) fn sync_phase_ack_only_after_term_is_durable() {
     let mut group = Group::new(3);
     let (leader, others) = group.led();
     let (witness, slow) = (others[0], others[1]);
@@ -235,7 +235,7 @@ fn sync_phase_ack_only_after_term_is_durable() {
 /// Two of three disks are put back to what they were earlier, and their nodes go on from there. The
 /// third keeps what it knows to be committed.
 #[test]
-fn quorum_lost_data_does_not_overwrite_the_healthy_node() {
+pub(super) fn quorum_lost_data_does_not_overwrite_the_healthy_node() {
     let mut group = Group::new(3);
     let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
     let counter = caller.open(&mut group, "counter", kind::COUNTER);

@@ -292,6 +292,18 @@ fn a_mass_expiry_is_seen_at_once_and_done_in_parts() {
 }
 
 #[test]
+fn a_page_looks_at_a_bounded_number_of_entries() {
+    let (mut world, session, map) = world();
+    put_many(&mut world, session, map, 12_000, SECOND, false);
+    look_ahead(&mut world, SECOND);
+    let told = world.query(session, map, &page());
+    assert_eq!(page_size(&told), (0, true), "nothing found, and it goes on");
+    let after = Reader::new(&told.payload).optional().unwrap().map(<[u8]>::to_vec);
+    let told = world.query(session, map, &PageV1 { after, ..page() });
+    assert_eq!(page_size(&told), (0, false));
+}
+
+#[test]
 fn the_end_of_a_session_that_owns_much_is_seen_at_once_and_done_in_parts() {
     let (mut world, session, map) = world();
     let other = world.register(2);

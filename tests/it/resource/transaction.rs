@@ -8,7 +8,9 @@ use margay::resource::codec::{Encode, Operation};
 use margay::resource::transaction::{
     CommitV1, EQUAL, GREATER, LESS, NOT_EQUAL, OPERATIONS_MAX, Outcome,
 };
-use margay::resource::{Log, Multimap, Queue, Registry, Set, Transaction, Tree};
+use margay::resource::{
+    Election, Lock, Log, Multimap, Queue, Registry, Set, Transaction, Tree, Value,
+};
 use margay::resource::{counter, lock, log, map, multimap, queue, set, tree, value};
 use margay_log::id::Index;
 use proptest::prelude::*;
@@ -349,6 +351,37 @@ fn the_handle_checks_and_changes_every_collection() {
     assert!(holds(new().log_ends_at(&log, 2).delete_node(&tree, "/a/b")));
     assert_eq!(queue.poll().wait().unwrap().unwrap(), b"task");
     assert!(holds(new().lacks_task(&queue, task)));
+}
+
+#[test]
+fn a_write_under_a_stale_token_is_not_done() {
+    let (one, two) = Near::pair();
+    let ours = Lock::open(one.clone(), "lock").wait().unwrap();
+    let theirs = Lock::open(two.clone(), "lock").wait().unwrap();
+    let election = Election::open(one.clone(), "boss").wait().unwrap();
+    let value = Value::open(one, "value").wait().unwrap();
+    let write = |checked: Transaction<Near>, to: &[u8]| {
+        let outcome = checked.set(&value, to).commit().wait().unwrap();
+        matches!(outcome, Outcome::Committed(_))
+    };
+    let new = Transaction::new;
+    assert!(!write(new().holds(&ours, 1), b"nobody holds it"));
+    let stale = ours.lock().wait().unwrap().keep();
+    assert!(write(new().holds(&ours, stale), b"ours"));
+    ours.unlock(stale).wait().unwrap();
+    let token = theirs.lock().wait().unwrap().keep();
+    assert!(!write(new().holds(&ours, stale), b"late"), "somebody else holds it");
+    assert!(write(new().holds(&ours, token), b"theirs"));
+
+    let first = election.campaign(b"first").wait().unwrap();
+    let term = first.term();
+    assert!(write(new().leads(&election, term), b"led"));
+    first.resign().wait().unwrap();
+    assert!(!write(new().leads(&election, term), b"late"), "nobody leads");
+    let second = election.campaign(b"second").wait().unwrap();
+    assert!(!write(new().leads(&election, term), b"late"));
+    assert!(write(new().leads(&election, second.term()), b"last"));
+    assert_eq!(value.get().wait().unwrap().unwrap().value, b"last");
 }
 
 /// What is done to a map and a counter.

@@ -49,6 +49,7 @@ const UNSAFE: &[&str] = &[
     "log/src/buffer.rs",
     "log/src/disk/direct.rs",
     "log/src/disk/uring.rs",
+    "log/tests/it/allocations.rs",
     "src/shard/ring.rs",
     "src/shard/ring/operations.rs",
     "src/shard/ring/pool.rs",

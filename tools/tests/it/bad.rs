@@ -10,6 +10,7 @@ mod full;
 mod peers;
 mod process;
 mod sessions;
+mod watchers;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};

@@ -301,6 +301,40 @@ fn a_session_belongs_to_its_key_and_to_one_connection() {
     one.serves();
 }
 
+/// A connection speaks for the session it asked for last; all it asked for are there.
+#[test]
+fn every_register_is_answered_also_on_one_connection() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-registers");
+    let one = One::start(scratch.path());
+    let (mut wire, timeout) = (Wire::client(&one.address), Micros(10 * SECONDS));
+    let mut bytes = Vec::new();
+    for correlation in 1..=3 {
+        let key = [correlation as u8; 16];
+        Request::Register { correlation, key, timeout }.encode(&mut bytes);
+    }
+    wire.send(&bytes);
+    let mut sessions = Vec::new();
+    for expected in 1..=3 {
+        sessions.push(wire.answer(|answer| match answer {
+            Response::Registered { correlation, session, .. } => {
+                assert_eq!(correlation, expected);
+                session
+            }
+            other => panic!("not registered: {other:?}"),
+        }));
+    }
+    assert!(sessions.is_sorted_by(|one, other| one < other));
+    let (first, last, acked) = (sessions[0], sessions[2], Sequence(0));
+    ask(&mut wire, &Request::KeepAlive { session: first, acked });
+    assert_eq!(wire.refusal().1, Code::NO_SESSION);
+    ask(&mut wire, &Request::KeepAlive { session: last, acked });
+    assert!(wire.answer(|answer| matches!(answer, Response::KeptAlive { .. })));
+    ask(&mut wire, &Request::Attach { session: first, key: [1; 16], acked });
+    assert!(wire.answer(|answer| matches!(answer, Response::Attached { .. })));
+    one.serves();
+}
+
 /// Connections open session after session, each in place of the one before, until the group has no
 /// room: who comes then is told to come later, and who was there before is served.
 #[test]
