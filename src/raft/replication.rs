@@ -159,7 +159,10 @@ impl Raft {
             _ => false,
         };
         let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
-        follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
+        // What lies behind the own beginning is committed, so that this leader has it: a node that
+        // started from its snapshot says so, and not how far it has been asked.
+        let base = self.terms.base().index;
+        follower.verified = follower.verified.max(batch.unwrap_or(prev).index).max(base);
         let (heard, acked, acked_at) = (follower.round, follower.acked_round, follower.acked_at);
         // Not min(commit, last): what lies beyond the verified part may conflict.
         let mut known = follower.verified;

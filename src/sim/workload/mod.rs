@@ -10,6 +10,7 @@
 mod counter;
 mod election;
 mod events;
+mod group;
 mod lease;
 mod lock;
 mod log;
@@ -35,7 +36,7 @@ use super::client::Desk;
 use super::history::History;
 use super::linearizable::Model;
 use super::{Failure, Focus, history};
-use crate::machine::Outcome;
+use crate::machine::{Code, Outcome};
 use crate::resource::{Failure as Refused, Reply};
 
 /// All kinds there are. `Kind::of("name", chance)`: the kind is part of `chance` of 10 runs.
@@ -56,6 +57,7 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
     Kind::of::<log::Appending>("log", 4),
+    Kind::of::<group::Serving>("group", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
@@ -172,6 +174,17 @@ impl<J> Actor<J> {
         if let Some(replied) = self.outcome(result) {
             self.note(|journal| history(journal).push(history::seen(invoked, op, replied)));
         }
+    }
+}
+
+/// What was done, or that it was refused in a way that is an answer, too.
+pub(super) fn or_refused<T>(
+    result: Result<T, Refused>,
+    codes: &[Code],
+) -> Result<Option<T>, Refused> {
+    match result {
+        Err(failure) if codes.contains(&failure.code) => Ok(None),
+        result => result.map(Some),
     }
 }
 
