@@ -199,7 +199,8 @@ impl<S: StateMachine> Replica<S> {
         if breaks::SNAPSHOT_ABOVE_APPLIED.on() {
             applied = self.log.last().index;
         }
-        if busy || applied <= snapshots.newest() {
+        // A membership may be committed that is not applied yet: its turn comes.
+        if busy || applied <= snapshots.newest() || !self.members.reaches(applied) {
             return;
         }
         let behind = self.log.disk_bytes(snapshots.newest(), applied);
