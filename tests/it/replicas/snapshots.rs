@@ -5,13 +5,15 @@ use std::rc::Rc;
 
 use margay::machine::{ResourceId, kind};
 use margay::replica::ReplicaConfig;
+use margay::wire::client::Admin;
 use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
 use margay_log::disk::Op;
-use margay_log::id::{Index, Micros};
+use margay_log::id::{Incarnation, Index, Micros, NodeId};
 
 use super::caller::Caller;
-use super::group::{Flight, Group};
+use super::group::{Flight, Group, address};
+use super::leaders::ask;
 
 /// A snapshot is due after every 32 KiB of entries.
 fn often(config: &mut ReplicaConfig) {
@@ -381,4 +383,33 @@ pub(super) fn corrupt_snapshot_on_minority_never_deletes_data() {
         assert_eq!(counts.installed, u64::from(rotten == 2), "both rot: the others have it");
     }
     scene.ends_well(1);
+}
+
+/// A follower that catches up batch by batch knows of commits that it has not applied: when its
+/// snapshot is due before a membership among them, it waits for that.
+#[test]
+pub(super) fn a_snapshot_waits_for_a_membership_that_is_committed_and_not_applied() {
+    let mut group = Group::with(3, |config| {
+        often(config);
+        config.apply_bytes = 1;
+    });
+    let (leader, others) = group.led();
+    let away = others[1];
+    let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    group.isolate(away);
+    caller.fill(&mut group, 40);
+    let joined = group.join();
+    let (name, address) = (format!("n{joined}"), address(joined));
+    let (incarnation, node) = (Incarnation(u64::from(joined)), NodeId(0));
+    let add = Admin::Add { name: &name, address: &address, incarnation, node };
+    assert_eq!(ask(&mut group, leader, add), "done");
+    assert_eq!(caller.add(&mut group, counter), 1);
+    group.heal();
+    group.converge();
+    assert_eq!(group.replica(away).snapshot_counts().installed, 0, "it had the log to apply");
+    caller.fill(&mut group, 40);
+    group.converge();
+    assert!(group.node(away).disk.finished_snapshots().count() > 0);
 }
