@@ -102,8 +102,8 @@ impl<S: StateMachine> Snapshots<S> {
         self.kept.last().map_or(Index::ZERO, |newest| newest.end.id.index)
     }
 
-    /// Bytes of log behind the newest, as they lie on disk, at which the next is due: as many as the
-    /// state has, so that writing states out costs no more than writing the log did.
+    /// Bytes of log behind the newest, as they lie on disk, at which the next is due: as many as
+    /// the state has, so that writing states out costs no more than writing the log did.
     fn due_at(&self, after: u64) -> u64 {
         self.kept.last().map_or(after, |newest| after.max(newest.length))
     }

@@ -32,7 +32,7 @@ pub(super) struct Sending {
     acked: u64,
     /// Everything before this was sent.
     sent: u64,
-    /// The read under way, and where it begins.
+    /// The read under way, and from where.
     read: Option<(Ticket, u64)>,
     /// When it last answered, and since when what is sent is unanswered.
     heard: Micros,
@@ -122,7 +122,8 @@ impl<S: StateMachine> Replica<S> {
             }
         };
         if offset != sending.sent {
-            return; // The receiver has said meanwhile that it wants another piece.
+            // Meanwhile the receiver has said that it wants another: that one is read next.
+            return;
         }
         if sending.sent == sending.acked {
             sending.waits_since = now;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use margay::machine::{ResourceId, kind};
 use margay::replica::ReplicaConfig;
 use margay::wire::client::Admin;
+use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
 use margay_log::disk::Op;
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
@@ -273,6 +274,45 @@ pub(super) fn snapshot_does_not_block_apply_and_append() {
     assert_eq!(scene.group.leader(), leader);
     scene.group.node(leader).holds = None;
     scene.ends_well(11);
+}
+
+/// While a piece is being read the receiver says that it wants another, for it has the rest from
+/// somebody else: bytes are sent as what they are, or not at all.
+#[test]
+pub(super) fn snapshot_answer_overtakes_a_read() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    let sent: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let pieces = Rc::clone(&sent);
+    scene.group.weather = Some(Box::new(move |flight| {
+        if is_piece(flight) {
+            pieces.borrow_mut().push(flight.frame.clone());
+            return None;
+        }
+        Some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.group.until("a first piece", |_| !sent.borrow().is_empty());
+    // It is lost; after a while it is read again.
+    scene.group.node(leader).holds = Some(|op| matches!(op, Op::Snapshot { .. }));
+    scene.group.run(600);
+    let first = sent.borrow()[0].clone();
+    let first = SnapshotPiece::decode(&wire::decode(&first).expect("a frame")).expect("a piece");
+    let (id, offset) = (first.id, first.length - 4_096);
+    let term = scene.group.replica(leader).raft().term();
+    let mut answer = Vec::new();
+    SnapshotAck { term, id, offset, state: SnapshotState::Wanted }.encode(&mut answer);
+    scene.group.arrive(Flight::new(away, leader, answer));
+    scene.group.node(leader).holds = None;
+    sent.borrow_mut().clear();
+    scene.group.until("what it wants", |_| !sent.borrow().is_empty());
+    scene.group.weather = None;
+    for frame in sent.borrow().iter() {
+        let piece = SnapshotPiece::decode(&wire::decode(frame).expect("a frame"));
+        let piece = piece.expect("within its file");
+        assert_eq!(piece.offset == 0, piece.bytes.starts_with(b"MGYN"), "the header is in front");
+    }
+    scene.ends_well(1);
 }
 
 #[test]
