@@ -181,8 +181,12 @@ impl<S: StateMachine> Replica<S> {
         if let Err(error) = result {
             tracing::warn!(group = self.config.group.0, %error,
                 "the snapshot that is being brought cannot be written");
+            let (from, id) = (installing.from, id_of(installing.header()));
             self.abandon_install(host);
             self.snapshots.strays.retain(|&(_, stray)| stray != ticket);
+            // All that was taken is gone with it: the sender, who may have sent everything, would
+            // wait for long.
+            self.answer_piece(from, id, 0, SnapshotState::Wanted, host);
             return None;
         }
         if begun {
