@@ -138,7 +138,7 @@ impl<S: StateMachine> Cluster<S> {
             role_changed: Vec::new(),
             disk_latency: 100 + rng.below(2_000),
             settled: Micros::from_millis(100 + rng.below(2_000)),
-            snapshot_after: 4 << 10 << rng.below(5),
+            snapshot_after: 64 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
             counted: Summary::default(),
             rng,
@@ -460,7 +460,7 @@ impl<S: StateMachine> Cluster<S> {
         if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
-        let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        let which = node.disk.turn_of(self.rng.below(node.disk.in_flight().len() as u64) as usize);
         let landing = node.disk.in_flight().nth(which).and_then(batch_of);
         node.landed.extend(landing.map(|(last, chain)| (last, chain.0)));
         node.disk.complete(which);
