@@ -39,14 +39,8 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fatal> {
         self.hungry = false;
-        if self.snapshots.is_restoring() {
+        if !self.has_state()? {
             return Ok(());
-        }
-        if self.lacks_state() {
-            // It is asked for, where there is somebody to ask.
-            let behind = self.machine.applied();
-            let lost = Fatal::Damaged { group: self.config.group, behind };
-            return if self.has_others() { Ok(()) } else { Err(lost) };
         }
         let mut budget = self.config.apply_bytes;
         let mut entries_left = ENTRIES_PER_TURN;
@@ -104,6 +98,16 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a state that the log goes on from. Where it is lost it is asked for, if
+    /// there is somebody to ask.
+    fn has_state(&self) -> Result<bool, Fatal> {
+        if self.lacks_state() && !self.has_others() {
+            let behind = self.machine.applied();
+            return Err(Fatal::Damaged { group: self.config.group, behind });
+        }
+        Ok(!self.snapshots.is_restoring() && !self.lacks_state())
     }
 
     /// The machine cannot go on. The group keeps its log and its place in elections, and answers

@@ -7,7 +7,7 @@
 //! rotten costs a longer replay, not data.
 //!
 //! Restoring one is in `restore.rs`, bringing one to another node in `send.rs`, taking one that is
-//! brought in `install.rs`.
+//! brought in `install.rs`, looking for rot in `scrub.rs`.
 //!
 //! Invariants
 //! - A snapshot gets its name only when the log is durable here up to its end: a node that starts
@@ -18,6 +18,7 @@
 
 mod install;
 mod restore;
+mod scrub;
 mod send;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::raft::message::Input;
 use crate::wire::snapshot::SnapshotId;
 use install::Installing;
 use restore::Restore;
+use scrub::Scrub;
 use send::Sending;
 
 /// Chunks of the own snapshot on their way to the disk, at most.
@@ -59,6 +61,9 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// them must not find the file of a later attempt: that begins when they have ended.
     strays: Vec<(Index, Ticket)>,
     sending: Vec<Sending>,
+    /// Where looking through them is, and the last that was found whole in this round.
+    scrubbing: Option<Scrub>,
+    scrubbed: Index,
     pub counts: SnapshotCounts,
 }
 
@@ -74,6 +79,8 @@ impl<S: StateMachine> Snapshots<S> {
             installing: None,
             strays: Vec::new(),
             sending: Vec::new(),
+            scrubbing: None,
+            scrubbed: Index::ZERO,
             counts: SnapshotCounts::default(),
         }
     }
@@ -282,6 +289,10 @@ impl<S: StateMachine> Replica<S> {
             self.snapshots.strays.swap_remove(at);
             return;
         }
+        let result = match self.on_scrubbed(ticket, result) {
+            Some(result) => result,
+            None => return,
+        };
         let result = match self.on_making(now, ticket, result, host) {
             Some(result) => result,
             None => return,
