@@ -12,8 +12,8 @@ set -eu
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
 # A section per family: a function `verbs_FAMILY`, here or in verbs/. Its name is in this list.
-FAMILIES=(value counter map multimap set tree lock rwlock semaphore barrier latch election queue topic
-    journal txn manage)
+FAMILIES=(value counter map multimap set tree lock rwlock semaphore barrier latch election queue group
+    topic journal txn manage)
 # Commands that are about no resource, or try themselves elsewhere.
 OTHERS=(serve demo cluster log shell bench sim completions man help)
 . "$(dirname -- "$0")/verbs/coordination.sh"

@@ -43,6 +43,12 @@ breaks! {
     READ_WITHOUT_ROUND "read-without-round" "a leader answers reads without hearing a quorum";
     READ_BEFORE_OWN_COMMIT "read-before-own-commit" "a new leader answers before its no-op commits";
     READ_BY_OLD_ROUND "read-by-old-round" "answers to earlier messages confirm a read";
+    READ_GOES_BACK "read-goes-back" "a replica answers from before what the session saw";
+    LEASE_KEPT_ON_TRANSFER "lease-kept-on-transfer" "a leader that hands over reads by lease";
+    LEASE_FORGOTTEN_AT_RESTART "lease-forgotten-at-restart" "a restart ends a voter's promise";
+    LEASE_BROKEN_BY_VOTER "lease-broken-by-voter" "a voter that hears a leader elects another";
+    LEASE_FROM_ANSWER "lease-from-answer" "a lease counts from the answer, not from the question";
+    LEASE_BEFORE_OWN_COMMIT "lease-before-own-commit" "a new leader reads before its no-op commits";
     KEEP_ALIVE_UNCONFIRMED "keep-alive-unconfirmed" "a deposed leader answers keep-alives";
     NEW_LEADER_EXPIRES_EARLY "new-leader-expires-early" "a new leader gives sessions no full time";
     SAFE_TIME_FROM_RECEIPT "safe-time-from-receipt" "a client counts from the answer, not the send";
@@ -51,6 +57,11 @@ breaks! {
     HASH_ORDER "hash-order" "who is next is chosen in the order of a seeded hash";
     EVENT_LOST "event-lost" "a subscription that resumes begins from now on";
     EVENT_REPEATED "event-repeated" "a subscription that resumes gets its last event again";
+    SESSIONS_CUT_IN_SNAPSHOT "sessions-cut-in-snapshot" "a snapshot lacks the last results";
+    SNAPSHOT_ABOVE_APPLIED "snapshot-above-applied" "a snapshot claims what is not applied";
+    SNAPSHOT_CUTS_TAIL "snapshot-cuts-tail" "a snapshot that is restored drops the log behind it";
+    SNAPSHOT_ACKED_EARLY "snapshot-acked-early" "a snapshot counts before the log begins there";
+    BATCH_SPLIT "batch-split" "a batch is taken in two halves";
     DURABLE_WITH_HOLES "durable-with-holes" "a finished write counts before those ahead of it";
     ABA_ACK "aba-ack" "the end of a write that was truncated counts for what took its place";
     WRITE_ERROR_IGNORED "write-error-ignored" "a failed write counts as done";

@@ -169,7 +169,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Full`], and then the open batch is as before.
-    #[cfg(feature = "direct")]
+    #[cfg(any(feature = "direct", feature = "sim"))]
     pub(crate) fn push_with(
         &mut self,
         header: &EntryHeader,
@@ -354,9 +354,17 @@ impl Log {
 
     /// Drops all entries behind `after`, in the middle of a batch, of which `kept` stays: as a new
     /// batch that supersedes the old one on disk. Until that is durable no hard state is written:
-    /// it would drop the old batch already. Returns the last index.
-    #[cfg(feature = "direct")]
-    pub(crate) fn replace_suffix(
+    /// it would drop the old batch already. Returns the last index. For logs used alone, when all
+    /// there is is durable.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] or [`Error::Poisoned`].
+    ///
+    /// # Panics
+    /// If a batch is open, or `kept` is not what lies between the batch end before `after` and it.
+    #[cfg(any(feature = "direct", feature = "sim"))]
+    #[doc(hidden)]
+    pub fn replace_suffix(
         &mut self,
         after: Index,
         kept: &[(EntryHeader, Vec<u8>)],
@@ -378,7 +386,9 @@ impl Log {
     }
 
     /// What stays of a batch that was cut in two is not durable yet.
-    pub(crate) fn is_replacing(&self) -> bool {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_replacing(&self) -> bool {
         self.durable() < self.replacing
     }
 
@@ -422,6 +432,7 @@ impl Log {
         self.from = self.segments.cursor();
         let ticket = self.next_ticket();
         self.writer.reset(start, ticket);
+        self.replacing = Index::ZERO;
         self.forget_places();
         self.retire(dropped, ticket);
         self.updates.want(ticket);
@@ -510,6 +521,8 @@ impl Log {
         self.tail.truncate_suffix(end.id.index);
         self.reads.truncate_suffix(end.id.index);
         self.writer.truncate_suffix(end);
+        // What was left of a batch goes as well: nothing is to be waited for.
+        self.replacing = self.replacing.min(end.id.index);
         self.forget_places();
         assert!(self.durable() <= self.last().index);
     }

@@ -135,6 +135,43 @@ verbs_queue() {
     heard "$work/queue" 'offered * a offered * b removed * a removed * b offered * c cleared *died * bad removed * bad'
 }
 
+verbs_group() {
+    local g=verbs/group id
+    try 1 '' group status $g
+    try 1 '' group send $g early
+    listen "$work/changes" group watch $g --count 4
+    settle
+    hold 'n1' group join $g --id n1 --data here
+    try 0 '\[{"data":"here","id":"n1","messages":0,"number":*,"session":*}\]' group members $g -o json
+    try 1 '' group join $g --id n1 --wait 10ms -- true
+    try 2 '' group join $g --id :1 -- true
+    try 0 '[1-9]*' group send $g hello
+    try 0 '{"message":*}' group send $g later --to n1 --within 1m -o json
+    try 1 '' group send $g later --to n2
+    try 0 '{"asked":0,"bytes":10,"homeless":0,"members":1,"messages":2,"waiting":0}' group status $g -o json
+    try 4 '' group ask $g 'anybody?' --to n1 --wait 100ms
+    release
+    # What was for any waits for the next; what was for n1 is over.
+    until_out '*"homeless":1,"members":0*' group status $g -o json
+    listen "$work/serve" group serve $g --id n2 --count 3 -- sh -c 'cat; echo " by $MARGAY_MEMBER_ID"'
+    until_out '*"id":"n2"*' group members $g -o json
+    try 0 'work by n2' group ask $g work
+    input=all
+    try 0 '\[{"answer":"all by n2","id":"n2","outcome":"answered"}\]' group ask $g --all -o json
+    input=''
+    heard "$work/changes" 'joined n1 here left n1 here joined n2 left n2'
+    listen "$work/serve" group serve $g --count 2 -- sh -c 'exit 7'
+    until_out '*"id":":*' group members $g -o json
+    try 1 '' group ask $g fly
+    try 1 'ID *OUTCOME *ANSWER *failed *exit code 7' group ask $g fly --all
+    hold ':[1-9]*' group join $g -- sh -c 'echo $MARGAY_MEMBER_ID; exec sleep 60'
+    id=$(head -n 1 "$work/hold")
+    try 0 '' group leave $g "$id"
+    try 1 '' group leave $g "$id"
+    release
+    try 0 '{"asked":0,"bytes":0,*}' group status $g -o json
+}
+
 verbs_topic() {
     local t=verbs/topic
     try 0 '[1-9]*' topic publish $t early

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use margay_log::id::{ClusterId, GroupId, Index};
 
 use crate::machine::{Code, Filter, Level, NoticeState, Outcome, ResourceId};
+use crate::resource::group::MemberGroupOf;
 use crate::resource::log::Retention;
 use crate::resource::typed::{Data, MapOf, ValueOf};
 use crate::resource::{
@@ -376,6 +377,11 @@ impl Client {
     /// cluster.
     pub fn member_group(&self, name: &str) -> Reply<MemberGroup<Group>> {
         self.open(name, MemberGroup::open)
+    }
+
+    /// The same, with messages and answers of a program's own type.
+    pub fn member_group_of<M: Data>(&self, name: &str) -> Reply<MemberGroupOf<M, Group>> {
+        self.member_group(name).and_then(|group| Ok(MemberGroupOf::new(group)))
     }
 
     /// The topic `name`.

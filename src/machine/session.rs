@@ -9,6 +9,7 @@
 use super::bytes::{self, Reader};
 use super::{Admit, Code, RestoreError, Sequence, SessionId, Shared};
 use imbl::OrdMap;
+use margay_log::breaks;
 use margay_log::id::{Index, Micros};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -301,6 +302,11 @@ impl Session {
         bytes::put_u64(out, session.0);
         out.extend_from_slice(&self.key);
         bytes::put_u64(out, self.timeout.0);
+        if breaks::SESSIONS_CUT_IN_SNAPSHOT.on() {
+            bytes::put_u64(out, self.acked.0);
+            bytes::put_u64(out, self.acked.0);
+            return bytes::put_u32(out, 0);
+        }
         bytes::put_u64(out, self.last.0);
         bytes::put_u64(out, self.acked.0);
         bytes::put_u32(out, u32::try_from(self.replies.len()).expect("at most REPLIES_MAX"));

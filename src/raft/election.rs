@@ -79,7 +79,8 @@ impl Raft {
 
     /// Whether to ignore candidates. A leader does, as long as check-quorum lets it lead.
     pub(super) fn hears_leader(&self) -> bool {
-        matches!(self.role, Role::Leader(_)) || self.now < self.loyal_until
+        let loyal = self.now < self.loyal_until && !breaks::LEASE_BROKEN_BY_VOTER.on();
+        matches!(self.role, Role::Leader(_)) || loyal
     }
 
     /// Of `leader`, or of nobody yet. Whatever was verified, acknowledged or granted is forgotten.

@@ -23,6 +23,7 @@
 
 use std::collections::VecDeque;
 
+use margay_log::breaks;
 use margay_log::id::{Index, Micros};
 
 use super::message::Round;
@@ -67,7 +68,8 @@ impl Raft {
         while let Some(&(round, began)) = lease.begun.front() {
             let stale = began.after(self.config.election_min) <= now;
             if round <= confirmed {
-                lease.from = Some(began);
+                let answered = breaks::LEASE_FROM_ANSWER.on();
+                lease.from = Some(if answered { now } else { began });
             } else if !stale {
                 break;
             }
@@ -84,7 +86,9 @@ impl Raft {
     #[must_use]
     pub fn lease(&self, now: Micros) -> Option<Index> {
         let Role::Leader(leader) = &self.role else { return None };
-        if !self.config.lease || leader.handed_over || !self.may_serve() {
+        let handed_over = leader.handed_over && !breaks::LEASE_KEPT_ON_TRANSFER.on();
+        let knows = self.may_serve() || breaks::LEASE_BEFORE_OWN_COMMIT.on();
+        if !self.config.lease || handed_over || !knows {
             return None;
         }
         let alone = self.agreed(leader, true, |_| false) == Some(true);

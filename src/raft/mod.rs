@@ -72,6 +72,7 @@ mod transfer;
 
 use std::mem;
 
+use margay_log::breaks;
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 pub use membership::Configuration;
@@ -231,7 +232,8 @@ impl Raft {
         // side by side. Nothing was said in that term then, so no vote of it is lost.
         let behind = term < last.term;
         let fresh = term.max(last.term) == Term::ZERO;
-        let loyal = now.after(config.election_min);
+        let (loyal, forgets) =
+            (now.after(config.election_min), breaks::LEASE_FORGOTTEN_AT_RESTART.on());
         Raft {
             config,
             configurations,
@@ -251,7 +253,7 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_due: if alone { now } else { now.after(time_out) },
             // In term 0 nobody can have been heard.
-            loyal_until: if fresh { Micros(0) } else { loyal },
+            loyal_until: if fresh || forgets { Micros(0) } else { loyal },
             announced: (RoleKind::Follower, term.max(last.term), None),
             #[cfg(any(debug_assertions, feature = "sim"))]
             observed: invariants::Observed::default(),

@@ -159,7 +159,10 @@ impl Raft {
             _ => false,
         };
         let Role::Follower(follower) = &mut self.role else { unreachable!("it follows") };
-        follower.verified = follower.verified.max(batch.unwrap_or(prev).index);
+        // What lies behind the own beginning is committed, so that this leader has it: a node that
+        // started from its snapshot says so, and not how far it has been asked.
+        let base = self.terms.base().index;
+        follower.verified = follower.verified.max(batch.unwrap_or(prev).index).max(base);
         let (heard, acked, acked_at) = (follower.round, follower.acked_round, follower.acked_at);
         // Not min(commit, last): what lies beyond the verified part may conflict.
         let mut known = follower.verified;
@@ -267,12 +270,15 @@ impl Raft {
         if end.index < self.terms.base().index {
             return;
         }
-        if !self.terms.holds(end) {
-            assert!(end.index > self.commit_index, "a snapshot contradicts what is committed");
+        let cuts = breaks::SNAPSHOT_CUTS_TAIL.on();
+        if cuts || !self.terms.holds(end) {
+            let ahead = cuts || end.index > self.commit_index;
+            assert!(ahead, "a snapshot contradicts what is committed");
             assert!(!matches!(self.role, Role::Leader(_)), "a leader holds what is committed");
             self.terms = TermRanges::new(end, Vec::new(), end);
             self.configurations = Configurations::new(vec![configuration]);
-            self.durable_index = Index::ZERO;
+            let early = breaks::SNAPSHOT_ACKED_EARLY.on();
+            self.durable_index = if early { end.index } else { Index::ZERO };
         }
         if end.index > self.commit_index {
             self.commit_to(end.index, out);
@@ -311,6 +317,10 @@ impl Raft {
         }
         if breaks::ACK_UNVERIFIED.on() {
             matched = self.durable_index;
+        }
+        if breaks::BATCH_SPLIT.on() {
+            let news = matched.since(self.commit_index);
+            matched = Index(matched.0 - news / 2);
         }
         follower.acked = matched;
         follower.acked_round = round;

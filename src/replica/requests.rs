@@ -245,6 +245,9 @@ impl<S: StateMachine> Replica<S> {
             return self.refuse(host, conn, waiting.of(), Code::OVERLOADED, RETRY);
         }
         match level {
+            Level::Sequential if breaks::READ_GOES_BACK.on() => {
+                self.pending.when_applied(Index::ZERO, waiting);
+            }
             Level::Sequential => self.pending.when_applied(seen, waiting),
             Level::Linearizable | Level::Lease if self.leads() => {
                 let lease = if level == Level::Lease { self.raft.lease(now) } else { None };

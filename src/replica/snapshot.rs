@@ -23,6 +23,7 @@ mod send;
 
 use std::sync::Arc;
 
+use margay_log::breaks;
 use margay_log::disk::{DiskError, SnapshotStep};
 use margay_log::id::{BatchEnd, EntryId, Index, Micros, Term, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotMaker};
@@ -203,7 +204,10 @@ impl<S: StateMachine> Replica<S> {
             || !snapshots.strays.is_empty()
             // What a panic left behind is no state to keep.
             || self.halted.is_some();
-        let applied = self.machine.applied();
+        let mut applied = self.machine.applied();
+        if breaks::SNAPSHOT_ABOVE_APPLIED.on() {
+            applied = self.log.last().index;
+        }
         if busy
             || snapshots.bytes < snapshots.due_at(self.config.snapshot_after)
             || applied <= snapshots.newest()
@@ -227,6 +231,8 @@ impl<S: StateMachine> Replica<S> {
             Ok(frozen) => frozen,
             Err(halted) => return self.halt(halted, host),
         };
+        #[cfg(feature = "breaks")]
+        let frozen = frozen.relabelled(applied);
         let ticket = self.log.snapshot_step(applied, SnapshotStep::Begin);
         self.snapshots.making = Some(Making {
             frozen: Some(frozen),

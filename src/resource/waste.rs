@@ -26,6 +26,12 @@ impl Heap {
         self.0.push(waste);
     }
 
+    /// Whether nothing is left to be freed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Gives it all to whoever drops it elsewhere.
     pub(super) fn take(&mut self) -> Option<Box<dyn Any + Send>> {
         let all = std::mem::take(&mut self.0);

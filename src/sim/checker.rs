@@ -67,6 +67,10 @@ impl<S: StateMachine> Checker<S> {
         if commit > before {
             self.committed_at(nodes, at, commit)?;
         }
+        if replica.repair_counts().found > 0 && !node.rotten {
+            let details = format!("{} has a batch that cannot be read", node.id);
+            return Err(Failure::new("no damage without rot", details));
+        }
         let applied = replica.machine().applied();
         // The same indexes on every node: what is drawn by the node would seldom meet.
         if applied.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SAMPLE_BITS) == 0 {

@@ -182,7 +182,8 @@ impl Client {
     ) -> Client {
         let key = (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())).to_le_bytes();
         let mut config = SessionConfig::new(GroupId(0), endpoints, key, rng.next_u64());
-        config.timeout = Micros::from_millis(1_000 + rng.below(4_000));
+        let longest = if rng.chance(1, 2) { 4_000 } else { 500 };
+        config.timeout = Micros::from_millis(1_000 + rng.below(longest));
         config.silence = Micros::from_millis(300 + rng.below(700));
         let desk = Desk::default();
         Client {

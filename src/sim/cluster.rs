@@ -5,6 +5,7 @@
 //! under way as a power cut does.
 
 mod links;
+mod sending;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use margay_log::breaks;
 use margay_log::buffer::Buffer;
 use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op};
-use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
+use margay_log::id::{ClusterId, GroupId, Incarnation, Index, Micros, NodeId, Term};
 use margay_log::rng::Rng;
 
 use self::links::Link;
@@ -67,6 +68,8 @@ pub(super) enum Event {
     Heal,
     /// The next fault.
     Nemesis,
+    /// What a fault does in a second step.
+    Sequel { of: &'static str, node: usize },
 }
 
 /// See the module's text.
@@ -90,8 +93,8 @@ pub(super) struct Cluster<S: StateMachine> {
     pub clients: usize,
     /// When the leader of a term had first committed something of its own.
     committed_first: BTreeMap<Term, Micros>,
-    /// New leaders crash within this time, some of them.
-    pub reign: Option<Micros>,
+    /// Nodes whose role has changed and no fault has seen it yet.
+    pub role_changed: Vec<usize>,
     /// Slowest disk operation, in microseconds.
     pub disk_latency: u64,
     /// How long a voter must have been well before leadership moves to it.
@@ -132,7 +135,7 @@ impl<S: StateMachine> Cluster<S> {
             state,
             clients: 0,
             committed_first: BTreeMap::new(),
-            reign: None,
+            role_changed: Vec::new(),
             disk_latency: 100 + rng.below(2_000),
             settled: Micros::from_millis(100 + rng.below(2_000)),
             snapshot_after: 4 << 10 << rng.below(5),
@@ -207,7 +210,12 @@ impl<S: StateMachine> Cluster<S> {
         if until <= self.now {
             return Some(event);
         }
-        let stream = matches!(event, Event::ToNode { .. });
+        let overtakes = self.network.weather.overtakes;
+        let stream = match event {
+            Event::ToNode { .. } => true,
+            Event::Peer { .. } => !overtakes,
+            _ => false,
+        };
         let late = if stream { 0 } else { self.rng.below(300) };
         let after = Micros(until.since(self.now).0 + late);
         self.schedule(after, event);
@@ -250,6 +258,16 @@ impl<S: StateMachine> Cluster<S> {
         let raft = |at: usize| self.nodes[at].replica.as_ref().map(Replica::raft);
         let leads = |at: &usize| raft(*at).is_some_and(|raft| raft.role() == RoleKind::Leader);
         (0..self.nodes.len()).filter(leads).max_by_key(|at| raft(*at).map(Raft::term))
+    }
+
+    /// What a node is, if it is up.
+    pub(super) fn role(&self, at: usize) -> Option<RoleKind> {
+        self.nodes[at].replica.as_ref().map(|replica| replica.raft().role())
+    }
+
+    /// Whether a node takes itself for a leader.
+    pub(super) fn leads(&self, at: usize) -> bool {
+        self.role(at) == Some(RoleKind::Leader)
     }
 
     /// An operator asks a node for a change; what it answers is not waited for.
@@ -319,12 +337,20 @@ impl<S: StateMachine> Cluster<S> {
         if let Some(damage) = damage {
             return Err(Failure::new("no damage without rot", format!("{}: {damage:?}", node.id)));
         }
+        let (last, left) = (opened.log.last().index, node.left_durable);
+        if last < left && opened.log.repair().is_none() {
+            let details = format!("{}: durable up to {left}, found up to {last}", node.id);
+            return Err(Failure::new("a log that has lost something knows it", details));
+        }
         self.trace.line(self.now, format_args!("{} starts at {}", node.id, opened.log.last()));
         let replica = Replica::new(config, opened, (self.state)(), shown)
             .map_err(|error| Failure::new("replica starts", error.to_string()))?;
         node.replica = Some(replica);
         node.wake = None;
         node.turning = false;
+        node.muted = false;
+        node.was_durable = Index::ZERO;
+        node.note_durable();
         self.turn_soon(at);
         Ok(())
     }
@@ -354,7 +380,9 @@ impl<S: StateMachine> Cluster<S> {
     /// The process of a node is gone.
     pub(super) fn stop(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        node.replica = None;
+        if let Some(replica) = node.replica.take() {
+            node.left_durable = replica.log().durable();
+        }
         node.out = Default::default();
         let conns: Vec<ConnId> =
             self.links.iter().filter(|(_, link)| link.node == at).map(|(&conn, _)| conn).collect();
@@ -449,6 +477,7 @@ impl<S: StateMachine> Cluster<S> {
         let after = replica.snapshot_counts();
         self.counted.snapshots += after.made - before.made;
         self.counted.installs += after.installed - before.installed;
+        node.note_durable();
         node.check_durable()?;
         self.turn_soon(at);
         Ok(())
@@ -501,29 +530,7 @@ impl<S: StateMachine> Cluster<S> {
             let last = raft.last();
             let what = format_args!("{} is {role:?} in {term}, its log ends at {last}", node.id);
             self.trace.line(self.now, what);
-            let boot = node.boot;
-            if let Some(reign) = self.reign.filter(|_| role == RoleKind::Leader) {
-                self.end_reign(at, boot, reign);
-            }
-        }
-    }
-
-    /// A new leader crashes before long, or leaves behind what nobody else has, or goes on.
-    fn end_reign(&mut self, at: usize, boot: u64, reign: Micros) {
-        match self.rng.below(3) {
-            0 => {
-                let within = Micros(self.rng.below(reign.0));
-                self.schedule(within, Event::Crash { node: at, boot });
-            }
-            1 => {
-                for other in (0..self.nodes.len()).filter(|&other| other != at) {
-                    self.network.cut(End::Node(at), End::Node(other));
-                }
-                let within = Micros(1_000 + self.rng.below(100_000));
-                self.schedule(within, Event::Crash { node: at, boot });
-                self.schedule(within, Event::Isolate { node: at, cut: false });
-            }
-            _ => {}
+            self.role_changed.push(at);
         }
     }
 
@@ -563,41 +570,5 @@ impl<S: StateMachine> Cluster<S> {
             let in_a_while = Micros(deadline.since(self.now).0 + 1 + self.rng.below(50));
             self.schedule(in_a_while, Event::Wake { node: at, boot, due: deadline });
         }
-    }
-
-    fn carry_out(&mut self, at: usize) -> Result<(), Failure> {
-        let out = &mut self.nodes[at].out;
-        let ops = std::mem::take(&mut out.ops);
-        let peers = std::mem::take(&mut out.peers);
-        let closing = std::mem::take(&mut out.closing);
-        let clients: Vec<(ConnId, Vec<u8>)> = out
-            .clients
-            .iter_mut()
-            .filter(|(_, bytes)| !bytes.is_empty())
-            .map(|(&conn, bytes)| (conn, std::mem::take(bytes)))
-            .collect();
-        let (boot, from) = (self.nodes[at].boot, self.nodes[at].id);
-        for op in ops {
-            self.nodes[at].disk.submit(op);
-            let (times, until) = self.nodes[at].slow;
-            let times = if until > self.now { times } else { 1 };
-            let takes = Micros((20 + self.rng.below(self.disk_latency)) * times);
-            self.schedule(takes, Event::Disk { node: at, boot });
-        }
-        for peer in peers {
-            let to = peer.to.0 as usize - 1;
-            let delays = self.network.delays(&mut self.rng, End::Node(at), End::Node(to));
-            for delay in delays.into_iter().flatten() {
-                let (frame, batch) = (peer.frame.clone(), peer.batch.clone());
-                self.schedule(delay, Event::Peer { to, from, frame, batch });
-            }
-        }
-        for (conn, bytes) in clients {
-            self.send_to_client(conn, bytes)?;
-        }
-        for conn in closing {
-            self.break_link(conn, None);
-        }
-        Ok(())
     }
 }

@@ -10,6 +10,8 @@
 
 use std::collections::BTreeSet;
 
+use margay_log::rng::Rng;
+
 /// The sequential specification.
 pub trait Model {
     /// The state; small, cheap to clone.
@@ -54,17 +56,10 @@ pub fn check<M: Model>(
     history: &[Operation<M::Op, M::Reply>],
     mut steps: u64,
 ) -> Verdict {
-    let mut order: Vec<usize> = (0..history.len()).collect();
-    order.sort_by_key(|&at| (history[at].invoked, at));
-    let mut search = Search {
-        done: vec![0; history.len().div_ceil(64).max(1)],
-        seen: BTreeSet::new(),
-        path: Vec::new(),
-        state: model.init(),
-    };
+    let mut search = Search::new(model, history);
     let must: usize = history.iter().filter(|operation| operation.replied.is_some()).count();
     let mut answered = 0;
-    let mut from = 0;
+    let mut from = search.first();
     loop {
         if answered == must {
             return Verdict::Linearizable;
@@ -73,73 +68,118 @@ pub fn check<M: Model>(
             return Verdict::Unknown;
         }
         steps -= 1;
-        match search.next(model, history, &order, from) {
+        match search.next(model, from) {
             Some((place, state)) => {
-                let at = order[place];
-                search.done[at / 64] |= 1 << (at % 64);
-                answered += usize::from(history[at].replied.is_some());
-                let before = std::mem::replace(&mut search.state, state);
-                search.path.push((place, before));
-                from = 0;
+                answered += usize::from(search.operation(place).replied.is_some());
+                search.take(place, state);
+                from = search.first();
             }
             None => {
-                let Some((place, before)) = search.path.pop() else { return Verdict::Violation };
-                let at = order[place];
-                search.done[at / 64] &= !(1 << (at % 64));
-                answered -= usize::from(history[at].replied.is_some());
-                search.state = before;
-                from = place + 1;
+                let Some(place) = search.untake() else { return Verdict::Violation };
+                answered -= usize::from(search.operation(place).replied.is_some());
+                from = search.after[place];
             }
         }
     }
 }
 
-struct Search<S> {
-    /// One bit per operation that has its instant.
-    done: Vec<u64>,
+/// Places are those of the operations in order of their invocation, from 1; place 0 is before the
+/// first and behind the last of them.
+struct Search<'h, M: Model> {
+    history: &'h [Operation<M::Op, M::Reply>],
+    order: Vec<usize>,
+    /// The next and the previous place whose operation has no instant yet (Knuth's links).
+    after: Vec<usize>,
+    before: Vec<usize>,
+    /// A random number for each place.
+    names: Vec<u128>,
+    /// The names of all operations that have an instant, combined: it stands for the set of them.
+    done: u128,
     /// (operations done, state) that led nowhere, or are being tried.
-    seen: BTreeSet<(Vec<u64>, S)>,
-    path: Vec<(usize, S)>,
-    state: S,
+    seen: BTreeSet<(u128, M::State)>,
+    path: Vec<(usize, M::State)>,
+    state: M::State,
 }
 
-impl<S: Clone + Ord> Search<S> {
-    /// The next operation, from place `from` of the order on, that may come now and leads somewhere
-    /// new.
-    fn next<M: Model<State = S>>(
-        &mut self,
-        model: &M,
-        history: &[Operation<M::Op, M::Reply>],
-        order: &[usize],
-        from: usize,
-    ) -> Option<(usize, S)> {
-        let pending = |at: usize| self.done[at / 64] & (1 << (at % 64)) == 0;
-        // Whatever was invoked after the first outstanding reply cannot come before it.
-        let horizon = order
-            .iter()
-            .filter(|&&at| pending(at))
-            .filter_map(|&at| history[at].replied.as_ref().map(|&(time, _)| time))
-            .min()
-            .unwrap_or(u64::MAX);
-        for (place, &at) in order.iter().enumerate().skip(from) {
-            let operation = &history[at];
+impl<'h, M: Model> Search<'h, M> {
+    fn new(model: &M, history: &'h [Operation<M::Op, M::Reply>]) -> Self {
+        let mut order: Vec<usize> = (0..history.len()).collect();
+        order.sort_by_key(|&at| (history[at].invoked, at));
+        let places = history.len() + 1;
+        let mut rng = Rng::new(0);
+        let mut name = |_| u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+        Search {
+            history,
+            order,
+            after: (0..places).map(|place| (place + 1) % places).collect(),
+            before: (0..places).map(|place| (place + places - 1) % places).collect(),
+            names: (0..places).map(&mut name).collect(),
+            done: 0,
+            seen: BTreeSet::new(),
+            path: Vec::new(),
+            state: model.init(),
+        }
+    }
+
+    fn operation(&self, place: usize) -> &'h Operation<M::Op, M::Reply> {
+        &self.history[self.order[place - 1]]
+    }
+
+    /// The first place whose operation has no instant yet.
+    fn first(&self) -> usize {
+        self.after[0]
+    }
+
+    /// The next operation, from place `from` on, that may come now and leads somewhere new.
+    fn next(&mut self, model: &M, from: usize) -> Option<(usize, M::State)> {
+        let horizon = self.horizon();
+        let mut place = from;
+        while place != 0 {
+            let operation = self.operation(place);
             if operation.invoked > horizon {
                 return None;
             }
-            if !pending(at) {
-                continue;
-            }
             let (state, reply) = model.step(&self.state, &operation.op);
-            if operation.replied.as_ref().is_some_and(|(_, seen)| *seen != reply) {
-                continue;
-            }
-            let mut done = self.done.clone();
-            done[at / 64] |= 1 << (at % 64);
-            if self.seen.insert((done, state.clone())) {
+            let fits = operation.replied.as_ref().is_none_or(|(_, seen)| *seen == reply);
+            if fits && self.seen.insert((self.done ^ self.names[place], state.clone())) {
                 return Some((place, state));
             }
+            place = self.after[place];
         }
         None
+    }
+
+    /// The first outstanding reply: whatever was invoked after it cannot come before it.
+    fn horizon(&self) -> u64 {
+        let (mut horizon, mut place) = (u64::MAX, self.first());
+        while place != 0 {
+            let operation = self.operation(place);
+            if operation.invoked > horizon {
+                break; // Its reply, and those behind it, are later still.
+            }
+            if let Some((time, _)) = &operation.replied {
+                horizon = horizon.min(*time);
+            }
+            place = self.after[place];
+        }
+        horizon
+    }
+
+    fn take(&mut self, place: usize, state: M::State) {
+        let (before, after) = (self.before[place], self.after[place]);
+        (self.after[before], self.before[after]) = (after, before);
+        self.done ^= self.names[place];
+        self.path.push((place, std::mem::replace(&mut self.state, state)));
+    }
+
+    /// Takes the last step back.
+    fn untake(&mut self) -> Option<usize> {
+        let (place, state) = self.path.pop()?;
+        let (before, after) = (self.before[place], self.after[place]);
+        (self.after[before], self.before[after]) = (place, place);
+        self.done ^= self.names[place];
+        self.state = state;
+        Some(place)
     }
 }
 

@@ -1,11 +1,11 @@
 //! The simulated network: who reaches whom, and how long it takes.
 //!
-//! Between nodes frames travel one by one and may be lost, doubled, delayed and overtaken, which is
-//! worse than any TCP connection would do to them. Between a client and a node bytes travel in
+//! Between nodes frames travel one by one and may be lost, doubled and delayed, and in some weather
+//! each may overtake the others, which is worse than any TCP connection would do to them. Between a client and a node bytes travel in
 //! order, in chunks of any size, until the connection breaks. A link has a direction: a cut may be
 //! one-way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use margay_log::id::Micros;
 use margay_log::rng::Rng;
@@ -27,6 +27,8 @@ pub(super) struct Weather {
     pub dawdle: Micros,
     pub usual_min: Micros,
     pub usual_max: Micros,
+    /// Frames overtake each other, not only those that dawdle.
+    pub overtakes: bool,
 }
 
 impl Weather {
@@ -38,6 +40,7 @@ impl Weather {
         dawdle: Micros(0),
         usual_min: Micros(50),
         usual_max: Micros(500),
+        overtakes: false,
     };
 
     /// Some weather, from fair to foul.
@@ -50,6 +53,7 @@ impl Weather {
             dawdle: Micros::from_millis(1 + rng.below(dawdle)),
             usual_min: Micros(20 + rng.below(200)),
             usual_max: Micros(300 + rng.below(5_000)),
+            overtakes: rng.chance(1, 4),
         }
     }
 }
@@ -58,12 +62,16 @@ impl Weather {
 #[derive(Debug)]
 pub(super) struct Network {
     pub weather: Weather,
+    /// Whatever goes to this end takes so much longer.
+    pub late: Option<(End, Micros)>,
     cut: BTreeSet<(End, End)>,
+    /// When the last frame arrives that was not to be overtaken.
+    arrives: BTreeMap<(End, End), Micros>,
 }
 
 impl Network {
     pub(super) fn new(weather: Weather) -> Network {
-        Network { weather, cut: BTreeSet::new() }
+        Network { weather, late: None, cut: BTreeSet::new(), arrives: BTreeMap::new() }
     }
 
     /// Whether `from` reaches `to` now.
@@ -91,18 +99,38 @@ impl Network {
         self.cut.clear();
     }
 
-    /// When the copies of a frame arrive after it was sent: none if it is lost, two if it is
+    /// How long the copies of a frame that is sent now take: none if it is lost, two if it is
     /// doubled.
-    pub(super) fn delays(&self, rng: &mut Rng, from: End, to: End) -> [Option<Micros>; 2] {
+    pub(super) fn delays(
+        &mut self,
+        rng: &mut Rng,
+        now: Micros,
+        from: End,
+        to: End,
+    ) -> [Option<Micros>; 2] {
         if !self.reaches(from, to) || rng.chance(self.weather.lost, 1_000) {
             return [None, None];
         }
-        let first = self.delay(rng);
-        let second = rng.chance(self.weather.doubled, 1_000).then(|| self.delay(rng));
+        let mut first = self.delay_to(rng, to);
+        let usual = self
+            .late
+            .map_or(self.weather.usual_max, |(_, late)| self.weather.usual_max.after(late));
+        if !self.weather.overtakes && first <= usual {
+            let arrives = self.arrives.entry((from, to)).or_default();
+            *arrives = now.after(first).max(*arrives);
+            first = arrives.since(now);
+        }
+        let second = rng.chance(self.weather.doubled, 1_000).then(|| self.delay_to(rng, to));
         [Some(first), second]
     }
 
-    /// How long one frame takes.
+    /// How long one frame to this end takes.
+    pub(super) fn delay_to(&self, rng: &mut Rng, to: End) -> Micros {
+        let late = self.late.filter(|(end, _)| *end == to).map_or(Micros(0), |(_, late)| late);
+        self.delay(rng).after(late)
+    }
+
+    /// How long it takes to any end that is not behind.
     pub(super) fn delay(&self, rng: &mut Rng) -> Micros {
         let Weather { dawdles, dawdle, usual_min, usual_max, .. } = self.weather;
         if rng.chance(dawdles, 1_000) {

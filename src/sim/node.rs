@@ -74,6 +74,12 @@ pub(super) struct Node<S: StateMachine> {
     pub role: Option<(RoleKind, Term)>,
     /// Batches whose writes have ended in this boot.
     pub landed: BTreeSet<(Index, u32)>,
+    /// The log was durable up to here at some time since the last turn ended.
+    pub was_durable: Index,
+    /// The log was durable up to here when the node went down.
+    pub left_durable: Index,
+    /// What is of its own term gets lost on the way to the others.
+    pub muted: bool,
     /// A write was made to fail: the node stops when it learns of it.
     pub fails: bool,
     /// Nothing can be added to its disk.
@@ -105,6 +111,9 @@ impl<S: StateMachine> Node<S> {
             slow: (1, Micros(0)),
             role: None,
             landed: BTreeSet::new(),
+            was_durable: Index::ZERO,
+            left_durable: Index::ZERO,
+            muted: false,
             fails: false,
             full: false,
             rotten: false,
@@ -114,6 +123,12 @@ impl<S: StateMachine> Node<S> {
 
     pub(super) fn is_up(&self) -> bool {
         self.replica.is_some()
+    }
+
+    /// Remembers how far the log is durable now.
+    pub(super) fn note_durable(&mut self) {
+        let durable = self.replica.as_ref().map_or(Index::ZERO, |replica| replica.log().durable());
+        self.was_durable = self.was_durable.max(durable);
     }
 
     /// What the log calls durable is not still on its way to the disk.

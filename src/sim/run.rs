@@ -10,7 +10,7 @@ use super::nemesis::Nemesis;
 use super::network::End;
 use super::trace::Trace;
 use super::workload::Running;
-use super::{Failure, Options, Summary};
+use super::{Failure, Faults, Options, Summary};
 use crate::client::session::Output;
 use crate::machine::StateMachine;
 use crate::replica::ConnId;
@@ -63,7 +63,10 @@ impl<S: StateMachine> Run<S> {
         let came = options.clients as u64;
         let clients = (1..=came).map(|id| new_client(&mut cluster, &workloads, id)).collect();
         cluster.clients = options.clients;
-        let nemesis = Nemesis::new(&mut cluster.rng);
+        let nemesis = match options.faults {
+            Faults::Laggard => Nemesis::laggard(Micros(options.trouble.0 / 2)),
+            Faults::Drawn | Faults::None => Nemesis::new(&mut cluster.rng),
+        };
         Run {
             options,
             cluster,
@@ -81,7 +84,8 @@ impl<S: StateMachine> Run<S> {
     pub(super) fn drive(&mut self) -> Result<Summary, Failure> {
         let began = self.cluster.now;
         let kinds: Vec<&str> = self.workloads.iter().map(|kind| kind.name()).collect();
-        let faults = if self.options.faults { self.nemesis.names() } else { Vec::new() };
+        let calm = self.options.faults == Faults::None;
+        let faults = if calm { Vec::new() } else { self.nemesis.names() };
         self.cluster.trace.line(began, format_args!("clients use {}", kinds.join(", ")));
         self.cluster.trace.line(began, format_args!("faults: {}", faults.join(", ")));
         for at in 0..self.options.nodes {
@@ -90,11 +94,11 @@ impl<S: StateMachine> Run<S> {
         for client in 0..self.clients.len() {
             self.cluster.schedule(Micros(0), Event::Client { client });
         }
-        if self.options.faults {
+        if !calm {
             self.cluster.schedule(Micros::from_millis(100), Event::Nemesis);
         }
         let mut trouble_ends = began.after(self.options.trouble);
-        if faults.contains(&"short reigns") {
+        if faults.contains(&"short reigns") || faults.contains(&"unheard leaders") {
             // Little else happens while leaders come and go.
             trouble_ends = trouble_ends.after(self.options.trouble);
         }
@@ -146,11 +150,11 @@ impl<S: StateMachine> Run<S> {
             Event::Disk { node, boot } => self.cluster.on_disk(node, boot)?,
             Event::Turn { node, boot } => {
                 self.cluster.on_turn(node, boot)?;
-                self.checker.look(&self.cluster.nodes, node)?;
+                self.look(node)?;
             }
             Event::Wake { node, boot, due } => {
                 self.cluster.on_wake(node, boot, due)?;
-                self.checker.look(&self.cluster.nodes, node)?;
+                self.look(node)?;
             }
             Event::Client { client } => {
                 let now = self.cluster.now;
@@ -186,8 +190,22 @@ impl<S: StateMachine> Run<S> {
                 self.cluster.schedule(next, Event::Nemesis);
             }
             Event::Nemesis => {}
+            Event::Sequel { of, node } if !self.peaceful => {
+                self.nemesis.sequel(&mut self.cluster, of, node)?;
+            }
+            Event::Sequel { .. } => {}
         }
         Ok(())
+    }
+
+    /// After a node's turn: what must hold is checked, and faults see what has changed.
+    fn look(&mut self, node: usize) -> Result<(), Failure> {
+        self.checker.look(&self.cluster.nodes, node)?;
+        if self.peaceful || self.options.faults == Faults::None {
+            self.cluster.role_changed.clear();
+            return Ok(());
+        }
+        self.nemesis.see_roles(&mut self.cluster)
     }
 
     /// The end of trouble: everything is mended, and clients finish what they are at.
@@ -195,7 +213,9 @@ impl<S: StateMachine> Run<S> {
         self.peaceful = true;
         self.cluster.trace.line(self.cluster.now, format_args!("peace"));
         self.cluster.network.heal();
-        self.nemesis.mend(&mut self.cluster)?;
+        if self.options.faults != Faults::None {
+            self.nemesis.mend(&mut self.cluster)?;
+        }
         for at in 0..self.cluster.nodes.len() {
             if !self.cluster.nodes[at].is_up() && !self.cluster.nodes[at].gone {
                 self.cluster.start(at)?;

@@ -6,6 +6,8 @@ mod embed;
 #[cfg(feature = "server")]
 mod examples;
 mod machine;
+#[cfg(all(feature = "server", feature = "serde"))]
+mod members;
 #[cfg(feature = "server")]
 mod own;
 mod papers;

@@ -291,6 +291,7 @@ impl Play {
         let message = Message { term: Term(command.at(2)?), body };
         let from = NodeId(command.at(0)?);
         let input = Input::Message { from, message, configuration: None };
+        self.cluster.forged = true;
         self.cluster.step(command.at(1)?, input, None);
         Ok(())
     }

@@ -4,6 +4,7 @@
 mod alone;
 mod caller;
 mod clients;
+mod events;
 mod group;
 mod leaders;
 mod snapshots;
@@ -15,7 +16,9 @@ mod storage;
 fn known_bugs_are_noticed_by_scenarios() {
     use margay_log::breaks;
 
-    let pairs: [(breaks::Break, fn()); 12] = [
+    let pairs: [(breaks::Break, fn()); 14] = [
+        (breaks::EVENT_LOST, events::watch_no_gap_no_dup_no_time_travel),
+        (breaks::EVENT_REPEATED, events::watch_no_gap_no_dup_no_time_travel),
         (breaks::DUPLICATE_APPLIED, clients::client_retry_is_exactly_once),
         (breaks::DUPLICATE_ANSWERED_EMPTY, clients::client_retry_is_exactly_once),
         (breaks::NEW_LEADER_EXPIRES_EARLY, clients::leases_not_mass_revoked_by_stuck_leader),

@@ -1,6 +1,6 @@
 //! Whole clusters from seeds. `MARGAY_SEED=N` runs one, `MARGAY_SEEDS=N` that many.
 
-use margay::sim::{Options, run};
+use margay::sim::{Faults, Options, run};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -70,7 +70,8 @@ fn five_nodes_hold() {
 
 #[test]
 fn without_faults_every_operation_is_answered() {
-    let summary = run(Options { faults: false, ..Options::new(3) }).expect("nothing goes wrong");
+    let summary =
+        run(Options { faults: Faults::None, ..Options::new(3) }).expect("nothing goes wrong");
     assert_eq!((summary.unknown, summary.faults.len()), (0, 0));
     assert!(summary.operations > 100);
 }

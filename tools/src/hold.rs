@@ -1,4 +1,4 @@
-//! Runs a command while something is held: a lock, permits, the lead in an election.
+//! Runs a command while something is held: a lock, permits, the lead in an election, a membership.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use margay::client::{Client, Group};
 use margay::resource::election::Leadership;
-use margay::resource::{LockGuard, Permits, Reply, RwLockGuard};
+use margay::resource::{LockGuard, Membership, Permits, Reply, RwLockGuard};
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, USAGE};
@@ -28,10 +28,25 @@ pub(crate) struct Options {
     command: Vec<String>,
 }
 
+impl Options {
+    /// The same from elsewhere; without a command, it is held until interrupted.
+    pub(crate) fn new(
+        wait: Option<Duration>,
+        session_timeout: Duration,
+        command: Vec<String>,
+    ) -> Options {
+        Options { wait, session_timeout, command }
+    }
+}
+
 /// Something held.
 pub(crate) trait Guard: Send + 'static {
     /// Its fencing token.
     fn token(&self) -> u64;
+    /// What it is called, where it has got a name, and the variable that tells the command.
+    fn name(&self) -> Option<(&'static str, &str)> {
+        None
+    }
     /// See [`LockGuard::lost`].
     fn lost(&self) -> Reply<()>;
     /// Gives it back.
@@ -61,6 +76,21 @@ guards! {
     Leadership: term, resign;
 }
 
+impl Guard for Membership<Group> {
+    fn token(&self) -> u64 {
+        self.number()
+    }
+    fn name(&self) -> Option<(&'static str, &str)> {
+        Some(("MARGAY_MEMBER_ID", self.id()))
+    }
+    fn lost(&self) -> Reply<()> {
+        self.lost()
+    }
+    fn release(self) -> Reply<()> {
+        self.leave()
+    }
+}
+
 /// What can happen while it is waited for or held.
 enum Event<G> {
     Signal(i32),
@@ -85,8 +115,15 @@ pub(crate) fn run<G: Guard>(
     let guard = acquire(&client, &what, *wait, ask(&client, *wait), &sender, &events)?;
     let token = guard.token().to_string();
     watch(guard.lost(), &sender)?;
-    let mut process = Command::new(&command[0]);
-    process.args(&command[1..]).env(variable, name).env("MARGAY_FENCE_TOKEN", token);
+    let Some((program, arguments)) = command.split_first() else {
+        let ended = stay(&guard, &what, &events);
+        let _ = guard.release().wait();
+        let _ = client.close();
+        return ended;
+    };
+    let mut process = Command::new(program);
+    process.args(arguments).env(variable, name).env("MARGAY_FENCE_TOKEN", token);
+    process.envs(guard.name());
     let status = supervise(start(process)?, &what, sender, &events)?;
     // Released with the session anyway; whether this answer comes does not matter to the caller.
     let _ = guard.release().wait();
@@ -94,6 +131,23 @@ pub(crate) fn run<G: Guard>(
     match code_of(status) {
         0 => Ok(()),
         code => Err(Exit::quiet(u8::try_from(code).unwrap_or(u8::MAX))),
+    }
+}
+
+/// Says what it is called, then waits for the end of it: a signal, or the loss.
+fn stay<G: Guard>(guard: &G, what: &str, events: &Receiver<Event<G>>) -> Result<(), Exit> {
+    let name = guard.name().map_or_else(|| guard.token().to_string(), |(_, name)| name.to_owned());
+    output::line(&output::cell(name.as_bytes()))?;
+    loop {
+        match events.recv() {
+            Ok(Event::Signal(_)) => return Ok(()),
+            Ok(Event::Lost) => {
+                let text = "was lost: it was taken away, or its session may have expired";
+                return Err(Exit::new(NEGATIVE, format!("{what} {text}")));
+            }
+            Ok(_) => {}
+            Err(_) => return Err(Exit::quiet(NEGATIVE)),
+        }
     }
 }
 

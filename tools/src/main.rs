@@ -14,6 +14,7 @@ mod demo;
 mod election;
 mod exit;
 mod generate;
+mod group;
 mod hold;
 mod ids;
 mod journal;
@@ -80,6 +81,7 @@ enum Command {
     Barrier(barrier::Args),
     Latch(latch::Args),
     Election(election::Args),
+    Group(group::Args),
     Topic(topic::Args),
     Journal(journal::Args),
     Log(log::Args),
@@ -120,6 +122,7 @@ fn run(command: Command) -> Result<(), Exit> {
         Command::Barrier(args) => barrier::run(&args),
         Command::Latch(args) => latch::run(&args),
         Command::Election(args) => election::run(&args),
+        Command::Group(args) => group::run(&args),
         Command::Topic(args) => topic::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Log(args) => log::run(&args),

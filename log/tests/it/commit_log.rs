@@ -399,8 +399,17 @@ fn a_suffix_is_cut_at_any_entry(driver: Driver) {
         append_batch(&log, 1 + batch * 10, 10);
     }
     // In the middle of a batch, at the end of one, and nowhere.
-    for (cut, reopen) in [(87, false), (83, true), (60, true), (60, false), (45, false), (31, true)]
-    {
+    let cuts = [
+        (97, false),
+        (90, false),
+        (87, false),
+        (83, true),
+        (60, true),
+        (60, false),
+        (45, false),
+        (31, true),
+    ];
+    for (cut, reopen) in cuts {
         let waiting = log.sync();
         log.truncate_suffix(Index(cut)).expect("cut");
         assert_eq!(log.last(), Index(cut));

@@ -14,6 +14,8 @@ mod conformance;
 mod directory;
 #[cfg(feature = "sim")]
 mod faults;
+#[cfg(feature = "direct")]
+mod full;
 #[cfg(all(feature = "sim", feature = "direct"))]
 mod fuzz;
 mod golden;
@@ -25,6 +27,8 @@ mod power_cut;
 mod repair;
 #[cfg(feature = "sim")]
 mod rot;
+#[cfg(feature = "direct")]
+mod runtimes;
 #[cfg(feature = "sim")]
 mod sectors;
 mod snapshots;

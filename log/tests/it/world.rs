@@ -29,6 +29,9 @@ pub(crate) struct Promise {
     pub(crate) durable: BatchEnd,
     /// The log that a reset replaces, until the reset is durable.
     pub(crate) replaced: Option<BatchEnd>,
+    /// Entries up to here are there, whether of a batch that was cut in two or of what is left of
+    /// it.
+    kept: Index,
     /// Number of the oldest meta that may be found after a crash.
     pub(crate) meta: u64,
 }
@@ -45,6 +48,10 @@ pub(crate) struct World {
     pub(crate) starts: Vec<BatchEnd>,
     metas: Vec<(Ticket, u64)>,
     pub(crate) metas_set: u64,
+    /// Nobody replicates it.
+    pub(crate) is_alone: bool,
+    /// Batches that were cut in two.
+    pub(crate) halved: u64,
     term: Term,
     now: Micros,
 }
@@ -87,6 +94,8 @@ impl World {
             starts: vec![BatchEnd::ZERO],
             metas: Vec::new(),
             metas_set: 0,
+            is_alone: false,
+            halved: 0,
             term: Term(1),
             now: Micros(0),
         }
@@ -94,6 +103,9 @@ impl World {
 
     /// Something the owner of a log might do.
     pub(crate) fn act(&mut self) {
+        if self.is_alone {
+            return self.act_alone();
+        }
         match self.rng.below(64) {
             0..26 => self.append(),
             26..36 => self.accept_other(),
@@ -107,6 +119,30 @@ impl World {
             _ => self.disk.fail_prepares(None),
         }
         self.log.ops().for_each(|op| self.disk.submit(op));
+    }
+
+    /// The same of a log that no group replicates. It is cut when all is durable.
+    fn act_alone(&mut self) {
+        match self.rng.below(32) {
+            0..4 if self.is_quiet() => self.truncate_suffix(),
+            4..10 => {
+                self.settle_without_mark();
+                if self.is_quiet() {
+                    self.replace_suffix();
+                }
+            }
+            0..24 => self.append(),
+            24..26 => self.truncate_prefix(),
+            26..28 => self.set_meta(),
+            28..30 => self.tick(),
+            30 => self.disk.fail_prepares(Some(ENOSPC)),
+            _ => self.disk.fail_prepares(None),
+        }
+        self.log.ops().for_each(|op| self.disk.submit(op));
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.log.durable() == self.log.last().index && !self.log.is_replacing()
     }
 
     /// The disk finishes something under way, if there is anything.
@@ -275,8 +311,44 @@ impl World {
         self.lower(end);
     }
 
+    /// A batch is cut in two, as a log used alone does when all is durable.
+    fn replace_suffix(&mut self) {
+        let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
+        let after = Index(last - self.rng.below(12).min(last - start));
+        let previous = self.log.end_up_to(after);
+        let kept = after.since(previous.id.index) as usize;
+        if kept == 0 {
+            return;
+        }
+        let made = self.made_behind(&self.log, previous).expect("the log holds a batch there");
+        let mut entries = entries(&made.bytes);
+        entries.truncate(kept);
+        match self.log.replace_suffix(after, &entries) {
+            Ok(index) => assert_eq!(index, after),
+            Err(Error::NoSpace) => return,
+            Err(error) => panic!("{error}"),
+        }
+        let mut out = Vec::new();
+        assert_eq!(self.log.read(previous.id.index, 0, &mut out), Read::Cached);
+        assert_eq!(out[0].header().last().index, after);
+        self.remember(previous, &out[0]);
+        self.lower(previous);
+        self.promise.kept = after;
+        self.halved += 1;
+    }
+
+    /// What the log holds behind the batch end `previous`.
+    fn made_behind(&self, log: &Log, previous: BatchEnd) -> Option<Made> {
+        let first = previous.id.index.next();
+        let fits = |made: &&Made| {
+            made.previous == previous && log.chain_at(made.end.id.index) == Some(made.end.chain)
+        };
+        self.made.range((first, 0)..=(first, u32::MAX)).map(|(_, made)| made).find(fits).cloned()
+    }
+
     /// The log was cut to `end`: only that much is promised still.
     fn lower(&mut self, end: BatchEnd) {
+        self.promise.kept = self.promise.kept.min(end.id.index);
         if self.promise.replaced.is_none() && self.promise.durable.id.index > end.id.index {
             self.promise.durable = end;
         }
@@ -298,6 +370,7 @@ impl World {
         }
         self.log.reset(start).expect("not poisoned");
         self.promise.durable = BatchEnd::ZERO;
+        self.promise.kept = Index::ZERO;
         self.starts.push(start);
     }
 
@@ -333,15 +406,13 @@ impl World {
             let found = log.chain_at(promised.id.index);
             assert_eq!(found, Some(promised.chain), "durable {promised:?}, found {report:?}");
         }
+        let kept = self.promise.kept;
+        assert!(log.last().index >= kept, "{kept} was kept, found {report:?}");
         let mut end = log.start();
         let mut of_others = Vec::new();
         while end.id.index < log.last().index {
             let first = end.id.index.next();
-            let fits = |made: &&Made| {
-                made.previous == end && log.chain_at(made.end.id.index) == Some(made.end.chain)
-            };
-            let made = self.made.range((first, 0)..=(first, u32::MAX)).map(|(_, made)| made);
-            let made = made.clone().find(fits);
+            let made = self.made_behind(&log, end);
             let made = made.unwrap_or_else(|| panic!("nobody made the batch at {first}"));
             end = made.end;
             let (header, body) = made.bytes[BATCH_HEADER..].split_at(ENTRY_HEADER);
@@ -359,7 +430,7 @@ impl World {
     /// Goes on with what was found after a crash.
     pub(crate) fn go_on(&mut self, disk: SimDisk, log: Log, meta: u64) {
         (self.disk, self.log) = (disk, log);
-        self.promise = Promise { durable: self.last(), replaced: None, meta };
+        self.promise = Promise { durable: self.last(), meta, ..Promise::default() };
         self.starts = vec![self.log.start()];
         self.metas.clear();
         self.metas_set = self.metas_set.max(meta);
@@ -397,6 +468,20 @@ impl World {
     pub(crate) fn writes_under_way(&self) -> usize {
         self.disk.in_flight().filter(|op| !matches!(op, Op::Read { .. })).count()
     }
+}
+
+/// The entries of a batch.
+fn entries(batch: &[u8]) -> Vec<(EntryHeader, Vec<u8>)> {
+    let mut rest = &batch[BATCH_HEADER..];
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let (header, behind) = rest.split_at(ENTRY_HEADER);
+        let header = EntryHeader::decode(header).expect("an entry");
+        let (payload, behind) = behind.split_at((header.length as usize).next_multiple_of(16));
+        entries.push((header, payload[..header.length as usize].to_vec()));
+        rest = behind;
+    }
+    entries
 }
 
 /// A batch as another leader would seal it behind `previous`.

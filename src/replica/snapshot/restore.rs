@@ -5,6 +5,7 @@
 //! whole log. Nothing is deleted for that.
 
 use margay_log::Buffer;
+use margay_log::breaks;
 use margay_log::disk::{DiskError, SnapshotStep};
 use margay_log::id::{Micros, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
@@ -154,7 +155,8 @@ impl<S: StateMachine> Replica<S> {
     ) {
         let end = header.end;
         let members = Memberships::decode(&header.meta);
-        let holds = self.log.chain_at(end.id.index) == Some(end.chain);
+        let holds =
+            self.log.chain_at(end.id.index) == Some(end.chain) && !breaks::SNAPSHOT_CUTS_TAIL.on();
         let may = self.raft.may_install(end.id);
         let (Ok((at, members)), true) = (members, may && (holds || self.log.reset(end).is_ok()))
         else {

@@ -67,8 +67,19 @@ impl<S: Submit> Membership<S> {
     /// were not answered come again to whoever calls this anew. Over a new connection or leader it
     /// goes on; it fails when the membership is over.
     pub fn messages(&self) -> Inbox<S> {
+        self.messages_as(|message| message)
+    }
+
+    /// The same, each as something else.
+    pub(super) fn messages_as<T: Send + 'static>(
+        &self,
+        read: fn(Message<S>) -> T,
+    ) -> Fetched<T, Cursor> {
         let (handle, member) = (self.handle.clone(), self.held.grant().waiter);
-        Fetched::new(Cursor::default(), move |cursor| fetch(&handle, member, cursor))
+        Fetched::new(Cursor::default(), move |cursor| {
+            let fetched = fetch(&handle, member, cursor);
+            fetched.and_then(move |(all, cursor)| Ok((all.into_iter().map(read).collect(), cursor)))
+        })
     }
 
     /// Resolves when it may not be a member any more: removed, left, the group deleted, or the

@@ -121,7 +121,7 @@ impl<S: StateMachine> Cluster<S> {
         if !self.network.reaches(from, to) {
             return self.stall(conn, to);
         }
-        let delay = self.network.delay(&mut self.rng);
+        let delay = self.network.delay_to(&mut self.rng, to);
         let Some(link) = self.links.get_mut(&conn) else { return };
         link.to_client_at = link.to_client_at.max(self.now.after(delay));
         let after = link.to_client_at.since(self.now);

@@ -5,7 +5,6 @@ use margay_log::id::Micros;
 
 use super::Fault;
 use crate::machine::StateMachine;
-use crate::raft::message::RoleKind;
 use crate::sim::Failure;
 use crate::sim::cluster::{Cluster, Event};
 use crate::sim::network::End;
@@ -20,7 +19,8 @@ pub(super) struct Heal;
 /// clients, until it notices that it leads no longer.
 pub(super) struct Strand;
 
-/// Cuts one client off from everybody, for longer than its session lives.
+/// Cuts one client off from everybody, often for longer than its session lives; half of the time
+/// the leader crashes, too.
 pub(super) struct Loner;
 
 /// Cuts nodes off one after the other and mends them in another order (FoundationDB's swizzle).
@@ -66,32 +66,39 @@ impl<S: StateMachine> Fault<S> for Heal {
     }
 }
 
+/// Parts a leader and some clients, which are returned, from all the others.
+pub(super) fn part<S: StateMachine>(cluster: &mut Cluster<S>, leader: usize) -> Vec<End> {
+    let nodes = (0..cluster.nodes.len()).filter(|&at| at != leader).map(End::Node);
+    let mut others: Vec<End> = nodes.collect();
+    let mut with = vec![End::Node(leader)];
+    let first = cluster.rng.below(cluster.clients.max(1) as u64) as usize;
+    for n in 0..cluster.clients {
+        // One at least on either side, where there are two.
+        let stays = n == 0 || n > 1 && cluster.rng.chance(1, 2);
+        let side = if stays { &mut with } else { &mut others };
+        side.push(End::Client((first + n) % cluster.clients));
+    }
+    for &one in &with {
+        for &other in &others {
+            cluster.network.cut(one, other);
+            cluster.network.cut(other, one);
+        }
+    }
+    // The clients of the other side look for another leader at once.
+    let away = |at: &usize| others.contains(&End::Client(*at));
+    let conns = cluster.links.iter().filter(|(_, link)| away(&link.client));
+    for conn in conns.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+        cluster.break_link(conn, None);
+    }
+    with
+}
+
 impl<S: StateMachine> Fault<S> for Strand {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let leads = |at: &usize| {
-            let replica = cluster.nodes[*at].replica.as_ref();
-            replica.is_some_and(|replica| replica.raft().role() == RoleKind::Leader)
+        let Some(leader) = (0..cluster.nodes.len()).find(|&at| cluster.leads(at)) else {
+            return Ok(false);
         };
-        let Some(leader) = (0..cluster.nodes.len()).find(leads) else { return Ok(false) };
-        let nodes = (0..cluster.nodes.len()).filter(|&at| at != leader).map(End::Node);
-        let mut others: Vec<End> = nodes.collect();
-        let mut with = vec![End::Node(leader)];
-        for client in (0..cluster.clients).map(End::Client) {
-            let side = if cluster.rng.chance(1, 2) { &mut with } else { &mut others };
-            side.push(client);
-        }
-        for &one in &with {
-            for &other in &others {
-                cluster.network.cut(one, other);
-                cluster.network.cut(other, one);
-            }
-        }
-        // The clients of the other side look for another leader at once.
-        let away = |at: &usize| others.contains(&End::Client(*at));
-        let conns = cluster.links.iter().filter(|(_, link)| away(&link.client));
-        for conn in conns.map(|(conn, _)| *conn).collect::<Vec<_>>() {
-            cluster.break_link(conn, None);
-        }
+        let with = part(cluster, leader);
         if cluster.rng.chance(1, 3) {
             let pause = Micros(300_000 + cluster.rng.below(3_000_000));
             cluster.nodes[leader].paused_until = cluster.now.after(pause);
@@ -122,6 +129,10 @@ impl<S: StateMachine> Fault<S> for Loner {
         for node in (0..cluster.nodes.len()).map(End::Node) {
             cluster.network.cut(client, node);
             cluster.network.cut(node, client);
+        }
+        // Its session counts on a leader that comes later, too.
+        if let Some(leader) = cluster.leader().filter(|_| cluster.rng.chance(1, 2)) {
+            cluster.crash_for(leader, 2_000_000);
         }
         let heal = Micros(1_000_000 + cluster.rng.below(5_000_000));
         cluster.schedule(heal, Event::Heal);

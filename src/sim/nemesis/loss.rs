@@ -7,7 +7,7 @@
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::BLOCK;
 use margay_log::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
-use margay_log::id::{Micros, NodeId};
+use margay_log::id::{Index, Micros, NodeId};
 use margay_log::rng::Rng;
 use margay_log::{breaks, recover::Storage};
 
@@ -92,6 +92,7 @@ impl<S: StateMachine> Fault<S> for Wipe {
         let node = &mut cluster.nodes[at];
         cluster.trace.line(cluster.now, format_args!("{} loses its disk", node.id));
         node.disk = SimDisk::new(cluster.rng.next_u64());
+        node.left_durable = Index::ZERO;
         // Its peers know it by its incarnation, which was on that disk.
         node.gone = !breaks::WIPED_NODE_VOTES.on();
         Ok(true)

@@ -40,27 +40,13 @@ impl Members {
         self.spare -= 1;
         cluster.add_node().map(Some)
     }
-}
 
-/// A member that stands so, and is not gone.
-fn draw<S: StateMachine>(
-    cluster: &mut Cluster<S>,
-    members: &Membership,
-    chosen: impl Fn(Standing) -> bool,
-) -> Option<String> {
-    let here = |id: NodeId| !cluster.nodes[id.0 as usize - 1].gone;
-    let fits = members.members().filter(|(member, standing)| chosen(*standing) && here(member.id));
-    let names: Vec<String> = fits.map(|(member, _)| member.name.clone()).collect();
-    if names.is_empty() {
-        return None;
-    }
-    let at = cluster.rng.below(names.len() as u64) as usize;
-    names.into_iter().nth(at)
-}
-
-impl<S: StateMachine> Fault<S> for Members {
-    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let Some(leader) = cluster.leader() else { return Ok(false) };
+    /// An operator asks this leader for some change. Whether there was one to ask for.
+    fn ask<S: StateMachine>(
+        &mut self,
+        cluster: &mut Cluster<S>,
+        leader: usize,
+    ) -> Result<bool, Failure> {
         let Some(replica) = &cluster.nodes[leader].replica else { return Ok(false) };
         let members = replica.members().current().clone();
         let gone = members.members().find(|(m, _)| cluster.nodes[m.id.0 as usize - 1].gone);
@@ -86,15 +72,63 @@ impl<S: StateMachine> Fault<S> for Members {
                 cluster.ask(leader, Admin::Promote { name: &name })?;
             }
             6 if !doubtful && !few => {
-                let Some(name) = draw(cluster, &members, settled) else { return Ok(false) };
+                let Some(name) = leaving(cluster, leader, &members, settled) else {
+                    return Ok(false);
+                };
                 cluster.ask(leader, Admin::Demote { name: &name })?;
             }
             7 if !doubtful && !few => {
-                let Some(name) = draw(cluster, &members, |_| true) else { return Ok(false) };
+                let Some(name) = leaving(cluster, leader, &members, |_| true) else {
+                    return Ok(false);
+                };
                 cluster.ask(leader, Admin::Remove { name: &name })?;
             }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+}
+
+/// A member that stands so, and is not gone.
+fn draw<S: StateMachine>(
+    cluster: &mut Cluster<S>,
+    members: &Membership,
+    chosen: impl Fn(Standing) -> bool,
+) -> Option<String> {
+    let here = |id: NodeId| !cluster.nodes[id.0 as usize - 1].gone;
+    let fits = members.members().filter(|(member, standing)| chosen(*standing) && here(member.id));
+    let names: Vec<String> = fits.map(|(member, _)| member.name.clone()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let at = cluster.rng.below(names.len() as u64) as usize;
+    names.into_iter().nth(at)
+}
+
+/// Who leaves: often the leader itself, which then leads on with others' votes alone.
+fn leaving<S: StateMachine>(
+    cluster: &mut Cluster<S>,
+    leader: usize,
+    members: &Membership,
+    chosen: impl Fn(Standing) -> bool,
+) -> Option<String> {
+    if cluster.rng.chance(1, 3) {
+        return Some(cluster.place(leader).name.clone());
+    }
+    draw(cluster, members, chosen)
+}
+
+impl<S: StateMachine> Fault<S> for Members {
+    fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
+        let Some(leader) = cluster.leader() else { return Ok(false) };
+        self.ask(cluster, leader)
+    }
+
+    /// A new leader is asked at once, some of them: it must know first what is committed.
+    fn on_role(&mut self, cluster: &mut Cluster<S>, at: usize) -> Result<(), Failure> {
+        if cluster.leads(at) && cluster.rng.chance(1, 3) {
+            self.ask(cluster, at)?;
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,10 @@ mod clock;
 mod connections;
 mod crash;
 mod cut;
+mod depose;
 mod disk;
+mod laggard;
+mod late;
 mod loss;
 mod members;
 mod pause;
@@ -33,6 +36,26 @@ pub(super) trait Fault<S: StateMachine> {
     /// # Errors
     /// A property that did not hold.
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure>;
+
+    /// A node has another role than before: some faults strike at such a moment.
+    ///
+    /// # Errors
+    /// A property that did not hold.
+    fn on_role(&mut self, cluster: &mut Cluster<S>, at: usize) -> Result<(), Failure> {
+        let _ = (cluster, at);
+        Ok(())
+    }
+
+    /// The time for its second step, about this node, has come: [`Event::Sequel`].
+    ///
+    /// [`Event::Sequel`]: super::cluster::Event::Sequel
+    ///
+    /// # Errors
+    /// A property that did not hold.
+    fn sequel(&mut self, cluster: &mut Cluster<S>, node: usize) -> Result<(), Failure> {
+        let _ = (cluster, node);
+        Ok(())
+    }
 
     /// Peace: takes back what it did and what does not pass by itself. Nodes that are down are
     /// started and cut links mended without it.
@@ -70,10 +93,16 @@ impl<S: StateMachine> Kind<S> {
 fn table<S: StateMachine>() -> Vec<Kind<S>> {
     vec![
         Kind::new("crash", 8, 2, |_| Box::new(crash::Crash)),
-        Kind::new("short reigns", 4, 1, |_| Box::new(crash::ShortReigns)),
+        Kind::new("short reigns", 4, 1, |_| Box::new(crash::ShortReigns::default())),
+        Kind::new(crash::UNHEARD, 2, 1, |_| Box::new(crash::Unheard::default())),
         Kind::new("cut", 6, 1, |_| Box::new(cut::Cut)),
         Kind::new("heal", 6, 1, |_| Box::new(cut::Heal)),
         Kind::new("stranded leader", 5, 2, |_| Box::new(cut::Strand)),
+        Kind::new(depose::HANDED_OVER, 3, 2, |_| Box::new(depose::HandOver::default())),
+        Kind::new(depose::RESTARTED, 3, 2, |_| Box::new(depose::RestartedVoters::default())),
+        Kind::new(depose::STALLED, 2, 2, |_| Box::new(depose::Stall)),
+        Kind::new(late::CLIENT, 3, 1, |_| Box::new(late::Answers)),
+        Kind::new(late::LEADER, 3, 1, |_| Box::new(late::Voters::default())),
         Kind::new("lone client", 4, 1, |_| Box::new(cut::Loner)),
         Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
         Kind::new("members", 5, 3, |rng| Box::new(members::Members::new(rng))),
@@ -120,6 +149,13 @@ impl<S: StateMachine> Nemesis<S> {
         Nemesis { active, every, struck: BTreeMap::new() }
     }
 
+    /// Nothing but one follower that lags for so long.
+    pub(super) fn laggard(lags: Micros) -> Nemesis<S> {
+        let fault = Box::new(laggard::Laggard::new(lags));
+        let active = vec![Active { name: laggard::NAME, weight: 1, fault }];
+        Nemesis { active, every: 100_000, struck: BTreeMap::new() }
+    }
+
     /// What this run has.
     pub(super) fn names(&self) -> Vec<&'static str> {
         self.active.iter().map(|active| active.name).collect()
@@ -146,6 +182,27 @@ impl<S: StateMachine> Nemesis<S> {
             }
         }
         Ok(Micros(1_000 + cluster.rng.below(self.every)))
+    }
+
+    /// Tells the faults which nodes have other roles than before.
+    pub(super) fn see_roles(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
+        for at in std::mem::take(&mut cluster.role_changed) {
+            for active in &mut self.active {
+                active.fault.on_role(cluster, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The second step of a fault.
+    pub(super) fn sequel(
+        &mut self,
+        cluster: &mut Cluster<S>,
+        of: &'static str,
+        node: usize,
+    ) -> Result<(), Failure> {
+        let mut active = self.active.iter_mut().filter(|active| active.name == of);
+        active.try_for_each(|active| active.fault.sequel(cluster, node))
     }
 
     /// The trouble is over.

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Actor, Journal, Workload};
+use super::{Actor, Journal, Workload, or_refused};
+use crate::machine::Code;
 use crate::resource::election::Election;
 use crate::sim::Failure;
 use crate::sim::client::Desk;
@@ -81,7 +82,8 @@ impl Leading {
         let listed = self.election.candidates().await;
         let Some(Some((_, row))) = actor.outcome(listed) else { return };
         if let Some(last) = row.last() {
-            actor.outcome(self.election.promote(last.candidate).await);
+            let promoted = self.election.promote(last.candidate).await;
+            actor.outcome(or_refused(promoted, &[Code::NO_SUCH_CANDIDATE]));
         }
         actor.pause(50_000).await;
     }

@@ -10,6 +10,8 @@
 mod counter;
 mod election;
 mod events;
+mod group;
+mod lease;
 mod lock;
 mod log;
 mod map;
@@ -17,6 +19,7 @@ mod queue;
 mod rwlock;
 mod semaphore;
 mod set;
+mod topic;
 mod transaction;
 mod tree;
 mod value;
@@ -33,25 +36,28 @@ use super::client::Desk;
 use super::history::History;
 use super::linearizable::Model;
 use super::{Failure, history};
-use crate::machine::Outcome;
+use crate::machine::{Code, Outcome};
 use crate::resource::{Failure as Refused, Reply};
 
 /// All kinds there are. `Kind::of("name", chance)`: the kind is part of `chance` of 10 runs.
 pub(super) const TABLE: &[Kind] = &[
     Kind::of::<map::Keys>("map", 8),
     Kind::of::<counter::Adding>("counter", 6),
+    Kind::of::<lease::Leasing>("leases", 5),
     Kind::of::<lock::Holding>("lock", 6),
     Kind::of::<watch::Watching>("watch", 5),
     Kind::of::<value::Swapping>("value", 3),
     Kind::of::<set::Gathering>("set and multimap", 3),
     Kind::of::<tree::Growing>("tree", 3),
     Kind::of::<events::Following>("events", 3),
+    Kind::of::<topic::Publishing>("topic", 3),
     Kind::of::<queue::Working>("queue", 3),
     Kind::of::<rwlock::Reading>("rwlock", 2),
     Kind::of::<semaphore::Sharing>("semaphore", 3),
     Kind::of::<election::Leading>("election", 3),
     Kind::of::<transaction::Transfers>("transfers", 4),
     Kind::of::<log::Appending>("log", 4),
+    Kind::of::<group::Serving>("group", 4),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
@@ -168,6 +174,17 @@ impl<J> Actor<J> {
         if let Some(replied) = self.outcome(result) {
             self.note(|journal| history(journal).push(history::seen(invoked, op, replied)));
         }
+    }
+}
+
+/// What was done, or that it was refused in a way that is an answer, too.
+pub(super) fn or_refused<T>(
+    result: Result<T, Refused>,
+    codes: &[Code],
+) -> Result<Option<T>, Refused> {
+    match result {
+        Err(failure) if codes.contains(&failure.code) => Ok(None),
+        result => result.map(Some),
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Cluster {
     pub(crate) trace: Vec<(bool, String)>,
     /// Nobody reads it.
     pub(crate) untold: bool,
+    /// Somebody has said what no node has: anything may be heard.
+    pub(crate) forged: bool,
     /// Leaders keep leases.
     pub(crate) lease: bool,
     window_bytes: u64,
@@ -368,7 +370,10 @@ impl Cluster {
             Output::ReadRefused { id: read } => {
                 self.reads.remove(&read.0).expect("answered once");
             }
-            Output::Transferred { .. } | Output::Contradicted { .. } => {}
+            Output::Transferred { .. } => {}
+            Output::Contradicted { by } => {
+                assert!(self.forged, "n{} contradicts what n{id} has committed", by.0);
+            }
             Output::RoleChanged { role, term, .. } => {
                 let leads = role == RoleKind::Leader;
                 self.node(id).no_op_due = leads;

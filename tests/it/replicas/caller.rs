@@ -11,7 +11,7 @@ use margay::resource::registry::OpenV1;
 use margay::resource::value::CompareAndSetV1;
 use margay::resource::{Answer, Failure};
 use margay::wire::{self, Hello};
-use margay_log::id::{GroupId, Micros, NodeId};
+use margay_log::id::{GroupId, Index, Micros, NodeId};
 
 use super::group::{CLUSTER, Group, address};
 
@@ -158,6 +158,26 @@ impl Caller {
         let (kind, schema, payload) = (O::KIND, O::SCHEMA, operation.encode());
         let call = Call::Query { level, kind, schema, resource, payload };
         self.session.submit(group.now, call, group.now.after(PATIENCE))
+    }
+
+    /// Asks for the events of a resource behind an index.
+    pub(crate) fn watch(&mut self, group: &Group, resource: ResourceId, after: Index) -> CallId {
+        let (after, filter) = (Some((after, u32::MAX)), Vec::new());
+        let call = Call::Subscribe { resource, after, filter };
+        self.session.submit(group.now, call, Micros(u64::MAX))
+    }
+
+    /// Its connection breaks.
+    pub(crate) fn hang_up(&mut self, group: &mut Group) {
+        if let Some(conn) = self.conn.take() {
+            group.disconnect(conn);
+            self.session.on_disconnected(group.now);
+        }
+    }
+
+    /// The node it is connected to.
+    pub(crate) fn node(&self, group: &Group) -> Option<u32> {
+        group.links.get(&self.conn?).copied()
     }
 
     /// What has come of a call, if it has ended.

@@ -124,6 +124,24 @@ pub(super) fn snapshot_installed_then_crash_before_log_reset() {
     assert_eq!(scene.group.leader(), leader, "nobody was disturbed");
 }
 
+/// A node has a snapshot, and starts again before its leader knows: what it says of the log behind
+/// its beginning is understood.
+#[test]
+pub(super) fn snapshot_installed_then_crash_before_the_leader_knows() {
+    let mut scene = Scene::behind();
+    let away = scene.away;
+    scene.group.weather = Some(Box::new(move |flight| {
+        let acks = wire::decode(&flight.frame).is_ok_and(|it| it.kind == Kind::AppendAck);
+        (!acks || flight.from != away).then_some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.group.until("the snapshot", |group| group.replica(away).snapshot_counts().installed == 1);
+    scene.group.run(300);
+    scene.group.restart(away);
+    scene.group.weather = None;
+    scene.ends_well(1);
+}
+
 #[test]
 pub(super) fn two_snapshots_in_quick_succession() {
     let mut scene = Scene::behind();

@@ -1,0 +1,84 @@
+//! Watching over crashes, partitions and snapshots.
+
+use margay::client::session::Output;
+use margay::machine::kind;
+use margay::resource::value::SetV1;
+use margay_log::id::Index;
+
+use super::caller::Caller;
+use super::group::Group;
+
+/// Whoever watches sees each change once, in order, from whichever node: over broken connections,
+/// nodes that crash, nodes that lag, and nodes whose state leaps ahead with a snapshot.
+#[test]
+pub(super) fn watch_no_gap_no_dup_no_time_travel() {
+    let mut group = Group::with(3, |config| config.snapshot_after = 32 << 10);
+    let (leader, others) = group.led();
+    let mut writer = Caller::new(&group, 1, &[leader, others[0], others[1]], 30_000);
+    let value = writer.open(&mut group, "value", kind::VALUE);
+    let mut watcher = Caller::new(&group, 2, &[others[0], others[1], leader], 30_000);
+    watcher.watch(&group, value, Index::ZERO);
+    let (mut written, mut leaps) = (Vec::new(), 0);
+    for round in 0_u8..24 {
+        for n in 0..5 {
+            let set = SetV1 { value: vec![round, n], ephemeral: false, ttl_ms: 0 };
+            let id = writer.command(&group, value, &set);
+            group.until("a write", |group| {
+                watcher.carry(group);
+                writer.carry(group);
+                writer.session.in_flight() == 0
+            });
+            written.push(writer.result(id).expect("just seen").expect("it is written").index);
+        }
+        // Time to find another node, if it needs one.
+        for _ in 0..20 {
+            group.run(20);
+            watcher.carry(&mut group);
+        }
+        group.heal();
+        watcher.cut.clear();
+        let leader = group.leader();
+        let follower = watcher.node(&group).filter(|node| *node != leader);
+        match (round % 4, follower) {
+            (0, Some(node)) => group.restart(node),
+            (1, Some(node)) => {
+                // It lags, its watcher sees nothing for a while, and then a leap.
+                group.isolate(node);
+                let last = group.replica(node).log().last().index;
+                while group.replica(leader).log().start().id.index <= last {
+                    writer.fill(&mut group, 8);
+                }
+                watcher.carry(&mut group);
+                group.heal();
+                leaps += 1;
+            }
+            // It goes to a node that is behind what it has seen.
+            _ => {
+                let behind = (1..=3).find(|n| *n != leader && Some(*n) != follower);
+                let behind = behind.expect("two follow");
+                group.isolate(behind);
+                watcher.cut = (1..=3).filter(|n| *n != behind).collect();
+                watcher.hang_up(&mut group);
+            }
+        }
+    }
+    group.heal();
+    watcher.cut.clear();
+    let last = *written.last().expect("much was written");
+    group.until("the last event", |group| {
+        watcher.carry(group);
+        events(&watcher).last() == Some(&last)
+    });
+    assert_eq!(events(&watcher), written);
+    let lagged = |told: &&Output| matches!(told, Output::Lagged { .. });
+    assert_eq!(watcher.told.iter().filter(lagged).count(), 0, "so few are all kept");
+    assert!(leaps > 1 && watcher.tried.len() > 8, "{leaps} leaps, {:?}", watcher.tried);
+}
+
+fn events(watcher: &Caller) -> Vec<Index> {
+    let events = watcher.told.iter().filter_map(|told| match told {
+        Output::Event { index, .. } => Some(*index),
+        _ => None,
+    });
+    events.collect()
+}
