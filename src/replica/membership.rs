@@ -445,9 +445,15 @@ impl Memberships {
         self.0.iter()
     }
 
+    /// Whether it is known what was in force as of `index`: not where a later one is committed.
+    #[must_use]
+    pub fn reaches(&self, index: Index) -> bool {
+        self.0.first().is_some_and(|(at, _)| *at <= index)
+    }
+
     /// The one in force as of `index`; what a snapshot at `index` must carry.
     ///
-    /// `index` must not be before the latest committed one.
+    /// `index` must not be before the latest committed one: see [`Memberships::reaches`].
     #[must_use]
     pub fn at(&self, index: Index) -> &Membership {
         let found = self.0.iter().rfind(|(at, _)| *at <= index);

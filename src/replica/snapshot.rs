@@ -211,6 +211,8 @@ impl<S: StateMachine> Replica<S> {
         if busy
             || snapshots.bytes < snapshots.due_at(self.config.snapshot_after)
             || applied <= snapshots.newest()
+            // A membership is committed that is not applied yet: its turn comes.
+            || !self.members.reaches(applied)
         {
             return;
         }

@@ -88,7 +88,9 @@ pub fn check<M: Simulated>(seeds: impl IntoIterator<Item = u64>) -> Result<Summa
 /// # Errors
 /// The first property that did not hold.
 pub fn check_with<M: Simulated>(options: Options) -> Result<Summary, Failure> {
-    run_seed(options, M::new, M::invariant, |_| vec![Box::new(Shared::<Driving<M>>::new("yours"))])
+    run_seed(options, M::new, M::invariant, |_, _| {
+        vec![Box::new(Shared::<Driving<M>>::new("yours"))]
+    })
 }
 
 /// Draws operations and notes what came of them.

@@ -461,7 +461,7 @@ impl<S: StateMachine> Cluster<S> {
         if node.boot != boot || node.disk.in_flight().len() == 0 {
             return Ok(());
         }
-        let which = self.rng.below(node.disk.in_flight().len() as u64) as usize;
+        let which = node.disk.turn_of(self.rng.below(node.disk.in_flight().len() as u64) as usize);
         let landing = node.disk.in_flight().nth(which).and_then(batch_of);
         node.landed.extend(landing.map(|(last, chain)| (last, chain.0)));
         node.disk.complete(which);

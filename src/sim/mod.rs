@@ -53,6 +53,8 @@ pub struct Options {
     pub peace: Micros,
     /// Which faults are made. Default: those that are drawn.
     pub faults: Faults,
+    /// What runs are to be about. Default: everything.
+    pub focus: Option<Focus>,
     /// Print the trace.
     pub loud: bool,
     /// A known bug that is put back for this run. Default none.
@@ -72,10 +74,41 @@ impl Options {
             trouble: Micros::from_millis(1_500 + rng.below(4_000)),
             peace: Micros::from_millis(60_000),
             faults: Faults::Drawn,
+            focus: None,
             loud: false,
             #[cfg(feature = "breaks")]
             broken: None,
         }
+    }
+}
+
+/// What runs are to be about: a few kinds of faults, and one kind of resource. Where many faults
+/// are at work, those that need a moment of quiet come to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Focus {
+    /// The kinds of faults that every run has, and no others.
+    pub faults: &'static [&'static str],
+    /// What all clients use; `None` for what is drawn.
+    pub resource: Option<&'static str>,
+}
+
+impl Focus {
+    /// What a known bug is looked for with, if it is seldom found without.
+    #[cfg(feature = "breaks")]
+    #[must_use]
+    pub fn of(broken: margay_log::breaks::Break) -> Option<Focus> {
+        use margay_log::breaks as known;
+        let (faults, resource): (&[&str], _) = match broken {
+            known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], "leases"),
+            known::LEASE_FORGOTTEN_AT_RESTART | known::LEASE_BROKEN_BY_VOTER => {
+                (&["restarted voters"], "leases")
+            }
+            known::LEASE_FROM_ANSWER => (&["late voters"], "leases"),
+            known::SAFE_TIME_FROM_RECEIPT => (&["late answers"], "lock"),
+            known::ABA_ACK => (&["stalled leader"], "map"),
+            _ => return None,
+        };
+        Some(Focus { faults, resource: Some(resource) })
     }
 }
 
@@ -174,7 +207,7 @@ fn run_seed<S: StateMachine>(
     options: Options,
     state: fn() -> S,
     invariant: fn(&S) -> Result<(), String>,
-    workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+    workloads: fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>,
 ) -> Result<Summary, Failure> {
     let once = |full| {
         let subject = Subject { state, invariant, workloads };

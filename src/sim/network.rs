@@ -1,9 +1,9 @@
 //! The simulated network: who reaches whom, and how long it takes.
 //!
 //! Between nodes frames travel one by one and may be lost, doubled and delayed, and in some weather
-//! each may overtake the others, which is worse than any TCP connection would do to them. Between a client and a node bytes travel in
-//! order, in chunks of any size, until the connection breaks. A link has a direction: a cut may be
-//! one-way.
+//! each may overtake the others, which is worse than any TCP connection would do to them. Between a
+//! client and a node bytes travel in order, in chunks of any size, until the connection breaks. A
+//! link has a direction: a cut may be one-way.
 
 use std::collections::{BTreeMap, BTreeSet};
 

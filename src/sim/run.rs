@@ -10,7 +10,7 @@ use super::nemesis::Nemesis;
 use super::network::End;
 use super::trace::Trace;
 use super::workload::Running;
-use super::{Failure, Faults, Options, Summary};
+use super::{Failure, Faults, Focus, Options, Summary};
 use crate::client::session::Output;
 use crate::machine::StateMachine;
 use crate::replica::ConnId;
@@ -22,7 +22,7 @@ pub(super) struct Subject<S> {
     /// What must hold for each of its states.
     pub invariant: fn(&S) -> Result<(), String>,
     /// Draws what the clients do.
-    pub workloads: fn(&mut Rng) -> Vec<Box<dyn Running>>,
+    pub workloads: fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>,
 }
 
 /// See the module's text.
@@ -59,13 +59,13 @@ impl<S: StateMachine> Run<S> {
         let Subject { state, invariant, workloads } = subject;
         let trace = Trace::new(options.loud, full);
         let mut cluster = Cluster::new(options.seed, options.nodes, state, trace);
-        let workloads = workloads(&mut cluster.rng);
+        let workloads = workloads(&mut cluster.rng, options.focus);
         let came = options.clients as u64;
         let clients = (1..=came).map(|id| new_client(&mut cluster, &workloads, id)).collect();
         cluster.clients = options.clients;
         let nemesis = match options.faults {
             Faults::Laggard => Nemesis::laggard(Micros(options.trouble.0 / 2)),
-            Faults::Drawn | Faults::None => Nemesis::new(&mut cluster.rng),
+            Faults::Drawn | Faults::None => Nemesis::new(&mut cluster.rng, options.focus),
         };
         Run {
             options,
@@ -98,8 +98,9 @@ impl<S: StateMachine> Run<S> {
             self.cluster.schedule(Micros::from_millis(100), Event::Nemesis);
         }
         let mut trouble_ends = began.after(self.options.trouble);
-        if faults.contains(&"short reigns") || faults.contains(&"unheard leaders") {
-            // Little else happens while leaders come and go.
+        let reigns = faults.contains(&"short reigns") || faults.contains(&"unheard leaders");
+        if reigns || self.options.focus.is_some() {
+            // Little else happens while leaders come and go, or faults wait for their moment.
             trouble_ends = trouble_ends.after(self.options.trouble);
         }
         let peace_ends = trouble_ends.after(self.options.peace);

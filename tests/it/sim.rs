@@ -1,6 +1,7 @@
 //! Whole clusters from seeds. `MARGAY_SEED=N` runs one, `MARGAY_SEEDS=N` that many.
 
 use margay::sim::{Faults, Options, run};
+use margay_log::id::Micros;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -74,6 +75,28 @@ fn without_faults_every_operation_is_answered() {
         run(Options { faults: Faults::None, ..Options::new(3) }).expect("nothing goes wrong");
     assert_eq!((summary.unknown, summary.faults.len()), (0, 0));
     assert!(summary.operations > 100);
+}
+
+/// A slow follower never makes the others slow, and catches up under load; where it
+/// lacks more than the log still has, by a snapshot.
+#[test]
+fn a_laggard_slows_nobody_down_and_catches_up_under_load() {
+    let (mut alone, mut together, mut installs) = (0, 0, 0);
+    for seed in 1..=12 {
+        for (faults, operations) in [(Faults::None, &mut alone), (Faults::Laggard, &mut together)] {
+            let trouble = Micros::from_millis(5_000);
+            match run(Options { faults, trouble, ..Options::new(seed) }) {
+                Ok(summary) => {
+                    *operations += summary.operations;
+                    installs += summary.installs;
+                }
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+    }
+    println!("{alone} operations without a laggard, {together} with one, {installs} snapshots");
+    assert!(together * 10 >= alone * 9, "a laggard costs at most a tenth");
+    assert!(installs > 0, "some lacked more than the log still had");
 }
 
 /// The simulator has teeth: each known bug that is put back is found. `margay sim --breaks` tries

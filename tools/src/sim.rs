@@ -193,7 +193,8 @@ fn broken(args: &Args) -> Result<(), Exit> {
     if let Some(seed) = args.seed {
         let options = Options { loud: !args.is_json(), ..args.options(seed) };
         let mut total = Total::default();
-        let failure = total.add(simulate(Options { broken: Some(known), ..options }));
+        let focus = sim::Focus::of(known);
+        let failure = total.add(simulate(Options { broken: Some(known), focus, ..options }));
         return report::end(args.is_json(), &total, 1, failure);
     }
     let found = seek(args, known);
@@ -203,5 +204,9 @@ fn broken(args: &Args) -> Result<(), Exit> {
 
 #[cfg(feature = "breaks")]
 fn seek(args: &Args, known: margay_log::breaks::Break) -> Option<Failure> {
-    sweep(args, |options| Options { broken: Some(known), ..options }, Result::err)
+    let focus = sim::Focus::of(known);
+    let found =
+        sweep(args, |options| Options { broken: Some(known), focus, ..options }, Result::err);
+    // Only what holds without the bug shows that it is the bug that was found.
+    found.filter(|failure| simulate(Options { focus, ..args.options(failure.seed) }).is_ok())
 }

@@ -120,7 +120,7 @@ pub enum Op {
 /// time, and gets its own when all of it is durable.
 #[derive(Debug, Clone)]
 pub enum SnapshotStep {
-    /// Begin an empty file under the temporary name.
+    /// Begin an empty file under the temporary name. Ends before any step that is submitted later.
     Begin,
     /// Write a piece of it. Durable only with `Publish`.
     Write {

@@ -162,6 +162,18 @@ impl SimDisk {
         self.in_flight.iter()
     }
 
+    /// What ends instead of the `n`th operation under way: a file is begun before what is written to
+    /// it, on every disk.
+    #[must_use]
+    pub fn turn_of(&self, n: usize) -> usize {
+        let Some(Op::Snapshot { snapshot, .. }) = self.in_flight.get(n) else { return n };
+        let begins = |op: &Op| {
+            matches!(op, Op::Snapshot { snapshot: of, step: SnapshotStep::Begin, .. }
+                if of == snapshot)
+        };
+        self.in_flight.iter().take(n).position(begins).unwrap_or(n)
+    }
+
     /// Completes the `n`th operation under way. Its `Done` comes out of the next `poll`.
     ///
     /// # Panics

@@ -154,3 +154,16 @@ fn memberships_follow_the_log() {
     assert!(!kept.commit(Index(7)) && kept.commit(Index(8)) && !kept.commit(Index(9)));
     assert_eq!(kept.iter().count(), 1);
 }
+
+/// What is applied may be behind what is committed: then nobody can say any more what was in force.
+#[test]
+fn what_was_in_force_is_known_from_the_latest_committed_on() {
+    let four = changed(&three(), &add(4));
+    let mut memberships = Memberships::new(Index(1), three());
+    memberships.append(Index(7), four.clone());
+    assert!(memberships.reaches(Index(6)) && !memberships.reaches(Index(0)));
+    assert_eq!(memberships.at(Index(6)), &three());
+    assert!(memberships.commit(Index(7)));
+    assert!(memberships.reaches(Index(7)) && !memberships.reaches(Index(6)));
+    assert_eq!(memberships.at(Index(7)), &four);
+}

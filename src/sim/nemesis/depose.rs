@@ -30,11 +30,17 @@ pub(super) struct HandOver {
 pub(super) struct RestartedVoters {
     /// The follower and the leader.
     watched: Option<(usize, usize)>,
+    /// When there is time for another attempt.
+    again: Micros,
 }
 
 /// The leader's disk takes very long, and the leader is cut off until others have elected another:
 /// what they replace is still being written.
-pub(super) struct Stall;
+#[derive(Default)]
+pub(super) struct Stall {
+    /// When there is time for another attempt.
+    again: Micros,
+}
 
 /// All links are mended again before long.
 fn heal_soon<S: StateMachine>(cluster: &mut Cluster<S>) {
@@ -74,6 +80,9 @@ impl<S: StateMachine> Fault<S> for HandOver {
 impl<S: StateMachine> Fault<S> for RestartedVoters {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let Some(leader) = cluster.leader() else { return Ok(false) };
+        if cluster.now < self.again {
+            return Ok(false);
+        }
         let up = |at: &usize| *at != leader && cluster.nodes[*at].is_up();
         let followers: Vec<usize> = (0..cluster.nodes.len()).filter(up).collect();
         if followers.len() < 2 {
@@ -85,6 +94,7 @@ impl<S: StateMachine> Fault<S> for RestartedVoters {
         let line = format_args!("node {lost} does not hear node {leader}");
         cluster.trace.line(cluster.now, line);
         self.watched = Some((lost, leader));
+        self.again = cluster.now.after(Micros::from_millis(1_500));
         Ok(true)
     }
 
@@ -112,6 +122,10 @@ impl<S: StateMachine> Fault<S> for RestartedVoters {
 impl<S: StateMachine> Fault<S> for Stall {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let Some(leader) = cluster.leader() else { return Ok(false) };
+        if cluster.now < self.again {
+            return Ok(false);
+        }
+        self.again = cluster.now.after(Micros::from_millis(1_500));
         let (span, now) = (Micros(100_000 + cluster.rng.below(400_000)), cluster.now);
         // Two seconds for the slowest operation.
         cluster.nodes[leader].slow = (2_000_000 / cluster.disk_latency, now.after(span));

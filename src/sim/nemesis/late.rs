@@ -13,8 +13,15 @@ use crate::sim::network::End;
 pub(super) const CLIENT: &str = "late answers";
 pub(super) const LEADER: &str = "late voters";
 
+/// Not before sessions hold something.
+const FIRST: Micros = Micros::from_millis(2_500);
+
 /// What a client is answered is late; then it is not heard any more.
-pub(super) struct Answers;
+#[derive(Default)]
+pub(super) struct Answers {
+    /// When there is time for another attempt.
+    again: Micros,
+}
 
 /// What a leader is answered by the others is late; then nobody hears the leader any more, and when
 /// the last answers have come it is parted from all.
@@ -22,19 +29,22 @@ pub(super) struct Answers;
 pub(super) struct Voters {
     late: Micros,
     unheard: bool,
+    /// When there is time for another attempt.
+    again: Micros,
 }
 
 impl<S: StateMachine> Fault<S> for Answers {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        if cluster.clients == 0 {
+        if cluster.clients == 0 || cluster.now < self.again.max(FIRST) {
             return Ok(false);
         }
+        self.again = cluster.now.after(Micros::from_millis(5_000));
         let client = cluster.rng.below(cluster.clients as u64) as usize;
         let late = Micros(50_000 + cluster.rng.below(250_000));
         cluster.network.late = Some((End::Client(client), late));
         let line = format_args!("what client {client} is answered is {late} late");
         cluster.trace.line(cluster.now, line);
-        let then = Micros(100_000 + cluster.rng.below(1_500_000));
+        let then = Micros(100_000 + cluster.rng.below(600_000));
         cluster.schedule(then, Event::Sequel { of: CLIENT, node: client });
         Ok(true)
     }
@@ -45,7 +55,7 @@ impl<S: StateMachine> Fault<S> for Answers {
         for node in (0..cluster.nodes.len()).map(End::Node) {
             cluster.network.cut(End::Client(client), node);
         }
-        let heal = Micros(2_000_000 + cluster.rng.below(4_000_000));
+        let heal = Micros(3_000_000 + cluster.rng.below(2_000_000));
         cluster.schedule(heal, Event::Heal);
         Ok(())
     }
@@ -59,6 +69,10 @@ impl<S: StateMachine> Fault<S> for Answers {
 impl<S: StateMachine> Fault<S> for Voters {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let Some(leader) = cluster.leader() else { return Ok(false) };
+        if cluster.now < self.again {
+            return Ok(false);
+        }
+        self.again = cluster.now.after(Micros::from_millis(2_000));
         self.late = Micros(250_000 + cluster.rng.below(250_000));
         self.unheard = false;
         cluster.network.late = Some((End::Node(leader), self.late));

@@ -24,8 +24,8 @@ use std::collections::BTreeMap;
 use margay_log::id::Micros;
 use margay_log::rng::Rng;
 
-use super::Failure;
 use super::cluster::Cluster;
+use super::{Failure, Focus};
 use crate::machine::StateMachine;
 
 /// A kind of fault.
@@ -100,8 +100,8 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("stranded leader", 5, 2, |_| Box::new(cut::Strand)),
         Kind::new(depose::HANDED_OVER, 3, 2, |_| Box::new(depose::HandOver::default())),
         Kind::new(depose::RESTARTED, 3, 2, |_| Box::new(depose::RestartedVoters::default())),
-        Kind::new(depose::STALLED, 2, 2, |_| Box::new(depose::Stall)),
-        Kind::new(late::CLIENT, 3, 1, |_| Box::new(late::Answers)),
+        Kind::new(depose::STALLED, 2, 2, |_| Box::new(depose::Stall::default())),
+        Kind::new(late::CLIENT, 3, 1, |_| Box::new(late::Answers::default())),
         Kind::new(late::LEADER, 3, 1, |_| Box::new(late::Voters::default())),
         Kind::new("lone client", 4, 1, |_| Box::new(cut::Loner)),
         Kind::new("clog", 3, 1, |_| Box::new(cut::Clog)),
@@ -137,11 +137,12 @@ pub(super) struct Nemesis<S: StateMachine> {
 }
 
 impl<S: StateMachine> Nemesis<S> {
-    pub(super) fn new(rng: &mut Rng) -> Nemesis<S> {
+    pub(super) fn new(rng: &mut Rng, focus: Option<Focus>) -> Nemesis<S> {
         let mut active = Vec::new();
         for Kind { name, chance, weight, new } in table() {
             let mut own = rng.fork();
-            if rng.chance(chance, 12) {
+            let drawn = rng.chance(chance, 12);
+            if focus.map_or(drawn, |focus| focus.faults.contains(&name)) {
                 active.push(Active { name, weight, fault: new(&mut own) });
             }
         }

@@ -23,6 +23,8 @@ pub(in crate::sim) struct Leasing {
     any: Value<Desk>,
     /// The newest version that this session has seen.
     seen: Index,
+    /// Of so many things done one is a write.
+    writes: u64,
     /// Sessions of the client that had ended then.
     expired: u64,
 }
@@ -34,6 +36,8 @@ pub(in crate::sim) struct Reads {
     backwards: Vec<String>,
     /// The value, once somebody has opened it.
     id: Option<ResourceId>,
+    /// See [`Leasing::writes`]; once somebody has decided.
+    writes: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,22 +91,29 @@ impl Workload for Leasing {
             Some(id) => Value::new(actor.desk.clone(), id),
             None => actor.open(|desk| Value::open(desk, "leased")).await,
         };
-        actor.note(|reads| reads.id = Some(value.id()));
+        // Where hardly anything is written, even who has not heard of the leader for a while can be
+        // elected.
+        let (drawn, mut writes) = (if actor.rng.chance(1, 2) { 100 } else { 4 }, 0);
+        actor.note(|reads| {
+            reads.id = Some(value.id());
+            writes = *reads.writes.get_or_insert(drawn);
+        });
         let any = value.clone().with_level(Level::Sequential);
         let value = value.with_level(Level::Lease);
-        Leasing { value, any, seen: Index::ZERO, expired: actor.desk.expired() }
+        Leasing { value, any, seen: Index::ZERO, writes, expired: actor.desk.expired() }
     }
 
     async fn act(&mut self, actor: &mut Actor<Reads>) {
+        let write = actor.rng.chance(1, self.writes) && !actor.only_reads;
         match actor.rng.below(10) {
-            0 | 1 if !actor.only_reads => {
+            _ if write => {
                 let (value, invoked) = (actor.fresh(), actor.now());
                 let set = self.value.set(&value.to_le_bytes()).await;
                 self.saw(actor, set.as_ref().ok().copied());
                 actor
                     .record(invoked, Op::Set(value), set.map(|_| None), |reads| &mut reads.history);
             }
-            2 => {
+            0 => {
                 let got = self.any.get().await;
                 let Some(Some((_, found))) = actor.outcome(got) else { return };
                 self.check(actor, found.map_or(Index::ZERO, |found| found.version));

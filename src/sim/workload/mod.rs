@@ -35,7 +35,7 @@ use margay_log::rng::Rng;
 use super::client::Desk;
 use super::history::History;
 use super::linearizable::Model;
-use super::{Failure, history};
+use super::{Failure, Focus, history};
 use crate::machine::{Code, Outcome};
 use crate::resource::{Failure as Refused, Reply};
 
@@ -266,8 +266,12 @@ impl<W: Workload> Running for Shared<W> {
     }
 }
 
-/// Draws the workloads of a run: at least one, at most [`KINDS_MAX`].
-pub(super) fn draw(rng: &mut Rng) -> Vec<Box<dyn Running>> {
+/// Draws the workloads of a run: at least one, at most [`KINDS_MAX`]; or the one that it is about.
+pub(super) fn draw(rng: &mut Rng, focus: Option<Focus>) -> Vec<Box<dyn Running>> {
+    let about = focus.and_then(|focus| focus.resource);
+    if let Some(kind) = TABLE.iter().find(|kind| Some(kind.name) == about) {
+        return vec![(kind.new)(kind.name)];
+    }
     let mut drawn: Vec<&Kind> = TABLE.iter().filter(|kind| rng.chance(kind.chance, 10)).collect();
     while drawn.len() > KINDS_MAX {
         drawn.remove(rng.below(drawn.len() as u64) as usize);

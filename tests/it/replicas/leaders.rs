@@ -38,7 +38,7 @@ pub(super) fn an_operator_asks_who_does_not_know_the_new_node() {
 }
 
 /// What a node answers to an operator.
-fn ask(group: &mut Group, n: u32, admin: Admin<'_>) -> String {
+pub(super) fn ask(group: &mut Group, n: u32, admin: Admin<'_>) -> String {
     let conn = group.connect(n).expect("it runs");
     let mut frame = Vec::new();
     Request::Admin { id: 1, admin }.encode(&mut frame);
