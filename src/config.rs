@@ -140,7 +140,7 @@ pub const SCRUB_PAUSE: Micros = Micros::from_millis(500);
 /// Files of a group's log that is no longer needed, kept for later segments, in bytes: as many as
 /// one snapshot of a small state sets free. More would be disk space that nobody else can use.
 pub const SPARE_BYTES: u64 = 128 << 20;
-/// Entry bytes applied since the last snapshot at which the next is due, unless the state is
+/// Bytes of log on disk since the last snapshot at which the next is due, unless the state is
 /// larger: 64 MiB, what a restart replays in a second or so.
 pub const SNAPSHOT_AFTER: u64 = 64 << 20;
 
