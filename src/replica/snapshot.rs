@@ -63,6 +63,8 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// Where looking through them is, and the last that was found whole in this round.
     scrubbing: Option<Scrub>,
     scrubbed: Index,
+    /// One of those kept turned out to be damaged: another is made whatever the log has grown by.
+    is_overdue: bool,
     pub counts: SnapshotCounts,
 }
 
@@ -79,6 +81,7 @@ impl<S: StateMachine> Snapshots<S> {
             sending: Vec::new(),
             scrubbing: None,
             scrubbed: Index::ZERO,
+            is_overdue: false,
             counts: SnapshotCounts::default(),
         }
     }
@@ -211,7 +214,7 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         let behind = self.log.disk_bytes(snapshots.newest(), applied);
-        if behind < snapshots.due_at(self.config.snapshot_after) {
+        if behind < snapshots.due_at(self.config.snapshot_after) && !snapshots.is_overdue {
             return;
         }
         let (Some(term), Some(chain)) = (self.log.term_at(applied), self.log.chain_at(applied))
@@ -234,6 +237,7 @@ impl<S: StateMachine> Replica<S> {
         #[cfg(feature = "breaks")]
         let frozen = frozen.relabelled(applied);
         let ticket = self.log.snapshot_step(applied, SnapshotStep::Begin);
+        self.snapshots.is_overdue = false;
         self.snapshots.making = Some(Making {
             frozen: Some(frozen),
             maker: SnapshotMaker::new(header),

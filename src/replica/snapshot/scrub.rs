@@ -100,7 +100,7 @@ impl<S: StateMachine> Replica<S> {
                 self.snapshots.counts.damaged += 1;
                 self.snapshots.kept.retain(|kept| kept.end.id.index != index);
                 self.snapshots.useless.push(index);
-                self.snapshots.bytes = u64::MAX / 2;
+                self.snapshots.is_overdue = true;
             }
         }
         None
