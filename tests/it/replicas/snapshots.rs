@@ -8,7 +8,7 @@ use margay::replica::ReplicaConfig;
 use margay::wire::client::Admin;
 use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
-use margay_log::disk::Op;
+use margay_log::disk::{Op, SnapshotStep};
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
 
 use super::caller::Caller;
@@ -143,6 +143,27 @@ pub(super) fn snapshot_installed_then_crash_before_the_leader_knows() {
     scene.group.restart(away);
     scene.group.weather = None;
     scene.ends_well(1);
+}
+
+/// A disk may end what it has begun in any order: nothing of a snapshot is written before its file
+/// is there. Else a file begun late would take the place of one that is written.
+#[test]
+pub(super) fn a_snapshot_is_written_once_its_file_has_begun() {
+    let mut scene = Scene::behind();
+    let away = scene.away;
+    scene.group.node(away).holds = Some(|op| matches!(op, Op::Snapshot { .. }));
+    scene.group.heal();
+    scene.group.run(300);
+    let ops = scene.group.node(away).disk.in_flight();
+    let begins = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Begin, .. });
+    assert_eq!(ops.map(begins).collect::<Vec<_>>(), [true]);
+    scene.group.node(away).holds = None;
+    scene.ends_well(1);
+    scene.group.run(300);
+    scene.group.restart(away);
+    scene.ends_well(1);
+    let counts = scene.group.replica(away).snapshot_counts();
+    assert_eq!((counts.restored, counts.damaged, counts.installed), (1, 0, 0));
 }
 
 #[test]
