@@ -30,8 +30,8 @@ use crate::{output, sys, units};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Starts three nodes as processes of their own on free ports of this machine, uses a value, a
-counter, a map and a lock, kills the leader of a group with SIGKILL while clients write, restarts it and checks that everything
-acknowledged is there. Leaves nothing behind unless --data is given.")]
+counter, a map and a lock, kills the leader of a group with SIGKILL while clients write, restarts it
+and checks that everything acknowledged is there. Leaves nothing behind unless --data is given.")]
 pub(crate) struct Args {
     /// How long to measure throughput
     #[arg(long, value_name = "TIME", value_parser = units::seconds, default_value = "5")]
