@@ -309,8 +309,9 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Applies a command.
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects);
 
-    /// What a command has taken out of the state and that takes long to free, if there is
-    /// something: whoever drives the machine drops it where it holds up nobody.
+    /// What a command has taken out of the state at once and that takes long to free, if there is
+    /// something: whoever drives the machine drops it where it holds up nobody. No part of the
+    /// state.
     fn take_waste(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }

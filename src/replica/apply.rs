@@ -39,8 +39,11 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Result<(), Fatal> {
         self.hungry = false;
-        if !self.has_state()? {
+        if self.snapshots.is_restoring() {
             return Ok(());
+        }
+        if self.lacks_state() {
+            return self.without_state();
         }
         let mut budget = self.config.apply_bytes;
         let mut entries_left = ENTRIES_PER_TURN;
@@ -99,14 +102,11 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    /// Whether there is a state that the log goes on from. Where it is lost it is asked for, if
-    /// there is somebody to ask.
-    fn has_state(&self) -> Result<bool, Fatal> {
-        if self.lacks_state() && !self.has_others() {
-            let behind = self.machine.applied();
-            return Err(Fatal::Damaged { group: self.config.group, behind });
-        }
-        Ok(!self.snapshots.is_restoring() && !self.lacks_state())
+    /// The state is asked for, where there is somebody to ask.
+    fn without_state(&self) -> Result<(), Fatal> {
+        let behind = self.machine.applied();
+        let lost = Fatal::Damaged { group: self.config.group, behind };
+        if self.has_others() { Ok(()) } else { Err(lost) }
     }
 
     /// The machine cannot go on. The group keeps its log and its place in elections, and answers

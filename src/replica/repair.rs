@@ -102,8 +102,8 @@ impl<S: StateMachine> Replica<S> {
         ask.into_iter().chain(scrub.then_some(self.repairs.scrub_at)).min()
     }
 
-    /// No snapshot on this disk could be restored, and the log begins behind them: this node can
-    /// answer nobody until it is brought one. It may have been elected while it tried.
+    /// No snapshot on this disk could be restored, and the log begins behind its start: this node
+    /// can answer nobody until it is brought one. It may have been elected while it tried.
     fn note_lost_state(&mut self) {
         if self.repairs.abstains || !self.lacks_state() {
             return;

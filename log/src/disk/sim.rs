@@ -162,8 +162,8 @@ impl SimDisk {
         self.in_flight.iter()
     }
 
-    /// What ends instead of the `n`th operation under way: a file is begun before what is written to
-    /// it, on every disk.
+    /// What ends instead of the `n`th operation under way: a file is begun before what is written
+    /// to it, on every disk.
     #[must_use]
     pub fn turn_of(&self, n: usize) -> usize {
         let Some(Op::Snapshot { snapshot, .. }) = self.in_flight.get(n) else { return n };
