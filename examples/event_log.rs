@@ -1,5 +1,5 @@
-//! Events in a log that everybody shares, and a state made of them: `cargo run --example event_log`.
-//! Plain threads, on a cluster that loses its leader meanwhile.
+//! Events in a log that everybody shares, and a state made of them:
+//! `cargo run --example event_log`. Plain threads, on a cluster that loses its leader meanwhile.
 //!
 //! Who writes says where the log ended when it decided: where somebody was faster it reads on and
 //! decides anew, so nobody sells the same seat twice. Who reads follows from where it left off.

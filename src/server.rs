@@ -69,8 +69,9 @@ pub struct ServerConfig {
     /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0
     /// never.
     pub spin_us: u32,
-    /// A group takes a snapshot when this many bytes of entries were applied since its last, or as
-    /// many as that one has, whichever is more. Default 64 MiB.
+    /// A group takes a snapshot when what was applied since its last takes this many bytes of disk,
+    /// or as many as that one has, whichever is more. The log behind the last but one is kept.
+    /// Default 64 MiB.
     pub snapshot_after: u64,
     /// Whether leaders answer reads at level lease by their lease; off, these take a round like
     /// linearizable ones. Off where clocks stop with the machine.

@@ -580,6 +580,14 @@ impl Log {
         size
     }
 
+    /// Bytes of disk between the ends of the batches that end at `after` and at `through`: also
+    /// what rounding to blocks and segments that were given up half-way take. Counts only what the
+    /// log still has.
+    #[must_use]
+    pub fn disk_bytes(&self, after: Index, through: Index) -> u64 {
+        self.segments.disk_bytes(after, through)
+    }
+
     /// Space that must be left in the active segment for it to count as ready: the largest batch,
     /// or a quarter of a small segment.
     pub(crate) fn reserve(&self) -> u64 {

@@ -126,6 +126,13 @@ impl Segment {
         &self.marks
     }
 
+    /// Bytes of it up to the end of the batch that holds `index`.
+    fn bytes_through(&self, index: Index) -> u64 {
+        let before = self.batches.partition_point(|batch| batch.last <= index);
+        let end = |batch: &BatchRef| batch.span().0 + batch.span().1;
+        self.batches[..before].last().map_or(0, end)
+    }
+
     /// Marks an entry of this segment.
     pub(crate) fn clean(&mut self, index: Index) {
         if self.marks.count() == 0 {
@@ -319,6 +326,24 @@ impl Segments {
         let batch = segment.batches.partition_point(|batch| batch.last < index);
         assert!(batch < segment.batches.len());
         Some((segment, batch))
+    }
+
+    /// Bytes of disk between the ends of two batches: also what rounding to blocks and segments
+    /// that were given up half-way take. As far as the log has them.
+    pub(crate) fn disk_bytes(&self, after: Index, through: Index) -> u64 {
+        let begin = self.list.partition_point(|segment| segment.end < after);
+        let mut bytes = 0;
+        for (at, segment) in
+            self.list.iter().enumerate().skip(begin).take_while(|(at, _)| *at <= self.active)
+        {
+            let whole = at < self.active && segment.end <= through;
+            let end = if whole { segment.size } else { segment.bytes_through(through) };
+            bytes += end.saturating_sub(segment.bytes_through(after));
+            if segment.end > through {
+                break;
+            }
+        }
+        bytes
     }
 
     /// The end of the batch that ends at `index`, or `start`.

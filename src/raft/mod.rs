@@ -50,8 +50,9 @@
 //!    may be common. Searching takes a message per differing term.
 //! 4. *A committed prefix is beyond dispute.* An append that would change it comes from a broken
 //!    peer, or from a majority whose disks went back in time. It is dropped, as is anything else no
-//!    correct peer would send, and this node takes nothing more from that leader: answers would only
-//!    have it sent again, as fast as the two can talk. Nothing a peer says can panic this code; assertions cover what this node computed or was told by its own log.
+//!    correct peer would send, and this node takes nothing more from that leader: answers would
+//!    only have it sent again, as fast as the two can talk. Nothing a peer says can panic this
+//!    code; assertions cover what this node computed or was told by its own log.
 //! 5. *Terms do not leap.* A message whose term is more than [`TERM_LEAP_MAX`] above ours is
 //!    dropped. Terms rise by one per election, at most a few a second; without the bound one forged
 //!    vote request of the highest term would leave the group without terms to elect anybody in. At

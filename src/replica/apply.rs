@@ -87,7 +87,6 @@ impl<S: StateMachine> Replica<S> {
                 }
                 entries_left = entries_left.saturating_sub(batch.header().count);
                 budget = if entries_left > 0 { budget.saturating_sub(batch.size()) } else { 0 };
-                self.snapshots.bytes = self.snapshots.bytes.saturating_add(batch.size());
                 if self.machine.applied() >= self.commit || budget == 0 {
                     break;
                 }

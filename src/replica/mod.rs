@@ -113,8 +113,8 @@ pub struct ReplicaConfig {
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].
     pub settled: Micros,
-    /// A snapshot is taken when this many bytes of entries were applied since the last one, or as
-    /// many as that one has, whichever is more.
+    /// A snapshot is taken when what was applied since the last one takes this many bytes of disk,
+    /// or as many as that one has, whichever is more.
     pub snapshot_after: u64,
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.

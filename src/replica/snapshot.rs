@@ -49,8 +49,6 @@ pub(super) struct Snapshots<S: StateMachine> {
     kept: Vec<SnapshotHeader>,
     /// Files that are no snapshots of use: deleted with the next one made.
     useless: Vec<Index>,
-    /// Entry bytes applied since the newest.
-    pub bytes: u64,
     /// Not before this time.
     retry_at: Option<Micros>,
     making: Option<Making<S>>,
@@ -68,7 +66,6 @@ impl<S: StateMachine> Snapshots<S> {
         Snapshots {
             kept,
             useless,
-            bytes: 0,
             retry_at: None,
             making: None,
             restoring: None,
@@ -105,8 +102,8 @@ impl<S: StateMachine> Snapshots<S> {
         self.kept.last().map_or(Index::ZERO, |newest| newest.end.id.index)
     }
 
-    /// Entry bytes behind the newest at which the next is due: as many as the state has, so that
-    /// writing states out costs no more than writing the log did.
+    /// Bytes of log behind the newest, as they lie on disk, at which the next is due: as many as
+    /// the state has, so that writing states out costs no more than writing the log did.
     fn due_at(&self, after: u64) -> u64 {
         self.kept.last().map_or(after, |newest| after.max(newest.length))
     }
@@ -184,7 +181,8 @@ impl<S: StateMachine> Replica<S> {
         self.give_up_install(now, host);
     }
 
-    /// Freezes the machine if enough has been applied since the last time.
+    /// Freezes the machine if enough has been applied since the last time. Counted are the bytes on
+    /// disk: it is they that fill it, and that a restart reads.
     fn begin_snapshot(&mut self, now: Micros, host: &mut dyn Host) {
         let snapshots = &mut self.snapshots;
         if snapshots.retry_at.is_some_and(|at| at <= now) {
@@ -201,12 +199,12 @@ impl<S: StateMachine> Replica<S> {
         if breaks::SNAPSHOT_ABOVE_APPLIED.on() {
             applied = self.log.last().index;
         }
-        if busy
-            || snapshots.bytes < snapshots.due_at(self.config.snapshot_after)
-            || applied <= snapshots.newest()
-            // A membership is committed that is not applied yet: its turn comes.
-            || !self.members.reaches(applied)
-        {
+        // A membership may be committed that is not applied yet: its turn comes.
+        if busy || applied <= snapshots.newest() || !self.members.reaches(applied) {
+            return;
+        }
+        let behind = self.log.disk_bytes(snapshots.newest(), applied);
+        if behind < snapshots.due_at(self.config.snapshot_after) {
             return;
         }
         let (Some(term), Some(chain)) = (self.log.term_at(applied), self.log.chain_at(applied))
@@ -236,8 +234,6 @@ impl<S: StateMachine> Replica<S> {
             writes: Vec::new(),
             chunk: Vec::new(),
         });
-        // What is applied from now on counts for the next one.
-        self.snapshots.bytes = 0;
     }
 
     /// Writes one chunk out, if the disk has taken the ones before.
@@ -349,8 +345,6 @@ impl<S: StateMachine> Replica<S> {
             tracing::warn!(group = self.config.group.0, %index, %error,
                 "the snapshot could not be written; it is tried again");
             self.snapshots.retry_at = Some(now.after(RETRY));
-            // The next attempt is due at once then.
-            self.snapshots.bytes = u64::MAX / 2;
         }
         let discard = self.log.snapshot_step(index, SnapshotStep::Discard);
         let stage = match making.stage {

@@ -138,7 +138,7 @@ impl<S: StateMachine> Cluster<S> {
             role_changed: Vec::new(),
             disk_latency: 100 + rng.below(2_000),
             settled: Micros::from_millis(100 + rng.below(2_000)),
-            snapshot_after: 4 << 10 << rng.below(5),
+            snapshot_after: 64 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
             counted: Summary::default(),
             rng,

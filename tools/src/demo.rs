@@ -1,4 +1,4 @@
-//! `margay demo`: three nodes on this machine, every resource, a leader killed under load, and the
+//! `margay demo`: three nodes on this machine, data and a lock, a leader killed under load, and the
 //! proof that nothing acknowledged was lost.
 //!
 //! Each line names its topic and says what was seen, not what was hoped for: whatever is not as it
@@ -26,12 +26,12 @@ use crate::ids::Writers;
 use crate::nodes::{Live, NODES, Nodes, Plan, name};
 use crate::{output, sys, units};
 
-/// See it work: three nodes, every resource, a leader killed under load
+/// See it work: three nodes, data and a lock, a leader killed under load
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Starts three nodes as processes of their own on free ports of this machine, uses every resource,
-kills the leader of a group with SIGKILL while clients write, restarts it and checks that everything
-acknowledged is there. Leaves nothing behind unless --data is given.")]
+Starts three nodes as processes of their own on free ports of this machine, uses a value, a
+counter, a map and a lock, kills the leader of a group with SIGKILL while clients write, restarts it
+and checks that everything acknowledged is there. Leaves nothing behind unless --data is given.")]
 pub(crate) struct Args {
     /// How long to measure throughput
     #[arg(long, value_name = "TIME", value_parser = units::seconds, default_value = "5")]

@@ -70,7 +70,7 @@ pub(crate) struct Args {
     /// CPUs to pin them to
     #[arg(long, value_name = "0,1,…", value_delimiter = ',')]
     cpus: Option<Vec<usize>>,
-    /// Take a snapshot after so many bytes of entries, or as many as the state has if that is more
+    /// Take a snapshot after so many bytes of log, or as many as the state has if that is more
     /// [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     snapshot_after: Option<usize>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use margay_log::disk::Disk;
 use margay_log::disk::direct::{Access, Direct};
 use margay_log::format::EntryHeader;
-use margay_log::id::{GroupId, Incarnation, Term};
-use margay_log::{Error, Options, open};
+use margay_log::id::{GroupId, Incarnation, Index, Term};
+use margay_log::{Error, Log, Options, open};
 
 use crate::conformance::TempDir;
 
@@ -19,25 +19,52 @@ fn options() -> Options {
     Options { segment_first: 64 << 10, segment_max: 64 << 10, ..Options::default() }
 }
 
+/// Not all of two segments.
+const BATCHES: usize = 25;
+
 /// A log with a few batches in it.
 fn filled(path: &Path) {
     let mut direct = Direct::open(path).expect("a directory");
     let mut log = open(&mut direct, options()).expect("a new log").log;
-    for _ in 0..30 {
-        log.push(&EntryHeader::default(), &[7; 3_000]).expect("fits");
-        log.seal(Term(1), 0).expect("space");
-        let mut done = Vec::new();
-        log.ops().for_each(|op| direct.submit(op));
-        direct.poll(true, &mut done);
-        done.into_iter().for_each(|done| {
-            log.on_done(done).expect("nothing fails");
-        });
+    for _ in 0..BATCHES {
+        append(&mut log, &mut direct);
     }
+}
+
+/// A batch that takes one block.
+fn append(log: &mut Log, direct: &mut Direct) {
+    log.push(&EntryHeader::default(), &[7; 3_000]).expect("fits");
+    log.seal(Term(1), 0).expect("space");
+    let mut done = Vec::new();
+    log.ops().for_each(|op| direct.submit(op));
+    direct.poll(true, &mut done);
+    done.into_iter().for_each(|done| {
+        log.on_done(done).expect("nothing fails");
+    });
 }
 
 fn reopened(path: &Path, options: Options) -> Result<margay_log::Report, Error> {
     let mut direct = Direct::open(path)?;
     open(&mut direct, options).map(|opened| opened.report)
+}
+
+/// What a log takes is more than its entries: a small batch takes a block, and a segment that an
+/// unclean end cut short is paid for as a whole.
+#[test]
+fn what_lies_between_two_entries_is_counted_as_it_lies_on_disk() {
+    const BLOCK: u64 = margay_log::format::BLOCK as u64;
+    let directory = TempDir::new("space");
+    filled(directory.path());
+    let mut direct = Direct::open(directory.path()).expect("free");
+    let mut log = open(&mut direct, options()).expect("opens").log;
+    assert_eq!(log.disk_bytes(Index(1), Index(2)), BLOCK);
+    assert_eq!(log.disk_bytes(Index(2), Index(2)), 0);
+    assert_eq!(log.disk_bytes(Index(14), Index(16)), 3 * BLOCK, "with a segment's header");
+    assert_eq!(log.disk_bytes(Index(0), Index(24)), (16 + 10) * BLOCK);
+    assert_eq!(log.disk_bytes(Index(0), Index(25)), 2 * 16 * BLOCK, "five stay empty");
+    assert_eq!(log.disk_bytes(Index(0), Index(99)), 2 * 16 * BLOCK, "as far as it goes");
+    append(&mut log, &mut direct);
+    assert_eq!(log.disk_bytes(Index(24), Index(26)), (1 + 5 + 2) * BLOCK);
 }
 
 #[test]

@@ -24,8 +24,12 @@ const SILENCE: Micros = Micros::from_millis(60_000);
 pub(super) struct Installing<S: StateMachine> {
     from: NodeId,
     feeding: Feeding<S>,
-    /// Steps under way: the beginning and the writes.
-    steps: Vec<Ticket>,
+    /// The file is being begun. Until it is, pieces wait: a disk may end what it does in any order,
+    /// and a file that is begun late would take the place of one that is written.
+    begin: Option<Ticket>,
+    waiting: Vec<SnapshotStep>,
+    /// Writes under way.
+    writes: Vec<Ticket>,
     /// It is getting its name.
     publish: Option<Ticket>,
     heard: Micros,
@@ -65,8 +69,7 @@ impl<S: StateMachine> Replica<S> {
         installing.heard = now;
         installing.from = from;
         let position = installing.feeding.position();
-        let begins =
-            piece.offset == 0 && position == SNAPSHOT_HEADER as u64 && installing.steps.len() == 1;
+        let begins = piece.offset == 0 && position == SNAPSHOT_HEADER as u64;
         let fresh = if begins { &piece.bytes[SNAPSHOT_HEADER..] } else { piece.bytes };
         if !begins && piece.offset != position || installing.publish.is_some() {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
@@ -81,7 +84,8 @@ impl<S: StateMachine> Replica<S> {
         let mut data = Buffer::zeroed(piece.bytes.len());
         data.copy_from_slice(piece.bytes);
         let step = SnapshotStep::Write { offset: piece.offset, data: Arc::new(data) };
-        installing.steps.push(self.log.snapshot_step(piece.id.end.index, step));
+        installing.waiting.push(step);
+        self.write_pieces();
         self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
     }
 
@@ -140,11 +144,24 @@ impl<S: StateMachine> Replica<S> {
         self.snapshots.installing = Some(Installing {
             from,
             feeding: Feeding::new(header),
-            steps: vec![begin],
+            begin: Some(begin),
+            waiting: Vec::new(),
+            writes: Vec::new(),
             publish: None,
             heard: now,
         });
         true
+    }
+
+    /// Writes what has come, if there is a file to write it to.
+    fn write_pieces(&mut self) {
+        let Some(installing) = &mut self.snapshots.installing else { return };
+        if installing.begin.is_none() {
+            let index = installing.header().end.id.index;
+            for step in installing.waiting.drain(..) {
+                installing.writes.push(self.log.snapshot_step(index, step));
+            }
+        }
     }
 
     /// If that was a step of what is being installed, goes on; else gives the result back.
@@ -156,8 +173,9 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) -> Option<Result<Option<Buffer>, DiskError>> {
         let Some(installing) = &mut self.snapshots.installing else { return Some(result) };
-        let step = installing.steps.iter().position(|&step| step == ticket);
-        if step.is_none() && installing.publish != Some(ticket) {
+        let write = installing.writes.iter().position(|&write| write == ticket);
+        let begun = installing.begin == Some(ticket);
+        if write.is_none() && !begun && installing.publish != Some(ticket) {
             return Some(result);
         }
         if let Err(error) = result {
@@ -171,10 +189,13 @@ impl<S: StateMachine> Replica<S> {
             self.answer_piece(from, id, 0, SnapshotState::Wanted, host);
             return None;
         }
-        if let Some(step) = step {
-            installing.steps.swap_remove(step);
+        if begun {
+            installing.begin = None;
+            self.write_pieces();
+        } else if let Some(write) = write {
+            installing.writes.swap_remove(write);
             let index = installing.header().end.id.index;
-            if installing.steps.is_empty() && installing.feeding.is_complete() {
+            if installing.writes.is_empty() && installing.feeding.is_complete() {
                 let publish = self.log.snapshot_step(index, SnapshotStep::Publish);
                 installing.publish = Some(publish);
             }
@@ -228,7 +249,8 @@ impl<S: StateMachine> Replica<S> {
         let Some(installing) = self.snapshots.installing.take() else { return };
         let index = installing.header().end.id.index;
         let discard = self.log.snapshot_step(index, SnapshotStep::Discard);
-        let left = installing.steps.into_iter().chain(installing.publish).chain([discard]);
+        let steps = installing.begin.into_iter().chain(installing.writes);
+        let left = steps.chain(installing.publish).chain([discard]);
         self.snapshots.strays.extend(left.map(|ticket| (index, ticket)));
         host.dispose(Box::new(installing.feeding));
     }

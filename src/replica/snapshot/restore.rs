@@ -169,7 +169,6 @@ impl<S: StateMachine> Replica<S> {
         let before = self.machine.applied();
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
-        self.snapshots.bytes = 0;
         self.apply_fetch = None;
         let configuration = (at, members.configuration());
         if !holds {

@@ -32,8 +32,8 @@ pub(super) struct Sending {
     acked: u64,
     /// Everything before this was sent.
     sent: u64,
-    /// The read under way.
-    read: Option<Ticket>,
+    /// The read under way, and from where.
+    read: Option<(Ticket, u64)>,
     /// When it last answered, and since when what is sent is unanswered.
     heard: Micros,
     waits_since: Micros,
@@ -90,7 +90,8 @@ impl<S: StateMachine> Replica<S> {
             if sending.read.is_none() && window && sending.sent < sending.header.length {
                 let length = PIECE.min(sending.header.length - sending.sent) as u32;
                 let step = SnapshotStep::Read { offset: sending.sent, length };
-                sending.read = Some(self.log.snapshot_step(sending.index(), step));
+                let ticket = self.log.snapshot_step(sending.index(), step);
+                sending.read = Some((ticket, sending.sent));
             }
         }
         if self.snapshots.sending.len() < before {
@@ -106,10 +107,10 @@ impl<S: StateMachine> Replica<S> {
         result: Result<Option<Buffer>, DiskError>,
         host: &mut dyn Host,
     ) {
-        let of = |sending: &Sending| sending.read == Some(ticket);
+        let of = |sending: &Sending| sending.read.is_some_and(|(read, _)| read == ticket);
         let Some(at) = self.snapshots.sending.iter().position(of) else { return };
         let sending = &mut self.snapshots.sending[at];
-        sending.read = None;
+        let Some((_, offset)) = sending.read.take() else { return };
         let bytes = match result {
             Ok(bytes) => bytes.unwrap_or_else(|| Buffer::zeroed(0)),
             Err(error) => {
@@ -120,6 +121,10 @@ impl<S: StateMachine> Replica<S> {
                 return;
             }
         };
+        if offset != sending.sent {
+            // Meanwhile the receiver has said that it wants another: that one is read next.
+            return;
+        }
         if sending.sent == sending.acked {
             sending.waits_since = now;
         }
@@ -127,7 +132,7 @@ impl<S: StateMachine> Replica<S> {
             term: self.raft.term(),
             id: id_of(&sending.header),
             length: sending.header.length,
-            offset: sending.sent,
+            offset,
             bytes: &bytes,
         };
         self.frame.clear();

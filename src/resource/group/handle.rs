@@ -164,8 +164,9 @@ impl<S: Submit> MemberGroup<S> {
     }
 
     /// Joins under an id of one's own: 1 to 256 bytes without control characters that do not begin
-    /// with `:`. Fails with [`Code::MEMBER_EXISTS`] where another session has it. Where this session
-    /// has it, it is the same membership, with this metadata, and belongs to the last who joined.
+    /// with `:`. Fails with [`Code::MEMBER_EXISTS`] where another session has it. Where this
+    /// session has it, it is the same membership, with this metadata, and belongs to the last who
+    /// joined.
     pub fn join_as(&self, id: &str, data: &[u8]) -> Reply<Membership<S>> {
         self.own_id(id).unwrap_or_else(|| self.ask_to_join(id, data, Some(0)))
     }
@@ -219,8 +220,8 @@ impl<S: Submit> MemberGroup<S> {
     }
 
     /// Sends a message, at most 1 MiB. Returns its number once it waits in the inbox: then it is
-    /// durable and outlives this session. Fails with [`Code::NO_SUCH_MEMBER`] where nobody is there,
-    /// [`Code::INBOX_FULL`] where there is no room; so do all that send and ask.
+    /// durable and outlives this session. Fails with [`Code::NO_SUCH_MEMBER`] where nobody is
+    /// there, [`Code::INBOX_FULL`] where there is no room; so do all that send and ask.
     pub fn send(&self, to: To<'_>, value: &[u8]) -> Reply<u64> {
         self.tell(to.parts(), value, None)
     }

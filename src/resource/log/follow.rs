@@ -77,8 +77,8 @@ impl<S: Submit> Follow<S> {
     ///
     /// # Errors
     /// The reason why there will be none.
-    pub async fn next(&mut self) -> Result<Record, Failure> {
-        std::future::poll_fn(|context| self.poll_record(context)).await
+    pub fn next(&mut self) -> impl Future<Output = Result<Record, Failure>> {
+        std::future::poll_fn(|context| self.poll_record(context))
     }
 
     /// Blocks the thread until the next record.

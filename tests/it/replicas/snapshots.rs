@@ -6,8 +6,9 @@ use std::rc::Rc;
 use margay::machine::{ResourceId, kind};
 use margay::replica::ReplicaConfig;
 use margay::wire::client::Admin;
+use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
-use margay_log::disk::Op;
+use margay_log::disk::{Op, SnapshotStep};
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
 
 use super::caller::Caller;
@@ -144,6 +145,27 @@ pub(super) fn snapshot_installed_then_crash_before_the_leader_knows() {
     scene.ends_well(1);
 }
 
+/// A disk may end what it has begun in any order: nothing of a snapshot is written before its file
+/// is there. Else a file begun late would take the place of one that is written.
+#[test]
+pub(super) fn a_snapshot_is_written_once_its_file_has_begun() {
+    let mut scene = Scene::behind();
+    let away = scene.away;
+    scene.group.node(away).holds = Some(|op| matches!(op, Op::Snapshot { .. }));
+    scene.group.heal();
+    scene.group.run(300);
+    let ops = scene.group.node(away).disk.in_flight();
+    let begins = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Begin, .. });
+    assert_eq!(ops.map(begins).collect::<Vec<_>>(), [true]);
+    scene.group.node(away).holds = None;
+    scene.ends_well(1);
+    scene.group.run(300);
+    scene.group.restart(away);
+    scene.ends_well(1);
+    let counts = scene.group.replica(away).snapshot_counts();
+    assert_eq!((counts.restored, counts.damaged, counts.installed), (1, 0, 0));
+}
+
 #[test]
 pub(super) fn two_snapshots_in_quick_succession() {
     let mut scene = Scene::behind();
@@ -273,6 +295,45 @@ pub(super) fn snapshot_does_not_block_apply_and_append() {
     assert_eq!(scene.group.leader(), leader);
     scene.group.node(leader).holds = None;
     scene.ends_well(11);
+}
+
+/// While a piece is being read the receiver says that it wants another, for it has the rest from
+/// somebody else: bytes are sent as what they are, or not at all.
+#[test]
+pub(super) fn snapshot_answer_overtakes_a_read() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    let sent: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let pieces = Rc::clone(&sent);
+    scene.group.weather = Some(Box::new(move |flight| {
+        if is_piece(flight) {
+            pieces.borrow_mut().push(flight.frame.clone());
+            return None;
+        }
+        Some(Micros(0))
+    }));
+    scene.group.heal();
+    scene.group.until("a first piece", |_| !sent.borrow().is_empty());
+    // It is lost; after a while it is read again.
+    scene.group.node(leader).holds = Some(|op| matches!(op, Op::Snapshot { .. }));
+    scene.group.run(600);
+    let first = sent.borrow()[0].clone();
+    let first = SnapshotPiece::decode(&wire::decode(&first).expect("a frame")).expect("a piece");
+    let (id, offset) = (first.id, first.length - 4_096);
+    let term = scene.group.replica(leader).raft().term();
+    let mut answer = Vec::new();
+    SnapshotAck { term, id, offset, state: SnapshotState::Wanted }.encode(&mut answer);
+    scene.group.arrive(Flight::new(away, leader, answer));
+    scene.group.node(leader).holds = None;
+    sent.borrow_mut().clear();
+    scene.group.until("what it wants", |_| !sent.borrow().is_empty());
+    scene.group.weather = None;
+    for frame in sent.borrow().iter() {
+        let piece = SnapshotPiece::decode(&wire::decode(frame).expect("a frame"));
+        let piece = piece.expect("within its file");
+        assert_eq!(piece.offset == 0, piece.bytes.starts_with(b"MGYN"), "the header is in front");
+    }
+    scene.ends_well(1);
 }
 
 #[test]

@@ -150,7 +150,8 @@ proptest! {
                     let append = AppendV1 { records: vec![record.clone()], position };
                     let told = world.command(session, id, &append);
                     let done = u8::from(right);
-                    prop_assert_eq!(told.payload, [&[done][..], &model.next.to_le_bytes()].concat());
+                    let expected = [&[done][..], &model.next.to_le_bytes()].concat();
+                    prop_assert_eq!(told.payload, expected);
                     if right {
                         model.push(world.time, &record);
                         model.roll();

@@ -37,8 +37,8 @@ impl Faults {
             6..=8 => self.isolate(hosts, node)?,
             9 => self.cut_from_peers_only(hosts, node)?,
             10 => self.fill(hosts, node)?,
-            // The other half of the time things get better: where hardly anything works, little can go
-            // wrong.
+            // The other half of the time things get better: where hardly anything works, little
+            // can go wrong.
             11..=14 => self.mend(hosts)?,
             _ => self.wake(hosts)?,
         }
@@ -116,8 +116,9 @@ impl Faults {
         Ok(())
     }
 
+    /// Only of a node that serves: one that is about to finds the disk full, says so and ends.
     fn fill(&mut self, hosts: &mut Hosts, node: usize) -> io::Result<()> {
-        if self.full.is_none() {
+        if self.full.is_none() && hosts.serves(node) {
             self.count("full disk");
             hosts.fill_disk(node)?;
             self.full = Some(node);

@@ -21,6 +21,8 @@ const CLIENTS_ADDRESS: &str = "10.91.0.254";
 const NOWHERE: &str = "02:00:00:00:00:66";
 /// What a node's file system has.
 const DISK_MIB: u64 = 192;
+/// Logs stay far smaller than the disk, and snapshots are frequent.
+const SNAPSHOT_AFTER: &str = "4MiB";
 /// Groups of the cluster.
 pub(crate) const GROUPS: u32 = 2;
 /// Pause between two looks.
@@ -165,7 +167,8 @@ impl Hosts {
         command.args(["--name", &name(node), "--listen", &endpoints[node], "--unsafe-no-auth"]);
         let belongs = if self.nodes[node].joins { "--join" } else { "--peers" };
         command.args([belongs, &others.join(","), "--shards", "1"]);
-        command.args(["--groups", &GROUPS.to_string(), "--data"]);
+        command.args(["--groups", &GROUPS.to_string()]);
+        command.args(["--snapshot-after", SNAPSHOT_AFTER, "--data"]);
         command.arg(self.data(node));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::die_with_parent(&mut command, libc::SIGKILL);
@@ -298,6 +301,11 @@ impl Hosts {
     /// What each node says.
     pub(crate) fn status(&self) -> Vec<NodeStatus> {
         status(&self.endpoints(), ANSWER)
+    }
+
+    /// Whether a node has come up.
+    pub(crate) fn serves(&self, node: usize) -> bool {
+        self.status().get(node).is_some_and(|status| status.groups.is_ok())
     }
 
     /// The node that leads group 0, by what most recently elected nodes say of themselves.

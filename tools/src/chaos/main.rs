@@ -3,8 +3,9 @@
 //! while; afterwards their histories are judged.
 //!
 //! `hosts` makes the hosts and undoes them, `faults` draws what happens to them, `operator` changes
-//! who is a member, `clients` works and remembers, `verdict` judges. Everything happens in a network and a mount namespace that end
-//! with this process: `scripts/chaos.sh` makes them, and nothing else on the machine is touched.
+//! who is a member, `clients` works and remembers, `verdict` judges. Everything happens in a
+//! network and a mount namespace that end with this process: `scripts/chaos.sh` makes them, and
+//! nothing else on the machine is touched.
 #![deny(unsafe_code)]
 
 mod clients;

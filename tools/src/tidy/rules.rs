@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crate → paths that may name it.
 const CRATES: &[(&str, &[&str])] = &[
-    ("glommio", &["src/shard/", "src/server.rs", "src/server/", "examples/runtimes.rs"]),
+    ("glommio", &["src/shard/", "src/server.rs", "src/server/", "examples/"]),
     (
         "io_uring",
         &[
