@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds margay and shows it: three nodes, data and a lock, a leader killed
-# under load, nothing lost. A few minutes the first time, seconds after that.
+# Installs what is missing, builds margay and shows it: three nodes, resources at work, a leader
+# killed under load, nothing lost. A few minutes the first time, seconds after that.
 #
 #     scripts/demo.sh [--seconds 5] [--data DIR]
 #

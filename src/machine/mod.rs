@@ -310,7 +310,8 @@ pub trait StateMachine: Sized + Send + 'static {
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects);
 
     /// What a command has taken out of the state at once and that takes long to free, if there is
-    /// something: whoever drives the machine drops it where it holds up nobody. No part of the state.
+    /// something: whoever drives the machine drops it where it holds up nobody. No part of the
+    /// state.
     fn take_waste(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }

@@ -43,10 +43,7 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         if self.lacks_state() {
-            // It is asked for, where there is somebody to ask.
-            let behind = self.machine.applied();
-            let lost = Fatal::Damaged { group: self.config.group, behind };
-            return if self.has_others() { Ok(()) } else { Err(lost) };
+            return self.without_state();
         }
         let mut budget = self.config.apply_bytes;
         let mut entries_left = ENTRIES_PER_TURN;
@@ -103,6 +100,13 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         Ok(())
+    }
+
+    /// The state is asked for, where there is somebody to ask.
+    fn without_state(&self) -> Result<(), Fatal> {
+        let behind = self.machine.applied();
+        let lost = Fatal::Damaged { group: self.config.group, behind };
+        if self.has_others() { Ok(()) } else { Err(lost) }
     }
 
     /// The machine cannot go on. The group keeps its log and its place in elections, and answers

@@ -60,7 +60,7 @@ pub struct RepairCounts {
     pub found: u64,
     /// Those that were put back.
     pub mended: u64,
-    /// Times the whole log was looked through.
+    /// Times the whole log and the snapshots were looked through.
     pub rounds: u64,
 }
 
@@ -102,8 +102,8 @@ impl<S: StateMachine> Replica<S> {
         ask.into_iter().chain(scrub.then_some(self.repairs.scrub_at)).min()
     }
 
-    /// No snapshot on this disk could be restored, and the log begins behind its start: this node can
-    /// answer nobody until it is brought one. It may have been elected while it tried.
+    /// No snapshot on this disk could be restored, and the log begins behind its start: this node
+    /// can answer nobody until it is brought one. It may have been elected while it tried.
     fn note_lost_state(&mut self) {
         if self.repairs.abstains || !self.lacks_state() {
             return;
@@ -315,6 +315,7 @@ impl<S: StateMachine> Replica<S> {
                 self.repairs.scrubbing = Some(ticket);
                 self.repairs.scrubbed = through;
             }
+            None if self.scrub_snapshots() => {}
             None => {
                 self.repairs.scrubbed = Index::ZERO;
                 self.repairs.counts.rounds += 1;

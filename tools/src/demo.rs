@@ -1,5 +1,5 @@
-//! `margay demo`: three nodes on this machine, data and a lock, a leader killed under load, and the
-//! proof that nothing acknowledged was lost.
+//! `margay demo`: three nodes on this machine, resources at work, a leader killed under load, and
+//! the proof that nothing acknowledged was lost.
 //!
 //! Each line names its topic and says what was seen, not what was hoped for: whatever is not as it
 //! should be ends the demo with an error.
@@ -26,12 +26,12 @@ use crate::ids::Writers;
 use crate::nodes::{Live, NODES, Nodes, Plan, name};
 use crate::{output, sys, units};
 
-/// See it work: three nodes, data and a lock, a leader killed under load
+/// See it work: three nodes, resources at work, a leader killed under load
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Starts three nodes as processes of their own on free ports of this machine, uses a value, a
-counter, a map and a lock, kills the leader of a group with SIGKILL while clients write, restarts it
-and checks that everything acknowledged is there. Leaves nothing behind unless --data is given.")]
+Starts three nodes as processes of their own on free ports of this machine, uses the resources that
+most people come for, kills the leader of a group with SIGKILL while clients write, restarts it and
+checks that everything acknowledged is there. Leaves nothing behind unless --data is given.")]
 pub(crate) struct Args {
     /// How long to measure throughput
     #[arg(long, value_name = "TIME", value_parser = units::seconds, default_value = "5")]
@@ -160,6 +160,7 @@ fn tell(args: &Args, place: &Place, live: Live) -> Result<(), Exit> {
     say("", format!("data in {}, {kept}", place.dir.display()))?;
     resources(&nodes)?;
     lock(&nodes, &plan)?;
+    work(&nodes)?;
     speed(&nodes, args.seconds)?;
     failover(&mut nodes)?;
     let warnings = nodes.warnings(0);
@@ -252,6 +253,46 @@ fn lock(nodes: &Nodes, plan: &Plan) -> Result<(), Exit> {
     say("", format!("{granted} · a release with {old}: refused"))?;
     guard.unlock().wait()?;
     Ok(client.close()?)
+}
+
+/// A worker that leads, with tasks in its hands, and goes: both pass on with its session.
+fn work(nodes: &Nodes) -> Result<(), Exit> {
+    let connect = || Client::builder().endpoints(nodes.endpoints()).connect();
+    let (a, b) = (connect()?, connect()?);
+    let jobs = a.queue("jobs").wait()?;
+    for job in ["one", "two", "three"] {
+        jobs.offer(job.as_bytes()).wait()?;
+    }
+    let taken = jobs.take(2, PATIENCE).wait()?.len();
+    let leads = a.election("primary").wait()?.campaign(b"A").wait()?;
+    let election = b.election("primary").wait()?;
+    let campaign = election.campaign(b"B");
+    wait_for(|| election.candidates().wait().is_ok_and(|row| !row.is_empty()), "a candidate")?;
+    a.close()?;
+    let lead = campaign.wait()?;
+    let (old, term) = (leads.term(), lead.term());
+    if term <= old {
+        return Err(wrong("the term did not rise"));
+    }
+    let jobs = b.queue("jobs").wait()?;
+    let (mut done, mut again) = (0, 0);
+    while done < 3 {
+        for task in jobs.take_within(3, PATIENCE, PATIENCE).wait()? {
+            again += usize::from(task.deliveries() > 1);
+            task.ack().wait()?;
+            done += 1;
+        }
+    }
+    if again != taken {
+        return Err(wrong("tasks were delivered again that nobody had taken, or not again"));
+    }
+    say("election", format!("A leads (term {old}), B stands by · A ends: B leads (term {term})"))?;
+    let back = format!("{again} of them delivered again");
+    say(
+        "queue",
+        format!("3 jobs: A took {taken} and ended without a word · B did {done}, {back}"),
+    )?;
+    Ok(b.close()?)
 }
 
 /// Writes and linearizable reads, as fast as they go.

@@ -180,8 +180,8 @@ fn fill(path: &Path, size: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Reads all files of a directory past the page cache, `piece` bytes at a time, into huge pages, and
-/// looks at nothing. Returns the bytes read.
+/// Reads all files of a directory past the page cache, `piece` bytes at a time, into huge pages,
+/// and looks at nothing. Returns the bytes read.
 ///
 /// # Errors
 /// The system's.

@@ -333,8 +333,8 @@ impl Shared {
         self.wait(None, is_done);
     }
 
-    /// As [`Shared::wait_until`], for a condition that holds when `entry` is durable. True if it was
-    /// told that it is, and then has not asked.
+    /// As [`Shared::wait_until`], for a condition that holds when `entry` is durable. True if it
+    /// was told that it is, and then has not asked.
     pub(crate) fn wait(
         &self,
         entry: Option<Index>,

@@ -49,8 +49,8 @@ impl<M: Data, S: Submit> MemberGroupOf<M, S> {
         self.group.send_all(&message.to_bytes())
     }
 
-    /// See [`MemberGroup::ask`]. A member that only acknowledges answers with no bytes at all, which
-    /// may be no value of the type.
+    /// See [`MemberGroup::ask`]. A member that only acknowledges answers with no bytes at all,
+    /// which may be no value of the type.
     pub fn ask(&self, to: To<'_>, message: &M, within: Duration) -> Reply<M> {
         let answer = self.group.ask(to, &message.to_bytes(), within);
         answer.and_then(|answer| Ok(M::from_bytes(&answer)?))

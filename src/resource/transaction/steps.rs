@@ -18,7 +18,8 @@ const NODE_DATA: u32 = 25;
 const LOG_NEXT: u32 = 8;
 
 impl<S: Submit> Transaction<S> {
-    /// Only if the lock is still held under this token: a holder that was cut off does nothing then.
+    /// Only if the lock is still held under this token: a holder that was cut off does nothing
+    /// then.
     #[must_use]
     pub fn holds(self, lock: &Lock<S>, token: u64) -> Transaction<S> {
         let expect = Expect::begins(EQUAL, &token.to_le_bytes()).behind(TOKEN);
