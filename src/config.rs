@@ -137,6 +137,9 @@ pub const FORMING_BYTES_MAX: usize = 16 << 10;
 /// Pause between two pieces of 1 MiB of a group's log that are looked through for rot: 2 MiB a
 /// second, which no disk notices.
 pub const SCRUB_PAUSE: Micros = Micros::from_millis(500);
+/// Files of a group's log that is no longer needed, kept for later segments, in bytes: as many as
+/// one snapshot of a small state sets free. More would be disk space that nobody else can use.
+pub const SPARE_BYTES: u64 = 128 << 20;
 /// Bytes of log on disk since the last snapshot at which the next is due, unless the state is
 /// larger: 64 MiB, what a restart replays in a second or so.
 pub const SNAPSHOT_AFTER: u64 = 64 << 20;

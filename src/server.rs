@@ -413,6 +413,7 @@ fn open_log(
         // Alone there is nobody to mend it: what is restored then is whole again.
         refuse_damage: node.founders.len() == 1,
         keep_rotten: true,
+        spare_bytes: config::SPARE_BYTES,
         mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };

@@ -300,6 +300,9 @@ pub struct SegmentHeader {
     /// Begins the checksum of every frame. Random, made with the log and never sent: whoever
     /// chooses a payload cannot make it look like a frame.
     pub salt: u32,
+    /// The segment that this file was before, and whose bytes are still there where none were
+    /// written since; zero for a file that was filled with zeros.
+    pub former: SegmentNumber,
 }
 
 impl SegmentHeader {
@@ -317,6 +320,7 @@ impl SegmentHeader {
             salt: u32_at(bytes, 28),
             segment: SegmentNumber(u64_at(bytes, 32)),
             size: u64_at(bytes, 40),
+            former: SegmentNumber(u64_at(bytes, 48)),
         })
     }
 
@@ -334,6 +338,7 @@ impl SegmentHeader {
         put(block, 28, self.salt.to_le_bytes());
         put(block, 32, self.segment.0.to_le_bytes());
         put(block, 40, self.size.to_le_bytes());
+        put(block, 48, self.former.0.to_le_bytes());
         close_block(block);
     }
 }

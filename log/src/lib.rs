@@ -85,6 +85,7 @@ pub mod repair;
 pub mod rng;
 mod segment;
 pub mod snapshot;
+mod spare;
 mod tail;
 mod walk;
 mod writer;

@@ -17,11 +17,14 @@ use crate::disk::{DiskError, Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
 use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
 use crate::hard_state::{META_MAX, Updates};
-use crate::id::{BatchEnd, Chain, EntryId, Incarnation, Index, Position, Term, Ticket};
+use crate::id::{
+    BatchEnd, Chain, EntryId, Incarnation, Index, Position, SegmentNumber, Term, Ticket,
+};
 pub use crate::options::Options;
-use crate::progress::{Idle, Preparing};
+use crate::progress::{Idle, Preparing, Retiring};
 use crate::read::Reads;
 use crate::segment::{BatchRef, Segment, Segments};
+use crate::spare::Spares;
 use crate::tail::Tail;
 use crate::writer::{Write, Writer};
 
@@ -61,7 +64,8 @@ pub struct Log {
     /// See [`Log::is_replacing`]; zero for nothing.
     pub(crate) replacing: Index,
     /// Segments to retire once the hard state of the ticket is durable.
-    pub(crate) retiring: Vec<(crate::id::SegmentNumber, Ticket)>,
+    pub(crate) retiring: Vec<Retiring>,
+    pub(crate) spares: Spares,
     /// Hard states up to this one are durable.
     pub(crate) hard_ticket: Ticket,
     pub(crate) ops: VecDeque<Op>,
@@ -405,7 +409,7 @@ impl Log {
         let begin = Position { segment: self.segments.oldest(), offset: BLOCK as u64 };
         self.from = self.from.max(begin);
         let ticket = self.next_ticket();
-        self.retiring.extend(dropped.into_iter().map(|segment| (segment, ticket)));
+        self.retire(dropped, ticket);
         self.updates.want(ticket);
         self.pump();
         Ok(())
@@ -430,10 +434,16 @@ impl Log {
         self.writer.reset(start, ticket);
         self.replacing = Index::ZERO;
         self.forget_places();
-        self.retiring.extend(dropped.into_iter().map(|segment| (segment, ticket)));
+        self.retire(dropped, ticket);
         self.updates.want(ticket);
         self.pump();
         Ok(())
+    }
+
+    /// Lets go of segments once the hard state of `needed` is durable.
+    fn retire(&mut self, dropped: Vec<(SegmentNumber, u64)>, needed: Ticket) {
+        let retiring = |(segment, size)| Retiring { segment, size, needed };
+        self.retiring.extend(dropped.into_iter().map(retiring));
     }
 
     /// The owner's bytes in the hard state, as last set.
@@ -575,7 +585,7 @@ impl Log {
         let newest = self.segments.newest().expect("a log has at least one segment");
         let doubled = newest.size.saturating_mul(2).min(self.options.segment_max);
         let size = doubled.max(BLOCK as u64 + in_blocks(bytes));
-        let number = crate::id::SegmentNumber(newest.number.0 + 1);
+        let number = SegmentNumber(newest.number.0 + 1);
         self.segments.add(Segment::new(number, size, false));
         size
     }

@@ -30,6 +30,9 @@ pub struct Options {
     /// Space that [`crate::Log::prepare_ahead`] has prepared, in bytes. Default 0. Beyond that, a
     /// segment is asked for when half of the last one is used.
     pub prepared_bytes: u64,
+    /// Files of segments that are no longer needed are kept for later segments, up to this many
+    /// bytes. Default 0. Not for logs whose files others read beside the writer.
+    pub spare_bytes: u64,
     /// Damage is an error, found before anything is written: what is restored then is whole again.
     /// Default: it is reported, and the log goes on without what it lacks.
     pub refuse_damage: bool,
@@ -56,6 +59,7 @@ impl Default for Options {
             writes_in_flight: 16,
             queue_bytes: 32 << 20,
             prepared_bytes: 0,
+            spare_bytes: 0,
             refuse_damage: false,
             keep_rotten: false,
             mark: None,

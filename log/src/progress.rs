@@ -43,6 +43,14 @@ pub(crate) struct Preparing {
     pause: Micros,
 }
 
+/// A segment that is no longer needed once a hard state is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Retiring {
+    pub(crate) segment: SegmentNumber,
+    pub(crate) size: u64,
+    pub(crate) needed: Ticket,
+}
+
 /// What a hard state says about the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Moment {
@@ -121,7 +129,7 @@ impl Log {
             Done::Prepared { segment, result } => self.on_prepared(segment, result),
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
             // A file that could not be deleted is deleted by the next opening.
-            Done::Retired { .. } => {}
+            Done::Retired { segment, result } => self.spares.on_retired(segment, result.is_ok()),
             Done::Rewritten { segment, result } => self.on_rewritten(segment, result),
             // Whoever asked for it is told by whoever drives the log.
             Done::Snapshot { .. } => {}
@@ -221,10 +229,12 @@ impl Log {
         }
         let Some(next) = self.segments.unready() else { return };
         let (segment, size) = (next.number, next.size);
+        let spare = self.spares.give(size);
+        let former = spare.unwrap_or_default();
         let mut header = Buffer::zeroed(BLOCK);
-        self.segment_header(segment, size).encode(&mut header);
+        SegmentHeader { former, ..self.segment_header(segment, size) }.encode(&mut header);
         self.preparing.segment = Some(segment);
-        self.ops.push_back(Op::Prepare { segment, size, header: Arc::new(header) });
+        self.ops.push_back(Op::Prepare { segment, size, header: Arc::new(header), spare });
     }
 
     pub(crate) fn segment_header(&self, segment: SegmentNumber, size: u64) -> SegmentHeader {
@@ -235,6 +245,7 @@ impl Log {
             segment,
             size,
             salt: self.salt,
+            former: SegmentNumber::default(),
         }
     }
 
@@ -315,18 +326,21 @@ impl Log {
         Ok(())
     }
 
-    /// Retires what the durable hard state does not need, once no write to it is under way any
-    /// more.
+    /// Retires what the durable hard state does not need, once nothing that writes to it or reads
+    /// it is under way any more: its file may become another segment.
     fn pump_retire(&mut self) {
         let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
         let rewriting = self.rewriting.as_ref().map(|rewriting| rewriting.segment);
-        let (writer, ops) = (&self.writer, &mut self.ops);
-        self.retiring.retain(|&(segment, needed)| {
-            let is_busy =
-                [preparing, rewriting].contains(&Some(segment)) || writer.is_writing(segment);
+        let (writer, reads, ops) = (&self.writer, &self.reads, &mut self.ops);
+        let (spares, bytes_max) = (&mut self.spares, self.options.spare_bytes);
+        self.retiring.retain(|&Retiring { segment, size, needed }| {
+            let is_busy = [preparing, rewriting].contains(&Some(segment))
+                || writer.is_writing(segment)
+                || reads.is_using(segment);
             let is_due = needed <= durable && !is_busy;
             if is_due {
-                ops.push_back(Op::Retire { segment });
+                let keep = spares.takes(segment, size, bytes_max);
+                ops.push_back(Op::Retire { segment, keep });
             }
             !is_due
         });

@@ -50,13 +50,19 @@ pub(crate) struct Reads {
     fetches: Vec<Fetch>,
     /// By first index of the batch.
     damaged: BTreeSet<Index>,
-    /// Writes that put batches back, and the first index of each.
-    mending: Vec<(Ticket, Index)>,
+    /// Writes that put batches back, the first index of each, and where.
+    mending: Vec<(Ticket, Index, SegmentNumber)>,
 }
 
 impl Reads {
     pub(crate) fn note_damaged(&mut self, first: Index) {
         self.damaged.insert(first);
+    }
+
+    /// Whether a segment is being read, or something is put back there.
+    pub(crate) fn is_using(&self, segment: SegmentNumber) -> bool {
+        self.fetches.iter().any(|fetch| fetch.segment == segment)
+            || self.mending.iter().any(|&(_, _, number)| number == segment)
     }
 
     pub(crate) fn truncate_suffix(&mut self, after: Index) {
@@ -228,7 +234,7 @@ impl Log {
         let ticket = self.next_ticket();
         let data = Arc::clone(batch.buffer());
         self.reads.damaged.remove(&header.first);
-        self.reads.mending.push((ticket, header.first));
+        self.reads.mending.push((ticket, header.first, number));
         self.tail.fetch(batch);
         self.ops.push_back(Op::Mend { ticket, segment: number, offset: listed.offset, data });
         true
@@ -236,10 +242,10 @@ impl Log {
 
     /// A batch has been put back, or could not be.
     pub(crate) fn on_mend(&mut self, ticket: Ticket, result: Result<(), DiskError>) {
-        let Some(at) = self.reads.mending.iter().position(|&(mend, _)| mend == ticket) else {
+        let Some(at) = self.reads.mending.iter().position(|&(mend, ..)| mend == ticket) else {
             return;
         };
-        let (_, first) = self.reads.mending.swap_remove(at);
+        let (_, first, _) = self.reads.mending.swap_remove(at);
         if result.is_err() && self.segments.find(first).is_some() {
             self.reads.damaged.insert(first);
         }

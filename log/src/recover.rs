@@ -24,6 +24,7 @@ use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
 use crate::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
+use crate::spare::Spares;
 use crate::tail::Tail;
 use crate::walk::Walk;
 use crate::writer::Writer;
@@ -248,9 +249,12 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     let mut headers = Vec::new();
     let mut fresh = None;
     for &(number, size) in &listed {
-        let header = check_segment(storage, &hard, number, size)?;
+        let (header, is_used) = match check_segment(storage, &hard, number, size)? {
+            Ok(header) => (None, header.former != SegmentNumber::default()),
+            Err(error) => (Some(error), false),
+        };
         let walked = walk
-            .segment(storage, number, size)
+            .segment(storage, number, size, is_used)
             .map_err(|cause| failed("read", &segment_file(number), cause))?;
         match header {
             Some(FormatError::Magic) if !walked.frames => {
@@ -411,26 +415,26 @@ fn check_numbers(listed: &[(SegmentNumber, u64)], hard: &HardState) -> Result<()
     Ok(())
 }
 
-/// Whether the segment is what its name says. A header that cannot be read is returned, not an
-/// error: its frames may be there all the same.
+/// The segment's header, which must be what its name says. One that cannot be read is no error of
+/// opening: its frames may be there all the same.
 fn check_segment(
     storage: &mut dyn Storage,
     hard: &HardState,
     segment: SegmentNumber,
     size: u64,
-) -> Result<Option<FormatError>, Error> {
+) -> Result<Result<SegmentHeader, FormatError>, Error> {
     let file = segment_file(segment);
     if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) {
         return Err(Error::SegmentSize { segment, expected: 0, found: size });
     }
     let mut block = Buffer::zeroed(BLOCK);
     if storage.read(segment, 0, &mut block).is_err() {
-        return Ok(Some(FormatError::Short));
+        return Ok(Err(FormatError::Short));
     }
     let header = match SegmentHeader::decode(&block) {
         Ok(header) => header,
         Err(FormatError::Version { found }) => return Err(Error::Newer { file, found }),
-        Err(error) => return Ok(Some(error)),
+        Err(error) => return Ok(Err(error)),
     };
     if header.incarnation != hard.incarnation {
         let (expected, found) = (hard.incarnation, header.incarnation);
@@ -445,7 +449,7 @@ fn check_segment(
     if header.size != size {
         return Err(Error::SegmentSize { segment, expected: header.size, found: size });
     }
-    Ok(None)
+    Ok(Ok(header))
 }
 
 /// Compares what was kept with what is claimed. A log that lacks something is cut to end before it,
@@ -459,7 +463,8 @@ fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
     };
     let (until, cause) = match walk.lacking() {
         Some(until) => {
-            let cause = if place(walk).is_some() { Cause::Unreadable } else { Cause::Missing };
+            let found = place(walk).is_some() || walk.is_used_there();
+            let cause = if found { Cause::Unreadable } else { Cause::Missing };
             (until.max(hard.repair), cause)
         }
         None if hard.repair > walk.segments.last().id.index => (hard.repair, Cause::Unrepaired),
@@ -536,6 +541,7 @@ fn recovered(
         rewriting: None,
         replacing: Index::ZERO,
         retiring: Vec::new(),
+        spares: Spares::default(),
         hard_ticket: Ticket(0),
         ops: VecDeque::new(),
         ticket: Ticket(0),

@@ -411,8 +411,8 @@ impl Segments {
     }
 
     /// Drops the oldest segments whose batches all end at or before `through`; never the active
-    /// one. Returns their numbers.
-    pub(crate) fn truncate_prefix(&mut self, through: Index) -> Vec<SegmentNumber> {
+    /// one. Returns their numbers and sizes.
+    pub(crate) fn truncate_prefix(&mut self, through: Index) -> Vec<(SegmentNumber, u64)> {
         let mut dropped = Vec::new();
         while self.active > 0 && self.list[0].ready && self.list[0].end <= through {
             let Some(segment) = self.list.pop_front() else { break };
@@ -420,7 +420,7 @@ impl Segments {
             if let Some(batch) = segment.batches.last() {
                 self.start = batch.end();
             }
-            dropped.push(segment.number);
+            dropped.push((segment.number, segment.size));
         }
         let first = self.start.id.index.next();
         let gone = self.terms.partition_point(|&(_, from)| from <= first);
@@ -435,13 +435,13 @@ impl Segments {
     }
 
     /// Forgets all batches: the log is empty behind `start`. Prepared segments before the active
-    /// one are dropped. Returns their numbers.
-    pub(crate) fn reset(&mut self, start: BatchEnd) -> Vec<SegmentNumber> {
+    /// one are dropped. Returns their numbers and sizes.
+    pub(crate) fn reset(&mut self, start: BatchEnd) -> Vec<(SegmentNumber, u64)> {
         let mut dropped = Vec::new();
         while self.active > 0 && self.list[0].ready {
             let Some(segment) = self.list.pop_front() else { break };
             self.active -= 1;
-            dropped.push(segment.number);
+            dropped.push((segment.number, segment.size));
         }
         for segment in self.list.range_mut(..=self.active) {
             segment.batches.clear();

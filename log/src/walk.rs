@@ -63,6 +63,8 @@ pub(crate) struct Walk<'a> {
     mark: Option<u8>,
     /// Those that are the first of a kept batch.
     pub(crate) marked: Vec<(Index, Vec<u8>)>,
+    /// Segments whose files were others before.
+    used: Vec<SegmentNumber>,
     window: Window,
 }
 
@@ -91,17 +93,21 @@ impl<'a> Walk<'a> {
             linked_to: hard.from,
             mark,
             marked: Vec::new(),
+            used: Vec::new(),
             window: Window::new(),
         }
     }
 
-    /// Walks over one segment, the next by number.
+    /// Walks over one segment, the next by number. Where its file was another one before
+    /// (`is_used`), what is no frame of this one means nothing.
     pub(crate) fn segment(
         &mut self,
         storage: &mut dyn Storage,
         number: SegmentNumber,
         size: u64,
+        is_used: bool,
     ) -> Result<Walked, DiskError> {
+        self.used.extend(is_used.then_some(number));
         self.segments.add(Segment::new(number, size, true));
         self.segments.advance_to_newest();
         self.window.open(number, size);
@@ -121,7 +127,7 @@ impl<'a> Walk<'a> {
                 (Some(frame), _) => self.on_frame(storage, &frame)?,
                 (None, Some(pack)) => self.on_pack(storage, &pack)?,
                 (None, None) => {
-                    if !is_zero && position >= self.hard.from {
+                    if !is_zero && !is_used && position >= self.hard.from {
                         self.on_torn(position);
                     }
                     BLOCK as u64
@@ -146,6 +152,11 @@ impl<'a> Walk<'a> {
             let end = self.segments.end_at(torn.prev()).expect("it follows a batch");
             self.superseded += self.truncate(end);
         }
+    }
+
+    /// Whether something that means nothing may lie where the last linked frame ends.
+    pub(crate) fn is_used_there(&self) -> bool {
+        self.used.contains(&self.linked_to.segment)
     }
 
     /// The index up to which the log was durable, if the kept log does not have it all.

@@ -60,7 +60,7 @@ pub struct RepairCounts {
     pub found: u64,
     /// Those that were put back.
     pub mended: u64,
-    /// Times the whole log was looked through.
+    /// Times the whole log and the snapshots were looked through.
     pub rounds: u64,
 }
 
@@ -315,6 +315,7 @@ impl<S: StateMachine> Replica<S> {
                 self.repairs.scrubbing = Some(ticket);
                 self.repairs.scrubbed = through;
             }
+            None if self.scrub_snapshots() => {}
             None => {
                 self.repairs.scrubbed = Index::ZERO;
                 self.repairs.counts.rounds += 1;

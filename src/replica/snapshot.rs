@@ -7,7 +7,7 @@
 //! rotten costs a longer replay, not data.
 //!
 //! Restoring one is in `restore.rs`, bringing one to another node in `send.rs`, taking one that is
-//! brought in `install.rs`.
+//! brought in `install.rs`, looking for rot in `scrub.rs`.
 //!
 //! Invariants
 //! - A snapshot gets its name only when the log is durable here up to its end: a node that starts
@@ -18,6 +18,7 @@
 
 mod install;
 mod restore;
+mod scrub;
 mod send;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::raft::message::Input;
 use crate::wire::snapshot::SnapshotId;
 use install::Installing;
 use restore::Restore;
+use scrub::Scrub;
 use send::Sending;
 
 /// Chunks of the own snapshot on their way to the disk, at most.
@@ -58,6 +60,11 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// them must not find the file of a later attempt: that begins when they have ended.
     strays: Vec<(Index, Ticket)>,
     sending: Vec<Sending>,
+    /// Where looking through them is, and the last that was found whole in this round.
+    scrubbing: Option<Scrub>,
+    scrubbed: Index,
+    /// One of those kept turned out to be damaged: another is made whatever the log has grown by.
+    is_overdue: bool,
     pub counts: SnapshotCounts,
 }
 
@@ -72,6 +79,9 @@ impl<S: StateMachine> Snapshots<S> {
             installing: None,
             strays: Vec::new(),
             sending: Vec::new(),
+            scrubbing: None,
+            scrubbed: Index::ZERO,
+            is_overdue: false,
             counts: SnapshotCounts::default(),
         }
     }
@@ -204,7 +214,7 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         let behind = self.log.disk_bytes(snapshots.newest(), applied);
-        if behind < snapshots.due_at(self.config.snapshot_after) {
+        if behind < snapshots.due_at(self.config.snapshot_after) && !snapshots.is_overdue {
             return;
         }
         let (Some(term), Some(chain)) = (self.log.term_at(applied), self.log.chain_at(applied))
@@ -227,6 +237,7 @@ impl<S: StateMachine> Replica<S> {
         #[cfg(feature = "breaks")]
         let frozen = frozen.relabelled(applied);
         let ticket = self.log.snapshot_step(applied, SnapshotStep::Begin);
+        self.snapshots.is_overdue = false;
         self.snapshots.making = Some(Making {
             frozen: Some(frozen),
             maker: SnapshotMaker::new(header),
@@ -286,6 +297,10 @@ impl<S: StateMachine> Replica<S> {
             self.snapshots.strays.swap_remove(at);
             return;
         }
+        let result = match self.on_scrubbed(ticket, result) {
+            Some(result) => result,
+            None => return,
+        };
         let result = match self.on_making(now, ticket, result, host) {
             Some(result) => result,
             None => return,

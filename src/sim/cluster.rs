@@ -316,6 +316,7 @@ impl<S: StateMachine> Cluster<S> {
             segment_first: self.segment_first,
             segment_max: 512 << 10,
             tail_bytes: 256 << 10,
+            spare_bytes: 1 << 20,
             keep_rotten: true,
             mark: Some(kind::CONFIGURATION),
             ..margay_log::Options::default()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use crate::commit_log::shared::Shared;
-use crate::disk::direct::Maker;
+use crate::disk::maker::Maker;
 use crate::disk::{Done, Op};
 use crate::error::Error;
 
@@ -47,10 +47,12 @@ impl Spacer {
 fn run(maker: &Maker, work: &Receiver<Op>, shared: &Weak<Shared>) {
     for op in work {
         let done = match op {
-            Op::Prepare { segment, size, header } => {
+            Op::Prepare { segment, size, header, spare: None } => {
                 Done::Prepared { segment, result: maker.prepare(segment, size, &header) }
             }
-            Op::Retire { segment } => Done::Retired { segment, result: maker.remove(segment) },
+            Op::Retire { segment, keep: false } => {
+                Done::Retired { segment, result: maker.remove(segment) }
+            }
             Op::Rewrite { segment, data } => {
                 Done::Rewritten { segment, result: maker.rewrite(segment, &data) }
             }

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::disk::ahead::{Ahead, Piece};
+use crate::disk::maker::Maker;
 use crate::disk::snapshots::SnapshotFiles;
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
@@ -259,8 +260,7 @@ impl Direct {
 
     /// Makes files in this directory, and keeps it locked as long as it lives.
     pub(crate) fn maker(&self) -> Maker {
-        let (path, directory) = (self.path.clone(), Arc::clone(&self.directory));
-        Maker { path, directory, fill_flags: self.fill_flags() }
+        Maker::new(self.path.clone(), Arc::clone(&self.directory), self.fill_flags())
     }
 
     fn perform(&mut self, op: Op) -> Done {
@@ -278,12 +278,19 @@ impl Direct {
                 let result = Storage::read(self, segment, offset, &mut buffer);
                 Done::Read { ticket, result: result.map(|()| buffer) }
             }
-            Op::Prepare { segment, size, header } => {
+            Op::Prepare { segment, size, header, spare: None } => {
                 let result = Storage::prepare(self, segment, size, &header);
                 Done::Prepared { segment, result }
             }
-            Op::Retire { segment } => {
+            Op::Prepare { segment, header, spare: Some(spare), .. } => {
+                Done::Prepared { segment, result: self.maker().reuse(spare, segment, &header) }
+            }
+            Op::Retire { segment, keep: false } => {
                 Done::Retired { segment, result: Storage::remove(self, segment) }
+            }
+            Op::Retire { segment, keep: true } => {
+                self.close(segment);
+                Done::Retired { segment, result: self.maker().set_aside(segment) }
             }
             Op::Rewrite { segment, data } => {
                 self.close(segment);
@@ -297,74 +304,6 @@ impl Direct {
                 Done::Snapshot { ticket, result: self.snapshots.perform(snapshot, &step) }
             }
         }
-    }
-}
-
-/// Makes and removes whole files. Whoever writes to them opens them.
-#[derive(Debug)]
-pub(crate) struct Maker {
-    path: PathBuf,
-    directory: Arc<File>,
-    fill_flags: i32,
-}
-
-impl Maker {
-    /// Makes a file of `size` bytes, `front` and then zeros: whole, or after a crash not at all.
-    fn make(&self, name: &str, size: u64, front: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
-        let made = self.make_temporary(&temporary, size, front);
-        let renamed = made.and_then(|()| rename_new(&temporary, &self.path.join(name)));
-        if let Err(error) = renamed {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(error);
-        }
-        self.directory.sync_all()
-    }
-
-    fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.custom_flags(self.fill_flags).open(path)?;
-        allocate(&file, size)?;
-        file.write_all_at(front, 0)?;
-        let zeros = Buffer::zeroed(ZEROS);
-        let mut at = front.len() as u64;
-        while at < size {
-            let length = (size - at).min(ZEROS as u64);
-            file.write_all_at(&zeros[..length as usize], at)?;
-            at += length;
-        }
-        file.sync_all()
-    }
-
-    /// As [`Op::Prepare`].
-    pub(crate) fn prepare(
-        &self,
-        segment: SegmentNumber,
-        size: u64,
-        header: &Buffer,
-    ) -> Result<(), DiskError> {
-        let made = self.make(&segment_file(segment), size, header);
-        made.map_err(|error| disk_error(&error))
-    }
-
-    /// As [`Op::Rewrite`].
-    pub(crate) fn rewrite(&self, segment: SegmentNumber, data: &Buffer) -> Result<(), DiskError> {
-        let name = segment_file(segment);
-        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
-        let made = self.make_temporary(&temporary, data.len() as u64, data);
-        let replaced = made.and_then(|()| std::fs::rename(&temporary, self.path.join(name)));
-        if let Err(error) = replaced {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(disk_error(&error));
-        }
-        self.directory.sync_all().map_err(|error| disk_error(&error))
-    }
-
-    /// As [`Op::Retire`].
-    pub(crate) fn remove(&self, segment: SegmentNumber) -> Result<(), DiskError> {
-        let removed = std::fs::remove_file(self.path.join(segment_file(segment)));
-        removed.map_err(|error| disk_error(&error))
     }
 }
 
@@ -584,7 +523,7 @@ fn probe(path: &Path) -> io::Result<Mode> {
 
 /// Reserves space, so that a full disk is noticed at once and extents are long. Not all file
 /// systems can.
-fn allocate(file: &File, size: u64) -> io::Result<()> {
+pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
     let size = libc::off_t::try_from(size).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
     loop {
         // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
@@ -601,7 +540,7 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// Renames, but never over another file: what is there under the final name is a segment in use.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let (source, target) = (path_string(from)?, path_string(to)?);
     // SAFETY: both strings end in a zero byte and outlive the call.
     let result = unsafe {

@@ -17,6 +17,8 @@ mod ahead;
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub mod direct;
+#[cfg(feature = "direct")]
+pub(crate) mod maker;
 #[cfg(feature = "uring")]
 mod prepare;
 #[cfg(feature = "sim")]
@@ -75,11 +77,16 @@ pub enum Op {
         size: u64,
         /// The header block.
         header: Arc<Buffer>,
+        /// Make it from the file of this size that was set aside when this segment was retired:
+        /// only the header block is written anew. It is gone then, also after a failure.
+        spare: Option<SegmentNumber>,
     },
-    /// Delete a segment, or keep its space for the next `Prepare`.
+    /// Delete a segment, or set its file aside.
     Retire {
         /// The segment that is no longer needed.
         segment: SegmentNumber,
+        /// Set it aside, under a temporary name, for a later `Prepare`.
+        keep: bool,
     },
     /// Replace a segment's file by these bytes, header block included: whole and durable when done,
     /// or as it was.

@@ -5,14 +5,17 @@
 //! create ─► allocate ─► header ─► zeros … ─► sync ─► rename ─► sync directory ─► open
 //! ```
 //!
+//! From a file that was set aside it is open ─► header ─► sync, and on as above.
+//!
 //! Zeros are written because a durable write over written space costs half of one over space that
 //! is merely reserved, and because recovery tells by zeros what was never written.
 //!
 //! Invariant: the segment has its name only when all of it is durable.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
@@ -20,6 +23,7 @@ use io_uring::{opcode, squeue, types};
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::disk::direct::{Direct, TEMPORARY, disk_error, try_lock};
+use crate::disk::maker::spare_file;
 use crate::disk::uring::{EIO, c_string, checked};
 use crate::error::segment_file;
 use crate::format::BLOCK;
@@ -36,6 +40,8 @@ pub(crate) struct Prepare {
     temporary: CString,
     name: CString,
     step: Step,
+    /// `temporary` is a file that was set aside.
+    is_spare: bool,
     /// The file under its temporary name.
     file: Option<File>,
     fill_flags: i32,
@@ -62,17 +68,20 @@ impl Prepare {
         size: u64,
         header: Arc<Buffer>,
         zeros: Arc<Buffer>,
+        spare: Option<SegmentNumber>,
     ) -> Prepare {
         let name = segment_file(segment);
+        let temporary = spare.map_or_else(|| format!("{name}{TEMPORARY}"), spare_file);
         Prepare {
             segment,
             size,
             header,
             zeros,
             directory: Arc::clone(files.directory()),
-            temporary: c_string(format!("{name}{TEMPORARY}")),
+            temporary: c_string(temporary),
             name: c_string(name),
             step: Step::Create,
+            is_spare: spare.is_some(),
             file: None,
             fill_flags: files.fill_flags(),
             write_flags: files.write_flags(),
@@ -90,13 +99,7 @@ impl Prepare {
         let file = types::Fd(self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd));
         match self.step {
             Step::Create => opcode::OpenAt::new(directory, self.temporary.as_ptr())
-                .flags(
-                    libc::O_RDWR
-                        | libc::O_CREAT
-                        | libc::O_TRUNC
-                        | libc::O_CLOEXEC
-                        | self.fill_flags,
-                )
+                .flags(self.create_flags())
                 .mode(0o600)
                 .build(),
             Step::Allocate => opcode::Fallocate::new(file, self.size).build(),
@@ -120,6 +123,16 @@ impl Prepare {
         }
     }
 
+    fn create_flags(&self) -> i32 {
+        let empty = if self.is_spare { 0 } else { libc::O_CREAT | libc::O_TRUNC };
+        libc::O_RDWR | libc::O_CLOEXEC | empty | self.fill_flags
+    }
+
+    /// Up to where it is written: all of it, or the header alone.
+    fn filled(&self) -> u64 {
+        if self.is_spare { BLOCK as u64 } else { self.size }
+    }
+
     /// What is written at `at`: the header block, then zeros.
     fn piece(&self, at: u64) -> (&[u8], u32) {
         let bytes = if at == 0 { &self.header[..] } else { &self.zeros[..] };
@@ -136,7 +149,7 @@ impl Prepare {
         let next = match (self.step, checked(result)) {
             (Step::Create, Ok(descriptor)) => {
                 self.file = Some(adopt(descriptor as i32));
-                Step::Allocate
+                if self.is_spare { Step::Fill(0) } else { Step::Allocate }
             }
             (Step::Allocate, Ok(_)) => Step::Fill(0),
             (Step::Allocate, Err(DiskError { errno: libc::EOPNOTSUPP | libc::ENOSYS })) => {
@@ -148,7 +161,7 @@ impl Prepare {
                 if blocks <= at {
                     return Err(EIO);
                 }
-                if blocks < self.size { Step::Fill(blocks) } else { Step::Sync }
+                if blocks < self.filled() { Step::Fill(blocks) } else { Step::Sync }
             }
             (Step::Sync, Ok(_)) => Step::Rename,
             (Step::Rename, Ok(_)) => Step::SyncDirectory,
@@ -173,10 +186,9 @@ impl Prepare {
     /// the log waits a hundred milliseconds before it tries again anyway.
     pub(crate) fn clean_up(&mut self, files: &Direct) {
         self.file = None;
-        let name = segment_file(self.segment);
         let renamed = matches!(self.step, Step::SyncDirectory | Step::Open);
-        let left = if renamed { name } else { format!("{name}{TEMPORARY}") };
+        let left = if renamed { &self.name } else { &self.temporary };
         // Should this fail, the next opening removes it.
-        let _ = std::fs::remove_file(files.path().join(left));
+        let _ = std::fs::remove_file(files.path().join(OsStr::from_bytes(left.to_bytes())));
     }
 }

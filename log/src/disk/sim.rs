@@ -25,11 +25,19 @@ pub const ENOSPC: DiskError = DiskError { errno: 28 };
 /// `ENOENT`.
 pub const ENOENT: DiskError = DiskError { errno: 2 };
 
-/// Bytes of a file: blocks that are not there are zeros. Cloning shares them.
+/// A block that was written. Cloning shares it.
+#[derive(Clone, Debug)]
+struct Block {
+    bytes: Arc<[u8; BLOCK]>,
+    /// It was written when the file was another segment.
+    is_old: bool,
+}
+
+/// Bytes of a file: blocks that are not there are zeros.
 #[derive(Clone, Debug)]
 struct File {
     size: u64,
-    blocks: BTreeMap<u64, Arc<[u8; BLOCK]>>,
+    blocks: BTreeMap<u64, Block>,
 }
 
 impl File {
@@ -39,8 +47,9 @@ impl File {
 
     fn write_sector(&mut self, offset: u64, sector: &[u8]) {
         let (block, within) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
-        let bytes = self.blocks.entry(block).or_insert_with(|| Arc::new([0; BLOCK]));
-        Arc::make_mut(bytes)[within..within + SECTOR].copy_from_slice(sector);
+        let block = self.blocks.entry(block).or_default();
+        block.is_old = false;
+        Arc::make_mut(&mut block.bytes)[within..within + SECTOR].copy_from_slice(sector);
     }
 
     /// Writes the sectors for which `lands` says so.
@@ -54,10 +63,11 @@ impl File {
         }
     }
 
-    fn is_zero(&self, offset: u64, length: usize) -> bool {
+    /// Whether nothing was written there since the file has been this segment.
+    fn is_fresh(&self, offset: u64, length: usize) -> bool {
         let first = offset / BLOCK as u64;
         let mut written = self.blocks.range(first..first + (length / BLOCK) as u64);
-        written.all(|(_, block)| **block == [0; BLOCK])
+        written.all(|(_, block)| block.is_old || *block.bytes == [0; BLOCK])
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
@@ -67,11 +77,17 @@ impl File {
         }
         for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
             match self.blocks.get(&(offset / BLOCK as u64 + at as u64)) {
-                Some(stored) => block.copy_from_slice(&stored[..]),
+                Some(stored) => block.copy_from_slice(&stored.bytes[..]),
                 None => block.fill(0),
             }
         }
         Ok(())
+    }
+}
+
+impl Default for Block {
+    fn default() -> Block {
+        Block { bytes: Arc::new([0; BLOCK]), is_old: false }
     }
 }
 
@@ -87,6 +103,8 @@ enum Fate {
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     segments: BTreeMap<SegmentNumber, File>,
+    /// Set aside: temporary files, which opening removes.
+    spares: BTreeMap<SegmentNumber, File>,
     hard_state: Option<File>,
     /// Finished snapshots, and the one being made.
     snapshots: BTreeMap<Index, File>,
@@ -99,6 +117,7 @@ pub struct SimDisk {
     fail_snapshots: Option<DiskError>,
     unreadable: BTreeSet<(SegmentNumber, u64)>,
     overwrites: u64,
+    reused: u64,
     fuse: Option<u32>,
 }
 
@@ -121,6 +140,7 @@ impl SimDisk {
     pub fn new(seed: u64) -> SimDisk {
         SimDisk {
             segments: BTreeMap::new(),
+            spares: BTreeMap::new(),
             hard_state: None,
             snapshots: BTreeMap::new(),
             making: None,
@@ -132,6 +152,7 @@ impl SimDisk {
             fail_snapshots: None,
             unreadable: BTreeSet::new(),
             overwrites: 0,
+            reused: 0,
             fuse: None,
         }
     }
@@ -171,16 +192,17 @@ impl SimDisk {
                 let result = self.read_segment(segment, offset, &mut buffer);
                 Finished::Read(ticket, result.map(|()| Arc::new(buffer)))
             }
-            Op::Prepare { segment, size, header } => {
-                let result = match self.fail_prepare {
-                    Some(error) => Err(error),
-                    None => self.make(segment, size, &header),
+            Op::Prepare { segment, size, header, spare } => {
+                let spare = spare.map(|spare| self.spares.remove(&spare).ok_or(ENOENT));
+                let result = match (self.fail_prepare, spare) {
+                    (Some(error), _) | (None, Some(Err(error))) => Err(error),
+                    (None, Some(Ok(file))) => self.reuse(file, segment, size, &header),
+                    (None, None) => self.make(segment, size, &header),
                 };
                 Finished::Prepared(segment, result)
             }
-            Op::Retire { segment } => {
-                let result = self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT);
-                Finished::Retired(segment, result)
+            Op::Retire { segment, keep } => {
+                Finished::Retired(segment, self.retire(segment, keep).ok_or(ENOENT))
             }
             Op::Rewrite { segment, data } => {
                 let result = match self.fail_prepare {
@@ -269,7 +291,14 @@ impl SimDisk {
         true
     }
 
-    /// How many log writes were submitted to blocks that were not zero. A log makes none.
+    /// How many segments were made from the files of others.
+    #[must_use]
+    pub fn reused(&self) -> u64 {
+        self.reused
+    }
+
+    /// How many log writes were submitted to blocks that were written before, since their file has
+    /// been this segment. A log makes none.
     #[must_use]
     pub fn overwrites(&self) -> u64 {
         self.overwrites
@@ -391,6 +420,7 @@ impl SimDisk {
 
     fn restart(&mut self) {
         self.finished.clear();
+        self.spares.clear();
         self.making = None;
         self.fail_snapshots = None;
         self.fail_write = None;
@@ -416,15 +446,27 @@ impl SimDisk {
                 }
             }
             // A segment has its name only when all of it is durable; deletion happens or does not.
-            Op::Prepare { segment, size, header } => {
+            Op::Prepare { segment, size, header, spare: None } => {
                 let is_new = !self.segments.contains_key(&segment);
                 if lands() && is_new && self.fail_prepare.is_none() {
                     let _ = self.make(segment, size, &header);
                 }
             }
-            Op::Retire { segment } => {
+            // Neither of a spare's two renamings need be durable: it may be what it was, but for
+            // its header.
+            Op::Prepare { segment, size, header, spare: Some(spare) } => {
+                let Some(mut file) = self.spares.remove(&spare) else { return };
+                let is_new = !self.segments.contains_key(&segment);
+                if lands() && is_new && self.fail_prepare.is_none() {
+                    let _ = self.reuse(file, segment, size, &header);
+                } else if fate == Fate::Torn && !self.segments.contains_key(&spare) {
+                    file.write(0, &header, || true);
+                    self.segments.insert(spare, file);
+                }
+            }
+            Op::Retire { segment, keep } => {
                 if lands() {
-                    self.segments.remove(&segment);
+                    self.retire(segment, keep);
                 }
             }
             // A rename replaces a file or does not.
@@ -489,6 +531,37 @@ impl SimDisk {
         Ok(())
     }
 
+    /// A file that was set aside becomes another segment.
+    fn reuse(
+        &mut self,
+        mut file: File,
+        segment: SegmentNumber,
+        size: u64,
+        header: &[u8],
+    ) -> Result<(), DiskError> {
+        assert!(!self.segments.contains_key(&segment), "{segment} is made once");
+        assert!(file.size == size, "a spare of this very size");
+        file.blocks.values_mut().for_each(|block| block.is_old = true);
+        file.write(0, header, || true);
+        self.segments.insert(segment, file);
+        self.reused += 1;
+        Ok(())
+    }
+
+    fn retire(&mut self, segment: SegmentNumber, keep: bool) -> Option<()> {
+        let busy = self.in_flight.iter().any(|op| {
+            matches!(op, Op::Write { segment: of, .. } | Op::Mend { segment: of, .. }
+                | Op::Read { segment: of, .. } if *of == segment)
+        });
+        assert!(!busy, "{segment} is retired when nothing works on it");
+        let file = self.segments.remove(&segment)?;
+        self.unreadable.retain(|&(of, _)| of != segment);
+        if keep {
+            self.spares.insert(segment, file);
+        }
+        Some(())
+    }
+
     fn read_segment(
         &self,
         segment: SegmentNumber,
@@ -521,7 +594,7 @@ impl Disk for SimDisk {
         if let Op::Write { segment, offset, data, .. } = &op
             && let Some(file) = self.segments.get(segment)
         {
-            self.overwrites += u64::from(!file.is_zero(*offset, data.len()));
+            self.overwrites += u64::from(!file.is_fresh(*offset, data.len()));
         }
         self.in_flight.push_back(op);
     }
@@ -625,8 +698,8 @@ impl Storage for SimDisk {
 }
 
 fn flip(file: &mut File, offset: u64, bit: u8) {
-    let block = file.blocks.entry(offset / BLOCK as u64).or_insert_with(|| Arc::new([0; BLOCK]));
-    Arc::make_mut(block)[(offset % BLOCK as u64) as usize] ^= 1 << (bit % 8);
+    let block = file.blocks.entry(offset / BLOCK as u64).or_default();
+    Arc::make_mut(&mut block.bytes)[(offset % BLOCK as u64) as usize] ^= 1 << (bit % 8);
 }
 
 /// The buffer itself, or a copy where a clone of the disk holds it too.

@@ -17,6 +17,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::buffer::Buffer;
 use crate::disk::direct::{Direct, TEMPORARY, ZEROS, disk_error};
+use crate::disk::maker::spare_file;
 use crate::disk::prepare::Prepare;
 use crate::disk::{Disk, DiskError, Done, Op, SnapshotStep};
 use crate::error::{Error, segment_file};
@@ -62,6 +63,8 @@ enum Work {
     Retire {
         segment: SegmentNumber,
         path: CString,
+        /// The name under which it is kept, if it is.
+        kept: Option<CString>,
         directory: Arc<File>,
     },
     /// Makes a snapshot durable and gives it its name, or deletes it.
@@ -244,10 +247,12 @@ impl Driver {
                 }
                 Err(error) => Work::Over(Done::HardState { ticket, result: Err(error) }),
             },
-            Op::Retire { segment } => {
+            Op::Retire { segment, keep } => {
                 self.files.close(segment);
                 let directory = Arc::clone(self.files.directory());
-                Work::Retire { segment, path: c_string(segment_file(segment)), directory }
+                let (path, kept) = (c_string(segment_file(segment)), spare_file(segment));
+                let kept = keep.then(|| c_string(kept));
+                Work::Retire { segment, path, kept, directory }
             }
             // With plain calls: whoever compacts a log waits for it anyway.
             Op::Rewrite { segment, data } => {
@@ -259,9 +264,9 @@ impl Driver {
                 let begun = self.begin_snapshot(ticket, snapshot, step);
                 begun.unwrap_or_else(|error| Work::Over(over(ticket, Err(error))))
             }
-            Op::Prepare { segment, size, header } => {
+            Op::Prepare { segment, size, header, spare } => {
                 let zeros = Arc::clone(&self.zeros);
-                let prepare = Prepare::new(&self.files, segment, size, header, zeros);
+                let prepare = Prepare::new(&self.files, segment, size, header, zeros, spare);
                 Work::Prepare(Box::new(prepare))
             }
         }
@@ -341,8 +346,15 @@ impl Driver {
         let entry = match work {
             Work::Transfer(transfer) => transfer.entry(),
             Work::Prepare(prepare) => prepare.entry(),
-            Work::Retire { path, directory, .. } => {
-                opcode::UnlinkAt::new(types::Fd(directory.as_raw_fd()), path.as_ptr()).build()
+            Work::Retire { path, kept, directory, .. } => {
+                let directory = types::Fd(directory.as_raw_fd());
+                match kept {
+                    Some(kept) => {
+                        let (from, to) = (path.as_ptr(), kept.as_ptr());
+                        opcode::RenameAt::new(directory, from, directory, to).build()
+                    }
+                    None => opcode::UnlinkAt::new(directory, path.as_ptr()).build(),
+                }
             }
             Work::Snapshot(publish) => publish.entry(),
             Work::Over(_) => opcode::Nop::new().build(),

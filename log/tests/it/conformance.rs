@@ -27,6 +27,7 @@ fn options() -> Options {
         segment_first: 64 << 10,
         segment_max: 512 << 10,
         tail_bytes: 256 << 10,
+        spare_bytes: 2 << 20,
         ..Options::default()
     }
 }
@@ -176,6 +177,44 @@ fn replaced_by_a_snapshot(medium: &mut dyn Medium, mut host: Host) {
     host.check(|_| 3);
 }
 
+/// Where the prefix goes as fast as the log grows, no new files are made, and what the old ones
+/// held is not mistaken for anything.
+#[cfg(feature = "direct")]
+fn files_are_used_again(medium: &mut dyn Medium, path: &Path) {
+    use std::os::unix::fs::MetadataExt;
+
+    let mut host = medium.open();
+    let mut files = std::collections::BTreeSet::new();
+    for round in 0..40 {
+        for _ in 0..40 {
+            host.append(1, 3);
+        }
+        host.settle();
+        let keep = host.log.last().index.0 - 100;
+        host.log.truncate_prefix(Index(keep)).expect("not poisoned");
+        host.settle();
+        if round >= 10 {
+            let listed = std::fs::read_dir(path).expect("a directory").map(|file| file.unwrap());
+            let segments =
+                listed.filter(|file| file.file_name().to_string_lossy().contains("segment"));
+            files.extend(segments.map(|file| file.metadata().expect("there").ino()));
+        }
+    }
+    assert!(files.len() <= 8, "{} files for 30 rounds of a segment or more", files.len());
+    host.check(|_| 1);
+    let (first, last) = (host.log.first(), host.log.last());
+    for _ in 0..3 {
+        host = medium.open_after(host);
+        assert_eq!((host.report.last, host.log.first(), host.report.damage), (last, first, None));
+        assert!(host.report.torn.is_empty(), "{:?}", host.report.torn);
+        host.check(|_| 1);
+    }
+    host.append(2, 3);
+    host.rest();
+    let mut host = medium.open_after(host);
+    host.check(|index| if index <= last.index.0 { 1 } else { 2 });
+}
+
 trait Reopen {
     fn open_after(&mut self, host: Host) -> Host;
 }
@@ -282,6 +321,13 @@ mod direct {
     }
 
     #[test]
+    fn files_are_used_again_with_plain_calls() {
+        let mut medium = TempDir::new("direct-again");
+        let path = medium.path().to_owned();
+        files_are_used_again(&mut medium, &path);
+    }
+
+    #[test]
     fn plain_calls_through_the_page_cache() {
         suite(&mut Buffered(TempDir::new("buffered")));
     }
@@ -307,6 +353,13 @@ mod uring {
     #[test]
     fn ring() {
         suite(&mut Ring(TempDir::new("uring")));
+    }
+
+    #[test]
+    fn files_are_used_again_through_a_ring() {
+        let mut medium = Ring(TempDir::new("uring-again"));
+        let path = medium.0.path().to_owned();
+        files_are_used_again(&mut medium, &path);
     }
 
     /// Dropping a disk in the middle of everything is a crash: nothing reported durable is lost.

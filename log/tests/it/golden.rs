@@ -99,6 +99,7 @@ fn segment_header() {
         group: GroupId(0x4142_4344),
         segment: SegmentNumber(0x5152_5354_5556_5758),
         size: 0x0100_0000,
+        former: SegmentNumber(0),
         salt: 0x6162_6364,
     };
     let mut block = vec![0xff; 4096];

@@ -1,9 +1,10 @@
 //! The power goes after every single operation of the disk, and what was promised is there.
 
-use margay_log::open;
+use margay_log::disk::sim::SimDisk;
 use margay_log::rng::Rng;
+use margay_log::{Log, Report, open};
 
-use crate::world::{World, for_seeds, options, seeds};
+use crate::world::{World, for_seeds, seeds, thrifty};
 
 const STEPS: usize = 160;
 
@@ -14,23 +15,38 @@ struct Count {
     superseded: u64,
     recoveries_cut: u64,
     halved: u64,
+    reused: u64,
 }
 
 #[test]
 fn power_cut_at_every_operation() {
     let mut count = Count::default();
-    for_seeds("power_cut_at_every_operation", &seeds(16), |seed| history(seed, &mut count));
-    let Count { cuts, torn, superseded, recoveries_cut, halved } = count;
+    for_seeds("power_cut_at_every_operation", &seeds(16), |seed| {
+        let mut world = World::new(seed);
+        // Every fourth log is one that nobody replicates, which can be cut within a batch.
+        world.is_alone = seed.is_multiple_of(4);
+        history(world, seed, &mut count);
+    });
+    let Count { cuts, torn, superseded, recoveries_cut, halved, reused } = count;
     println!("{cuts} power cuts, {recoveries_cut} of them also while recovering;");
     println!("{torn} left torn writes, {superseded} superseded or unreachable batches;");
     println!("{halved} batches were cut in two");
-    assert!(torn > 0 && superseded > 0 && recoveries_cut > 0 && halved > 0);
+    assert!(torn > 0 && superseded > 0 && recoveries_cut > 0 && halved > 0 && reused == 0);
 }
 
-fn history(seed: u64, count: &mut Count) {
-    let mut world = World::new(seed);
-    // Every fourth log is one that nobody replicates, which can be cut within a batch.
-    world.is_alone = seed.is_multiple_of(4);
+/// What a file held before it became another segment is never taken for anything.
+#[test]
+fn power_cut_while_files_are_used_again() {
+    let mut count = Count::default();
+    for_seeds("power_cut_while_files_are_used_again", &seeds(12), |seed| {
+        history(World::with(seed, thrifty()), seed, &mut count);
+    });
+    let Count { cuts, superseded, recoveries_cut, reused, .. } = count;
+    println!("{cuts} power cuts, {reused} segments made from the files of others");
+    assert!(superseded > 0 && recoveries_cut > 0 && reused > 50);
+}
+
+fn history(mut world: World, seed: u64, count: &mut Count) {
     let mut cut_rng = Rng::new(seed ^ 0xc0_ffee);
     for step in 0..STEPS {
         world.act();
@@ -54,6 +70,7 @@ fn history(seed: u64, count: &mut Count) {
     }
     world.settle();
     count.halved += world.halved;
+    count.reused += world.disk.reused();
     let mut disk = world.disk.clone();
     let (mut log, report, _) = world.check_after_crash(&mut disk);
     assert_eq!(report.last, world.log.last(), "all that was written is there");
@@ -76,17 +93,17 @@ fn cut(world: &World, rng: &mut Rng, count: &mut Count) {
         count.superseded += report.superseded;
         if rng.chance(1, 8) {
             world.read_all(&mut log, &mut disk);
-            opens_again_the_same(&report, disk.clone());
+            opens_again_the_same(world, &report, disk.clone());
             goes_on(world, disk, log, meta);
         }
     }
 }
 
 /// The power goes again while the log is being opened.
-fn cut_recovery(world: &World, disk: &mut margay_log::disk::sim::SimDisk, rng: &mut Rng) {
+fn cut_recovery(world: &World, disk: &mut SimDisk, rng: &mut Rng) {
     for calls in 0..4 {
         disk.crash_after(calls);
-        let opened = open(disk, options());
+        let opened = open(disk, world.options.clone());
         disk.power_cut(rng);
         if opened.is_ok() {
             break;
@@ -97,10 +114,10 @@ fn cut_recovery(world: &World, disk: &mut margay_log::disk::sim::SimDisk, rng: &
 }
 
 /// Opening again and again changes nothing and uses up nothing.
-fn opens_again_the_same(report: &margay_log::Report, mut disk: margay_log::disk::sim::SimDisk) {
+fn opens_again_the_same(world: &World, report: &Report, mut disk: SimDisk) {
     let segments = disk.segment_numbers().count();
     for _ in 0..3 {
-        let again = open(&mut disk, options()).expect("opens again").report;
+        let again = open(&mut disk, world.options.clone()).expect("opens again").report;
         assert_eq!((again.last, again.batches), (report.last, report.batches));
         assert_eq!(again.damage, None);
         assert_eq!(disk.segment_numbers().count(), segments);
@@ -108,8 +125,8 @@ fn opens_again_the_same(report: &margay_log::Report, mut disk: margay_log::disk:
 }
 
 /// A recovered log takes more, and keeps it.
-fn goes_on(world: &World, disk: margay_log::disk::sim::SimDisk, log: margay_log::Log, meta: u64) {
-    let mut next = World::new(0);
+fn goes_on(world: &World, disk: SimDisk, log: Log, meta: u64) {
+    let mut next = World::with(0, world.options.clone());
     next.made.clone_from(&world.made);
     next.metas_set = world.metas_set;
     next.go_on(disk, log, meta);

@@ -37,6 +37,7 @@ pub(crate) struct Promise {
 }
 
 pub(crate) struct World {
+    pub(crate) options: Options,
     pub(crate) log: Log,
     pub(crate) disk: SimDisk,
     pub(crate) rng: Rng,
@@ -69,12 +70,22 @@ pub(crate) fn options() -> Options {
     }
 }
 
+/// Segments of one size, whose files are used again.
+pub(crate) fn thrifty() -> Options {
+    Options { segment_max: 32 << 10, spare_bytes: 128 << 10, ..options() }
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> World {
+        World::with(seed, options())
+    }
+
+    pub(crate) fn with(seed: u64, options: Options) -> World {
         let mut disk = SimDisk::new(seed);
-        let Opened { log, report, .. } = open(&mut disk, options()).expect("a new log");
+        let Opened { log, report, .. } = open(&mut disk, options.clone()).expect("a new log");
         assert!(report.created);
         World {
+            options,
             log,
             disk,
             rng: Rng::new(seed ^ 0x5eed),
@@ -377,7 +388,7 @@ impl World {
     /// Opens what is on `disk` and holds it against what was promised.
     pub(crate) fn check_after_crash(&self, disk: &mut SimDisk) -> (Log, Report, u64) {
         let Opened { log, meta, marked, report, .. } =
-            open(disk, options()).expect("opens after a crash");
+            open(disk, self.options.clone()).expect("opens after a crash");
         assert_eq!(report.damage, None, "no false damage: {report:?}");
         assert!(report.headers.is_empty());
         assert_eq!((report.last, report.durable), (log.last(), log.last().index));

@@ -187,7 +187,7 @@ impl World {
         let raft = Config::new(NodeId(1), 1);
         let config = ReplicaConfig {
             snapshot_after: 48 << 10,
-            scrub_pause: Micros(0),
+            scrub_pause: Micros::from_millis(5),
             ..ReplicaConfig::new(CLUSTER, GROUP, members.collect(), raft)
         };
         let replica = Replica::new(config, opened, Notebook::default(), now);
@@ -480,4 +480,23 @@ fn thousands_of_sessions_are_taken_over_bit_by_bit() {
     let left: Vec<_> = world.replica.machine().sessions().iter().map(|(id, _)| id).collect();
     assert_eq!(left.len(), 2, "the one with a long time-out, and the one that was heard: {left:?}");
     assert!(left.contains(&newest));
+}
+
+#[test]
+fn a_snapshot_that_rots_at_rest_is_found_and_another_made() {
+    let mut world = World::open(SimDisk::new(7), 3, Micros(0));
+    world.lead();
+    world.cut_the_log();
+    let (older, _) = world.disk.finished_snapshots().next().expect("two of them");
+    assert!(world.disk.flip_snapshot(older, FIRST_CHUNK, 3));
+    world.until("it is found", |world| world.replica.snapshot_counts().damaged == 1);
+    let made = world.replica.snapshot_counts().made;
+    world.note(b"more");
+    world.until("another", |world| world.replica.snapshot_counts().made > made);
+    (0..300).for_each(|_| world.turn());
+    let kept: Vec<_> = world.disk.finished_snapshots().map(|(index, _)| index).collect();
+    assert!(kept.len() == 2 && !kept.contains(&older), "{older} is gone: {kept:?}");
+    // What is left is whole.
+    (0..500).for_each(|_| world.turn());
+    assert_eq!(world.replica.snapshot_counts().damaged, 1);
 }

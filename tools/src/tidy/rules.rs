@@ -86,6 +86,7 @@ const NOT_DETERMINISTIC: &[&str] = &[
     "log/src/commit_log/",
     "log/src/disk/ahead.rs",
     "log/src/disk/direct.rs",
+    "log/src/disk/maker.rs",
     "log/src/disk/prepare.rs",
     "log/src/disk/snapshots.rs",
     "log/src/disk/uring.rs",

@@ -1,0 +1,123 @@
+//! Making, removing and using again whole files of a log, with plain calls. Whoever writes to them
+//! opens them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::disk::DiskError;
+#[cfg(doc)]
+use crate::disk::Op;
+use crate::disk::direct::{TEMPORARY, ZEROS, allocate, disk_error, rename_new};
+use crate::error::segment_file;
+use crate::id::SegmentNumber;
+
+/// Makes and removes whole files. Whoever writes to them opens them.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    path: PathBuf,
+    directory: Arc<File>,
+    fill_flags: i32,
+}
+
+impl Maker {
+    /// In a directory that is locked. `fill_flags` are those of a descriptor that fills a file.
+    pub(crate) fn new(path: PathBuf, directory: Arc<File>, fill_flags: i32) -> Maker {
+        Maker { path, directory, fill_flags }
+    }
+
+    /// Makes a file of `size` bytes, `front` and then zeros: whole, or after a crash not at all.
+    pub(crate) fn make(&self, name: &str, size: u64, front: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let made = self.make_temporary(&temporary, size, front);
+        let renamed = made.and_then(|()| rename_new(&temporary, &self.path.join(name)));
+        if let Err(error) = renamed {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
+        self.directory.sync_all()
+    }
+
+    fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.custom_flags(self.fill_flags).open(path)?;
+        allocate(&file, size)?;
+        file.write_all_at(front, 0)?;
+        let zeros = Buffer::zeroed(ZEROS);
+        let mut at = front.len() as u64;
+        while at < size {
+            let length = (size - at).min(ZEROS as u64);
+            file.write_all_at(&zeros[..length as usize], at)?;
+            at += length;
+        }
+        file.sync_all()
+    }
+
+    /// As [`Op::Prepare`].
+    pub(crate) fn prepare(
+        &self,
+        segment: SegmentNumber,
+        size: u64,
+        header: &Buffer,
+    ) -> Result<(), DiskError> {
+        let made = self.make(&segment_file(segment), size, header);
+        made.map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Rewrite`].
+    pub(crate) fn rewrite(&self, segment: SegmentNumber, data: &Buffer) -> Result<(), DiskError> {
+        let name = segment_file(segment);
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let made = self.make_temporary(&temporary, data.len() as u64, data);
+        let replaced = made.and_then(|()| std::fs::rename(&temporary, self.path.join(name)));
+        if let Err(error) = replaced {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(disk_error(&error));
+        }
+        self.directory.sync_all().map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Prepare`] from the file of another segment. What was written to that is durable,
+    /// and so is the new header before the file has its new name.
+    pub(crate) fn reuse(
+        &self,
+        spare: SegmentNumber,
+        segment: SegmentNumber,
+        header: &Buffer,
+    ) -> Result<(), DiskError> {
+        let from = self.path.join(spare_file(spare));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).custom_flags(self.fill_flags).open(&from);
+        let made = file
+            .and_then(|file| file.write_all_at(header, 0).and_then(|()| file.sync_all()))
+            .and_then(|()| rename_new(&from, &self.path.join(segment_file(segment))));
+        if let Err(error) = made {
+            let _ = std::fs::remove_file(&from);
+            return Err(disk_error(&error));
+        }
+        self.directory.sync_all().map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Retire`] that keeps the file. Under its new name opening removes it, under the old
+    /// one as well: so nothing is synced.
+    pub(crate) fn set_aside(&self, segment: SegmentNumber) -> Result<(), DiskError> {
+        let from = self.path.join(segment_file(segment));
+        let renamed = std::fs::rename(from, self.path.join(spare_file(segment)));
+        renamed.map_err(|error| disk_error(&error))
+    }
+
+    /// As [`Op::Retire`].
+    pub(crate) fn remove(&self, segment: SegmentNumber) -> Result<(), DiskError> {
+        let removed = std::fs::remove_file(self.path.join(segment_file(segment)));
+        removed.map_err(|error| disk_error(&error))
+    }
+}
+
+/// The name of a retired segment's file that is kept for a later one.
+pub(crate) fn spare_file(segment: SegmentNumber) -> String {
+    format!("{}.spare{TEMPORARY}", segment_file(segment))
+}
