@@ -37,10 +37,13 @@ pub(super) struct Args {
 enum Event {
     Signal(i32),
     Joined(Result<Option<Membership<Group>>, Failure>),
-    /// The next message, or why there is none, and where the ones after it come from.
-    Came(Box<(Inbox<Group>, Result<Message<Group>, Failure>)>),
+    /// The next message.
+    Came(Box<Next>),
     Ended(ExitStatus, Vec<u8>),
 }
+
+/// A message, or why there is none, and where the ones after it come from.
+type Next = (Inbox<Group>, Result<Message<Group>, Failure>);
 
 /// Ends well where it was told to stop, or has done as much as it was to do.
 pub(super) fn run(connect: &Connect, args: &Args) -> Result<(), Exit> {
