@@ -98,6 +98,8 @@ impl Focus {
     pub fn of(broken: margay_log::breaks::Break) -> Option<Focus> {
         use margay_log::breaks as known;
         let (faults, resource): (&[&str], _) = match broken {
+            known::COMMIT_OLD_TERM => (&["unheard leaders"], "map"),
+            known::READ_GOES_BACK => (&["cut", "heal", "broken connections"], "leases"),
             known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], "leases"),
             known::LEASE_FORGOTTEN_AT_RESTART | known::LEASE_BROKEN_BY_VOTER => {
                 (&["restarted voters"], "leases")

@@ -37,13 +37,15 @@ pub(super) struct Args {
 enum Event {
     Signal(i32),
     Joined(Result<Option<Membership<Group>>, Failure>),
-    /// The next message.
-    Came(Box<Next>),
+    Came(Box<Came>),
     Ended(ExitStatus, Vec<u8>),
 }
 
-/// A message, or why there is none, and where the ones after it come from.
-type Next = (Inbox<Group>, Result<Message<Group>, Failure>);
+/// The next message, or why there is none, and where those after it come from.
+struct Came {
+    inbox: Inbox<Group>,
+    message: Result<Message<Group>, Failure>,
+}
 
 /// Ends well where it was told to stop, or has done as much as it was to do.
 pub(super) fn run(connect: &Connect, args: &Args) -> Result<(), Exit> {
@@ -80,7 +82,7 @@ fn serve(
 ) -> Result<(), Exit> {
     next(member.messages(), sender);
     for _ in 0..args.count.unwrap_or(u64::MAX) {
-        let (inbox, message) = match events.recv() {
+        let Came { inbox, message } = match events.recv() {
             Ok(Event::Came(came)) => *came,
             _ => return Ok(()),
         };
@@ -98,7 +100,7 @@ fn next(mut inbox: Inbox<Group>, sender: &Sender<Event>) {
     thread::spawn(move || {
         let message = inbox.wait_next();
         // The main thread may have left.
-        let _ = sender.send(Event::Came(Box::new((inbox, message))));
+        let _ = sender.send(Event::Came(Box::new(Came { inbox, message })));
     });
 }
 
