@@ -74,7 +74,8 @@ pub(super) struct Node<S: StateMachine> {
     pub role: Option<(RoleKind, Term)>,
     /// Batches whose writes have ended in this boot.
     pub landed: BTreeSet<(Index, u32)>,
-    /// The log was durable up to here at some time since the last turn ended.
+    /// The log was durable up to here at some time in this boot: what waits for a term to become
+    /// durable may be said when the log begins anew behind a snapshot.
     pub was_durable: Index,
     /// The log was durable up to here when the node went down.
     pub left_durable: Index,

@@ -2,7 +2,7 @@
 //! clients. What it tells others of its disk is compared with that disk.
 
 use margay_log::disk::Disk;
-use margay_log::id::{Index, Micros};
+use margay_log::id::Micros;
 
 use super::{Cluster, Event};
 use crate::machine::StateMachine;
@@ -46,9 +46,7 @@ impl<S: StateMachine> Cluster<S> {
                 self.schedule(delay, Event::Peer { to, from, frame, batch });
             }
         }
-        let node = &mut self.nodes[at];
-        node.was_durable = Index::ZERO;
-        node.note_durable();
+        self.nodes[at].note_durable();
         for (conn, bytes) in clients {
             self.send_to_client(conn, bytes)?;
         }
