@@ -32,8 +32,8 @@ use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
     /// Two things happen because time has passed: a leader without a quorum, or one that has come
-    /// to abstain, steps down; a voter without a leader stands. Heartbeats are sent by `pump`, which
-    /// runs after every input.
+    /// to abstain, steps down; a voter without a leader stands. Heartbeats are sent by `pump`,
+    /// which runs after every input.
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &self.role {
             let is_alone =

@@ -102,7 +102,7 @@ mod tests {
         for n in 0..HANDOVERS_MAX as u64 {
             assert!(inbox.push(handover(n)).is_ok(), "{n}");
         }
-        let refused = inbox.push(handover(77)).err().expect("it is full");
+        let refused = inbox.push(handover(77)).expect_err("it is full");
         assert_eq!(refused.hello.cluster, ClusterId(77));
         assert!(inbox.called() && !inbox.called());
         let taken = inbox.take();

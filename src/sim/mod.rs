@@ -31,7 +31,6 @@ use margay_log::id::Micros;
 
 pub use self::check::{Request, Simulated, check, check_with};
 use self::run::{Run, Subject};
-use self::workload::Running;
 use crate::machine::StateMachine;
 use crate::resource::registry::Registry;
 pub use margay_log::rng::Rng;
@@ -209,7 +208,7 @@ fn run_seed<S: StateMachine>(
     options: Options,
     state: fn() -> S,
     invariant: fn(&S) -> Result<(), String>,
-    workloads: fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>,
+    workloads: run::Draw,
 ) -> Result<Summary, Failure> {
     let once = |full| {
         let subject = Subject { state, invariant, workloads };

@@ -21,9 +21,12 @@ pub(super) struct Subject<S> {
     pub state: fn() -> S,
     /// What must hold for each of its states.
     pub invariant: fn(&S) -> Result<(), String>,
-    /// Draws what the clients do.
-    pub workloads: fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>,
+    /// What the clients do.
+    pub workloads: Draw,
 }
+
+/// Draws what clients do, or some of it that a focus names.
+pub(super) type Draw = fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>;
 
 /// See the module's text.
 pub(super) struct Run<S: StateMachine> {

@@ -77,6 +77,7 @@ impl<S: Submit> Follow<S> {
     ///
     /// # Errors
     /// The reason why there will be none.
+    #[expect(clippy::should_implement_trait, reason = "a stream has this method, too")]
     pub fn next(&mut self) -> impl Future<Output = Result<Record, Failure>> {
         std::future::poll_fn(|context| self.poll_record(context))
     }
