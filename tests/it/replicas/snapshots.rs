@@ -411,7 +411,8 @@ pub(super) fn corrupt_snapshot_on_minority_never_deletes_data() {
 #[test]
 pub(super) fn a_snapshot_waits_for_a_membership_that_is_committed_and_not_applied() {
     let mut group = Group::with(3, |config| {
-        often(config);
+        // Once before the membership, and not so often that the log goes.
+        config.snapshot_after = 128 << 10;
         config.apply_bytes = 1;
     });
     let (leader, others) = group.led();
