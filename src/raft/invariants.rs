@@ -80,8 +80,10 @@ impl Raft {
             assert!(self.terms.term_at(leader.first.prev()) < first, "and none before it is");
         }
         let quorum = self.agreed(leader, last.index, |peer| peer.match_index);
-        // Before its configuration is committed, the one before it may have had another quorum.
-        let counts = self.commit_index >= leader.first.max(self.configurations.index());
+        // Before its configuration is committed, the one before it may have had another quorum;
+        // and afterwards a peer may lose what it held when it counted.
+        let counts = self.commit_index > self.observed.commit.index
+            && self.commit_index >= leader.first.max(self.configurations.index());
         assert!(!counts || Some(self.commit_index) <= quorum, "committed without a quorum");
         leader.peers.iter().for_each(|peer| self.check_peer(leader, peer));
     }

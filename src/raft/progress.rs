@@ -13,8 +13,9 @@
 //! ```
 //!
 //! In `Probe` only empty appends go out, one per heartbeat or reply: they find where the logs part
-//! and cost nothing when the guess was wrong. `match_index` moves by acknowledgements alone, never
-//! by a hint (CCF #5325), and never back; `next` is a guess, but never at or below `match_index`
+//! and cost nothing when the guess was wrong. `match_index` rises by acknowledgements alone, never
+//! by a hint (CCF #5325), and falls only where the peer refuses a probe right behind it: its disk
+//! has lost what it had acknowledged. `next` is a guess, but never at or below `match_index`
 //! (etcd-raft #149).
 
 use std::collections::VecDeque;
@@ -138,13 +139,20 @@ impl Progress {
     }
 
     /// Whether a refusal of an append behind `prev` says nothing new: it answers something older
-    /// than the present guess, or contradicts what the peer acknowledged before.
+    /// than the present guess.
     pub(super) fn ignore_reject(&self, prev: Index) -> bool {
         match self.state {
-            State::Probe => prev != self.next.prev() || prev <= self.match_index,
+            State::Probe => prev != self.next.prev(),
             State::Replicate => prev >= self.next || prev <= self.match_index,
             State::Snapshot => true,
         }
+    }
+
+    /// The peer's disk has lost what it had acknowledged: it may still hold what ends with `last`.
+    /// Should a late message have said so, that costs a search: too small a `match_index` commits
+    /// nothing.
+    pub(super) fn lost(&mut self, last: Index) {
+        self.match_index = self.match_index.min(last);
     }
 
     /// Searches on from `last`, which the peer may hold.

@@ -22,6 +22,7 @@
 //! cut N.. from M.. / isolate N.. / heal        links that lose everything, one way / both ways
 //! unreachable N M            N learns that its connection to M broke
 //! crash N.. [lands=WRITES] / restart N..       loses what is not durable / comes back
+//! rot N LAST                 the disk of N, which is down, loses what is behind entry LAST
 //! compact N / install N from=M                 N's log is a snapshot / N gets M's committed log
 //! forge FROM TO TERM KIND ...                  a message that nobody sent; no cut link stops it
 //! status [N..]
@@ -168,6 +169,7 @@ impl Play {
                 }
                 cluster.propose(id, command.at(1).unwrap_or(1));
             }
+            "rot" => cluster.rot(first?, Index(command.at(1)?)),
             "read" => cluster.read(first?, command.at(1)?),
             "lease" => {
                 let id = first?;

@@ -154,6 +154,14 @@ impl Cluster {
         self.note(false, format_args!("n{id} crashes"));
     }
 
+    /// A disk that loses what it had called durable, as when it rots.
+    pub(crate) fn rot(&mut self, id: u32, last: Index) {
+        let node = self.node(id);
+        assert!(node.raft.is_none(), "n{id} runs");
+        node.disk.retain(|batch| batch.last.index <= last);
+        node.log = node.disk.clone();
+    }
+
     pub(crate) fn restart(&mut self, id: u32) {
         let (now, seed, window_bytes) = (self.now, self.seed, self.window_bytes);
         let lease = self.lease;
