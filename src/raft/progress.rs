@@ -14,8 +14,8 @@
 //!
 //! In `Probe` only empty appends go out, one per heartbeat or reply: they find where the logs part
 //! and cost nothing when the guess was wrong. `match_index` rises by acknowledgements alone, never
-//! by a hint (CCF #5325), and falls only where the peer refuses a probe right behind it: its disk
-//! has lost what it had acknowledged. `next` is a guess, but never at or below `match_index`
+//! by a hint (CCF #5325), and falls only where the peer refuses what it had acknowledged: its disk
+//! has lost it. `next` is a guess, but never at or below `match_index`
 //! (etcd-raft #149).
 
 use std::collections::VecDeque;
@@ -148,8 +148,8 @@ impl Progress {
         }
     }
 
-    /// The peer's disk has lost what it had acknowledged: it may still hold what ends with `last`.
-    /// Should a late message have said so, that costs a search: too small a `match_index` commits
+    /// The peer holds nothing behind `last`. Where it had acknowledged more, its disk has lost that;
+    /// or the message is a late one, which costs a search: too small a `match_index` commits
     /// nothing.
     pub(super) fn lost(&mut self, last: Index) {
         self.match_index = self.match_index.min(last);

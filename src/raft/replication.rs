@@ -376,9 +376,7 @@ impl Raft {
         if peer.ignore_reject(prev) {
             return;
         }
-        if prev <= peer.match_index {
-            peer.lost(hint.index);
-        }
+        peer.lost(hint.index);
         if breaks::HINT_AS_MATCH.on() {
             peer.on_ack(hint.index);
         }
