@@ -119,7 +119,11 @@ impl Progress {
             self.state = State::Replicate;
             self.paused = false;
         }
-        self.next = self.next.max(self.match_index.next());
+        if self.match_index >= self.next {
+            // It got there by a snapshot: what was to be fetched for it is not needed.
+            self.paused = false;
+            self.next = self.match_index.next();
+        }
     }
 
     /// Ends a round of catching up, if the peer has come so far, and begins the next.

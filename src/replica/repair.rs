@@ -42,8 +42,8 @@ pub(super) struct Repairs {
     ask_at: Micros,
     /// Requests that wait for a read.
     giving: Vec<(Ticket, NodeId, RepairRequest)>,
-    /// Followers that need what is lacking here.
-    pub waiting: Vec<NodeId>,
+    /// Followers that need what is lacking here, and what they have.
+    pub waiting: Vec<(NodeId, Index)>,
     /// Where looking through goes on, and when.
     scrubbed: Index,
     scrub_at: Micros,
@@ -90,8 +90,25 @@ impl<S: StateMachine> Replica<S> {
             let needed = self.lacks_state() || self.first_needed().is_some();
             self.repairs.ask_at = now.after(if needed { ASK_EVERY } else { ASK_SELDOM });
             self.ask_for_what_is_lacking(host);
+            self.bring_past_damage(now);
         }
         self.scrub(now);
+    }
+
+    /// Nobody else may have what is lacking any more: whoever lags behind it is brought a snapshot
+    /// that ends behind it. Asked again until it has come.
+    fn bring_past_damage(&mut self, now: Micros) {
+        let mut waiting = std::mem::take(&mut self.repairs.waiting);
+        waiting.retain(|(to, has)| {
+            let peer = self.raft.peers().find(|peer| peer.id == *to);
+            peer.is_some_and(|peer| peer.matched <= *has)
+        });
+        for &(to, has) in &waiting {
+            if self.snapshots.newest() > has {
+                self.on_needs_snapshot(now, to);
+            }
+        }
+        self.repairs.waiting = waiting;
     }
 
     /// When there is something to do even if nothing happens.
@@ -283,7 +300,7 @@ impl<S: StateMachine> Replica<S> {
         if let Some(Ok(membership)) = members.map(|bytes| Membership::decode(&bytes)) {
             self.found_members(now, index, membership);
         }
-        for to in std::mem::take(&mut self.repairs.waiting) {
+        for (to, _) in std::mem::take(&mut self.repairs.waiting) {
             self.step(now, Input::Readable { to });
         }
         self.run_outputs(now, host);
