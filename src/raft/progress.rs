@@ -152,8 +152,8 @@ impl Progress {
         }
     }
 
-    /// The peer holds nothing behind `last`. Where it had acknowledged more, its disk has lost that;
-    /// or the message is a late one, which costs a search: too small a `match_index` commits
+    /// The peer holds nothing behind `last`. Where it had acknowledged more, its disk has lost
+    /// that; or the message is a late one, which costs a search: too small a `match_index` commits
     /// nothing.
     pub(super) fn lost(&mut self, last: Index) {
         self.match_index = self.match_index.min(last);

@@ -7,12 +7,15 @@
 //!
 //! Invariant: what was reported done is stored and only [`SimDisk::flip`] changes it.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use self::file::File;
 use crate::buffer::Buffer;
 use crate::disk::{Disk, DiskError, Done, Op, SnapshotStep};
-use crate::format::{BLOCK, SECTOR};
+use crate::format::BLOCK;
 use crate::hard_state::{HARD_STATE_BYTES, PAIR_BYTES};
 use crate::id::{Index, SegmentNumber};
 use crate::recover::Storage;
@@ -24,72 +27,6 @@ pub const EIO: DiskError = DiskError { errno: 5 };
 pub const ENOSPC: DiskError = DiskError { errno: 28 };
 /// `ENOENT`.
 pub const ENOENT: DiskError = DiskError { errno: 2 };
-
-/// A block that was written. Cloning shares it.
-#[derive(Clone, Debug)]
-struct Block {
-    bytes: Arc<[u8; BLOCK]>,
-    /// It was written when the file was another segment.
-    is_old: bool,
-}
-
-/// Bytes of a file: blocks that are not there are zeros.
-#[derive(Clone, Debug)]
-struct File {
-    size: u64,
-    blocks: BTreeMap<u64, Block>,
-}
-
-impl File {
-    fn new(size: u64) -> File {
-        File { size, blocks: BTreeMap::new() }
-    }
-
-    fn write_sector(&mut self, offset: u64, sector: &[u8]) {
-        let (block, within) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
-        let block = self.blocks.entry(block).or_default();
-        block.is_old = false;
-        Arc::make_mut(&mut block.bytes)[within..within + SECTOR].copy_from_slice(sector);
-    }
-
-    /// Writes the sectors for which `lands` says so.
-    fn write(&mut self, offset: u64, bytes: &[u8], mut lands: impl FnMut() -> bool) {
-        assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
-        assert!(offset + bytes.len() as u64 <= self.size, "a write inside the file");
-        for (at, sector) in bytes.chunks(SECTOR).enumerate() {
-            if lands() {
-                self.write_sector(offset + (at * SECTOR) as u64, sector);
-            }
-        }
-    }
-
-    /// Whether nothing was written there since the file has been this segment.
-    fn is_fresh(&self, offset: u64, length: usize) -> bool {
-        let first = offset / BLOCK as u64;
-        let mut written = self.blocks.range(first..first + (length / BLOCK) as u64);
-        written.all(|(_, block)| block.is_old || *block.bytes == [0; BLOCK])
-    }
-
-    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
-        assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
-        if offset + bytes.len() as u64 > self.size {
-            return Err(EIO);
-        }
-        for (at, block) in bytes.chunks_mut(BLOCK).enumerate() {
-            match self.blocks.get(&(offset / BLOCK as u64 + at as u64)) {
-                Some(stored) => block.copy_from_slice(&stored.bytes[..]),
-                None => block.fill(0),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Default for Block {
-    fn default() -> Block {
-        Block { bytes: Arc::new([0; BLOCK]), is_old: false }
-    }
-}
 
 /// What an operation under way comes to when the power goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,14 +205,14 @@ impl SimDisk {
         if offset >= file.size {
             return false;
         }
-        flip(file, offset, bit);
+        file.flip(offset, bit);
         true
     }
 
     /// Flips a bit of the hard-state file. False if it is not there.
     pub fn flip_hard_state(&mut self, offset: u64, bit: u8) -> bool {
         let Some(file) = &mut self.hard_state else { return false };
-        flip(file, offset % HARD_STATE_BYTES as u64, bit);
+        file.flip(offset % HARD_STATE_BYTES as u64, bit);
         true
     }
 
@@ -365,7 +302,7 @@ impl SimDisk {
         if offset >= file.size {
             return false;
         }
-        flip(file, offset, bit);
+        file.flip(offset, bit);
         true
     }
 
@@ -695,11 +632,6 @@ impl Storage for SimDisk {
     fn entropy(&mut self) -> u64 {
         self.rng.next_u64()
     }
-}
-
-fn flip(file: &mut File, offset: u64, bit: u8) {
-    let block = file.blocks.entry(offset / BLOCK as u64).or_default();
-    Arc::make_mut(&mut block.bytes)[(offset % BLOCK as u64) as usize] ^= 1 << (bit % 8);
 }
 
 /// The buffer itself, or a copy where a clone of the disk holds it too.
