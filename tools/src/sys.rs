@@ -81,8 +81,9 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {
 }
 
 /// Has the allocator join freed chunks at once. glibc keeps small ones apart and joins them all
-/// when somebody next needs a large one: after a view of a million entries was dropped by another
-/// thread, that was a pause of 16 to 29 ms in a shard.
+/// when somebody next needs a large one, in whichever thread that is. It is one suspect for the
+/// turns of 16 to 29 ms after a view of a million entries was dropped: without it one run had none,
+/// a later one still did.
 pub(crate) fn join_freed_chunks() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a plain call that sets a number, before any thread is started. Should it fail,
