@@ -99,6 +99,11 @@ impl Focus {
         use margay_log::breaks as known;
         let (faults, resource): (&[&str], _) = match broken {
             known::COMMIT_OLD_TERM => (&["unheard leaders"], "map"),
+            known::READ_BEFORE_OWN_COMMIT => (&["unheard leaders", "short reigns"], "map"),
+            known::LEASE_BEFORE_OWN_COMMIT => (&["unheard leaders", "short reigns"], "leases"),
+            known::READ_BY_OLD_ROUND => (&["late voters", "stranded leader"], "map"),
+            known::NEW_LEADER_EXPIRES_EARLY => (&["crash", "stranded leader"], "lock"),
+            known::REMOVED_LEADER_COUNTS => (&["members", "crash"], "map"),
             known::READ_GOES_BACK => (&["cut", "heal", "broken connections"], "leases"),
             known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], "leases"),
             known::LEASE_FORGOTTEN_AT_RESTART | known::LEASE_BROKEN_BY_VOTER => {
