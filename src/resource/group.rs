@@ -31,7 +31,6 @@ mod mail;
 mod member;
 mod page;
 mod state;
-mod typed;
 
 pub use super::claims::{GRANTED, NOT_ACQUIRED, WAITING};
 pub use handle::{
@@ -39,7 +38,6 @@ pub use handle::{
 };
 pub use member::{Cursor, Inbox, Membership, Message};
 pub(super) use state::GroupState;
-pub use typed::{MemberGroupOf, MembershipOf, MessageOf};
 
 /// Members of one group, at most.
 pub const MEMBERS_MAX: usize = 5_000;

@@ -196,7 +196,7 @@ impl<S: Submit> Topic<S> {
     }
 }
 
-fn read_event(delivery: Delivery) -> Result<TopicEvent, Failure> {
+pub(super) fn read_event(delivery: Delivery) -> Result<TopicEvent, Failure> {
     let (position, kind, payload) = match delivery {
         Delivery::Lagged { oldest } => return Ok(TopicEvent::Lagged { oldest }),
         Delivery::Event { index, kind, payload, .. } => (index, kind, payload),

@@ -272,9 +272,17 @@ impl<S: Submit> Map<S> {
 
     /// Reads a value, lets `change` make the new one of it, or none, and writes that if nobody was
     /// faster; else begins again with what is there then. Returns what was written.
-    pub fn compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    pub fn compute<F>(&self, key: &[u8], mut change: F) -> Reply<Option<Versioned>>
     where
         F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+    {
+        self.try_compute(key, move |found| Ok(change(found)))
+    }
+
+    /// The same; where `change` fails, nothing is written.
+    pub(in super::super) fn try_compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    where
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
         let (map, own_key) = (self.clone(), key.to_vec());
         self.get(key).then(move |found| match found {
@@ -290,9 +298,12 @@ impl<S: Submit> Map<S> {
         mut change: F,
     ) -> Reply<Option<Versioned>>
     where
-        F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
-        let new = change(found.as_ref().map(|found| &found.value[..]));
+        let new = match change(found.as_ref().map(|found| &found.value[..])) {
+            Ok(new) => new,
+            Err(failure) => return Reply::ready(Err(failure)),
+        };
         let tried = match (&found, &new) {
             (None, None) => return Reply::ready(Ok(None)),
             (None, Some(value)) => self.put_if_absent(&key, value),

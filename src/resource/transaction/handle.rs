@@ -193,12 +193,7 @@ impl<S: Submit> Transaction<S> {
     /// Only if a query of any type of resource answers as expected. A query that is refused fails
     /// the check.
     #[must_use]
-    pub fn check<O: Encode>(
-        self,
-        handle: &Handle<S>,
-        query: &O,
-        expect: Expect,
-    ) -> Transaction<S> {
+    pub fn check<O: Encode>(self, handle: &Handle<S>, query: &O, expect: Expect) -> Transaction<S> {
         let number = self.check_of.last().map_or(0, |last| last + 1);
         self.check_part(number, handle, query, expect)
     }
