@@ -8,7 +8,7 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::codec::limit::KEYS_MAX;
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_count, read_swap, read_versioned,
 };
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
@@ -215,7 +215,7 @@ impl<S: Submit> Map<S> {
     /// Removes a key. Returns whether it was there.
     pub fn remove(&self, key: &[u8]) -> Reply<bool> {
         let remove = RemoveV1 { key: key.to_vec(), previous: false };
-        self.handle.command(&remove).and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        self.handle.command(&remove).and_then(read_bool)
     }
 
     /// Removes a key. Returns the value it had.
@@ -435,7 +435,7 @@ impl<S: Submit> Map<S> {
 
     /// The number of keys.
     pub fn size(&self) -> Reply<u64> {
-        self.handle.query(&SizeV1 {}).and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.query(&SizeV1 {}).and_then(read_count)
     }
 
     /// Whether there are no keys.

@@ -4,7 +4,7 @@ use super::{CompareAndSetV1, CompareVersionV1, DeleteV1, GetAndSetV1, GetV1, Set
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_swap, read_versioned,
 };
 use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries, registry};
 use margay_log::id::Index;
@@ -170,9 +170,7 @@ impl<S: Submit> Value<S> {
 
     /// Deletes the value. Returns whether it was set.
     pub fn delete(&self) -> Reply<bool> {
-        self.handle
-            .command(&DeleteV1 {})
-            .and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        self.handle.command(&DeleteV1 {}).and_then(read_bool)
     }
 
     /// Changes after a position, or from now on.
