@@ -267,7 +267,7 @@ static TYPES: &[Type] = &[
         kind: kind::LOCK,
         name: "lock",
         check: lock::check,
-        create: without_options::<lock::LockState>,
+        create: without_options::<claims::Turns<lock::LockRules>>,
     },
     Type { kind: kind::QUEUE, name: "queue", check: queue::check, create: queue::create },
     Type {
@@ -286,7 +286,7 @@ static TYPES: &[Type] = &[
         kind: kind::RW_LOCK,
         name: "read-write lock",
         check: rwlock::check,
-        create: without_options::<rwlock::RwLockState>,
+        create: without_options::<claims::Turns<rwlock::RwLockRules>>,
     },
     Type {
         kind: kind::SEMAPHORE,

@@ -4,7 +4,7 @@
 //! A name has one type for as long as it exists. A resource's id is the index of the entry that
 //! created it, so a deleted one is never mistaken for its successor.
 
-use super::codec::{Limits, Operation, Scratch, access, check, operation};
+use super::codec::{Limits, Operation, Scratch, access, check, limits, operation};
 use super::describe::{self, DescribeV1};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
@@ -97,12 +97,9 @@ impl Limits for ArchivedOpenV1 {
     }
 }
 
-impl Limits for ArchivedDeleteV1 {}
-
-impl Limits for ArchivedFindV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.name)
-    }
+limits! {
+    ArchivedDeleteV1:;
+    ArchivedFindV1: name(name);
 }
 
 impl Limits for ArchivedListV1 {

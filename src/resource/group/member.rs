@@ -71,7 +71,7 @@ impl<S: Submit> Membership<S> {
     }
 
     /// The same, each as something else.
-    pub(super) fn messages_as<T: Send + 'static>(
+    pub(in super::super) fn messages_as<T: Send + 'static>(
         &self,
         read: fn(Message<S>) -> T,
     ) -> Fetched<T, Cursor> {

@@ -8,7 +8,7 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::codec::limit::KEYS_MAX;
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_count, read_swap, read_versioned,
 };
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
@@ -215,7 +215,7 @@ impl<S: Submit> Map<S> {
     /// Removes a key. Returns whether it was there.
     pub fn remove(&self, key: &[u8]) -> Reply<bool> {
         let remove = RemoveV1 { key: key.to_vec(), previous: false };
-        self.handle.command(&remove).and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        self.handle.command(&remove).and_then(read_bool)
     }
 
     /// Removes a key. Returns the value it had.
@@ -272,9 +272,17 @@ impl<S: Submit> Map<S> {
 
     /// Reads a value, lets `change` make the new one of it, or none, and writes that if nobody was
     /// faster; else begins again with what is there then. Returns what was written.
-    pub fn compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    pub fn compute<F>(&self, key: &[u8], mut change: F) -> Reply<Option<Versioned>>
     where
         F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+    {
+        self.try_compute(key, move |found| Ok(change(found)))
+    }
+
+    /// The same; where `change` fails, nothing is written.
+    pub(in super::super) fn try_compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    where
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
         let (map, own_key) = (self.clone(), key.to_vec());
         self.get(key).then(move |found| match found {
@@ -290,9 +298,12 @@ impl<S: Submit> Map<S> {
         mut change: F,
     ) -> Reply<Option<Versioned>>
     where
-        F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
-        let new = change(found.as_ref().map(|found| &found.value[..]));
+        let new = match change(found.as_ref().map(|found| &found.value[..])) {
+            Ok(new) => new,
+            Err(failure) => return Reply::ready(Err(failure)),
+        };
         let tried = match (&found, &new) {
             (None, None) => return Reply::ready(Ok(None)),
             (None, Some(value)) => self.put_if_absent(&key, value),
@@ -424,7 +435,7 @@ impl<S: Submit> Map<S> {
 
     /// The number of keys.
     pub fn size(&self) -> Reply<u64> {
-        self.handle.query(&SizeV1 {}).and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.query(&SizeV1 {}).and_then(read_count)
     }
 
     /// Whether there are no keys.

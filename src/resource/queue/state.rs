@@ -6,7 +6,7 @@ use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::Due;
 use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
 use crate::resource::claims::{Ask, Moment};
-use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::codec::{Operation, Scratch, access, number_or};
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
@@ -40,10 +40,7 @@ const ITEM_DEAD: u8 = 18;
 
 /// With options; without any a task is handed out as often as it takes.
 pub(in super::super) fn create(options: &[u8]) -> Created {
-    let deliveries_max = match options {
-        [] => 0,
-        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
-    };
+    let deliveries_max = number_or(0, options)?;
     Ok(Box::new(QueueState {
         deliveries_max,
         claims: Claims::default(),
@@ -164,7 +161,7 @@ impl Resource for QueueState {
         match reader.u8()? {
             ITEM_ASKED => {
                 let (name, lease_ms) = (Index(reader.u64()?), reader.u64()?);
-                check_lease(lease_ms)?;
+                limit::lease(&lease_ms.into())?;
                 self.asked.insert(name, lease_ms);
             }
             tag @ (ITEM_TASK | ITEM_DEAD) => return self.thaw_task(tag, reader, applied),
@@ -439,11 +436,10 @@ impl QueueState {
     ) -> Result<(), Code> {
         let (name, at) = (commit.index, Moment::from(commit));
         let (max, lease_ms) = (take.max.to_native(), take.lease_ms.to_native());
-        let wait_ms = take.wait_ms.as_ref().map(|wait| wait.to_native());
         let free = self.claims.waiters.is_empty() && self.can_hand_out();
         let amount = if free { 1 } else { max.into() };
-        let (session, request) = (commit.session, take.request.to_native());
-        match self.claims.ask(Ask { session, request, amount, wait_ms }, free, at, effects)? {
+        let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
+        match self.claims.ask(ask, free, at, effects)? {
             GRANTED => {
                 self.hand_out(name, max.into(), lease_ms, at);
                 self.put_tasks(self.tasks.of_take(name), &mut effects.reply);
