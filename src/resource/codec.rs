@@ -162,6 +162,11 @@ pub(super) fn number_or(default: u32, options: &[u8]) -> Result<u32, Code> {
     }
 }
 
+/// How many a page holds at most: 0, and anything over `most`, stand for `most`.
+pub(super) fn page_limit(asked: u32, most: u32) -> u32 {
+    if asked == 0 { most } else { asked.min(most) }
+}
+
 /// Bounds of single fields.
 pub(super) mod limit {
     use crate::machine::{Code, KEY_MAX, VALUE_MAX};

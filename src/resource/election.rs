@@ -6,7 +6,7 @@
 //! which it entered, and brings bytes of its own choice, such as its address.
 
 use super::claims::{Ask, Claims, Moment, cancel_operation};
-use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation, page_limit};
 use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::{Firing, Resource};
@@ -354,8 +354,7 @@ impl ElectionState {
             }
             CandidatesV1::SCHEMA => {
                 let limit = access::<CandidatesV1>(query.payload, &mut scratch)?.limit.to_native();
-                let limit = if limit == 0 { LIST_MAX } else { limit.min(LIST_MAX) };
-                self.list(limit, query, out);
+                self.list(page_limit(limit, LIST_MAX), query, out);
             }
             _ => return Err(Code::BAD_KIND),
         }

@@ -14,6 +14,7 @@ use super::claims::{Claims, cancel_operation};
 use super::codec::{Limits, check_by_schema, limit, limits, operation};
 use crate::machine::{Code, kind};
 
+mod frozen;
 mod handle;
 mod state;
 mod tasks;

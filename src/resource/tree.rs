@@ -11,7 +11,9 @@ pub mod path;
 pub use handle::{Children, Node, Tree, TreeEvent};
 
 use super::Resource;
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limit, limits, operation};
+use super::codec::{
+    Limits, Operation, Scratch, access, check_by_schema, limit, limits, operation, page_limit,
+};
 use super::entries::{Entries, Extra, Held, Life, Page, delegate_to_entries};
 use super::handle::{put_swap, thaw_version};
 use crate::machine::bytes::{self, Reader};
@@ -343,10 +345,7 @@ impl TreeState {
         out: &mut Vec<u8>,
     ) -> Result<(), Code> {
         let key = path::key(&children.path)?;
-        let limit = match children.limit.to_native() {
-            0 => CHILDREN_MAX,
-            limit => limit.min(CHILDREN_MAX),
-        };
+        let limit = page_limit(children.limit.to_native(), CHILDREN_MAX);
         let mut after = children.after.as_ref().map(|after| after.to_vec());
         let (mut names, mut count, mut more) = (Vec::new(), 0_u32, false);
         while let Some(held) = self.first_below(&key, after.as_deref(), now) {

@@ -142,7 +142,7 @@ impl ValueState {
             CompareAndSetV1::SCHEMA => {
                 let set = access::<CompareAndSetV1>(payload, &mut scratch)?;
                 let life = life(set.ttl_ms.to_native(), set.ephemeral);
-                let expected = set.expected.as_ref().map(|expected| &expected[..]);
+                let expected = set.expected.as_deref();
                 let done = expected == found.map(|(value, _)| value);
                 put_swap(&mut effects.reply, done, found);
                 if done {
