@@ -547,7 +547,8 @@ impl Log {
         self.segments.note_time(header.log_time);
         let ticket = self.next_ticket();
         let data = Arc::clone(batch.buffer());
-        self.writer.push(Write { ticket, position, end: listed.end(), data });
+        let (end, claims) = (listed.end(), durable.id.index);
+        self.writer.push(Write { ticket, position, end, claims, data });
         self.tail.push(&batch, self.durable());
         batch
     }

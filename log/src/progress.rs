@@ -186,6 +186,15 @@ impl Log {
         written && self.moment() == self.idle.recorded && self.updates.is_idle()
     }
 
+    /// Segments below this one are at rest: whatever their disk loses of them, the next opening
+    /// misses it. Of what lies behind it nothing on disk says yet that it was durable, and what is
+    /// unreadable there after a crash cannot be told from a write that was cut off.
+    #[must_use]
+    pub fn at_rest_below(&self) -> SegmentNumber {
+        let segment = self.segments.find(self.writer.claimed()).map(|(segment, _)| segment.number);
+        segment.unwrap_or_default()
+    }
+
     /// When [`Log::on_tick`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
@@ -322,6 +331,7 @@ impl Log {
         if self.writer.hard_state_done(ticket) {
             progress.durable = Some(self.durable());
         }
+        self.writer.claim(self.idle.begun.durable.id.index);
         self.hard_ticket = ticket;
         Ok(())
     }

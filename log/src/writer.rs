@@ -20,6 +20,8 @@ pub(crate) struct Write {
     pub(crate) ticket: Ticket,
     pub(crate) position: Position,
     pub(crate) end: BatchEnd,
+    /// What its frame says to be durable.
+    pub(crate) claims: Index,
     pub(crate) data: Arc<Buffer>,
 }
 
@@ -39,6 +41,8 @@ pub(crate) struct Writer {
     /// Bytes queued and not given to the disk.
     waiting: u64,
     durable: BatchEnd,
+    /// What the frames on disk say to be durable.
+    claimed: Index,
     /// Set while the log's new beginning is not yet durable: under which ticket it will be, and
     /// what it is.
     beginning: Option<(Ticket, BatchEnd)>,
@@ -57,6 +61,7 @@ impl Writer {
             flying_max,
             waiting: 0,
             durable,
+            claimed: durable.id.index,
             beginning: None,
         }
     }
@@ -64,6 +69,17 @@ impl Writer {
     /// The end of the durable part of the log; zero while not even its beginning is durable.
     pub(crate) fn durable(&self) -> BatchEnd {
         self.durable
+    }
+
+    /// So much of it is said to be durable by a hard state or a frame on disk: were it lost, the
+    /// next opening would miss it.
+    pub(crate) fn claimed(&self) -> Index {
+        self.claimed.min(self.durable.id.index)
+    }
+
+    /// A hard state on disk says that the log is durable up to here.
+    pub(crate) fn claim(&mut self, durable: Index) {
+        self.claimed = self.claimed().max(durable);
     }
 
     /// Bytes queued and not given to the disk.
@@ -192,6 +208,7 @@ impl Writer {
             let Some(front) = self.queue.pop_front() else { break };
             self.issued -= 1;
             assert!(front.write.end.id.index > self.durable.id.index);
+            self.claim(front.write.claims);
             self.durable = front.write.end;
             advanced = true;
         }

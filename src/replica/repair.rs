@@ -6,7 +6,8 @@
 //! vote and does not stand until it is whole: where batches within it were lost, until all are put
 //! back (one of them may have changed who votes); where its end was lost, until a leader has
 //! brought it there (a vote given meanwhile could elect somebody who lacks what this node had
-//! acknowledged).
+//! acknowledged). A leader that cannot read what it has to send, and has it from nobody, neither
+//! leads nor votes any more, until it has been mended or replaced.
 //!
 //! What is at rest is looked through in the background, a piece at a time, batches and snapshots:
 //! so rot is found while there are others to mend it.
@@ -28,6 +29,8 @@ use crate::wire::repair::{ChainQuery, ChainReply, RepairReply, RepairRequest};
 const ASK_EVERY: Micros = Micros::from_millis(200);
 /// The same for what is not needed to go on: what lies behind the newest snapshot.
 const ASK_SELDOM: Micros = Micros::from_millis(5_000);
+/// A leader that has asked for so long for what nobody gives back lets another lead.
+const GIVEN_UP: Micros = Micros::from_millis(2_000);
 /// Batches asked for at a time.
 const ASK_MAX: usize = 8;
 /// Requests of others that wait for the disk, at most.
@@ -40,6 +43,8 @@ pub(super) struct Repairs {
     pub abstains: bool,
     /// Not asked again before this time.
     ask_at: Micros,
+    /// Since when this leader lacks something that may be nobody else's.
+    lacks_since: Option<Micros>,
     /// Requests that wait for a read.
     giving: Vec<(Ticket, NodeId, RepairRequest)>,
     /// Followers that need what is lacking here, and what they have.
@@ -80,6 +85,7 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn flush_repairs(&mut self, now: Micros, host: &mut dyn Host) {
         self.note_damage();
         self.note_lost_state();
+        self.note_lost_end(now);
         if self.repairs.abstains && self.is_whole() {
             self.repairs.abstains = false;
             self.raft.abstain(false);
@@ -131,6 +137,28 @@ impl<S: StateMachine> Replica<S> {
         tracing::error!(group = self.config.group.0, %start,
             "no snapshot here can be restored and the log begins behind them; this node neither \
              leads nor votes until another brings it one");
+    }
+
+    /// A batch of this leader rots that is not committed: nobody may have another copy, and none of
+    /// what follows can ever be sent. Whoever is elected without this node has the log go on
+    /// without it, or gives it back.
+    fn note_lost_end(&mut self, now: Micros) {
+        let leads = self.raft.role() == RoleKind::Leader && !self.repairs.abstains;
+        let commit = self.raft.commit();
+        let lacks = leads && self.log.damaged().iter().any(|rotten| rotten.first > commit);
+        if !lacks {
+            self.repairs.lacks_since = None;
+            return;
+        }
+        let since = *self.repairs.lacks_since.get_or_insert(now);
+        if now < since.after(GIVEN_UP) || !self.has_others() {
+            return;
+        }
+        self.repairs.abstains = true;
+        self.raft.abstain(true);
+        tracing::error!(group = self.config.group.0, %commit,
+            "a batch of the log cannot be read, is not known to be committed, and nobody gives it \
+             back; this node neither leads nor votes until the log is whole");
     }
 
     fn note_damage(&mut self) {

@@ -27,7 +27,7 @@ use super::trace::Trace;
 use super::{Failure, Summary};
 use crate::machine::{StateMachine, kind};
 use crate::raft::Raft;
-use crate::raft::message::{Config, RoleKind};
+use crate::raft::message::{Config, RoleKind, WINDOW_BYTES};
 use crate::replica::membership::Member;
 use crate::replica::{ConnId, Fatal, Fault, Replica, ReplicaConfig};
 use crate::wire;
@@ -102,6 +102,8 @@ pub(super) struct Cluster<S: StateMachine> {
     /// Entry bytes between snapshots.
     snapshot_after: u64,
     segment_first: u64,
+    /// Bytes under way to a follower, at most: seldom so many that nobody ever waits.
+    window_bytes: u64,
     /// What replicas have counted, those included that are gone.
     pub counted: Summary,
 }
@@ -140,6 +142,7 @@ impl<S: StateMachine> Cluster<S> {
             settled: Micros::from_millis(100 + rng.below(2_000)),
             snapshot_after: 64 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
+            window_bytes: WINDOW_BYTES >> (5 * rng.below(3)),
             counted: Summary::default(),
             rng,
         }
@@ -299,7 +302,8 @@ impl<S: StateMachine> Cluster<S> {
         node.landed.clear();
         node.fails = false;
         let shown = node.clock.at(self.now);
-        let raft = Config { checked: true, ..Config::new(node.id, seed) };
+        let window_bytes = self.window_bytes;
+        let raft = Config { checked: true, window_bytes, ..Config::new(node.id, seed) };
         let members = self.places[..self.founders].to_vec();
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
@@ -382,6 +386,7 @@ impl<S: StateMachine> Cluster<S> {
         let node = &mut self.nodes[at];
         if let Some(replica) = node.replica.take() {
             node.left_durable = replica.log().durable();
+            node.left_at_rest = replica.log().at_rest_below();
         }
         node.out = Default::default();
         let conns: Vec<ConnId> =

@@ -99,6 +99,9 @@ impl Focus {
         use margay_log::breaks as known;
         let (faults, resource): (&[&str], _) = match broken {
             known::COMMIT_OLD_TERM => (&["unheard leaders"], Some("map")),
+            known::OLD_QUORUM_ONLY | known::NEW_QUORUM_ONLY => {
+                (&["members", "cut", "heal"], Some("map"))
+            }
             known::REMOVED_LEADER_COUNTS => (&["members", "crash"], Some("map")),
             known::READ_BEFORE_OWN_COMMIT => (&["unheard leaders", "short reigns"], Some("map")),
             known::READ_BY_OLD_ROUND => (&["late voters"], Some("map")),

@@ -7,7 +7,7 @@ use margay_log::batch::Batch;
 use margay_log::disk::Op;
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::{BatchHeader, FRAME};
-use margay_log::id::{Chain, Incarnation, Index, Micros, NodeId, Term};
+use margay_log::id::{Chain, Incarnation, Index, Micros, NodeId, SegmentNumber, Term};
 
 use super::Failure;
 use super::clock::Clock;
@@ -79,6 +79,8 @@ pub(super) struct Node<S: StateMachine> {
     pub was_durable: Index,
     /// The log was durable up to here when the node went down.
     pub left_durable: Index,
+    /// Segments below this one were at rest when the node went down.
+    pub left_at_rest: SegmentNumber,
     /// What is of its own term gets lost on the way to the others.
     pub muted: bool,
     /// A write was made to fail: the node stops when it learns of it.
@@ -114,6 +116,7 @@ impl<S: StateMachine> Node<S> {
             landed: BTreeSet::new(),
             was_durable: Index::ZERO,
             left_durable: Index::ZERO,
+            left_at_rest: SegmentNumber::default(),
             muted: false,
             fails: false,
             full: false,

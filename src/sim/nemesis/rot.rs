@@ -1,15 +1,14 @@
 //! Rot: bits flip in what is at rest on one node's disk, in old segments of its log and in its
 //! snapshots. Others have what it loses, so that all of it can be mended.
 //!
-//! The newest segments stay as they are: what was durable a moment ago and is unreadable after a
+//! What is not at rest stays as it is: what was durable a moment ago and is unreadable after a
 //! crash cannot be told from a write that was cut off.
 
+use margay_log::Log;
 use margay_log::rng::Rng;
 
 use super::{Cluster, Failure, Fault, StateMachine};
-
-/// Segments that stay as they are: the one that is written, and a spare.
-const NEWEST: usize = 2;
+use crate::replica::Replica;
 
 pub(super) struct Rot {
     victim: u64,
@@ -43,11 +42,13 @@ impl<S: StateMachine> Fault<S> for Rot {
             cluster.nodes[at].rotten = true;
             return Ok(true);
         }
-        let segments: Vec<_> = node.disk.segment_numbers().collect();
-        let Some(old) = segments.len().checked_sub(NEWEST).filter(|old| *old > 0) else {
+        let log = node.replica.as_ref().map(Replica::log);
+        let end = log.map_or(node.left_at_rest, Log::at_rest_below);
+        let segments: Vec<_> = node.disk.segment_numbers().filter(|at| *at < end).collect();
+        if segments.is_empty() {
             return Ok(false);
-        };
-        let segment = segments[rng.below(old as u64) as usize];
+        }
+        let segment = segments[rng.below(segments.len() as u64) as usize];
         let blocks: Vec<u64> = node.disk.written_blocks(segment).collect();
         let block = blocks[rng.below(blocks.len() as u64) as usize];
         // Most of a small batch is padding: what counts is at its beginning.

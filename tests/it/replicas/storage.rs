@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use margay::machine::kind;
+use margay::raft::message::RoleKind;
 use margay::replica::Fatal;
+use margay::resource::counter::AddV1;
 use margay_log::disk::Op;
 use margay_log::disk::sim::{EIO, ENOSPC};
 use margay_log::format::{BATCH_HEADER, BatchHeader, FRAME};
@@ -94,6 +96,35 @@ pub(super) fn corrupt_entries_in_disjoint_copies_are_brought_back() {
         assert!(!group.replica(n).log().is_damaged(), "n{n}");
         assert_eq!(group.replica(n).repair_counts().mended, 1, "n{n}");
     }
+}
+
+/// What only its leader has rots: nobody can give it back, and it was never committed. Another
+/// leads, without it.
+#[test]
+pub(super) fn rot_of_what_nobody_else_has_ends_a_reign() {
+    let (mut group, mut caller, counter) = at_rest();
+    let (leader, others) = group.led();
+    let last = group.replica(leader).log().last().index;
+    group.isolate(leader);
+    let id = caller.command(&group, counter, &AddV1 { delta: 1 });
+    group.until("a write on one disk", |group| {
+        caller.carry(group);
+        group.replica(leader).log().durable() > last
+    });
+    let end = group.replica(leader).log().last().index;
+    (1..=3).for_each(|n| group.crash(n));
+    (1..=3).for_each(|n| group.start(n));
+    rot(&mut group, leader, end);
+    // Only who has most can be elected.
+    group.heal();
+    group.cut.extend([(others[0], others[1]), (others[1], others[0])]);
+    group.until("it to lead", |group| group.replica(leader).raft().role() == RoleKind::Leader);
+    group.heal();
+    group.until("another to lead", |group| group.leads().is_some_and(|n| n != leader));
+    group.converge();
+    assert!(!group.replica(leader).log().is_damaged());
+    caller.finish(&mut group, id).expect("it was sent again");
+    assert_eq!(caller.count(&mut group, counter), 31);
 }
 
 /// Every batch has rotted on two of three nodes, each time two others.
