@@ -48,8 +48,8 @@ use front::Front;
 use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
-pub use repair::RepairCounts;
 use repair::Repairs;
+pub use repair::{RepairCounts, is_beyond_repair};
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
 
