@@ -74,9 +74,10 @@ pub trait Host {
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {
         drop(remains);
     }
-    /// The longest turn of the shard in the last five to ten seconds, for reports.
-    fn longest_turn(&self) -> Micros {
-        Micros(0)
+    /// The longest turn of the shard in the last five to ten seconds, and the most that one of them
+    /// itself ran, for reports.
+    fn longest_turn(&self) -> (Micros, Micros) {
+        (Micros(0), Micros(0))
     }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
@@ -543,6 +544,7 @@ impl<S: StateMachine> Replica<S> {
             halted: self.halted.is_some(),
             snapshotting: self.snapshots.is_making(),
             longest_turn_us: 0,
+            busiest_turn_us: 0,
             term: self.raft.term(),
             first: self.log.first(),
             last: self.log.last(),
