@@ -204,8 +204,8 @@ impl Net {
         let Some(link) = self.link_to(slot, to) else { return };
         let Status::Up(index) = self.links[link].status else { return };
         let Some(conn) = self.get(index) else { return };
-        if conn.owed() > config::OUT_BYTES_MAX {
-            self.doomed.push((index, "peer takes no more messages"));
+        if conn.owed() > config::PEER_OUT_BYTES_MAX {
+            self.doomed.push((index, "the peer takes no more messages"));
             return;
         }
         conn.out.push(frame, batch);
