@@ -342,8 +342,8 @@ impl Open {
         }
         let end = self.used + takes;
         assert!(end <= self.buffer.len(), "room has been made");
-        let header = EntryHeader { length: length as u32, ..*header };
-        self.buffer[self.used..self.used + ENTRY_HEADER].copy_from_slice(&header.encode());
+        let head = self.buffer[self.used..].first_chunk_mut().expect("room has been made");
+        header.encode_into(length as u32, head);
         let at = self.used + ENTRY_HEADER;
         fill(&mut self.buffer[at..at + length]);
         self.buffer[at + length..end].fill(0);
