@@ -1,8 +1,9 @@
 //! margay: a replicated log, one shard per core, and coordination on top of it.
 //!
 //! A cluster is a few nodes; each runs Raft groups on thread-per-core shards with one io_uring for
-//! sockets and log. In the groups live named resources: values, counters, ordered maps and fair
-//! locks with fencing tokens. Every answer waits until a majority of disks holds what it says.
+//! sockets and log. In the groups live named resources: values, maps, queues, locks, elections and
+//! more, with a fencing token on every grant. Every answer waits until a majority of disks holds
+//! what it says.
 //!
 //! Most programs want the client:
 //!

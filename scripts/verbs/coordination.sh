@@ -212,6 +212,8 @@ verbs_txn() {
     try 0 'v*' txn "$add" '{"do":"put","name":"verbs/txn/map@1","key":"k","value":"v"}'
     try 0 '{"committed":true,*}' txn '{"check":"counter","name":"verbs/txn@1","equals":5}' "$add" -o json
     try 1 '' txn '{"check":"counter","name":"verbs/txn@1","equals":5}' "$add"
+    try 1 '{"check":1,"committed":false}' txn '{"check":"map","name":"verbs/txn/map@1","key":"k","equals":"v"}' \
+        '{"check":"counter","name":"verbs/txn@1","equals":5}' "$add" -o json
     try 0 '10' counter get $t@1
     try 2 '' txn "$add" '{"do":"add","name":"verbs/txn@0","by":5}'
     try 2 '' txn '{"do":"dance","name":"verbs/txn@1"}'

@@ -15,11 +15,14 @@
 //!
 //! What a failure says about the operation, and why:
 //!
-//! | what happened | outcome | |---|---| | never sent | not applied | | sent, and refused every
-//! time it was sent | not applied; its sequence is used up by a command that does nothing | | sent
-//! and not answered when its deadline passed | unknown; it goes on being sent, its reply is dropped
-//! | | sent and not answered when the session expired or was closed | unknown | | answered "reply
-//! gone" | applied | | a query, whatever happened | not applied: it changes nothing |
+//! | what happened | outcome |
+//! |---|---|
+//! | never sent | not applied |
+//! | sent, and refused every time | not applied; a command that does nothing takes its sequence |
+//! | sent, not answered by its deadline | unknown; it goes on being sent, its reply is dropped |
+//! | sent, not answered when the session expired or was closed | unknown |
+//! | answered "reply gone" | applied |
+//! | a query, whatever happened | not applied: it changes nothing |
 //!
 //! ```text
 //!          Connect            on_connected         hello
@@ -39,13 +42,14 @@ use super::endpoints::{Attempt, Endpoints};
 use super::holdings::Holdings;
 use super::stream::Stream;
 use super::subscriptions::{Position, Subscriptions};
-use crate::machine::{Code, Level, Notice, NoticeState, Outcome, ResourceId, SessionId};
+use crate::machine::{Code, Notice, NoticeState, Outcome, ResourceId, SessionId};
 use crate::resource::{Answer, Failure};
 use crate::wire::client::Request;
 use crate::wire::{GroupStatus, Hello, PAYLOAD_MAX};
 
 mod answers;
 mod ending;
+mod interface;
 mod link;
 mod outgoing;
 #[cfg(test)]
@@ -53,106 +57,7 @@ mod tests;
 
 pub use super::calls::CallId;
 pub use super::config::{IN_FLIGHT_MAX, Recovery, SessionConfig};
-
-/// Something to be done by the group.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Call {
-    /// Changes something.
-    Command {
-        /// Kind of operation.
-        kind: u8,
-        /// Version of the operation.
-        schema: u16,
-        /// What it is about.
-        resource: ResourceId,
-        /// The operation, archived.
-        payload: Vec<u8>,
-    },
-    /// Changes nothing.
-    Query {
-        /// How recent the answer must be.
-        level: Level,
-        /// Kind of operation.
-        kind: u8,
-        /// Version of the operation.
-        schema: u16,
-        /// What it is about.
-        resource: ResourceId,
-        /// The operation, archived.
-        payload: Vec<u8>,
-    },
-    /// Asks for events. The call is over when they begin; the subscription has the same id.
-    Subscribe {
-        /// Whose events.
-        resource: ResourceId,
-        /// Begin behind this event, or with what happens from now on.
-        after: Option<(Index, u32)>,
-        /// Which of them, encoded.
-        filter: Vec<u8>,
-    },
-    /// How is the node we are connected to?
-    Status,
-}
-
-/// What the session wants done, or has to tell.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Connect to this address and say `on_connected` or `on_failed`.
-    Connect(String),
-    /// Drop the connection, or the attempt to connect; say nothing more of it.
-    Disconnect,
-    /// A call is over.
-    Finished(CallId, Result<Answer, Failure>),
-    /// A status call is over.
-    Status(CallId, Vec<GroupStatus>),
-    /// An event of a subscription.
-    Event {
-        /// The subscription.
-        subscription: CallId,
-        /// The entry that caused it.
-        index: Index,
-        /// Counts the events of that entry.
-        ordinal: u32,
-        /// What happened.
-        kind: u16,
-        /// More about it.
-        payload: Vec<u8>,
-    },
-    /// Events of a subscription were missed; it goes on from `oldest`.
-    Lagged {
-        /// The subscription.
-        subscription: CallId,
-        /// Index of the oldest event still kept.
-        oldest: Index,
-    },
-    /// A subscription that had begun is over.
-    Ended {
-        /// The subscription.
-        subscription: CallId,
-        /// Why.
-        failure: Failure,
-    },
-    /// What the session holds or waits for has changed.
-    Notice(Notice),
-    /// The session has expired with this, all it held or waited for; the state follows.
-    Lost(Vec<Notice>),
-    /// The session is in another state.
-    State(SessionState),
-}
-
-/// What a client can rely on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SessionState {
-    /// Registered, and heard of in time: what it holds is its own.
-    Connected,
-    /// Not heard of for a whole time-out: it may have expired. It is `Connected` again or `Expired`
-    /// later.
-    Suspended,
-    /// What it held is released. The next command begins a new session.
-    Expired,
-    /// Ended by its own wish.
-    Closed,
-}
+pub use interface::{Call, Output, SessionState};
 
 /// Where the connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -370,6 +370,9 @@ pub enum ChangeRefused {
     },
 }
 
+/// Bytes sent to a follower and not yet acknowledged, at most: what a fast disk writes in 4 ms.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+
 /// Timing and bounds. Times on the caller's monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -383,7 +386,8 @@ pub struct Config {
     pub election_max: Micros,
     /// Seeds the election time-outs.
     pub seed: u64,
-    /// Bytes sent to a follower and not yet acknowledged, at most. Default 8 MiB.
+    /// Bytes sent to a follower and not yet acknowledged, at most, but for one batch; headers
+    /// count. Default [`WINDOW_BYTES`].
     pub window_bytes: u64,
     /// Whether a leader answers reads by its lease. Off, they cost a round. Others keep their
     /// promises to a leader either way. Default on.
@@ -405,7 +409,7 @@ impl Config {
             election_min: Micros::from_millis(400),
             election_max: Micros::from_millis(800),
             seed,
-            window_bytes: 8 << 20,
+            window_bytes: WINDOW_BYTES,
             lease: true,
             drift: Micros::from_millis(40),
             checked: cfg!(debug_assertions),

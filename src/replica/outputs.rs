@@ -63,7 +63,9 @@ impl<S: StateMachine> Replica<S> {
                     let written = self.log.set_meta(&encode_meta(term, vote));
                     self.persisting.push_back((written, ticket));
                 }
-                Output::Send { to, message } => self.send(to, message, None, host),
+                Output::Send { to, message } => {
+                    self.send(to, message, None, host);
+                }
                 Output::Replicate { to, after, budget, term, commit, round } => {
                     let append = Append { term, commit, round };
                     self.replicate(now, to, after, budget, append, host);
@@ -82,13 +84,14 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Returns the bytes that go on their way.
     fn send(
         &mut self,
         to: NodeId,
         message: Message,
         batch: Option<&std::sync::Arc<Batch>>,
         host: &mut dyn Host,
-    ) {
+    ) -> u64 {
         let chain = match message.body {
             Body::AppendAck { matched, .. } => self.log.chain_at(matched).unwrap_or_default(),
             Body::Append { prev, .. } => self.log.chain_at(prev.index).unwrap_or_default(),
@@ -98,10 +101,12 @@ impl<S: StateMachine> Replica<S> {
         self.frame.clear();
         PeerMessage { message, chain, batch_length }.encode(&mut self.frame);
         host.peer(to, &self.frame, batch);
+        self.frame.len() as u64 + u64::from(batch_length)
     }
 
     /// Sends the batches behind `after`, the same buffers that go to the disk, and tells the core
-    /// how far.
+    /// how far. What counts is all that goes on its way: the headers of small batches are no
+    /// shorter than those.
     fn replicate(
         &mut self,
         now: Micros,
@@ -125,8 +130,7 @@ impl<S: StateMachine> Replica<S> {
                     let end = batch.header().last();
                     let Append { term, commit, round } = append;
                     let body = Body::Append { prev, batch: Some(end), commit, round };
-                    self.send(to, Message { term, body }, Some(batch), host);
-                    bytes += batch.size();
+                    bytes += self.send(to, Message { term, body }, Some(batch), host);
                     last = end.index;
                     prev = end;
                 }

@@ -19,8 +19,13 @@ use crate::machine::clock::Due;
 use crate::machine::{Code, Commit, Effects, LogTime, Notice, NoticeState, ResourceId, SessionId};
 use imbl::OrdMap;
 use margay_log::id::{Index, Micros};
+use rkyv::option::ArchivedOption;
+use rkyv::primitive::ArchivedU64;
 
 pub(super) mod handle;
+mod turns;
+
+pub(super) use turns::{Rules, Turns};
 
 /// Holds of one resource, at most.
 pub(super) const HOLDS_MAX: usize = 10_000;
@@ -48,14 +53,14 @@ macro_rules! cancel_operation {
         }
         $crate::resource::codec::operation!(CancelV1, $kind, 0x0301, "cancel");
         $crate::resource::codec::limits! { ArchivedCancelV1:; }
+        impl $crate::resource::claims::handle::Cancel for CancelV1 {
+            fn of(request: u64) -> CancelV1 {
+                CancelV1 { request }
+            }
+        }
     };
 }
 pub(super) use cancel_operation;
-
-/// Whether somebody may wait that long.
-pub(super) fn check_wait(wait_ms: Option<u64>) -> Result<(), Code> {
-    if wait_ms.is_some_and(|wait| wait > WAIT_MS_MAX) { Err(Code::BAD_TIME) } else { Ok(()) }
-}
 
 /// Where and when something happens.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +92,19 @@ pub(super) struct Ask {
     pub(super) wait_ms: Option<u64>,
 }
 
+impl Ask {
+    /// As a session's command says it.
+    pub(super) fn new(
+        session: SessionId,
+        request: ArchivedU64,
+        amount: u64,
+        wait_ms: &ArchivedOption<ArchivedU64>,
+    ) -> Ask {
+        let wait_ms = wait_ms.as_ref().map(|wait| wait.to_native());
+        Ask { session, request: request.to_native(), amount, wait_ms }
+    }
+}
+
 /// Something held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Hold {
@@ -110,10 +128,11 @@ pub(super) struct Claims {
     last_token: u64,
 }
 
-/// First byte of an item in a snapshot. A resource's own items begin with numbers from 16 on.
+/// First byte of an item in a snapshot. Those of a resource's own begin with [`ITEM_OWN`].
 const ITEM_HEAD: u8 = 0;
 const ITEM_WAITER: u8 = 1;
 const ITEM_HOLD: u8 = 2;
+pub(super) const ITEM_OWN: u8 = 16;
 
 impl Claims {
     /// Permits that are out.
@@ -175,6 +194,20 @@ impl Claims {
         bytes::put_u64(&mut effects.reply, if answer == GRANTED { self.last_token } else { 0 });
         bytes::put_u64(&mut effects.reply, at.index.0);
         Ok(answer)
+    }
+
+    /// The same, where all who wait may have to be granted at once: there must be room for them.
+    pub(super) fn ask_to_pass(
+        &mut self,
+        ask: Ask,
+        free: bool,
+        at: Moment,
+        effects: &mut Effects,
+    ) -> Result<u8, Code> {
+        if self.holds.len() + self.waiters.len() >= HOLDS_MAX {
+            return Err(Code::TOO_MANY_WAITERS);
+        }
+        self.ask(ask, free, at, effects)
     }
 
     /// Grants `waiter`, which is no longer in the waiting list.
@@ -442,75 +475,3 @@ impl Claims {
         Ok(())
     }
 }
-
-/// The parts of [`super::Resource`] that are the same for all that have claims in a field `claims`
-/// and grant permits out of `self.total()`.
-macro_rules! claims_methods {
-    () => {
-        fn session_ended(
-            &mut self,
-            session: $crate::machine::SessionId,
-            commit: &$crate::machine::Commit<'_>,
-            effects: &mut $crate::machine::Effects,
-        ) {
-            self.claims.drop_due(commit.into(), effects);
-            self.claims.end_session(session);
-            self.claims.serve(self.total(), commit.into(), effects);
-        }
-
-        fn fire(
-            &mut self,
-            firing: &$crate::resource::Firing,
-            effects: &mut $crate::machine::Effects,
-        ) {
-            self.claims.drop_one_due(firing.into(), effects);
-            // Others that are due may still be in the way; their timers come next.
-            if self.claims.next_timer().is_none_or(|due| due.at > firing.now) {
-                self.claims.serve(self.total(), firing.into(), effects);
-            }
-        }
-
-        $crate::resource::claims::claims_listing!();
-    };
-}
-pub(super) use claims_methods;
-
-/// Those that list claims, whatever grants them.
-macro_rules! claims_listing {
-    () => {
-        fn deleted(
-            &mut self,
-            commit: &$crate::machine::Commit<'_>,
-            effects: &mut $crate::machine::Effects,
-        ) {
-            self.claims.lose_all(commit.into(), effects);
-        }
-
-        fn next_timer(&self) -> Option<$crate::machine::clock::Due> {
-            self.claims.next_timer()
-        }
-
-        fn involves(&self, session: $crate::machine::SessionId) -> bool {
-            self.claims.involves(session)
-        }
-
-        fn sessions(&self) -> Vec<$crate::machine::SessionId> {
-            self.claims.sessions()
-        }
-
-        fn holdings(
-            &self,
-            resource: $crate::machine::ResourceId,
-            session: $crate::machine::SessionId,
-            now: $crate::machine::LogTime,
-            out: &mut Vec<$crate::machine::Notice>,
-        ) {
-            self.claims.holdings(resource, session, now, out);
-        }
-
-        fn boxed_clone(&self) -> Box<dyn $crate::resource::Resource> {
-            Box::new(self.clone())
-        }
-    };
-}
-pub(super) use claims_listing;

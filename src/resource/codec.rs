@@ -5,7 +5,7 @@
 //! of those. The validator has no notion of shared pointers, so anything else does not compile;
 //! its depth is bounded, so nested lengths from a hostile client end in an error.
 
-use crate::machine::Code;
+use crate::machine::{Code, Query};
 use rkyv::api::access_with_context;
 use rkyv::api::high::{HighSerializer, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
@@ -143,11 +143,38 @@ pub fn check<O: Operation>(payload: &[u8]) -> Result<(), Code> {
     access::<O>(payload, &mut Scratch::new()).map(|_| ())
 }
 
+/// Checks that a query is the only one of its type, which has no content.
+///
+/// # Errors
+/// [`Code::BAD_KIND`] where it is another, and those of [`access`].
+pub(super) fn only<O: Operation>(query: &Query<'_>) -> Result<(), Code> {
+    if query.schema == O::SCHEMA { check::<O>(query.payload) } else { Err(Code::BAD_KIND) }
+}
+
+/// Options that are one number; without any it is the default.
+///
+/// # Errors
+/// [`Code::BAD_PAYLOAD`] where they are anything else.
+pub(super) fn number_or(default: u32, options: &[u8]) -> Result<u32, Code> {
+    match options {
+        [] => Ok(default),
+        _ => Ok(u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?)),
+    }
+}
+
+/// How many a page holds at most: 0, and anything over `most`, stand for `most`.
+pub(super) fn page_limit(asked: u32, most: u32) -> u32 {
+    if asked == 0 { most } else { asked.min(most) }
+}
+
 /// Bounds of single fields.
 pub(super) mod limit {
     use crate::machine::{Code, KEY_MAX, VALUE_MAX};
+    use crate::resource::claims::WAIT_MS_MAX;
+    use crate::resource::registry::check_name;
+    use crate::resource::tree::path;
     use rkyv::option::ArchivedOption;
-    use rkyv::primitive::ArchivedU64;
+    use rkyv::primitive::{ArchivedU32, ArchivedU64};
     use rkyv::vec::ArchivedVec;
 
     /// Longest time to live: ten years, in milliseconds.
@@ -165,6 +192,36 @@ pub(super) mod limit {
 
     pub(in super::super) fn expected(value: &ArchivedOption<ArchivedVec<u8>>) -> Result<(), Code> {
         value.as_ref().map_or(Ok(()), |bytes| self::value(bytes))
+    }
+
+    /// Of a resource, or of a member of a group.
+    pub(in super::super) fn name(name: &[u8]) -> Result<(), Code> {
+        check_name(name)
+    }
+
+    /// Of a node in a document tree.
+    pub(in super::super) fn path(path: &[u8]) -> Result<(), Code> {
+        path::key(path).map(drop)
+    }
+
+    /// From 1.
+    pub(in super::super) fn amount(amount: &ArchivedU32) -> Result<(), Code> {
+        if amount.to_native() == 0 { Err(Code::BAD_AMOUNT) } else { Ok(()) }
+    }
+
+    /// `None` for as long as it takes.
+    pub(in super::super) fn wait(wait_ms: &ArchivedOption<ArchivedU64>) -> Result<(), Code> {
+        wait_ms.as_ref().map_or(Ok(()), delay)
+    }
+
+    /// 0 for none.
+    pub(in super::super) fn delay(delay_ms: &ArchivedU64) -> Result<(), Code> {
+        if delay_ms.to_native() <= WAIT_MS_MAX { Ok(()) } else { Err(Code::BAD_TIME) }
+    }
+
+    /// From 1 ms.
+    pub(in super::super) fn lease(lease_ms: &ArchivedU64) -> Result<(), Code> {
+        if lease_ms.to_native() == 0 { Err(Code::BAD_TIME) } else { delay(lease_ms) }
     }
 
     /// 0 for no limit.

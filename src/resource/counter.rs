@@ -4,7 +4,7 @@ mod ids;
 
 pub use ids::IdGenerator;
 
-use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
 use super::handle::{Handle, Swap};
 use super::snapshot::Items;
 use super::{Answer, Failure, Reply, Resource, Submit};
@@ -71,12 +71,7 @@ impl Resource for CounterState {
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            GetV1::SCHEMA => access::<GetV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        match checked {
+        match only::<GetV1>(query) {
             Ok(()) => put_i64(&mut effects.reply, self.value),
             Err(code) => effects.refuse(code, ""),
         }

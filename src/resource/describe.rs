@@ -1,7 +1,7 @@
 //! What there is to say of one resource: its type, its size, who holds it and how many wait.
 
-use super::codec::{Limits, operation};
-use super::registry::{Slot, check_name};
+use super::codec::{limits, operation};
+use super::registry::Slot;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, LogTime, NoticeState, ResourceId, SessionId, kind};
 
@@ -19,10 +19,8 @@ pub struct DescribeV1 {
 
 operation!(DescribeV1, kind::REGISTRY, 0x0501, "describe");
 
-impl Limits for ArchivedDescribeV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.name)
-    }
+limits! {
+    ArchivedDescribeV1: name(name);
 }
 
 /// A resource, described.

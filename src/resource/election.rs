@@ -5,13 +5,17 @@
 //! fencing token of whatever the leader does. A candidate is named by the index of the command with
 //! which it entered, and brings bytes of its own choice, such as its address.
 
-use super::Resource;
-use super::claims::{Ask, Claims, Moment, cancel_operation, check_wait, claims_listing};
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limit, limits, operation};
+use super::claims::{Ask, Claims, Moment, cancel_operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation, page_limit};
 use super::handle::thaw_version;
 use super::snapshot::Items;
+use super::{Firing, Resource};
 use crate::machine::bytes::{self, Reader};
-use crate::machine::{Code, Commit, Effects, NoticeState, Pair, Query, SessionId, Shared, kind};
+use crate::machine::clock::Due;
+use crate::machine::{
+    Code, Commit, Effects, LogTime, Notice, NoticeState, Pair, Query, ResourceId, SessionId,
+    Shared, kind,
+};
 use imbl::OrdMap;
 use margay_log::id::Index;
 
@@ -90,18 +94,12 @@ operation!(LeaderV1, kind::ELECTION, 0x4001, "leader");
 operation!(CandidatesV1, kind::ELECTION, 0x4101, "candidates");
 
 limits! {
+    ArchivedCampaignV1: key(data), wait(wait_ms);
     ArchivedAnointV1:;
     ArchivedPromoteV1:;
     ArchivedEvictV1:;
     ArchivedLeaderV1:;
     ArchivedCandidatesV1:;
-}
-
-impl Limits for ArchivedCampaignV1 {
-    fn limits(&self) -> Result<(), Code> {
-        limit::key(&self.data)?;
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
-    }
 }
 
 check_by_schema!(CampaignV1, CancelV1, AnointV1, PromoteV1, EvictV1);
@@ -146,10 +144,36 @@ impl Resource for ElectionState {
         });
     }
 
-    fn fire(&mut self, firing: &super::Firing, effects: &mut Effects) {
+    fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
         let told = effects.notices.len();
         self.claims.drop_one_due(firing.into(), effects);
         self.forget(told, effects);
+    }
+
+    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.claims.lose_all(commit.into(), effects);
+    }
+
+    fn next_timer(&self) -> Option<Due> {
+        self.claims.next_timer()
+    }
+
+    fn involves(&self, session: SessionId) -> bool {
+        self.claims.involves(session)
+    }
+
+    fn sessions(&self) -> Vec<SessionId> {
+        self.claims.sessions()
+    }
+
+    fn holdings(
+        &self,
+        resource: ResourceId,
+        session: SessionId,
+        now: LogTime,
+        out: &mut Vec<Notice>,
+    ) {
+        self.claims.holdings(resource, session, now, out);
     }
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
@@ -210,7 +234,9 @@ impl Resource for ElectionState {
         reader.end()
     }
 
-    claims_listing!();
+    fn boxed_clone(&self) -> Box<dyn Resource> {
+        Box::new(self.clone())
+    }
 }
 
 impl ElectionState {
@@ -263,9 +289,7 @@ impl ElectionState {
         match commit.schema {
             CampaignV1::SCHEMA => {
                 let campaign = access::<CampaignV1>(payload, &mut scratch)?;
-                let wait_ms = campaign.wait_ms.as_ref().map(|wait| wait.to_native());
-                let request = campaign.request.to_native();
-                let ask = Ask { session, request, amount: 1, wait_ms };
+                let ask = Ask::new(session, campaign.request, 1, &campaign.wait_ms);
                 let free = self.claims.is_free(1, 1);
                 if self.claims.ask(ask, free, at, effects)? != NOT_ACQUIRED {
                     self.data.insert(commit.index, campaign.data[..].into());
@@ -330,8 +354,7 @@ impl ElectionState {
             }
             CandidatesV1::SCHEMA => {
                 let limit = access::<CandidatesV1>(query.payload, &mut scratch)?.limit.to_native();
-                let limit = if limit == 0 { LIST_MAX } else { limit.min(LIST_MAX) };
-                self.list(limit, query, out);
+                self.list(page_limit(limit, LIST_MAX), query, out);
             }
             _ => return Err(Code::BAD_KIND),
         }

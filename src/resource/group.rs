@@ -20,9 +20,8 @@
 //! How a member hears of messages: its membership is a hold, whose token rises with each message.
 
 use super::Resource;
-use super::claims::{Claims, cancel_operation, check_wait};
+use super::claims::{Claims, cancel_operation};
 use super::codec::{Limits, check_by_schema, limit, limits, operation};
-use super::registry::check_name;
 use crate::machine::{Code, KEY_MAX, kind};
 
 mod frozen;
@@ -31,7 +30,6 @@ mod mail;
 mod member;
 mod page;
 mod state;
-mod typed;
 
 pub use super::claims::{GRANTED, NOT_ACQUIRED, WAITING};
 pub use handle::{
@@ -39,7 +37,6 @@ pub use handle::{
 };
 pub use member::{Cursor, Inbox, Membership, Message};
 pub(super) use state::GroupState;
-pub use typed::{MemberGroupOf, MembershipOf, MessageOf};
 
 /// Members of one group, at most.
 pub const MEMBERS_MAX: usize = 5_000;
@@ -216,6 +213,8 @@ operation!(StatusV1, kind::GROUP, 0x4401, "status");
 
 limits! {
     ArchivedSetV1: key(data);
+    ArchivedRemoveV1: name(id);
+    ArchivedMemberV1: name(id);
     ArchivedAnswerV1: value(value);
     ArchivedMembersV1:;
     ArchivedInboxV1:;
@@ -226,41 +225,28 @@ limits! {
 impl Limits for ArchivedJoinV1 {
     fn limits(&self) -> Result<(), Code> {
         if !self.id.is_empty() {
-            check_name(&self.id)?;
+            limit::name(&self.id)?;
         }
         if self.id.first() == Some(&DRAWN) {
             return Err(Code::BAD_NAME);
         }
         limit::key(&self.data)?;
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
+        limit::wait(&self.wait_ms)
     }
 }
 
 impl Limits for ArchivedSendV1 {
     fn limits(&self) -> Result<(), Code> {
         match self.to {
-            TO_MEMBER => check_name(&self.id)?,
+            TO_MEMBER => limit::name(&self.id)?,
             TO_ANY | TO_ALL if self.id.is_empty() => {}
             _ => return Err(Code::BAD_PAYLOAD),
         }
         limit::value(&self.value)?;
-        let wait_ms = self.wait_ms.as_ref().map(|wait| wait.to_native());
-        if wait_ms == Some(0) {
+        if self.wait_ms.as_ref().is_some_and(|wait| wait.to_native() == 0) {
             return Err(Code::BAD_TIME);
         }
-        check_wait(wait_ms)
-    }
-}
-
-impl Limits for ArchivedRemoveV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.id)
-    }
-}
-
-impl Limits for ArchivedMemberV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.id)
+        limit::wait(&self.wait_ms)
     }
 }
 

@@ -207,3 +207,13 @@ pub(super) fn read_swap(answer: &Answer) -> Result<Swap<Option<Versioned>>, Fail
         _ => Ok(Swap::Done(answer.index)),
     }
 }
+
+/// Reads an answer that is 1 or 0.
+pub(super) fn read_bool(answer: Answer) -> Result<bool, Failure> {
+    Ok(Reader::new(&answer.payload).u8()? != 0)
+}
+
+/// Reads an answer that is, or begins with, a number.
+pub(super) fn read_count(answer: Answer) -> Result<u64, Failure> {
+    Ok(Reader::new(&answer.payload).u64()?)
+}

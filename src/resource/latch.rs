@@ -3,13 +3,13 @@
 //! What was counted down stays so, whatever becomes of the session that did it. Passing is held, as
 //! a grant is, until the session has seen it.
 
-use super::claims::{Ask, Claims, HOLDS_MAX, cancel_operation, check_wait, claims_listing};
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
+use super::claims::{Ask, Claims, Rules, Turns, cancel_operation};
+use super::codec::{
+    Operation, Scratch, access, check_by_schema, limits, number_or, only, operation,
+};
 use super::snapshot::Items;
-use super::{Firing, Resource};
 use crate::machine::bytes::{self, Reader};
-use crate::machine::{Code, Commit, Effects, Query, SessionId, kind};
-use margay_log::id::Index;
+use crate::machine::{Code, Commit, Effects, Query, kind};
 
 mod handle;
 
@@ -47,19 +47,9 @@ cancel_operation!(kind::LATCH);
 operation!(StatusV1, kind::LATCH, 0x4001, "status");
 
 limits! {
+    ArchivedCountDownV1: amount(by);
+    ArchivedAwaitV1: wait(wait_ms);
     ArchivedStatusV1:;
-}
-
-impl Limits for ArchivedCountDownV1 {
-    fn limits(&self) -> Result<(), Code> {
-        if self.by == 0 { Err(Code::BAD_AMOUNT) } else { Ok(()) }
-    }
-}
-
-impl Limits for ArchivedAwaitV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
-    }
 }
 
 check_by_schema!(CountDownV1, AwaitV1, CancelV1);
@@ -72,11 +62,10 @@ pub fn options(count: u32) -> Vec<u8> {
 
 // ---- state ----------------------------------------------------------------------------------
 
-/// What is left, who waits, and who has passed and not seen it yet.
+/// What is left. Who has passed holds that until it has seen it.
 #[derive(Clone, Debug)]
-pub(super) struct LatchState {
+struct LatchRules {
     left: u64,
-    claims: Claims,
 }
 
 /// First byte of an item in a snapshot, beside those of the claims.
@@ -84,93 +73,57 @@ const ITEM_LEFT: u8 = 16;
 
 /// With options; without any it counts down from 1.
 pub(super) fn create(options: &[u8]) -> super::Created {
-    let count = match options {
-        [] => 1,
-        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
-    };
-    Ok(Box::new(LatchState { left: count.into(), claims: Claims::default() }))
+    let left = number_or(1, options)?.into();
+    Ok(Box::new(Turns::new(LatchRules { left })))
 }
 
-impl Resource for LatchState {
-    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.drop_due(commit.into(), effects);
-        if let Err(code) = self.try_apply(commit, effects) {
-            effects.refuse(code, "");
-        }
-    }
-
-    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            StatusV1::SCHEMA => access::<StatusV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        if let Err(code) = checked {
-            return effects.refuse(code, "");
-        }
-        bytes::put_u64(&mut effects.reply, self.left);
-        bytes::put_u32(&mut effects.reply, self.claims.waiting(query.time));
-    }
-
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.drop_due(commit.into(), effects);
-        self.claims.end_session(session);
-    }
-
-    fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
-        self.claims.drop_one_due(firing.into(), effects);
-    }
-
-    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        items.put(|out| {
-            out.push(ITEM_LEFT);
-            bytes::put_u64(out, self.left);
-        });
-        self.claims.freeze(items);
-        None
-    }
-
-    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
-        let mut reader = Reader::new(item);
-        match reader.u8()? {
-            ITEM_LEFT => self.left = reader.u64()?,
-            tag => self.claims.thaw(tag, &mut reader, applied)?,
-        }
-        reader.end()
-    }
-
-    claims_listing!();
-}
-
-impl LatchState {
-    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+impl Rules for LatchRules {
+    fn apply(
+        &mut self,
+        claims: &mut Claims,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
         let (payload, mut scratch) = (commit.payload, Scratch::new());
-        let session = commit.session;
         match commit.schema {
             CountDownV1::SCHEMA => {
                 let by = access::<CountDownV1>(payload, &mut scratch)?.by.to_native();
                 self.left = self.left.saturating_sub(by.into());
                 bytes::put_u64(&mut effects.reply, self.left);
                 if self.left == 0 {
-                    self.claims.serve_all(commit.into(), effects);
+                    claims.serve_all(commit.into(), effects);
                 }
             }
             AwaitV1::SCHEMA => {
                 let wait = access::<AwaitV1>(payload, &mut scratch)?;
-                let wait_ms = wait.wait_ms.as_ref().map(|wait| wait.to_native());
-                let ask = Ask { session, request: wait.request.to_native(), amount: 1, wait_ms };
-                // There must be room for all who wait to pass.
-                if self.claims.holding() + self.claims.waiters.len() >= HOLDS_MAX {
-                    return Err(Code::TOO_MANY_WAITERS);
-                }
-                self.claims.ask(ask, self.left == 0, commit.into(), effects)?;
+                let ask = Ask::new(commit.session, wait.request, 1, &wait.wait_ms);
+                claims.ask_to_pass(ask, self.left == 0, commit.into(), effects)?;
             }
             CancelV1::SCHEMA => {
                 let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
-                self.claims.cancel((session, request), commit.into(), effects);
+                claims.cancel((commit.session, request), commit.into(), effects);
             }
             _ => return Err(Code::BAD_KIND),
         }
         Ok(())
+    }
+
+    fn query(&self, claims: &Claims, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+        only::<StatusV1>(query)?;
+        bytes::put_u64(out, self.left);
+        bytes::put_u32(out, claims.waiting(query.time));
+        Ok(())
+    }
+
+    fn freeze(&self, items: &mut Items<'_>) {
+        items.put(|out| {
+            out.push(ITEM_LEFT);
+            bytes::put_u64(out, self.left);
+        });
+    }
+
+    fn thaw(&mut self, tag: u8, reader: &mut Reader<'_>) -> Result<(), Code> {
+        self.left = reader.u64()?;
+        if tag == ITEM_LEFT { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
     }
 }

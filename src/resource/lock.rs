@@ -9,13 +9,10 @@
 //! Whatever the lock protects should refuse tokens lower than the highest it has seen: a holder
 //! that was thought dead may still be writing.
 
-use super::Resource;
-use super::claims::{Ask, Claims, cancel_operation, check_wait, claims_methods};
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
-use super::snapshot::Items;
-use crate::machine::bytes::{self, Reader};
+use super::claims::{Ask, Claims, Moment, Rules, cancel_operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
+use crate::machine::bytes;
 use crate::machine::{Code, Commit, Effects, Query, kind};
-use margay_log::id::Index;
 
 mod handle;
 
@@ -52,110 +49,75 @@ cancel_operation!(kind::LOCK);
 operation!(HolderV1, kind::LOCK, 0x4001, "holder");
 
 limits! {
+    ArchivedLockV1: wait(wait_ms);
     ArchivedUnlockV1:;
     ArchivedHolderV1:;
-}
-
-impl Limits for ArchivedLockV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
-    }
 }
 
 check_by_schema!(LockV1, UnlockV1, CancelV1);
 
 // ---- state ----------------------------------------------------------------------------------
 
-/// Who holds it and who waits: one permit. Nobody waits while nobody holds it.
+/// One permit. Nobody waits while nobody holds it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LockState {
-    claims: Claims,
-}
+pub(super) struct LockRules;
 
-impl Resource for LockState {
-    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.settle(self.total(), commit.into(), effects);
-        if let Err(code) = self.try_apply(commit, effects) {
-            effects.refuse(code, "");
-        }
-        self.claims.serve(self.total(), commit.into(), effects);
+impl Rules for LockRules {
+    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
+        claims.serve(1, at, effects);
     }
 
-    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            HolderV1::SCHEMA => access::<HolderV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        if let Err(code) = checked {
-            return effects.refuse(code, "");
-        }
-        let holder = self.claims.holds().next();
-        let out = &mut effects.reply;
-        out.push(u8::from(holder.is_some()));
-        bytes::put_u64(out, holder.map_or(0, |held| held.session.0));
-        bytes::put_u64(out, holder.map_or(0, |held| held.token));
-        bytes::put_u32(out, self.claims.waiting(query.time));
-    }
-
-    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        self.claims.freeze(items);
-        None
-    }
-
-    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
-        let mut reader = Reader::new(item);
-        let tag = reader.u8()?;
-        self.claims.thaw(tag, &mut reader, applied)?;
-        if self.claims.taken() > self.total() {
-            return Err(Code::BAD_PAYLOAD);
-        }
-        reader.end()
-    }
-
-    claims_methods!();
-}
-
-impl LockState {
-    fn total(&self) -> u64 {
-        1
-    }
-
-    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+    fn apply(
+        &mut self,
+        claims: &mut Claims,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
         let (payload, mut scratch) = (commit.payload, Scratch::new());
-        let session = commit.session;
         match commit.schema {
             LockV1::SCHEMA => {
                 let lock = access::<LockV1>(payload, &mut scratch)?;
-                let wait_ms = lock.wait_ms.as_ref().map(|wait| wait.to_native());
-                let ask = Ask { session, request: lock.request.to_native(), amount: 1, wait_ms };
-                let free = self.claims.is_free(self.total(), 1);
-                self.claims.ask(ask, free, commit.into(), effects)?;
+                let ask = Ask::new(commit.session, lock.request, 1, &lock.wait_ms);
+                claims.ask(ask, claims.is_free(1, 1), commit.into(), effects)?;
             }
             UnlockV1::SCHEMA => {
                 let token = access::<UnlockV1>(payload, &mut scratch)?.token.to_native();
-                self.unlock(token, commit, effects);
+                unlock(claims, token, commit, effects);
             }
             CancelV1::SCHEMA => {
                 let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
-                self.claims.cancel((session, request), commit.into(), effects);
+                claims.cancel((commit.session, request), commit.into(), effects);
             }
             _ => return Err(Code::BAD_KIND),
         }
         Ok(())
     }
 
-    fn unlock(&mut self, token: u64, commit: &Commit<'_>, effects: &mut Effects) {
-        let holder = self.claims.holds().next().copied();
-        match holder {
-            Some(held) if (held.session, held.token) == (commit.session, token) => {
-                self.claims.release(held.waiter, commit.into(), effects);
-            }
-            Some(held) => {
-                let text = format!("held with token {}, not {token}", held.token);
-                effects.refuse(Code::NOT_HOLDER, &text);
-            }
-            None => effects.refuse(Code::NOT_HOLDER, "nobody holds it"),
+    fn query(&self, claims: &Claims, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+        only::<HolderV1>(query)?;
+        let holder = claims.holds().next();
+        out.push(u8::from(holder.is_some()));
+        bytes::put_u64(out, holder.map_or(0, |held| held.session.0));
+        bytes::put_u64(out, holder.map_or(0, |held| held.token));
+        bytes::put_u32(out, claims.waiting(query.time));
+        Ok(())
+    }
+
+    fn is_sound(&self, claims: &Claims) -> bool {
+        claims.taken() <= 1
+    }
+}
+
+fn unlock(claims: &mut Claims, token: u64, commit: &Commit<'_>, effects: &mut Effects) {
+    let holder = claims.holds().next().copied();
+    match holder {
+        Some(held) if (held.session, held.token) == (commit.session, token) => {
+            claims.release(held.waiter, commit.into(), effects);
         }
+        Some(held) => {
+            let text = format!("held with token {}, not {token}", held.token);
+            effects.refuse(Code::NOT_HOLDER, &text);
+        }
+        None => effects.refuse(Code::NOT_HOLDER, "nobody holds it"),
     }
 }

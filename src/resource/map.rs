@@ -4,9 +4,11 @@
 //! after a time or with the session that put it. Events: those of [`super::entries`].
 
 mod handle;
+mod page;
 
 pub use super::entries::{PAGE_BYTES_MAX, PAGE_MAX};
-pub use handle::{Map, MapEntry, MapEvent, MapPage, MapRange};
+pub use handle::{Map, MapEvent};
+pub use page::{MapEntry, MapPage, MapRange};
 
 use super::Resource;
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
@@ -292,7 +294,7 @@ impl MapState {
             }
             RemoveIfV1::SCHEMA => {
                 let remove = access::<RemoveIfV1>(payload, &mut scratch)?;
-                let expected = remove.expected.as_ref().map(|expected| &expected[..]);
+                let expected = remove.expected.as_deref();
                 let held = self.entries.get(&remove.key, commit.time);
                 let done =
                     held.is_some_and(|held| held.meets(expected, remove.version.to_native()));
@@ -304,7 +306,7 @@ impl MapState {
             ReplaceIfV1::SCHEMA => {
                 let replace = access::<ReplaceIfV1>(payload, &mut scratch)?;
                 let life = Life::wished(replace.ttl_ms.to_native(), replace.ephemeral, commit);
-                let expected = replace.expected.as_ref().map(|expected| &expected[..]);
+                let expected = replace.expected.as_deref();
                 let held = self.entries.get(&replace.key, commit.time);
                 let done =
                     held.is_some_and(|held| held.meets(expected, replace.version.to_native()));
@@ -365,7 +367,7 @@ impl MapState {
             }
             FindValueV1::SCHEMA => {
                 let find = access::<FindValueV1>(payload, &mut scratch)?;
-                let after = find.after.as_ref().map(|after| &after[..]);
+                let after = find.after.as_deref();
                 self.entries.find_value(&find.value, after, now, out);
             }
             _ => return Err(Code::BAD_KIND),
@@ -378,9 +380,9 @@ impl ArchivedPageV1 {
     fn as_page(&self) -> Page<'_> {
         Page {
             prefix: &self.prefix,
-            from: self.from.as_ref().map(|from| &from[..]),
-            to: self.to.as_ref().map(|to| &to[..]),
-            after: self.after.as_ref().map(|after| &after[..]),
+            from: self.from.as_deref(),
+            to: self.to.as_deref(),
+            after: self.after.as_deref(),
             limit: self.limit.to_native(),
             descending: self.descending,
             values: self.values,

@@ -28,6 +28,7 @@ pub mod rwlock;
 pub mod semaphore;
 pub mod set;
 pub mod snapshot;
+pub mod subscription;
 pub mod topic;
 pub mod transaction;
 pub mod tree;
@@ -51,10 +52,11 @@ pub use multimap::Multimap;
 pub use own::{OwnType, register};
 pub use queue::{Queue, Task};
 pub use registry::Registry;
-pub use reply::{Answer, Completer, Delivery, Failure, Feed, Fetched, Reply, Subscription, Watch};
+pub use reply::{Answer, Completer, Failure, Reply};
 pub use rwlock::{RwLock, RwLockGuard};
 pub use semaphore::{Permits, Semaphore};
 pub use set::Set;
+pub use subscription::{Delivery, Feed, Fetched, Subscription, Watch};
 pub use topic::Topic;
 pub use transaction::Transaction;
 pub use tree::Tree;
@@ -267,7 +269,7 @@ static TYPES: &[Type] = &[
         kind: kind::LOCK,
         name: "lock",
         check: lock::check,
-        create: without_options::<lock::LockState>,
+        create: without_options::<claims::Turns<lock::LockRules>>,
     },
     Type { kind: kind::QUEUE, name: "queue", check: queue::check, create: queue::create },
     Type {
@@ -286,7 +288,7 @@ static TYPES: &[Type] = &[
         kind: kind::RW_LOCK,
         name: "read-write lock",
         check: rwlock::check,
-        create: without_options::<rwlock::RwLockState>,
+        create: without_options::<claims::Turns<rwlock::RwLockRules>>,
     },
     Type {
         kind: kind::SEMAPHORE,

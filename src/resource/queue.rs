@@ -10,10 +10,11 @@
 //! task: an acknowledgement under an older one is refused.
 
 use super::Resource;
-use super::claims::{Claims, cancel_operation, check_wait};
+use super::claims::{Claims, cancel_operation};
 use super::codec::{Limits, check_by_schema, limit, limits, operation};
 use crate::machine::{Code, kind};
 
+mod frozen;
 mod handle;
 mod state;
 mod tasks;
@@ -175,10 +176,13 @@ operation!(LeasedV1, kind::QUEUE, 0x4301, "leased");
 operation!(DeadV1, kind::QUEUE, 0x4401, "dead");
 
 limits! {
+    ArchivedOfferV1: value(value), delay(delay_ms);
     ArchivedPollV1:;
     ArchivedRemoveV1:;
     ArchivedClearV1:;
     ArchivedAckV1:;
+    ArchivedNackV1: delay(delay_ms);
+    ArchivedExtendV1: lease(lease_ms);
     ArchivedReviveV1:;
     ArchivedPeekV1:;
     ArchivedContainsV1:;
@@ -187,37 +191,14 @@ limits! {
     ArchivedDeadV1:;
 }
 
-impl Limits for ArchivedOfferV1 {
-    fn limits(&self) -> Result<(), Code> {
-        limit::value(&self.value)?;
-        check_wait(Some(self.delay_ms.to_native()))
-    }
-}
-
-impl Limits for ArchivedNackV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_wait(Some(self.delay_ms.to_native()))
-    }
-}
-
 impl Limits for ArchivedTakeV1 {
     fn limits(&self) -> Result<(), Code> {
         if !(1..=TAKE_MAX).contains(&self.max.to_native()) {
             return Err(Code::BAD_AMOUNT);
         }
-        check_lease(self.lease_ms.to_native())?;
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
+        limit::lease(&self.lease_ms)?;
+        limit::wait(&self.wait_ms)
     }
-}
-
-impl Limits for ArchivedExtendV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_lease(self.lease_ms.to_native())
-    }
-}
-
-fn check_lease(lease_ms: u64) -> Result<(), Code> {
-    if (1..=LEASE_MS_MAX).contains(&lease_ms) { Ok(()) } else { Err(Code::BAD_TIME) }
 }
 
 check_by_schema!(

@@ -4,23 +4,27 @@
 //! A name has one type for as long as it exists. A resource's id is the index of the entry that
 //! created it, so a deleted one is never mistaken for its successor.
 
-use super::codec::{Limits, Operation, Scratch, access, check, operation};
+use super::codec::{Limits, Operation, Scratch, access, check, limits, operation, page_limit};
 use super::describe::{self, DescribeV1};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
 use super::transaction;
 use super::waste::Heap;
-use super::{Firing, Resource, own, type_of};
+use super::{Firing, own, type_of};
 use crate::machine::bytes;
-use crate::machine::clock::Due;
 use crate::machine::{
     Code, Commit, Effects, Events, LogTime, NAME_MAX, Notice, Query, ResourceId, SessionId, Shared,
     StateMachine, halt, kind,
 };
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use margay_log::id::Index;
 use std::any::Any;
 use std::ops::Bound;
+
+mod slot;
+
+pub(super) use slot::Slot;
+use slot::{Links, own_copy};
 
 /// Resources of one group, at most.
 pub const RESOURCES_MAX: usize = 1_000_000;
@@ -97,12 +101,9 @@ impl Limits for ArchivedOpenV1 {
     }
 }
 
-impl Limits for ArchivedDeleteV1 {}
-
-impl Limits for ArchivedFindV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.name)
-    }
+limits! {
+    ArchivedDeleteV1:;
+    ArchivedFindV1: name(name);
 }
 
 impl Limits for ArchivedListV1 {
@@ -133,91 +134,6 @@ pub struct Registry {
     names: OrdMap<Shared<[u8]>, ResourceId>,
     links: Links,
     waste: Heap,
-}
-
-/// What can be derived from the resources, kept so that nobody has to look at all of them.
-#[derive(Clone, Debug, Default)]
-struct Links {
-    /// The next timer of each resource that has one.
-    agenda: OrdSet<(Due, ResourceId)>,
-    /// Which resources a session holds, waits for or owns something in. May name more: what it
-    /// owned may be gone, and the resource too.
-    involved: OrdSet<(SessionId, ResourceId)>,
-}
-
-/// One resource with what is kept for it.
-#[derive(Clone, Debug)]
-pub(super) struct Slot {
-    pub(super) name: Shared<[u8]>,
-    pub(super) kind: u8,
-    pub(super) options: Vec<u8>,
-    pub(super) state: Box<dyn Resource>,
-    pub(super) ring: Ring,
-    /// What the agenda says of it.
-    pub(super) timer: Option<Due>,
-}
-
-impl Slot {
-    /// Changes its state, in the name of a session or of none, and settles it. A panic of a user's
-    /// own type halts the group.
-    fn change(
-        &mut self,
-        (id, who): (ResourceId, Option<SessionId>),
-        index: Index,
-        effects: &mut Effects,
-        links: &mut Links,
-        change: impl FnOnce(&mut dyn Resource, &mut Effects),
-    ) {
-        let before = (effects.events.len(), effects.notices.len());
-        if !own::is_own(self.kind) {
-            change(&mut *self.state, effects);
-            return self.settle((id, who), index, before, effects, links);
-        }
-        let (kind, name) = (super::type_name(self.kind), self.name.clone());
-        let whose = || format!("{kind} {}", String::from_utf8_lossy(&name));
-        halt::guarded(whose, || {
-            change(&mut *self.state, effects);
-            self.settle((id, who), index, before, effects, links);
-        });
-    }
-
-    /// After its state has changed: new events are kept, its timer and whom it involves are
-    /// noted. `before` is how many events and notices are not its own.
-    fn settle(
-        &mut self,
-        (id, who): (ResourceId, Option<SessionId>),
-        index: Index,
-        before: (usize, usize),
-        effects: &Effects,
-        links: &mut Links,
-    ) {
-        for event in &effects.events[before.0..] {
-            self.ring.push(index, event.clone());
-        }
-        let timer = self.state.next_timer();
-        if timer != self.timer {
-            if let Some(due) = std::mem::replace(&mut self.timer, timer) {
-                links.agenda.remove(&(due, id));
-            }
-            links.agenda.extend(timer.map(|due| (due, id)));
-        }
-        let noticed = effects.notices[before.1..].iter().map(|notice| notice.session);
-        for session in noticed.chain(who) {
-            links.note(session, id, &*self.state);
-        }
-    }
-}
-
-impl Links {
-    /// Notes whether a session is involved in a resource.
-    fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
-        let link = (session, id);
-        match (state.involves(session), self.involved.contains(&link)) {
-            (true, false) => drop(self.involved.insert(link)),
-            (false, true) => drop(self.involved.remove(&link)),
-            _ => {}
-        }
-    }
 }
 
 impl StateMachine for Registry {
@@ -524,10 +440,7 @@ impl Registry {
     }
 
     fn list(&self, list: &ArchivedListV1, out: &mut Vec<u8>) {
-        let limit = match list.limit.to_native() {
-            0 => PAGE_MAX,
-            limit => limit.min(PAGE_MAX),
-        };
+        let limit = page_limit(list.limit.to_native(), PAGE_MAX);
         let from = if list.after[..] < list.prefix[..] {
             Bound::Included(&list.prefix[..])
         } else if list.after.is_empty() {
@@ -562,11 +475,6 @@ impl Registry {
     }
 }
 
-/// A slot to change: a copy where a frozen view shares it.
-fn own_copy(slot: &mut Shared<Slot>) -> &mut Slot {
-    own::run(slot.kind, || Shared::make_mut(slot))
-}
-
 fn put_opened(out: &mut Vec<u8>, id: ResourceId, created: bool) {
     bytes::put_u64(out, id.0);
     out.push(u8::from(created));
@@ -579,46 +487,4 @@ fn refuse_type(slot: &Slot, wanted: u8, effects: &mut Effects) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::Sequence;
-    use crate::resource::codec::Encode;
-    use crate::resource::log::{AppendV1, Retention};
-    use std::time::Duration;
-
-    fn apply<O: Encode>(registry: &mut Registry, index: u64, resource: u64, operation: &O) {
-        let (payload, mut effects) = (operation.encode(), Effects::new());
-        effects.begin(Index(index));
-        let commit = Commit {
-            index: Index(index),
-            time: LogTime(0),
-            session: SessionId(1),
-            sequence: Sequence(index),
-            kind: O::KIND,
-            schema: O::SCHEMA,
-            resource: ResourceId(resource),
-            payload: &payload,
-        };
-        registry.apply(&commit, &mut effects);
-        assert_eq!(effects.code, Code::OK);
-    }
-
-    #[test]
-    fn what_a_timer_drops_is_freed_bit_by_bit_also_where_nobody_comes_again() {
-        let mut registry = Registry::new();
-        let options = Retention::new().age(Duration::from_secs(1)).encode();
-        let open = OpenV1 { name: b"log".to_vec(), kind: kind::LOG, options };
-        apply(&mut registry, 2, 0, &open);
-        apply(&mut registry, 3, 2, &AppendV1 { records: vec![vec![7]; 1_000], position: 0 });
-        let due = registry.next_timer().expect("the records' end");
-        assert_eq!(registry.fire(Index(4), due, 10, &mut Effects::new()), 1);
-        // Each command of the group frees a part, whatever it is about.
-        let other = OpenV1 { name: b"other".to_vec(), kind: kind::MAP, options: Vec::new() };
-        let commands = (5..).take_while(|index| {
-            let left = !registry.waste.is_empty();
-            apply(&mut registry, *index, 0, &other);
-            left
-        });
-        assert!((2..100).contains(&commands.count()));
-    }
-}
+mod tests;

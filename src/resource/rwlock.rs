@@ -8,11 +8,9 @@
 //! every grant before; readers admitted by one entry share theirs. Whatever the lock protects
 //! should refuse tokens lower than the highest of a *writer* it has seen.
 
-use super::Resource;
-use super::claims::{Ask, Claims, PERMITS_MAX, cancel_operation, check_wait, claims_methods};
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
-use super::snapshot::Items;
-use crate::machine::bytes::{self, Reader};
+use super::claims::{Ask, Claims, Moment, PERMITS_MAX, Rules, cancel_operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
+use crate::machine::bytes;
 use crate::machine::{Code, Commit, Effects, Query, kind};
 use margay_log::id::Index;
 
@@ -53,106 +51,71 @@ cancel_operation!(kind::RW_LOCK);
 operation!(StatusV1, kind::RW_LOCK, 0x4001, "status");
 
 limits! {
+    ArchivedLockV1: wait(wait_ms);
     ArchivedUnlockV1:;
     ArchivedStatusV1:;
-}
-
-impl Limits for ArchivedLockV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
-    }
 }
 
 check_by_schema!(LockV1, UnlockV1, CancelV1);
 
 // ---- state ----------------------------------------------------------------------------------
 
-/// Who holds it and who waits: a writer takes all permits, a reader one.
+/// A writer takes all permits, a reader one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct RwLockState {
-    claims: Claims,
-}
+pub(super) struct RwLockRules;
 
 /// What a writer takes.
 const ALL: u64 = PERMITS_MAX;
 
-impl Resource for RwLockState {
-    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.settle(self.total(), commit.into(), effects);
-        if let Err(code) = self.try_apply(commit, effects) {
-            effects.refuse(code, "");
-        }
-        self.claims.serve(self.total(), commit.into(), effects);
+impl Rules for RwLockRules {
+    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
+        claims.serve(ALL, at, effects);
     }
 
-    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            StatusV1::SCHEMA => access::<StatusV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        if let Err(code) = checked {
-            return effects.refuse(code, "");
-        }
-        let writer = self.claims.holds().next().filter(|hold| hold.amount == ALL);
-        let readers = if writer.is_some() { 0 } else { self.claims.holding() };
-        let out = &mut effects.reply;
-        bytes::put_u64(out, writer.map_or(0, |hold| hold.session.0));
-        bytes::put_u64(out, writer.map_or(0, |hold| hold.token));
-        bytes::put_u32(out, readers as u32);
-        bytes::put_u32(out, self.claims.waiting(query.time));
-    }
-
-    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        self.claims.freeze(items);
-        None
-    }
-
-    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
-        let mut reader = Reader::new(item);
-        let tag = reader.u8()?;
-        self.claims.thaw(tag, &mut reader, applied)?;
-        if self.claims.taken() > ALL {
-            return Err(Code::BAD_PAYLOAD);
-        }
-        reader.end()
-    }
-
-    claims_methods!();
-}
-
-impl RwLockState {
-    fn total(&self) -> u64 {
-        ALL
-    }
-
-    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+    fn apply(
+        &mut self,
+        claims: &mut Claims,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
         let (payload, mut scratch) = (commit.payload, Scratch::new());
-        let session = commit.session;
         match commit.schema {
             LockV1::SCHEMA => {
                 let lock = access::<LockV1>(payload, &mut scratch)?;
-                let wait_ms = lock.wait_ms.as_ref().map(|wait| wait.to_native());
                 let amount = if lock.write { ALL } else { 1 };
-                let ask = Ask { session, request: lock.request.to_native(), amount, wait_ms };
-                let free = self.claims.is_free(ALL, amount);
-                self.claims.ask(ask, free, commit.into(), effects)?;
+                let ask = Ask::new(commit.session, lock.request, amount, &lock.wait_ms);
+                claims.ask(ask, claims.is_free(ALL, amount), commit.into(), effects)?;
             }
             UnlockV1::SCHEMA => {
                 let hold = Index(access::<UnlockV1>(payload, &mut scratch)?.hold.to_native());
-                if self.claims.hold(hold).is_none_or(|held| held.session != session) {
-                    let text = "nothing is held under this number";
-                    effects.refuse(Code::NOT_HOLDER, text);
-                    return Ok(());
+                match claims.hold(hold).filter(|held| held.session == commit.session) {
+                    Some(_) => claims.release(hold, commit.into(), effects),
+                    None => {
+                        effects.refuse(Code::NOT_HOLDER, "nothing is held under this number");
+                    }
                 }
-                self.claims.release(hold, commit.into(), effects);
             }
             CancelV1::SCHEMA => {
                 let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
-                self.claims.cancel((session, request), commit.into(), effects);
+                claims.cancel((commit.session, request), commit.into(), effects);
             }
             _ => return Err(Code::BAD_KIND),
         }
         Ok(())
+    }
+
+    fn query(&self, claims: &Claims, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+        only::<StatusV1>(query)?;
+        let writer = claims.holds().next().filter(|hold| hold.amount == ALL);
+        let readers = if writer.is_some() { 0 } else { claims.holding() };
+        bytes::put_u64(out, writer.map_or(0, |hold| hold.session.0));
+        bytes::put_u64(out, writer.map_or(0, |hold| hold.token));
+        bytes::put_u32(out, readers as u32);
+        bytes::put_u32(out, claims.waiting(query.time));
+        Ok(())
+    }
+
+    fn is_sound(&self, claims: &Claims) -> bool {
+        claims.taken() <= ALL
     }
 }

@@ -8,9 +8,10 @@
 //! A grant's token is the index of the entry that granted it. Tokens never fall; grants of one
 //! entry share theirs.
 
-use super::Resource;
-use super::claims::{Ask, Claims, PERMITS_MAX, cancel_operation, check_wait, claims_methods};
-use super::codec::{Limits, Operation, Scratch, access, check_by_schema, limits, operation};
+use super::claims::{Ask, Claims, Moment, PERMITS_MAX, Rules, Turns, cancel_operation};
+use super::codec::{
+    Operation, Scratch, access, check_by_schema, limits, number_or, only, operation,
+};
 use super::snapshot::Items;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Commit, Effects, Query, kind};
@@ -72,19 +73,11 @@ operation!(ResizeV1, kind::SEMAPHORE, 0x0501, "resize");
 operation!(StatusV1, kind::SEMAPHORE, 0x4001, "status");
 
 limits! {
+    ArchivedAcquireV1: amount(permits), wait(wait_ms);
     ArchivedReleaseV1:;
     ArchivedDrainV1:;
     ArchivedResizeV1:;
     ArchivedStatusV1:;
-}
-
-impl Limits for ArchivedAcquireV1 {
-    fn limits(&self) -> Result<(), Code> {
-        if self.permits == 0 {
-            return Err(Code::BAD_AMOUNT);
-        }
-        check_wait(self.wait_ms.as_ref().map(|wait| wait.to_native()))
-    }
 }
 
 check_by_schema!(AcquireV1, ReleaseV1, CancelV1, DrainV1, ResizeV1);
@@ -97,11 +90,10 @@ pub fn options(permits: u32) -> Vec<u8> {
 
 // ---- state ----------------------------------------------------------------------------------
 
-/// How many permits there are, who holds and who waits.
+/// How many permits there are.
 #[derive(Clone, Debug)]
-pub(super) struct SemaphoreState {
+struct SemaphoreRules {
     permits: u64,
-    claims: Claims,
 }
 
 /// First byte of an item in a snapshot, beside those of the claims.
@@ -109,106 +101,51 @@ const ITEM_PERMITS: u8 = 16;
 
 /// With options; without any it has one permit.
 pub(super) fn create(options: &[u8]) -> super::Created {
-    let permits = match options {
-        [] => 1,
-        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
-    };
-    Ok(Box::new(SemaphoreState { permits: permits.into(), claims: Claims::default() }))
+    let permits = number_or(1, options)?.into();
+    Ok(Box::new(Turns::new(SemaphoreRules { permits })))
 }
 
-impl Resource for SemaphoreState {
-    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.settle(self.total(), commit.into(), effects);
-        if let Err(code) = self.try_apply(commit, effects) {
-            effects.refuse(code, "");
-        }
-        self.claims.serve(self.total(), commit.into(), effects);
+impl Rules for SemaphoreRules {
+    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
+        claims.serve(self.permits, at, effects);
     }
 
-    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            StatusV1::SCHEMA => access::<StatusV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        if let Err(code) = checked {
-            return effects.refuse(code, "");
-        }
-        let out = &mut effects.reply;
-        bytes::put_u64(out, self.permits);
-        bytes::put_u64(out, self.left());
-        bytes::put_u32(out, self.claims.holding() as u32);
-        bytes::put_u32(out, self.claims.waiting(query.time));
-    }
-
-    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        items.put(|out| {
-            out.push(ITEM_PERMITS);
-            bytes::put_u64(out, self.permits);
-        });
-        self.claims.freeze(items);
-        None
-    }
-
-    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
-        let mut reader = Reader::new(item);
-        match reader.u8()? {
-            ITEM_PERMITS => {
-                self.permits = reader.u64()?;
-                if self.permits > PERMITS_MAX {
-                    return Err(Code::BAD_PAYLOAD);
-                }
-            }
-            tag => self.claims.thaw(tag, &mut reader, applied)?,
-        }
-        reader.end()
-    }
-
-    claims_methods!();
-}
-
-impl SemaphoreState {
-    fn total(&self) -> u64 {
-        self.permits
-    }
-
-    fn left(&self) -> u64 {
-        self.permits.saturating_sub(self.claims.taken())
-    }
-
-    fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
+    fn apply(
+        &mut self,
+        claims: &mut Claims,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
         let (payload, mut scratch) = (commit.payload, Scratch::new());
         let session = commit.session;
         match commit.schema {
             AcquireV1::SCHEMA => {
                 let acquire = access::<AcquireV1>(payload, &mut scratch)?;
-                let wait_ms = acquire.wait_ms.as_ref().map(|wait| wait.to_native());
                 let amount = u64::from(acquire.permits.to_native());
                 if amount > self.permits {
                     let text = format!("asked for {amount} of {}", self.permits);
                     effects.refuse(Code::BAD_AMOUNT, &text);
                     return Ok(());
                 }
-                let ask = Ask { session, request: acquire.request.to_native(), amount, wait_ms };
-                let free = self.claims.is_free(self.permits, amount);
-                self.claims.ask(ask, free, commit.into(), effects)?;
+                let ask = Ask::new(session, acquire.request, amount, &acquire.wait_ms);
+                claims.ask(ask, claims.is_free(self.permits, amount), commit.into(), effects)?;
             }
             ReleaseV1::SCHEMA => {
                 let release = access::<ReleaseV1>(payload, &mut scratch)?;
                 let hold = Index(release.hold.to_native());
-                self.release(hold, release.permits.to_native().into(), commit, effects);
+                give_back(claims, hold, release.permits.to_native().into(), commit, effects);
             }
             CancelV1::SCHEMA => {
                 let request = access::<CancelV1>(payload, &mut scratch)?.request.to_native();
-                self.claims.cancel((session, request), commit.into(), effects);
+                claims.cancel((session, request), commit.into(), effects);
             }
             DrainV1::SCHEMA => {
                 let request = access::<DrainV1>(payload, &mut scratch)?.request.to_native();
-                let amount = self.left();
+                let amount = self.left(claims);
                 let ask = Ask { session, request, amount, wait_ms: Some(0) };
                 // Those who wait come first, even where nothing that is left fits them.
-                let free = amount > 0 && self.claims.is_free(self.permits, amount);
-                let answer = self.claims.ask(ask, free, commit.into(), effects)?;
+                let free = amount > 0 && claims.is_free(self.permits, amount);
+                let answer = claims.ask(ask, free, commit.into(), effects)?;
                 let taken = if answer == GRANTED { amount } else { 0 };
                 bytes::put_u64(&mut effects.reply, taken);
             }
@@ -222,16 +159,48 @@ impl SemaphoreState {
         Ok(())
     }
 
-    fn release(&mut self, hold: Index, permits: u64, commit: &Commit<'_>, effects: &mut Effects) {
-        match self.claims.hold(hold).filter(|held| held.session == commit.session) {
-            Some(held) if held.amount == permits => {
-                self.claims.release(hold, commit.into(), effects);
-            }
-            Some(held) => {
-                let text = format!("{} are held, not {permits}", held.amount);
-                effects.refuse(Code::BAD_RELEASE, &text);
-            }
-            None => effects.refuse(Code::BAD_RELEASE, "nothing is held under this number"),
+    fn query(&self, claims: &Claims, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {
+        only::<StatusV1>(query)?;
+        bytes::put_u64(out, self.permits);
+        bytes::put_u64(out, self.left(claims));
+        bytes::put_u32(out, claims.holding() as u32);
+        bytes::put_u32(out, claims.waiting(query.time));
+        Ok(())
+    }
+
+    fn freeze(&self, items: &mut Items<'_>) {
+        items.put(|out| {
+            out.push(ITEM_PERMITS);
+            bytes::put_u64(out, self.permits);
+        });
+    }
+
+    fn thaw(&mut self, tag: u8, reader: &mut Reader<'_>) -> Result<(), Code> {
+        self.permits = reader.u64()?;
+        let sound = tag == ITEM_PERMITS && self.permits <= PERMITS_MAX;
+        if sound { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
+    }
+}
+
+impl SemaphoreRules {
+    fn left(&self, claims: &Claims) -> u64 {
+        self.permits.saturating_sub(claims.taken())
+    }
+}
+
+fn give_back(
+    claims: &mut Claims,
+    hold: Index,
+    permits: u64,
+    commit: &Commit<'_>,
+    effects: &mut Effects,
+) {
+    match claims.hold(hold).filter(|held| held.session == commit.session) {
+        Some(held) if held.amount == permits => claims.release(hold, commit.into(), effects),
+        Some(held) => {
+            let text = format!("{} are held, not {permits}", held.amount);
+            effects.refuse(Code::BAD_RELEASE, &text);
         }
+        None => effects.refuse(Code::BAD_RELEASE, "nothing is held under this number"),
     }
 }

@@ -247,9 +247,9 @@ impl SetState {
                 let page = access::<PageV1>(payload, &mut scratch)?;
                 let page = Page {
                     prefix: &page.prefix,
-                    from: page.from.as_ref().map(|from| &from[..]),
-                    to: page.to.as_ref().map(|to| &to[..]),
-                    after: page.after.as_ref().map(|after| &after[..]),
+                    from: page.from.as_deref(),
+                    to: page.to.as_deref(),
+                    after: page.after.as_deref(),
                     limit: page.limit.to_native(),
                     descending: page.descending,
                     values: false,

@@ -4,7 +4,7 @@
 //! them are kept, as with every resource, so that a subscriber can begin in the past and goes on
 //! after a reconnect or fail-over without gap or duplicate; one that is too far behind is told.
 
-use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
 use super::handle::Handle;
 use super::registry::DELETED;
 use super::snapshot::Items;
@@ -71,12 +71,7 @@ impl Resource for TopicState {
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            StatusV1::SCHEMA => access::<StatusV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        if let Err(code) = checked {
+        if let Err(code) = only::<StatusV1>(query) {
             return effects.refuse(code, "");
         }
         bytes::put_u64(&mut effects.reply, self.published);
@@ -152,6 +147,12 @@ impl<S: Submit> Topic<S> {
         Topic { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {
@@ -190,7 +191,7 @@ impl<S: Submit> Topic<S> {
     }
 }
 
-fn read_event(delivery: Delivery) -> Result<TopicEvent, Failure> {
+pub(super) fn read_event(delivery: Delivery) -> Result<TopicEvent, Failure> {
     let (position, kind, payload) = match delivery {
         Delivery::Lagged { oldest } => return Ok(TopicEvent::Lagged { oldest }),
         Delivery::Event { index, kind, payload, .. } => (index, kind, payload),

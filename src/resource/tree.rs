@@ -11,7 +11,9 @@ pub mod path;
 pub use handle::{Children, Node, Tree, TreeEvent};
 
 use super::Resource;
-use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
+use super::codec::{
+    Limits, Operation, Scratch, access, check_by_schema, limit, limits, operation, page_limit,
+};
 use super::entries::{Entries, Extra, Held, Life, Page, delegate_to_entries};
 use super::handle::{put_swap, thaw_version};
 use crate::machine::bytes::{self, Reader};
@@ -95,45 +97,24 @@ operation!(DeleteBelowV1, kind::TREE, 0x0401, "delete-below");
 operation!(GetV1, kind::TREE, 0x4001, "get");
 operation!(ChildrenV1, kind::TREE, 0x4101, "children");
 
-/// Paths are checked where they are taken apart: by [`path::key`].
-fn path_of(path: &[u8]) -> Result<(), Code> {
-    path::key(path).map(drop)
-}
-
-impl super::codec::Limits for ArchivedCreateV1 {
-    fn limits(&self) -> Result<(), Code> {
-        super::codec::limit::value(&self.data)?;
-        if self.sequential { path::split(&self.path).map(drop) } else { path_of(&self.path) }
-    }
-}
-
-impl super::codec::Limits for ArchivedSetV1 {
-    fn limits(&self) -> Result<(), Code> {
-        super::codec::limit::value(&self.data)?;
-        path_of(&self.path)
-    }
-}
-
-impl super::codec::Limits for ArchivedDeleteV1 {
-    fn limits(&self) -> Result<(), Code> {
-        if self.path[..] == *b"/" { Err(Code::BAD_PATH) } else { path_of(&self.path) }
-    }
-}
-
-impl super::codec::Limits for ArchivedDeleteBelowV1 {
-    fn limits(&self) -> Result<(), Code> {
-        path_of(&self.path)
-    }
-}
-
-impl super::codec::Limits for ArchivedGetV1 {
-    fn limits(&self) -> Result<(), Code> {
-        path_of(&self.path)
-    }
-}
-
 limits! {
-    ArchivedChildrenV1: key(path), bound(after);
+    ArchivedSetV1: value(data), path(path);
+    ArchivedDeleteBelowV1: path(path);
+    ArchivedGetV1: path(path);
+    ArchivedChildrenV1: path(path), bound(after);
+}
+
+impl Limits for ArchivedCreateV1 {
+    fn limits(&self) -> Result<(), Code> {
+        limit::value(&self.data)?;
+        if self.sequential { path::split(&self.path).map(drop) } else { limit::path(&self.path) }
+    }
+}
+
+impl Limits for ArchivedDeleteV1 {
+    fn limits(&self) -> Result<(), Code> {
+        if self.path[..] == *b"/" { Err(Code::BAD_PATH) } else { limit::path(&self.path) }
+    }
 }
 
 check_by_schema!(CreateV1, SetV1, DeleteV1, DeleteBelowV1);
@@ -364,10 +345,7 @@ impl TreeState {
         out: &mut Vec<u8>,
     ) -> Result<(), Code> {
         let key = path::key(&children.path)?;
-        let limit = match children.limit.to_native() {
-            0 => CHILDREN_MAX,
-            limit => limit.min(CHILDREN_MAX),
-        };
+        let limit = page_limit(children.limit.to_native(), CHILDREN_MAX);
         let mut after = children.after.as_ref().map(|after| after.to_vec());
         let (mut names, mut count, mut more) = (Vec::new(), 0_u32, false);
         while let Some(held) = self.first_below(&key, after.as_deref(), now) {

@@ -9,7 +9,7 @@ mod handle;
 pub use handle::{Value, ValueEvent};
 
 use super::Resource;
-use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation};
+use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
 use super::entries::{Entries, Held, Life, delegate_to_entries};
 use super::handle::{put_swap, put_versioned};
 use crate::machine::{Code, Commit, Effects, LogTime, Pair, Query, kind};
@@ -109,12 +109,7 @@ impl Resource for ValueState {
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
-        let mut scratch = Scratch::new();
-        let checked = match query.schema {
-            GetV1::SCHEMA => access::<GetV1>(query.payload, &mut scratch).map(|_| ()),
-            _ => Err(Code::BAD_KIND),
-        };
-        match checked {
+        match only::<GetV1>(query) {
             Ok(()) => put_versioned(&mut effects.reply, self.versioned(query.time)),
             Err(code) => effects.refuse(code, ""),
         }
@@ -147,7 +142,7 @@ impl ValueState {
             CompareAndSetV1::SCHEMA => {
                 let set = access::<CompareAndSetV1>(payload, &mut scratch)?;
                 let life = life(set.ttl_ms.to_native(), set.ephemeral);
-                let expected = set.expected.as_ref().map(|expected| &expected[..]);
+                let expected = set.expected.as_deref();
                 let done = expected == found.map(|(value, _)| value);
                 put_swap(&mut effects.reply, done, found);
                 if done {

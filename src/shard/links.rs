@@ -86,6 +86,16 @@ impl Link {
         }
         self.said = reason;
     }
+
+    /// A member that has moved, or that this node has replaced: others will say where it is now, or
+    /// that it is none any more.
+    fn note_own_address(&mut self) {
+        let reason = "it had this node's address before; it is not there any more";
+        if self.said != reason && self.slot == 0 {
+            tracing::info!(peer = %self.to, "no connection to peer: {reason}");
+        }
+        reason.clone_into(&mut self.said);
+    }
 }
 
 impl Net {
@@ -175,6 +185,10 @@ impl Net {
         if link.status == Status::Gone {
             return self.kill(ring, index);
         }
+        if node.is_own(hello) {
+            link.note_own_address();
+            return self.kill(ring, index);
+        }
         let complaint = if !hello.code.is_ok() {
             Some(format!("refused: {}", hello.code))
         } else if hello.cluster != node.cluster {
@@ -204,8 +218,8 @@ impl Net {
         let Some(link) = self.link_to(slot, to) else { return };
         let Status::Up(index) = self.links[link].status else { return };
         let Some(conn) = self.get(index) else { return };
-        if conn.owed() > config::OUT_BYTES_MAX {
-            self.doomed.push((index, "peer takes no more messages"));
+        if conn.owed() > config::PEER_OUT_BYTES_MAX {
+            self.doomed.push((index, "the peer takes no more messages"));
             return;
         }
         conn.out.push(frame, batch);

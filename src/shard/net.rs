@@ -246,6 +246,10 @@ impl Net {
     /// The end of a turn: receives again, and one send for every connection that is owed something.
     pub(crate) fn flush(&mut self, ring: &mut Ring) {
         for (index, reason) in std::mem::take(&mut self.doomed) {
+            // One that was owed too much may have been named for every message since.
+            if self.get(index).is_none_or(|conn| conn.is_dead()) {
+                continue;
+            }
             if self.hush.may_speak(self.now) {
                 tracing::warn!("connection closed: {reason}");
             }

@@ -15,7 +15,8 @@ use super::workload::Program;
 use crate::client::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
 use crate::machine::{Code, Filter, Level, NoticeState, ResourceId};
 use crate::replica::ConnId;
-use crate::resource::reply::{Completer, Delivery, Feed, Subscription};
+use crate::resource::reply::Completer;
+use crate::resource::subscription::{Delivery, Feed, Subscription};
 use crate::resource::{Answer, Failure, Reply, Submit};
 
 /// How long a simulated call may take.

@@ -98,18 +98,26 @@ impl Focus {
     pub fn of(broken: margay_log::breaks::Break) -> Option<Focus> {
         use margay_log::breaks as known;
         let (faults, resource): (&[&str], _) = match broken {
-            known::COMMIT_OLD_TERM => (&["unheard leaders"], "map"),
-            known::READ_GOES_BACK => (&["cut", "heal", "broken connections"], "leases"),
-            known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], "leases"),
+            known::COMMIT_OLD_TERM => (&["unheard leaders"], Some("map")),
+            known::REMOVED_LEADER_COUNTS => (&["members", "crash"], Some("map")),
+            known::READ_BEFORE_OWN_COMMIT => (&["unheard leaders", "short reigns"], Some("map")),
+            known::READ_BY_OLD_ROUND => (&["late voters"], Some("map")),
+            known::READ_GOES_BACK => (&["cut", "heal", "lone client"], Some("leases")),
+            known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], Some("leases")),
             known::LEASE_FORGOTTEN_AT_RESTART | known::LEASE_BROKEN_BY_VOTER => {
-                (&["restarted voters"], "leases")
+                (&["restarted voters"], Some("leases"))
             }
-            known::LEASE_FROM_ANSWER => (&["late voters"], "leases"),
-            known::SAFE_TIME_FROM_RECEIPT => (&["late answers"], "lock"),
-            known::ABA_ACK => (&["stalled leader"], "map"),
+            known::LEASE_FROM_ANSWER => (&["late voters"], Some("leases")),
+            known::LEASE_BEFORE_OWN_COMMIT => {
+                (&["unheard leaders", "short reigns"], Some("leases"))
+            }
+            known::NEW_LEADER_EXPIRES_EARLY => (&["crash", "stranded leader"], Some("lock")),
+            known::SAFE_TIME_FROM_RECEIPT => (&["late answers"], Some("lock")),
+            known::ABA_ACK => (&["stalled leader"], Some("map")),
+            known::TORN_TAIL_ACCEPTED => (&["crash", "slow disk"], None),
             _ => return None,
         };
-        Some(Focus { faults, resource: Some(resource) })
+        Some(Focus { faults, resource })
     }
 }
 

@@ -9,6 +9,7 @@ mod group;
 mod leaders;
 mod snapshots;
 mod storage;
+mod streams;
 
 /// What the scenarios are worth: known bugs that are put back are noticed.
 #[cfg(feature = "breaks")]

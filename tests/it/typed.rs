@@ -1,9 +1,12 @@
 //! Handles of a program's own types, against a real node.
 
-use margay::resource::Swap;
-use margay::resource::typed::{Json, Rkyv, Stored};
+use margay::machine::{Code, Filter, Outcome};
+use margay::resource::log::Appended;
+use margay::resource::typed::{Change, Json, Rkyv, Stored, TopicEventOf};
+use margay::resource::{Removal, Swap};
 use margay::server::Node;
 use margay_log::id::Index;
+use std::time::Duration;
 
 #[derive(serde::Serialize, serde::Deserialize, Clone, PartialEq, Eq, Debug)]
 struct User {
@@ -16,7 +19,6 @@ fn maps_and_values_speak_the_programs_types() {
     let node = Node::builder().temporary().start().expect("it starts");
     let client = node.client().unwrap();
     let users = client.map_of::<i32, Json<User>>("users").wait().unwrap();
-    let user = |name: &str, age| Json(User { name: name.to_owned(), age });
     for (id, name) in [(7, "ada"), (-2, "bob"), (300, "cleo")] {
         users.put(&id, &user(name, 30)).wait().unwrap();
     }
@@ -42,4 +44,120 @@ fn maps_and_values_speak_the_programs_types() {
     // What somebody else wrote is no number: the reading fails, the value stays.
     let number = client.value_of::<u64>("pair").wait().unwrap();
     assert!(number.get().wait().unwrap_err().to_string().contains("u64"));
+}
+
+fn user(name: &str, age: u32) -> Json<User> {
+    Json(User { name: name.to_owned(), age })
+}
+
+#[test]
+fn values_and_maps_change_what_they_have_read() {
+    let node = Node::builder().temporary().start().expect("it starts");
+    let client = node.client().unwrap();
+    let limit = client.value_of::<u64>("limit").wait().unwrap();
+    let mut changes = limit.watch(Some((Index::ZERO, 0)));
+    assert_eq!(limit.update(|old| old.unwrap_or(40) + 1).wait().unwrap().value, 41);
+    assert_eq!(limit.update(|old| old.unwrap_or(40) + 1).wait().unwrap().value, 42);
+    let conflict = limit.compare_and_set(Some(&7), &8).wait().unwrap();
+    assert!(matches!(conflict, Swap::Conflict(Some(Stored { value: 42, .. }))));
+    assert!(matches!(limit.compare_and_set(Some(&42), &43).wait().unwrap(), Swap::Done(_)));
+    assert!(limit.delete().wait().unwrap());
+    for (new, before) in [(41, None), (42, Some(41)), (43, Some(42))] {
+        let Change::Put { value, old, .. } = changes.wait_next().unwrap() else { panic!("a put") };
+        assert_eq!((value, old), (new, before));
+    }
+    let removed = changes.wait_next().unwrap();
+    let Change::Removed { old: 43, why: Removal::Removed, .. } = removed else { panic!("gone") };
+
+    let users = client.map_of::<u32, Json<User>>("users").wait().unwrap();
+    let mut changes = users.watch_key(&7, Some((Index::ZERO, 0)));
+    users.put(&9, &user("cleo", 9)).wait().unwrap();
+    let birthday = |found: Option<Json<User>>| {
+        let Json(found) = found.unwrap_or_else(|| user("ada", 35));
+        Some(Json(User { age: found.age + 1, ..found }))
+    };
+    users.compute(&7, birthday).wait().unwrap();
+    let older = users.compute(&7, birthday).wait().unwrap().unwrap();
+    assert_eq!(older.value, user("ada", 37));
+    let stale = users.replace_version(&7, Index(1), &user("eve", 1)).wait().unwrap();
+    assert!(matches!(stale, Swap::Conflict(Some(there)) if there == older));
+    let many = users.get_many(&[7, 8]).wait().unwrap();
+    assert_eq!(many, [Some(older), None]);
+    assert_eq!(users.floor(&8).wait().unwrap().unwrap().key, 7);
+    assert_eq!(users.poll_last().wait().unwrap().unwrap().value, user("cleo", 9));
+    assert!(users.compute(&7, |_| None).wait().unwrap().is_none());
+    assert_eq!(users.size().wait().unwrap(), 0);
+    for age in [36, 37] {
+        let Change::Put { key: 7, value, .. } = changes.wait_next().unwrap() else {
+            panic!("a put of this key")
+        };
+        assert_eq!(value, user("ada", age));
+    }
+    assert!(matches!(changes.wait_next().unwrap(), Change::Removed { key: 7, .. }));
+
+    // What cannot be read is not overwritten, and the failure says that nothing was.
+    client.value("limit").wait().unwrap().set(b"no number").wait().unwrap();
+    let failure = limit.update(|old| old.unwrap_or(0)).wait().unwrap_err();
+    assert_eq!(failure.outcome(), Outcome::NotApplied);
+    assert_eq!(limit.bytes().get().wait().unwrap().unwrap().value, b"no number");
+}
+
+#[test]
+fn collections_queues_topics_and_logs_speak_the_programs_types() {
+    let node = Node::builder().temporary().start().expect("it starts");
+    let client = node.client().unwrap();
+    let ports = client.set_of::<u16>("ports").wait().unwrap();
+    let mut changes = ports.watch(Some((Index::ZERO, 0)));
+    assert_eq!(ports.add_all(&[443, 80]).wait().unwrap(), 2);
+    assert!(!ports.add(&80).wait().unwrap() && ports.contains_all(&[80, 443]).wait().unwrap());
+    let page = ports.members(None, 1).wait().unwrap();
+    assert_eq!((page.members, page.next), (vec![80], Some(80)));
+    assert_eq!(ports.members(Some(&80), 0).wait().unwrap().members, [443]);
+    assert_eq!(ports.poll_first().wait().unwrap(), Some(80));
+    assert_eq!(ports.retain(&[]).wait().unwrap(), 1);
+    assert!(matches!(changes.wait_next().unwrap(), Change::Put { key: 443, value: (), .. }));
+    assert!(matches!(changes.wait_next().unwrap(), Change::Put { key: 80, .. }));
+    assert!(matches!(changes.wait_next().unwrap(), Change::Removed { key: 80, .. }));
+
+    let roles = client.multimap_of::<String, i64>("roles").wait().unwrap();
+    let ada = "ada".to_owned();
+    assert!(roles.put(&ada, &-3).wait().unwrap() && roles.put(&ada, &5).wait().unwrap());
+    let page = roles.get(&ada, Some(&-3), 0).wait().unwrap();
+    assert_eq!((page.values[0].value, page.values.len(), page.next), (5, 1, None));
+    assert_eq!(roles.replace(&ada, &[7]).wait().unwrap(), 2);
+    assert!(roles.contains(&ada, &7).wait().unwrap() && roles.size().wait().unwrap() == 1);
+
+    let jobs = client.queue_of::<Json<User>>("jobs").wait().unwrap();
+    jobs.offer(&user("ada", 1)).wait().unwrap();
+    jobs.offer(&user("bob", 2)).wait().unwrap();
+    let lease = Duration::from_secs(30);
+    let task = jobs.take(1, lease).wait().unwrap().pop().expect("there is one");
+    assert_eq!((task.value().unwrap(), task.bytes().deliveries()), (user("ada", 1), 1));
+    task.extend(lease).wait().unwrap();
+    task.ack().wait().unwrap();
+    assert_eq!(jobs.poll().wait().unwrap(), Some(user("bob", 2)));
+    assert!(jobs.take_within(1, lease, Duration::ZERO).wait().unwrap().is_empty());
+
+    let news = client.topic_of::<String>("news").wait().unwrap();
+    let first = news.publish(&"first".to_owned()).wait().unwrap();
+    news.bytes().publish(&[0xff]).wait().unwrap();
+    news.publish_under(b"key", &"last".to_owned()).wait().unwrap();
+    let mut heard = news.subscribe(Some(Index::ZERO), Filter::All);
+    let message = heard.wait_next().unwrap();
+    let (key, value) = (Vec::new(), "first".to_owned());
+    assert_eq!(message, TopicEventOf::Message { position: first, key, value });
+    assert_eq!(heard.wait_next().unwrap_err().code, Code::BAD_PAYLOAD);
+    let last = heard.wait_next().unwrap();
+    assert!(matches!(last, TopicEventOf::Message { value, .. } if value == "last"));
+
+    let audit = client.log_of::<u32>("audit").wait().unwrap();
+    assert_eq!(audit.append(&10).wait().unwrap(), 1);
+    assert_eq!(audit.append_all(&[20, 30]).wait().unwrap(), 2..4);
+    assert_eq!(audit.append_at(3, &[40]).wait().unwrap(), Appended::Conflict { next: 4 });
+    let page = audit.read(1, 2).wait().unwrap();
+    let values: Vec<u32> = page.records.iter().map(|record| record.value).collect();
+    assert_eq!((values, page.go_on), (vec![10, 20], Some(3)));
+    let mut records = audit.follow(Some(3));
+    let record = records.wait_next().unwrap();
+    assert_eq!((record.position, record.value, records.position()), (3, 30, 4));
 }

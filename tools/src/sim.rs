@@ -29,10 +29,9 @@ Examples:
 The same seed gives the same run, on every machine. A failure prints the last events, the seed and
 the property that did not hold, and ends with exit code 1.")]
 pub(crate) struct Args {
-    /// How many seeds
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
+    /// How many seeds [default: 100; to find known bugs at most 500 for each]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
     /// The first of them
     #[arg(long, value_name = "N", default_value_t = 1)]
     from: u64,
@@ -70,6 +69,11 @@ impl Args {
         options
     }
 
+    fn seeds(&self) -> u64 {
+        let seeks = self.breaks || self.broken.is_some();
+        self.seeds.unwrap_or(if seeks { 500 } else { 100 })
+    }
+
     fn jobs(&self) -> usize {
         let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
         self.jobs.map_or_else(cpus, |jobs| jobs as usize)
@@ -95,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         return report::end(args.is_json(), &total, 1, failure);
     }
     let mut total = Total::default();
-    let mut progress = Progress::new(args.minutes.is_none().then_some(args.seeds));
+    let mut progress = Progress::new(args.minutes.is_none().then_some(args.seeds()));
     let failure = sweep(
         args,
         |options| options,
@@ -135,7 +139,7 @@ fn sweep(
 ) -> Option<Failure> {
     let last = match args.minutes {
         Some(_) => u64::MAX,
-        None => args.from.saturating_add(args.seeds - 1),
+        None => args.from.saturating_add(args.seeds() - 1),
     };
     let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let (next, stop) = (AtomicU64::new(args.from), AtomicBool::new(false));
@@ -183,7 +187,7 @@ fn broken(args: &Args) -> Result<(), Exit> {
             output::aside(&format!("{}\n", report::found(known, found.as_ref(), args.from)));
             (*known, found)
         });
-        return report::breaks(args.is_json(), &rows.collect::<Vec<_>>(), args.from, args.seeds);
+        return report::breaks(args.is_json(), &rows.collect::<Vec<_>>(), args.from, args.seeds());
     };
     let Some(known) = Break::named(name) else {
         let names: Vec<&str> = ALL.iter().map(|known| known.name).collect();

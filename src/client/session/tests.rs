@@ -1,7 +1,7 @@
 //! Stories: a session and a scripted node that speaks in wire frames.
 
 use super::*;
-use crate::machine::Sequence;
+use crate::machine::{Level, Sequence};
 use crate::wire::client::{RefusedOf, Response};
 use crate::wire::{self, Hello};
 use margay_log::id::GroupId;

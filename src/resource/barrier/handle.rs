@@ -42,6 +42,12 @@ impl<S: Submit> Barrier<S> {
         Barrier { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {
@@ -77,11 +83,7 @@ impl<S: Submit> Barrier<S> {
     fn ask(&self, wait_ms: Option<u64>) -> Reply<Option<u64>> {
         let request = self.handle.submit().unique();
         let asked = self.handle.command(&AwaitV1 { request, wait_ms });
-        let cancel = |handle: &Handle<S>, request| handle.command(&CancelV1 { request });
-        let ways = Ways {
-            cancel,
-            release: |handle, grant| handle.command(&CancelV1 { request: grant.request }),
-        };
+        let ways = Ways::cancelling::<CancelV1>();
         // Dropping what was granted tells that it was seen.
         let passed = acquire(&self.handle, request, 1, asked, ways);
         passed.and_then(|passed| Ok(passed.map(|passed| passed.grant().token)))

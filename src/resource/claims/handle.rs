@@ -4,6 +4,7 @@
 use super::{GRANTED, NOT_ACQUIRED, WAITING};
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, NoticeState, Outcome};
+use crate::resource::codec::Encode;
 use crate::resource::handle::Handle;
 use crate::resource::{Answer, Failure, Reply, Submit};
 use margay_log::id::Index;
@@ -32,6 +33,22 @@ pub(in super::super) struct Ways<S> {
     pub(in super::super) cancel: fn(&Handle<S>, u64) -> Reply<Answer>,
     /// What is held. Fails where it is not.
     pub(in super::super) release: fn(&Handle<S>, &Grant) -> Reply<Answer>,
+}
+
+impl<S: Submit> Ways<S> {
+    /// For what is given back as a request is taken back: `C` makes that command.
+    pub(in super::super) fn cancelling<C: Cancel>() -> Ways<S> {
+        Ways {
+            cancel: |handle, request| handle.command(&C::of(request)),
+            release: |handle, grant| handle.command(&C::of(grant.request)),
+        }
+    }
+}
+
+/// The command that takes back a request.
+pub(in super::super) trait Cancel: Encode {
+    /// That of this number.
+    fn of(request: u64) -> Self;
 }
 
 impl<S> Clone for Ways<S> {

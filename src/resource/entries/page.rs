@@ -3,6 +3,7 @@
 use super::{Entries, Extra, Held};
 use crate::machine::LogTime;
 use crate::machine::bytes;
+use crate::resource::codec::page_limit;
 use std::ops::Bound;
 
 /// Items on a page, at most.
@@ -74,10 +75,7 @@ impl<T: Extra> Entries<T> {
     /// Appends a page: the key to go on after or none at the end, a count, then key, version and
     /// value of each.
     pub(in crate::resource) fn page(&self, page: &Page<'_>, now: LogTime, out: &mut Vec<u8>) {
-        let limit = match page.limit {
-            0 => PAGE_MAX,
-            limit => limit.min(PAGE_MAX),
-        };
+        let limit = page_limit(page.limit, PAGE_MAX);
         let mut body = Vec::new();
         let mut count = 0_u32;
         let next = self.scan(page, now, |held| {

@@ -114,7 +114,7 @@ impl GroupState {
         let id = reader.bytes()?;
         let data = reader.rest();
         let known = self.is_member(name) || self.joining.contains_key(&name);
-        check_name(id)?;
+        limit::name(id)?;
         if known || data.len() > KEY_MAX {
             return Err(Code::BAD_PAYLOAD);
         }

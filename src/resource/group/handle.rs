@@ -8,7 +8,7 @@ use super::{
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, Outcome, ResourceId, SessionId, kind};
 use crate::resource::claims::handle::{Held, Ways, acquire, milliseconds};
-use crate::resource::handle::Handle;
+use crate::resource::handle::{Handle, read_bool};
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch};
 use margay_log::id::Index;
@@ -150,6 +150,12 @@ impl<S: Submit> MemberGroup<S> {
         MemberGroup { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {
@@ -198,7 +204,7 @@ impl<S: Submit> MemberGroup<S> {
     /// Removes a member, whosever it is. Returns whether it was there.
     pub fn remove(&self, id: &str) -> Reply<bool> {
         let removed = self.handle.command(&RemoveV1 { id: id.as_bytes().to_vec() });
-        removed.and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        removed.and_then(read_bool)
     }
 
     /// How it stands.
@@ -274,10 +280,12 @@ impl<S: Submit> MemberGroup<S> {
         let asked = self.handle.command(&send);
         // Whatever was not seen before the reply must be seen now.
         let handle = self.handle.clone().with_level(Level::default());
-        acquire(&handle, request, 1, asked, withdraw()).then(move |held| match held {
-            Ok(Some(held)) => answers(handle, held, 0, Vec::new()),
-            Ok(None) => Reply::ready(Err(silence())),
-            Err(failure) => Reply::ready(Err(failure)),
+        acquire(&handle, request, 1, asked, Ways::cancelling::<CancelV1>()).then(move |held| {
+            match held {
+                Ok(Some(held)) => answers(handle, held, 0, Vec::new()),
+                Ok(None) => Reply::ready(Err(silence())),
+                Err(failure) => Reply::ready(Err(failure)),
+            }
         })
     }
 
@@ -305,13 +313,6 @@ impl<'a> To<'a> {
             To::Any => (TO_ANY, ""),
             To::Member(id) => (TO_MEMBER, id),
         }
-    }
-}
-
-fn withdraw<S: Submit>() -> Ways<S> {
-    Ways {
-        cancel: |handle, request| handle.command(&CancelV1 { request }),
-        release: |handle, grant| handle.command(&CancelV1 { request: grant.request }),
     }
 }
 

@@ -6,8 +6,7 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, NoticeState, SessionId};
 use crate::resource::claims::handle::{Held, Ways};
 use crate::resource::handle::Handle;
-use crate::resource::reply::Fetched;
-use crate::resource::{Answer, Failure, Reply, Submit};
+use crate::resource::{Answer, Failure, Fetched, Reply, Submit};
 use margay_log::id::Index;
 use std::sync::Arc;
 
@@ -71,7 +70,7 @@ impl<S: Submit> Membership<S> {
     }
 
     /// The same, each as something else.
-    pub(super) fn messages_as<T: Send + 'static>(
+    pub(in super::super) fn messages_as<T: Send + 'static>(
         &self,
         read: fn(Message<S>) -> T,
     ) -> Fetched<T, Cursor> {

@@ -4,7 +4,7 @@ use super::state::GroupState;
 use super::*;
 use crate::machine::bytes;
 use crate::machine::{Pair, Query};
-use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::codec::{Operation, Scratch, access, page_limit};
 use margay_log::id::Index;
 
 impl GroupState {
@@ -13,10 +13,7 @@ impl GroupState {
         match query.schema {
             MembersV1::SCHEMA => {
                 let page = access::<MembersV1>(payload, &mut scratch)?;
-                let limit = match page.limit.to_native() {
-                    0 => PAGE_MAX,
-                    limit => limit.min(PAGE_MAX),
-                };
+                let limit = page_limit(page.limit.to_native(), PAGE_MAX);
                 let from = Index(page.after.to_native().saturating_add(1));
                 let members = self.members.range(from..);
                 put_page(members, limit, out, |(name, pair), out| {

@@ -179,9 +179,9 @@ impl GroupState {
         if free && self.members.len() >= MEMBERS_MAX {
             return Err(Code::TOO_MANY_MEMBERS);
         }
-        let wait_ms = join.wait_ms.as_ref().map(|wait| wait.to_native());
         let pair = Pair::new(&id, &join.data);
-        match self.claims.ask(Ask { session, request, amount: 1, wait_ms }, free, at, effects)? {
+        let ask = Ask::new(session, join.request, 1, &join.wait_ms);
+        match self.claims.ask(ask, free, at, effects)? {
             GRANTED => self.seat(name, pair, at, effects),
             WAITING => self.wait_for_id(name, pair),
             _ => {}

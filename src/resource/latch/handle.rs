@@ -4,7 +4,7 @@ use super::{AwaitV1, CancelV1, CountDownV1, StatusV1, options};
 use crate::machine::bytes::Reader;
 use crate::machine::{Level, ResourceId, kind};
 use crate::resource::claims::handle::{Ways, acquire, milliseconds, or_timeout};
-use crate::resource::handle::Handle;
+use crate::resource::handle::{Handle, read_count};
 use crate::resource::{Reply, Submit};
 use std::time::Duration;
 
@@ -42,6 +42,12 @@ impl<S: Submit> Latch<S> {
         Latch { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {
@@ -56,8 +62,7 @@ impl<S: Submit> Latch<S> {
     /// Counts down, to zero at most. Returns what is left. Fails with
     /// [`BAD_AMOUNT`](crate::machine::Code::BAD_AMOUNT) for 0.
     pub fn count_down_by(&self, by: u32) -> Reply<u64> {
-        let counted = self.handle.command(&CountDownV1 { by });
-        counted.and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.command(&CountDownV1 { by }).and_then(read_count)
     }
 
     /// Waits until it is open. Dropping the reply withdraws.
@@ -82,11 +87,7 @@ impl<S: Submit> Latch<S> {
     fn ask(&self, wait_ms: Option<u64>) -> Reply<Option<()>> {
         let request = self.handle.submit().unique();
         let asked = self.handle.command(&AwaitV1 { request, wait_ms });
-        let cancel = |handle: &Handle<S>, request| handle.command(&CancelV1 { request });
-        let ways = Ways {
-            cancel,
-            release: |handle, grant| handle.command(&CancelV1 { request: grant.request }),
-        };
+        let ways = Ways::cancelling::<CancelV1>();
         // Dropping what was granted tells that it was seen.
         acquire(&self.handle, request, 1, asked, ways).and_then(|passed| Ok(passed.map(drop)))
     }

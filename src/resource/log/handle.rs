@@ -3,7 +3,7 @@
 use super::{AppendV1, Follow, ReadV1, Retention, StatusV1, TrimV1};
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, Level, LogTime, ResourceId, kind};
-use crate::resource::handle::Handle;
+use crate::resource::handle::{Handle, read_count};
 use crate::resource::{Answer, Failure, Reply, Submit};
 use std::ops::Range;
 
@@ -162,8 +162,7 @@ impl<S: Submit> Log<S> {
     /// Takes away all records before a position, or all there are where it is beyond the end.
     /// Returns the first position that is left.
     pub fn trim(&self, before: u64) -> Reply<u64> {
-        let trimmed = self.handle.command(&TrimV1 { before });
-        trimmed.and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.command(&TrimV1 { before }).and_then(read_count)
     }
 
     /// All records from a position on, those that are there and those to come; from the first that

@@ -6,7 +6,7 @@ use crate::machine::bytes;
 use crate::machine::clock::Due;
 use crate::machine::{Commit, Effects, LogTime, Pair, Query};
 use crate::resource::Firing;
-use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::codec::{Operation, Scratch, access, page_limit};
 use crate::resource::snapshot::Items;
 use crate::resource::waste::Waste;
 use margay_log::id::{Index, Micros};
@@ -219,7 +219,7 @@ impl LogState {
             let text = format!("position {from} is gone; the first is {first}");
             return effects.refuse(Code::TRIMMED, &text);
         }
-        let limit = if limit == 0 { PAGE_MAX } else { limit.min(PAGE_MAX) };
+        let limit = page_limit(limit, PAGE_MAX);
         let (from, next) = (from.max(first), self.records.next());
         let (mut body, mut count, mut size) = (Vec::new(), 0_u32, 0);
         for record in self.records.from(from).take(limit as usize) {

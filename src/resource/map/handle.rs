@@ -1,5 +1,6 @@
 //! The map as applications use it.
 
+use super::page::{MapEntry, MapPage, MapRange};
 use super::{
     ClearV1, ContainsV1, FindValueV1, GetManyV1, GetV1, PageV1, PollV1, PutIfAbsentV1, PutV1,
     RemoveIfV1, RemoveV1, ReplaceIfV1, ReplaceV1, SizeV1,
@@ -8,7 +9,7 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::codec::limit::KEYS_MAX;
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_count, read_swap, read_versioned,
 };
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
@@ -20,51 +21,6 @@ use std::time::Duration;
 pub struct Map<S> {
     handle: Handle<S>,
     life: Lifetime,
-}
-
-/// An entry of a [`MapPage`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MapEntry {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The index of the command that wrote it.
-    pub version: Index,
-    /// The value, where values were asked for.
-    pub value: Option<Vec<u8>>,
-}
-
-/// Part of a map, in order of the keys.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MapPage {
-    /// At most [`super::PAGE_MAX`], about [`super::PAGE_BYTES_MAX`].
-    pub entries: Vec<MapEntry>,
-    /// Ask for the next page after this key ([`MapRange::after`]); `None` where this is the last.
-    /// A page may be short, even empty, and not the last.
-    pub next: Option<Vec<u8>>,
-}
-
-impl MapPage {
-    /// The values, in order of their keys.
-    pub fn into_values(self) -> impl Iterator<Item = Vec<u8>> {
-        self.entries.into_iter().filter_map(|entry| entry.value)
-    }
-}
-
-/// Which part of a map to read.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct MapRange {
-    /// What the keys begin with.
-    pub prefix: Vec<u8>,
-    /// The least key.
-    pub from: Option<Vec<u8>>,
-    /// The keys are less than this.
-    pub to: Option<Vec<u8>>,
-    /// The page begins after this key, in its direction: [`MapPage::next`] of the page before.
-    pub after: Option<Vec<u8>>,
-    /// At most so many; 0 for as many as fit.
-    pub limit: u32,
-    /// From the last key to the first.
-    pub descending: bool,
 }
 
 /// A change of a map.
@@ -215,7 +171,7 @@ impl<S: Submit> Map<S> {
     /// Removes a key. Returns whether it was there.
     pub fn remove(&self, key: &[u8]) -> Reply<bool> {
         let remove = RemoveV1 { key: key.to_vec(), previous: false };
-        self.handle.command(&remove).and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        self.handle.command(&remove).and_then(read_bool)
     }
 
     /// Removes a key. Returns the value it had.
@@ -272,9 +228,17 @@ impl<S: Submit> Map<S> {
 
     /// Reads a value, lets `change` make the new one of it, or none, and writes that if nobody was
     /// faster; else begins again with what is there then. Returns what was written.
-    pub fn compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    pub fn compute<F>(&self, key: &[u8], mut change: F) -> Reply<Option<Versioned>>
     where
         F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+    {
+        self.try_compute(key, move |found| Ok(change(found)))
+    }
+
+    /// The same; where `change` fails, nothing is written.
+    pub(in super::super) fn try_compute<F>(&self, key: &[u8], change: F) -> Reply<Option<Versioned>>
+    where
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
         let (map, own_key) = (self.clone(), key.to_vec());
         self.get(key).then(move |found| match found {
@@ -290,9 +254,12 @@ impl<S: Submit> Map<S> {
         mut change: F,
     ) -> Reply<Option<Versioned>>
     where
-        F: FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'static,
+        F: FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure> + Send + 'static,
     {
-        let new = change(found.as_ref().map(|found| &found.value[..]));
+        let new = match change(found.as_ref().map(|found| &found.value[..])) {
+            Ok(new) => new,
+            Err(failure) => return Reply::ready(Err(failure)),
+        };
         let tried = match (&found, &new) {
             (None, None) => return Reply::ready(Ok(None)),
             (None, Some(value)) => self.put_if_absent(&key, value),
@@ -424,7 +391,7 @@ impl<S: Submit> Map<S> {
 
     /// The number of keys.
     pub fn size(&self) -> Reply<u64> {
-        self.handle.query(&SizeV1 {}).and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.query(&SizeV1 {}).and_then(read_count)
     }
 
     /// Whether there are no keys.

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
-use crate::resource::handle::{Handle, Versioned};
+use crate::resource::handle::{Handle, Versioned, read_bool, read_count};
 use crate::resource::registry::DELETED;
-use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
+use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
 
 /// An ordered map from a key to an ordered set of values, all of them bytes.
@@ -255,14 +255,6 @@ impl<S: Submit> Multimap<S> {
     pub fn watch(&self, after: Option<(Index, u32)>, filter: Filter) -> Watch<MultimapEvent> {
         Watch::new(self.handle.subscribe(after, filter), read_event)
     }
-}
-
-fn read_bool(answer: Answer) -> Result<bool, Failure> {
-    Ok(Reader::new(&answer.payload).u8()? != 0)
-}
-
-fn read_count(answer: Answer) -> Result<u64, Failure> {
-    Ok(Reader::new(&answer.payload).u64()?)
 }
 
 fn read_event(delivery: Delivery) -> Result<MultimapEvent, Failure> {

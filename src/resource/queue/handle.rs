@@ -7,7 +7,7 @@ use super::{
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::claims::handle::{Ways, acquire, milliseconds};
-use crate::resource::handle::Handle;
+use crate::resource::handle::{Handle, read_bool, read_count};
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch};
 use margay_log::id::Index;
@@ -127,7 +127,7 @@ impl<S: Submit> Queue<S> {
     /// count as one, here and below.
     pub fn offer_after(&self, value: &[u8], delay: Duration) -> Reply<u64> {
         let offer = OfferV1 { value: value.to_vec(), delay_ms: milliseconds(delay) };
-        self.handle.command(&offer).and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        self.handle.command(&offer).and_then(read_count)
     }
 
     /// Takes the first away for good, if there is one.
@@ -142,18 +142,18 @@ impl<S: Submit> Queue<S> {
 
     /// Whether a task is still there, handed out or not.
     pub fn contains(&self, id: u64) -> Reply<bool> {
-        self.handle.query(&ContainsV1 { task: id }).and_then(|answer| read_flag(&answer))
+        self.handle.query(&ContainsV1 { task: id }).and_then(read_bool)
     }
 
     /// Takes back a task that is not handed out. Returns whether it was there.
     pub fn remove(&self, id: u64) -> Reply<bool> {
-        self.handle.command(&RemoveV1 { task: id }).and_then(|answer| read_flag(&answer))
+        self.handle.command(&RemoveV1 { task: id }).and_then(read_bool)
     }
 
     /// Takes away all that is not handed out. Returns how many.
     pub fn clear(&self) -> Reply<u64> {
         let cleared = self.handle.command(&ClearV1 {});
-        cleared.and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        cleared.and_then(read_count)
     }
 
     /// How it stands.
@@ -194,7 +194,7 @@ impl<S: Submit> Queue<S> {
     /// Makes a dead letter a task again, at its old place, as if it had never been handed out.
     /// Returns whether it was there.
     pub fn revive(&self, id: u64) -> Reply<bool> {
-        self.handle.command(&ReviveV1 { task: id }).and_then(|answer| read_flag(&answer))
+        self.handle.command(&ReviveV1 { task: id }).and_then(read_bool)
     }
 
     /// What happens from now on, or after an event seen before.
@@ -206,10 +206,7 @@ impl<S: Submit> Queue<S> {
     fn ask(&self, max: u32, lease: Duration, wait_ms: Option<u64>) -> Reply<Vec<Task<S>>> {
         let request = self.handle.submit().unique();
         let take = TakeV1 { request, max, lease_ms: milliseconds(lease), wait_ms };
-        let ways = Ways {
-            cancel: |handle, request| handle.command(&CancelV1 { request }),
-            release: |handle, grant| handle.command(&CancelV1 { request: grant.request }),
-        };
+        let ways = Ways::cancelling::<CancelV1>();
         let asked = self.handle.command(&take);
         let handle = self.handle.clone();
         acquire(&self.handle, request, 1, asked, ways).then(move |held| {
@@ -242,10 +239,6 @@ fn read_first(answer: &Answer) -> Result<Option<Vec<u8>>, Failure> {
     }
     reader.u64()?;
     Ok(Some(reader.rest().to_vec()))
-}
-
-fn read_flag(answer: &Answer) -> Result<bool, Failure> {
-    Ok(Reader::new(&answer.payload).u8()? != 0)
 }
 
 fn read_tasks<S: Submit>(

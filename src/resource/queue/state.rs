@@ -2,11 +2,11 @@
 
 use super::tasks::{Lease, Place, Task, Tasks};
 use super::*;
-use crate::machine::bytes::{self, Reader};
+use crate::machine::bytes;
 use crate::machine::clock::Due;
 use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
 use crate::resource::claims::{Ask, Moment};
-use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::codec::{Operation, Scratch, access, number_or, page_limit};
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
@@ -25,25 +25,17 @@ const PAGE_MAX: u32 = 1_000;
 pub(super) struct QueueState {
     /// From the options: 0 for as often as it takes.
     deliveries_max: u32,
-    claims: Claims,
+    pub(super) claims: Claims,
     /// The leases, in milliseconds, that takes which wait have asked for.
-    asked: OrdMap<Index, u64>,
-    tasks: Tasks,
-    dead: OrdMap<Index, Task>,
+    pub(super) asked: OrdMap<Index, u64>,
+    pub(super) tasks: Tasks,
+    pub(super) dead: OrdMap<Index, Task>,
     cleared: Vec<Tasks>,
 }
 
-/// First byte of an item in a snapshot, beside those of the claims.
-const ITEM_ASKED: u8 = 16;
-const ITEM_TASK: u8 = 17;
-const ITEM_DEAD: u8 = 18;
-
 /// With options; without any a task is handed out as often as it takes.
 pub(in super::super) fn create(options: &[u8]) -> Created {
-    let deliveries_max = match options {
-        [] => 0,
-        _ => u32::from_le_bytes(options.try_into().map_err(|_| Code::BAD_PAYLOAD)?),
-    };
+    let deliveries_max = number_or(0, options)?;
     Ok(Box::new(QueueState {
         deliveries_max,
         claims: Claims::default(),
@@ -126,51 +118,11 @@ impl Resource for QueueState {
     }
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        let (dead, last) = match after {
-            Some([stage, last @ ..]) => {
-                let last = u64::from_be_bytes(last.try_into().expect("our own key"));
-                (*stage == ITEM_DEAD, Index(last))
-            }
-            _ => {
-                self.freeze_claims(items);
-                (false, Index::ZERO)
-            }
-        };
-        let go_on = |stage: u8, name: &Index| {
-            let mut key = vec![stage];
-            key.extend_from_slice(&name.0.to_be_bytes());
-            Some(key)
-        };
-        if !dead {
-            for (name, task) in self.tasks.after(last) {
-                items.put(|out| freeze_task(ITEM_TASK, *name, task, out));
-                if items.is_full() {
-                    return go_on(ITEM_TASK, name);
-                }
-            }
-        }
-        let last = if dead { last } else { Index::ZERO };
-        for (name, task) in self.dead.range(last.next()..) {
-            items.put(|out| freeze_task(ITEM_DEAD, *name, task, out));
-            if items.is_full() {
-                return go_on(ITEM_DEAD, name);
-            }
-        }
-        None
+        self.freeze_behind(after, items)
     }
 
     fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
-        let mut reader = Reader::new(item);
-        match reader.u8()? {
-            ITEM_ASKED => {
-                let (name, lease_ms) = (Index(reader.u64()?), reader.u64()?);
-                check_lease(lease_ms)?;
-                self.asked.insert(name, lease_ms);
-            }
-            tag @ (ITEM_TASK | ITEM_DEAD) => return self.thaw_task(tag, reader, applied),
-            tag => self.claims.thaw(tag, &mut reader, applied)?,
-        }
-        reader.end()
+        self.thaw_item(item, applied)
     }
 
     fn boxed_clone(&self) -> Box<dyn Resource> {
@@ -383,7 +335,7 @@ impl QueueState {
         Ok(())
     }
 
-    fn fits(&self, more: usize) -> bool {
+    pub(super) fn fits(&self, more: usize) -> bool {
         self.tasks.len() < TASKS_MAX && self.tasks.bytes() + more as u64 <= BYTES_MAX
     }
 
@@ -439,11 +391,10 @@ impl QueueState {
     ) -> Result<(), Code> {
         let (name, at) = (commit.index, Moment::from(commit));
         let (max, lease_ms) = (take.max.to_native(), take.lease_ms.to_native());
-        let wait_ms = take.wait_ms.as_ref().map(|wait| wait.to_native());
         let free = self.claims.waiters.is_empty() && self.can_hand_out();
         let amount = if free { 1 } else { max.into() };
-        let (session, request) = (commit.session, take.request.to_native());
-        match self.claims.ask(Ask { session, request, amount, wait_ms }, free, at, effects)? {
+        let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
+        match self.claims.ask(ask, free, at, effects)? {
             GRANTED => {
                 self.hand_out(name, max.into(), lease_ms, at);
                 self.put_tasks(self.tasks.of_take(name), &mut effects.reply);
@@ -486,10 +437,7 @@ impl QueueState {
             }
             DeadV1::SCHEMA => {
                 let dead = access::<DeadV1>(payload, &mut scratch)?;
-                let limit = match dead.limit.to_native() {
-                    0 => PAGE_MAX,
-                    limit => limit.min(PAGE_MAX),
-                };
+                let limit = page_limit(dead.limit.to_native(), PAGE_MAX);
                 let from = Index(dead.after.to_native().saturating_add(1));
                 let page = self.dead.range(from..).map(|(name, task)| (*name, task));
                 put_tasks(page.take(limit as usize), out);
@@ -498,65 +446,6 @@ impl QueueState {
         }
         Ok(())
     }
-
-    fn freeze_claims(&self, items: &mut Items<'_>) {
-        self.claims.freeze(items);
-        for (name, lease_ms) in &self.asked {
-            items.put(|out| {
-                out.push(ITEM_ASKED);
-                bytes::put_u64(out, name.0);
-                bytes::put_u64(out, *lease_ms);
-            });
-        }
-    }
-
-    fn thaw_task(&mut self, tag: u8, mut reader: Reader<'_>, applied: Index) -> Result<(), Code> {
-        let name = crate::resource::handle::thaw_version(&mut reader, applied)?;
-        let deliveries = reader.u32()?;
-        let place = match reader.u8()? {
-            0 => Place::Ready,
-            1 => Place::Delayed(LogTime(reader.u64()?)),
-            2 => {
-                let (take, due) = (Index(reader.u64()?), LogTime(reader.u64()?));
-                Place::Leased(Lease { take, due })
-            }
-            _ => return Err(Code::BAD_PAYLOAD),
-        };
-        let task =
-            Task { pair: Pair::new(&name.0.to_be_bytes(), reader.rest()), deliveries, place };
-        let known = self.tasks.get(name).is_some() || self.dead.contains_key(&name);
-        let fits = self.fits(task.pair.size()) && self.dead.len() < DEAD_MAX;
-        match (tag, place) {
-            _ if known || !fits => return Err(Code::BAD_PAYLOAD),
-            (_, Place::Leased(lease)) if self.claims.hold(lease.take).is_none() => {
-                return Err(Code::BAD_PAYLOAD);
-            }
-            (ITEM_TASK, _) => self.tasks.insert(name, task),
-            (_, Place::Ready) => drop(self.dead.insert(name, task)),
-            _ => return Err(Code::BAD_PAYLOAD),
-        }
-        Ok(())
-    }
-}
-
-fn freeze_task(tag: u8, name: Index, task: &Task, out: &mut Vec<u8>) {
-    out.push(tag);
-    bytes::put_u64(out, name.0);
-    bytes::put_u32(out, task.deliveries);
-    match task.place {
-        _ if tag == ITEM_DEAD => out.push(0),
-        Place::Ready => out.push(0),
-        Place::Delayed(at) => {
-            out.push(1);
-            bytes::put_u64(out, at.0);
-        }
-        Place::Leased(lease) => {
-            out.push(2);
-            bytes::put_u64(out, lease.take.0);
-            bytes::put_u64(out, lease.due.0);
-        }
-    }
-    out.extend_from_slice(task.pair.value());
 }
 
 fn put_tasks<'a>(tasks: impl Iterator<Item = (Index, &'a Task)>, out: &mut Vec<u8>) {

@@ -43,6 +43,12 @@ impl<S: Submit> RwLock<S> {
         RwLock { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {

@@ -4,7 +4,7 @@ use super::{AcquireV1, CancelV1, DrainV1, ReleaseV1, ResizeV1, StatusV1, options
 use crate::machine::bytes::Reader;
 use crate::machine::{Level, ResourceId, kind};
 use crate::resource::claims::handle::{Held, Ways, acquire, milliseconds, or_timeout};
-use crate::resource::handle::Handle;
+use crate::resource::handle::{Handle, read_count};
 use crate::resource::{Reply, Submit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,12 @@ impl<S: Submit> Semaphore<S> {
         Semaphore { handle: self.handle.with_level(level) }
     }
 
+    /// The way to it, for transactions and operations of one's own.
+    #[must_use]
+    pub fn handle(&self) -> &Handle<S> {
+        &self.handle
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ResourceId {
@@ -83,7 +89,7 @@ impl<S: Submit> Semaphore<S> {
     /// were. Nobody loses what it holds.
     pub fn resize(&self, permits: u32) -> Reply<u64> {
         let resized = self.handle.command(&ResizeV1 { permits });
-        resized.and_then(|answer| Ok(Reader::new(&answer.payload).u64()?))
+        resized.and_then(read_count)
     }
 
     /// How it stands.

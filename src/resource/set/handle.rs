@@ -3,9 +3,9 @@
 use super::{AddV1, ClearV1, ContainsV1, PageV1, PollV1, RemoveV1, RetainV1, SizeV1};
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
-use crate::resource::handle::{Handle, Lifetime, Removal};
+use crate::resource::handle::{Handle, Lifetime, Removal, read_count};
 use crate::resource::registry::DELETED;
-use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
+use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
 use std::time::Duration;
 
@@ -213,10 +213,6 @@ impl<S: Submit> Set<S> {
 
 fn owned<M: AsRef<[u8]>>(members: &[M]) -> Vec<Vec<u8>> {
     members.iter().map(|member| member.as_ref().to_vec()).collect()
-}
-
-fn read_count(answer: Answer) -> Result<u64, Failure> {
-    Ok(Reader::new(&answer.payload).u64()?)
 }
 
 fn read_event(delivery: Delivery) -> Result<SetEvent, Failure> {

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::machine::{Code, ResourceId};
 use crate::resource::handle::{Handle, command};
-use crate::resource::{Counter, Failure, Map, Reply, Submit, Value, counter, map, value};
+use crate::resource::{Answer, Counter, Failure, Map, Reply, Submit, Value, counter, map, value};
 use margay_log::id::{GroupId, Index};
 
 /// Checks and commands that are to take effect together.
@@ -23,6 +23,8 @@ use margay_log::id::{GroupId, Index};
 #[derive(Clone, Debug)]
 pub struct Transaction<S> {
     commit: CommitV1,
+    /// Which check each query in `commit` is for: some take two.
+    check_of: Vec<usize>,
     /// Where each resource lives, by what it is called.
     places: Vec<(GroupId, String)>,
     submit: Option<S>,
@@ -70,7 +72,8 @@ impl<S: Submit> Transaction<S> {
     /// Nothing to check, nothing to do.
     #[must_use]
     pub fn new() -> Transaction<S> {
-        Transaction { commit: CommitV1::default(), places: Vec::new(), submit: None }
+        let commit = CommitV1::default();
+        Transaction { commit, check_of: Vec::new(), places: Vec::new(), submit: None }
     }
 
     /// Only if the value is this; `None` for not set.
@@ -117,7 +120,7 @@ impl<S: Submit> Transaction<S> {
     pub fn at_least(self, counter: &Counter<S>, least: i64) -> Transaction<S> {
         match least.checked_sub(1) {
             Some(below) => self.counter_check(counter, GREATER, below),
-            None => self,
+            None => self.check(counter.handle(), &counter::GetV1 {}, Expect::anything()),
         }
     }
 
@@ -126,7 +129,7 @@ impl<S: Submit> Transaction<S> {
     pub fn at_most(self, counter: &Counter<S>, most: i64) -> Transaction<S> {
         match most.checked_add(1) {
             Some(above) => self.counter_check(counter, LESS, above),
-            None => self,
+            None => self.check(counter.handle(), &counter::GetV1 {}, Expect::anything()),
         }
     }
 
@@ -190,13 +193,31 @@ impl<S: Submit> Transaction<S> {
     /// Only if a query of any type of resource answers as expected. A query that is refused fails
     /// the check.
     #[must_use]
-    pub fn check<O: Encode>(
+    pub fn check<O: Encode>(self, handle: &Handle<S>, query: &O, expect: Expect) -> Transaction<S> {
+        let number = self.check_of.last().map_or(0, |last| last + 1);
+        self.check_part(number, handle, query, expect)
+    }
+
+    /// More of the last check: it holds only if this does, too.
+    pub(super) fn and<O: Encode>(
+        self,
+        handle: &Handle<S>,
+        query: &O,
+        expect: Expect,
+    ) -> Transaction<S> {
+        let number = self.check_of.last().copied().unwrap_or(0);
+        self.check_part(number, handle, query, expect)
+    }
+
+    fn check_part<O: Encode>(
         mut self,
+        number: usize,
         handle: &Handle<S>,
         query: &O,
         expect: Expect,
     ) -> Transaction<S> {
         self.visit(handle);
+        self.check_of.push(number);
         let commit = &mut self.commit;
         commit.check_kinds.push(O::KIND);
         commit.check_schemas.push(O::SCHEMA);
@@ -221,7 +242,7 @@ impl<S: Submit> Transaction<S> {
             Some(expected) => {
                 let is_set = Expect::begins(NOT_EQUAL, &[0; 8]);
                 let value = Expect::is(expected).behind(8);
-                self.check(handle, query, is_set).check(handle, query, value)
+                self.check(handle, query, is_set).and(handle, query, value)
             }
         }
     }
@@ -249,7 +270,8 @@ impl<S: Submit> Transaction<S> {
             return Reply::ready(Err(failure));
         }
         let done = command(submit, ResourceId::REGISTRY, &self.commit);
-        done.and_then(|answer| Ok(read_outcome(answer.index, &answer.payload)?))
+        let check_of = self.check_of;
+        done.and_then(move |answer| Ok(read_outcome(&answer, &check_of)?))
     }
 
     /// A transaction is one entry of one group's log.
@@ -296,6 +318,11 @@ impl Expect {
         Expect { to_end: true, ..Expect::begins(NOT_EQUAL, expected) }
     }
 
+    /// There is an answer.
+    fn anything() -> Expect {
+        Expect::begins(EQUAL, &[])
+    }
+
     /// The same, beginning so many bytes later.
     pub(super) fn behind(self, offset: u32) -> Expect {
         Expect { offset, ..self }
@@ -307,17 +334,18 @@ impl Expect {
     }
 }
 
-fn read_outcome(index: Index, payload: &[u8]) -> Result<Outcome, Code> {
-    let mut reader = Reader::new(payload);
+fn read_outcome(answer: &Answer, check_of: &[usize]) -> Result<Outcome, Code> {
+    let mut reader = Reader::new(&answer.payload);
     match reader.u8()? {
         COMMITTED => {
             let count = reader.u32()?;
             let replies = (0..count).map(|_| Ok(reader.bytes()?.to_vec()));
             let replies = replies.collect::<Result<_, Code>>()?;
-            Ok(Outcome::Committed(Committed { index, replies }))
+            Ok(Outcome::Committed(Committed { index: answer.index, replies }))
         }
         CHECK_FAILED => {
-            let check = reader.u32()? as usize;
+            let query = reader.u32()? as usize;
+            let check = *check_of.get(query).ok_or(Code::BAD_PAYLOAD)?;
             Ok(Outcome::CheckFailed { check, answer: reader.rest().to_vec() })
         }
         REFUSED => {

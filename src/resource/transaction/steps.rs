@@ -114,7 +114,7 @@ impl<S: Submit> Transaction<S> {
         let is_there = Expect::begins(EQUAL, &[u8::from(expected.is_some())]);
         let checked = self.check(tree.handle(), &get, is_there);
         match expected {
-            Some(data) => checked.check(tree.handle(), &get, Expect::is(data).behind(NODE_DATA)),
+            Some(data) => checked.and(tree.handle(), &get, Expect::is(data).behind(NODE_DATA)),
             None => checked,
         }
     }
@@ -131,7 +131,7 @@ impl<S: Submit> Transaction<S> {
     pub fn node_version(self, tree: &Tree<S>, path: &str, version: Index) -> Transaction<S> {
         let get = tree::GetV1 { path: path.as_bytes().to_vec() };
         let expect = Expect::begins(EQUAL, &version.0.to_le_bytes()).behind(NODE_VERSION);
-        self.node_exists(tree, path).check(tree.handle(), &get, expect)
+        self.node_exists(tree, path).and(tree.handle(), &get, expect)
     }
 
     /// Creates a node; nothing changes where it exists. Where it has no parent, nothing is done at

@@ -3,7 +3,7 @@
 use super::{ChildrenV1, CreateV1, DeleteBelowV1, DeleteV1, GetV1, SetV1, path};
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, SessionId, kind};
-use crate::resource::handle::{Handle, Removal, Swap, Versioned, read_swap};
+use crate::resource::handle::{Handle, Removal, Swap, Versioned, read_count, read_swap};
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
@@ -187,13 +187,11 @@ impl<S: Submit> Tree<S> {
 
     fn delete_more(self, path: String, before: u64) -> Reply<u64> {
         let delete = DeleteBelowV1 { path: path.as_bytes().to_vec() };
-        self.handle.command(&delete).then(move |answer| {
-            match answer.and_then(|answer| Ok(Reader::new(&answer.payload).u64()?)) {
-                Ok(0) if path == "/" => Reply::ready(Ok(before)),
-                Ok(0) => self.delete(&path).and_then(move |own| Ok(before + u64::from(own))),
-                Ok(deleted) => self.delete_more(path, before + deleted),
-                Err(failure) => Reply::ready(Err(failure)),
-            }
+        self.handle.command(&delete).then(move |answer| match answer.and_then(read_count) {
+            Ok(0) if path == "/" => Reply::ready(Ok(before)),
+            Ok(0) => self.delete(&path).and_then(move |own| Ok(before + u64::from(own))),
+            Ok(deleted) => self.delete_more(path, before + deleted),
+            Err(failure) => Reply::ready(Err(failure)),
         })
     }
 

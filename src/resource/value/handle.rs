@@ -4,7 +4,7 @@ use super::{CompareAndSetV1, CompareVersionV1, DeleteV1, GetAndSetV1, GetV1, Set
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_swap, read_versioned,
 };
 use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries, registry};
 use margay_log::id::Index;
@@ -133,9 +133,17 @@ impl<S: Submit> Value<S> {
 
     /// Reads it, lets `change` make the new one of it, and sets that if nobody was faster; else
     /// begins again with what is there then. Returns what was set.
-    pub fn update<F>(&self, change: F) -> Reply<Versioned>
+    pub fn update<F>(&self, mut change: F) -> Reply<Versioned>
     where
         F: FnMut(Option<&[u8]>) -> Vec<u8> + Send + 'static,
+    {
+        self.try_update(move |found| Ok(change(found)))
+    }
+
+    /// The same; where `change` fails, nothing is set.
+    pub(in super::super) fn try_update<F>(&self, change: F) -> Reply<Versioned>
+    where
+        F: FnMut(Option<&[u8]>) -> Result<Vec<u8>, Failure> + Send + 'static,
     {
         let value = self.clone();
         self.get().then(move |found| match found {
@@ -146,9 +154,12 @@ impl<S: Submit> Value<S> {
 
     fn update_from<F>(self, found: Option<Versioned>, mut change: F) -> Reply<Versioned>
     where
-        F: FnMut(Option<&[u8]>) -> Vec<u8> + Send + 'static,
+        F: FnMut(Option<&[u8]>) -> Result<Vec<u8>, Failure> + Send + 'static,
     {
-        let value = change(found.as_ref().map(|found| &found.value[..]));
+        let value = match change(found.as_ref().map(|found| &found.value[..])) {
+            Ok(value) => value,
+            Err(failure) => return Reply::ready(Err(failure)),
+        };
         let version = found.map_or(Index::ZERO, |found| found.version);
         self.compare_version_and_set(version, &value).then(move |swap| match swap {
             Ok(Swap::Done(version)) => Reply::ready(Ok(Versioned { value, version })),
@@ -159,9 +170,7 @@ impl<S: Submit> Value<S> {
 
     /// Deletes the value. Returns whether it was set.
     pub fn delete(&self) -> Reply<bool> {
-        self.handle
-            .command(&DeleteV1 {})
-            .and_then(|answer| Ok(Reader::new(&answer.payload).u8()? != 0))
+        self.handle.command(&DeleteV1 {}).and_then(read_bool)
     }
 
     /// Changes after a position, or from now on.

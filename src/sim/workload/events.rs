@@ -11,7 +11,7 @@ use super::{Actor, Journal, Workload};
 use crate::machine::Filter;
 use crate::resource::handle::Handle;
 use crate::resource::map::Map;
-use crate::resource::reply::{Delivery, Subscription};
+use crate::resource::subscription::{Delivery, Subscription};
 use crate::sim::Failure;
 use crate::sim::client::Desk;
 use margay_log::id::Index;

@@ -6,7 +6,7 @@ use margay::machine::{
 };
 use margay::resource::lock::HolderV1;
 use margay::resource::map::{MapEntry, MapEvent, MapRange};
-use margay::resource::reply::{Delivery, Feed, Subscription};
+use margay::resource::subscription::{Delivery, Feed, Subscription};
 use margay::resource::value::ValueEvent;
 use margay::resource::{
     Answer, Completer, Counter, Directory, Failure, IdGenerator, Lock, Map, Removal, Reply, Submit,

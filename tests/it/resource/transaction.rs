@@ -9,7 +9,7 @@ use margay::resource::transaction::{
     CommitV1, EQUAL, GREATER, LESS, NOT_EQUAL, OPERATIONS_MAX, Outcome,
 };
 use margay::resource::{
-    Election, Lock, Log, Multimap, Queue, Registry, Set, Transaction, Tree, Value,
+    Counter, Election, Lock, Log, Multimap, Queue, Registry, Set, Swap, Transaction, Tree, Value,
 };
 use margay::resource::{counter, lock, log, map, multimap, queue, set, tree, value};
 use margay_log::id::Index;
@@ -351,6 +351,35 @@ fn the_handle_checks_and_changes_every_collection() {
     assert!(holds(new().log_ends_at(&log, 2).delete_node(&tree, "/a/b")));
     assert_eq!(queue.poll().wait().unwrap().unwrap(), b"task");
     assert!(holds(new().lacks_task(&queue, task)));
+}
+
+/// Some checks take two queries, one takes none.
+#[test]
+fn a_check_that_fails_has_the_number_with_which_it_was_added() {
+    let (near, _) = Near::pair();
+    let value = Value::open(near.clone(), "value").wait().unwrap();
+    let tree = Tree::open(near.clone(), "tree").wait().unwrap();
+    let counter = Counter::open(near, "counter").wait().unwrap();
+    value.set(b"is").wait().unwrap();
+    let version = match tree.create("/a", b"is").wait().unwrap() {
+        Swap::Done(version) => version,
+        Swap::Conflict(found) => panic!("{found:?}"),
+    };
+    let failed = |transaction: Transaction<Near>| match transaction.commit().wait().unwrap() {
+        Outcome::CheckFailed { check, .. } => check,
+        other => panic!("{other:?}"),
+    };
+    let new = Transaction::new;
+    let good = || {
+        let checked = new().value_is(&value, Some(b"is")).node_is(&tree, "/a", Some(b"is"));
+        checked.node_version(&tree, "/a", version).at_least(&counter, i64::MIN)
+    };
+    assert_eq!(failed(good().counter_is(&counter, 1)), 4);
+    assert_eq!(failed(good().at_most(&counter, i64::MAX).value_is(&value, None)), 5);
+    assert_eq!(failed(new().value_is(&value, Some(b"was")).counter_is(&counter, 1)), 0);
+    assert_eq!(failed(good().node_is(&tree, "/a", Some(b"was"))), 4);
+    let holds = new().at_most(&counter, i64::MAX).commit().wait().unwrap();
+    assert!(matches!(holds, Outcome::Committed(_)), "it is a check, though it always holds");
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The command under test.
 pub(crate) const MARGAY: &str = env!("CARGO_BIN_EXE_margay");
 
+/// Lines of each node's log that are shown when a test fails.
+const LINES_SHOWN: usize = 60;
+
 /// A machine is not large enough for the test that measures and anything else.
 static MACHINE: RwLock<()> = RwLock::new(());
 
@@ -47,8 +50,24 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if thread::panicking() {
+            show_logs(&self.0);
+        }
         // Seen and removed by the next run.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the nodes of a test that fails have said last.
+fn show_logs(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+            eprintln!("--- {} ---\n{last}", path.display());
+        }
     }
 }
 
@@ -136,10 +155,20 @@ pub(crate) fn run(mut command: Command) -> Ended {
 
 /// Waits until `reached`, looking often.
 #[track_caller]
-pub(crate) fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, reached: impl FnMut() -> bool) {
+    until_or(what, reached, String::new);
+}
+
+/// As [`until`]; `explain` says what is there instead.
+#[track_caller]
+pub(crate) fn until_or(
+    what: &str,
+    mut reached: impl FnMut() -> bool,
+    explain: impl Fn() -> String,
+) {
     let end = Instant::now() + PATIENCE;
     while !reached() {
-        assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+        assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}\n{}", explain());
         thread::sleep(Duration::from_millis(2));
     }
 }

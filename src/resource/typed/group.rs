@@ -1,7 +1,7 @@
-//! A group whose messages and answers are of a program's own type: a layer over the bytes.
+//! A group of members whose messages and answers are of a type.
 
-use super::{Answered, Cursor, MemberGroup, Membership, Message, To};
-use crate::resource::typed::Data;
+use super::Data;
+use crate::resource::group::{Answered, Cursor, MemberGroup, Membership, Message, To};
 use crate::resource::{Failure, Fetched, Reply, Submit};
 use std::marker::PhantomData;
 use std::time::Duration;

@@ -1,0 +1,146 @@
+//! Types whose state is claims and little else: lock, read-write lock, semaphore, barrier, latch.
+//! They differ in what can be asked of them and in when a turn has come; all the rest is here.
+
+use super::{Claims, Moment};
+use crate::machine::bytes::Reader;
+use crate::machine::clock::Due;
+use crate::machine::{Code, Commit, Effects, LogTime, Notice, Query, ResourceId, SessionId};
+use crate::resource::snapshot::Items;
+use crate::resource::{Firing, Resource};
+use margay_log::id::Index;
+use std::fmt;
+
+/// What is a type's own.
+pub(in super::super) trait Rules:
+    Clone + Send + Sync + fmt::Debug + 'static
+{
+    /// Grants those whose turn has come; what is due is gone. Where turns come by commands alone,
+    /// nobody's has.
+    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
+        let _ = (claims, at, effects);
+    }
+
+    /// Applies a command, whose turns [`Rules::serve`] grants then.
+    fn apply(
+        &mut self,
+        claims: &mut Claims,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code>;
+
+    /// Answers a query.
+    fn query(&self, claims: &Claims, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code>;
+
+    /// Writes items of its own; their first bytes are numbers from 16 on.
+    fn freeze(&self, items: &mut Items<'_>) {
+        let _ = items;
+    }
+
+    /// Takes back an item of its own, whose first byte is `tag`.
+    fn thaw(&mut self, tag: u8, reader: &mut Reader<'_>) -> Result<(), Code> {
+        let _ = (tag, reader);
+        Err(Code::BAD_PAYLOAD)
+    }
+
+    /// Whether claims out of a snapshot can be.
+    fn is_sound(&self, claims: &Claims) -> bool {
+        let _ = claims;
+        true
+    }
+}
+
+/// The state of such a type.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Turns<R> {
+    rules: R,
+    claims: Claims,
+}
+
+impl<R: Rules> Turns<R> {
+    /// Nobody holds or waits for anything.
+    pub(in super::super) fn new(rules: R) -> Turns<R> {
+        Turns { rules, claims: Claims::default() }
+    }
+}
+
+impl<R: Rules> Resource for Turns<R> {
+    fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        let at = Moment::from(commit);
+        self.claims.drop_due(at, effects);
+        self.rules.serve(&mut self.claims, at, effects);
+        if let Err(code) = self.rules.apply(&mut self.claims, commit, effects) {
+            effects.refuse(code, "");
+        }
+        self.rules.serve(&mut self.claims, at, effects);
+    }
+
+    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
+        if let Err(code) = self.rules.query(&self.claims, query, &mut effects.reply) {
+            effects.refuse(code, "");
+        }
+    }
+
+    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+        let at = Moment::from(commit);
+        self.claims.drop_due(at, effects);
+        self.claims.end_session(session);
+        self.rules.serve(&mut self.claims, at, effects);
+    }
+
+    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
+        self.claims.lose_all(commit.into(), effects);
+    }
+
+    fn next_timer(&self) -> Option<Due> {
+        self.claims.next_timer()
+    }
+
+    fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
+        let at = Moment::from(firing);
+        self.claims.drop_one_due(at, effects);
+        // Others that are due may still be in the way; their timers come next.
+        if self.claims.next_timer().is_none_or(|due| due.at > at.now) {
+            self.rules.serve(&mut self.claims, at, effects);
+        }
+    }
+
+    fn involves(&self, session: SessionId) -> bool {
+        self.claims.involves(session)
+    }
+
+    fn sessions(&self) -> Vec<SessionId> {
+        self.claims.sessions()
+    }
+
+    fn holdings(
+        &self,
+        resource: ResourceId,
+        session: SessionId,
+        now: LogTime,
+        out: &mut Vec<Notice>,
+    ) {
+        self.claims.holdings(resource, session, now, out);
+    }
+
+    fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
+        self.rules.freeze(items);
+        self.claims.freeze(items);
+        None
+    }
+
+    fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
+        let mut reader = Reader::new(item);
+        match reader.u8()? {
+            tag if tag >= super::ITEM_OWN => self.rules.thaw(tag, &mut reader)?,
+            tag => self.claims.thaw(tag, &mut reader, applied)?,
+        }
+        if !self.rules.is_sound(&self.claims) {
+            return Err(Code::BAD_PAYLOAD);
+        }
+        reader.end()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Resource> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,98 @@
+//! One resource with what is kept for it, and what all of them are found by.
+
+use crate::machine::clock::Due;
+use crate::machine::{Effects, ResourceId, SessionId, Shared, halt};
+use crate::resource::ring::Ring;
+use crate::resource::{Resource, own, type_name};
+use imbl::OrdSet;
+use margay_log::id::Index;
+
+/// What can be derived from the resources, kept so that nobody has to look at all of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Links {
+    /// The next timer of each resource that has one.
+    pub(super) agenda: OrdSet<(Due, ResourceId)>,
+    /// Which resources a session holds, waits for or owns something in. May name more: what it
+    /// owned may be gone, and the resource too.
+    pub(super) involved: OrdSet<(SessionId, ResourceId)>,
+}
+
+/// One resource with what is kept for it.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Slot {
+    pub(in super::super) name: Shared<[u8]>,
+    pub(in super::super) kind: u8,
+    pub(in super::super) options: Vec<u8>,
+    pub(in super::super) state: Box<dyn Resource>,
+    pub(in super::super) ring: Ring,
+    /// What the agenda says of it.
+    pub(in super::super) timer: Option<Due>,
+}
+
+impl Slot {
+    /// Changes its state, in the name of a session or of none, and settles it. A panic of a user's
+    /// own type halts the group.
+    pub(super) fn change(
+        &mut self,
+        (id, who): (ResourceId, Option<SessionId>),
+        index: Index,
+        effects: &mut Effects,
+        links: &mut Links,
+        change: impl FnOnce(&mut dyn Resource, &mut Effects),
+    ) {
+        let before = (effects.events.len(), effects.notices.len());
+        if !own::is_own(self.kind) {
+            change(&mut *self.state, effects);
+            return self.settle((id, who), index, before, effects, links);
+        }
+        let (kind, name) = (type_name(self.kind), self.name.clone());
+        let whose = || format!("{kind} {}", String::from_utf8_lossy(&name));
+        halt::guarded(whose, || {
+            change(&mut *self.state, effects);
+            self.settle((id, who), index, before, effects, links);
+        });
+    }
+
+    /// After its state has changed: new events are kept, its timer and whom it involves are
+    /// noted. `before` is how many events and notices are not its own.
+    fn settle(
+        &mut self,
+        (id, who): (ResourceId, Option<SessionId>),
+        index: Index,
+        before: (usize, usize),
+        effects: &Effects,
+        links: &mut Links,
+    ) {
+        for event in &effects.events[before.0..] {
+            self.ring.push(index, event.clone());
+        }
+        let timer = self.state.next_timer();
+        if timer != self.timer {
+            if let Some(due) = std::mem::replace(&mut self.timer, timer) {
+                links.agenda.remove(&(due, id));
+            }
+            links.agenda.extend(timer.map(|due| (due, id)));
+        }
+        let noticed = effects.notices[before.1..].iter().map(|notice| notice.session);
+        for session in noticed.chain(who) {
+            links.note(session, id, &*self.state);
+        }
+    }
+}
+
+impl Links {
+    /// Notes whether a session is involved in a resource.
+    fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
+        let link = (session, id);
+        match (state.involves(session), self.involved.contains(&link)) {
+            (true, false) => drop(self.involved.insert(link)),
+            (false, true) => drop(self.involved.remove(&link)),
+            _ => {}
+        }
+    }
+}
+
+/// A slot to change: a copy where a frozen view shares it.
+pub(super) fn own_copy(slot: &mut Shared<Slot>) -> &mut Slot {
+    own::run(slot.kind, || Shared::make_mut(slot))
+}
