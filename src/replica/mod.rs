@@ -109,7 +109,8 @@ pub struct ReplicaConfig {
     pub group_in_flight: u64,
     /// Sessions of the group, at most.
     pub sessions_max: usize,
-    /// Entry bytes applied in one flush, about; the rest waits for the next turn.
+    /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot is
+    /// written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
     pub apply_bytes: u64,
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].
@@ -139,7 +140,7 @@ impl ReplicaConfig {
             session_in_flight: 1_024,
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
-            apply_bytes: 1 << 20,
+            apply_bytes: 256 << 10,
             settled: Micros::from_millis(5_000),
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
