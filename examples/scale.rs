@@ -102,6 +102,10 @@ pub(crate) fn cluster(load: Load) -> Result<(), Failed> {
     cluster.stop_node(leader)?;
     probe.increment().wait()?;
     println!("fail-over with all of it: {:.0?} until the next command was done", begun.elapsed());
+    // The new leader takes the sessions over a part in each turn, and goes on with that.
+    std::thread::sleep(Duration::from_secs(1));
+    let (turn, ran) = longest_turn(&cluster);
+    println!("longest turn meanwhile: {turn:.1?}, of which a turn itself ran {ran:.1?} at most");
     guard.unlock().wait()?;
     let next = waiting.into_iter().next().ok_or("no waiter")?.wait()?;
     println!("the first of {} waiters has the lock, token {}", load.waiters, next.token());
@@ -156,6 +160,15 @@ fn sessions(cluster: &LocalCluster) -> u64 {
     let groups = all.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
     let leads = groups.filter(|group| group.leader.as_ref() == Some(&group.node));
     leads.map(|group| u64::from(group.sessions)).max().unwrap_or(u64::MAX)
+}
+
+/// The longest turn of any shard in the last five to ten seconds, and the most that one itself ran.
+fn longest_turn(cluster: &LocalCluster) -> (Duration, Duration) {
+    let all = margay::client::status(&cluster.endpoints(), Duration::from_secs(2));
+    let groups = all.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
+    let turns = groups.map(|group| (group.longest_turn_us, group.busiest_turn_us));
+    let (turn, ran) = turns.fold((0, 0), |most, turn| (most.0.max(turn.0), most.1.max(turn.1)));
+    (Duration::from_micros(turn.into()), Duration::from_micros(ran.into()))
 }
 
 /// Registers the sessions over some connections at the same time.

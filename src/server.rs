@@ -21,14 +21,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use margay_log::Opened;
 use margay_log::disk::direct::Direct;
 use margay_log::disk::uring::Driver;
 use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
+use margay_log::{Found, Opened};
 
 use crate::config;
 use crate::error::Error;
 use crate::forming::{Founder, Peer};
+use crate::replica::is_beyond_repair;
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{self, Plan, Running, driver_tag, start, sys};
@@ -410,14 +411,14 @@ fn open_log(
         cluster: node.cluster,
         group,
         incarnation: node.incarnation,
-        // Alone there is nobody to mend it: what is restored then is whole again.
-        refuse_damage: node.founders.len() == 1,
         keep_rotten: true,
         spare_bytes: config::SPARE_BYTES,
         mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
     let mut files = Direct::open(path).map_err(failed)?;
-    let opened = margay_log::open(&mut files, options).map_err(failed)?;
+    let founders = group::founding(node.founders.clone());
+    let refuse = |found: &Found<'_>| is_beyond_repair(node.id, &founders, found);
+    let opened = margay_log::open_unless(&mut files, options, refuse).map_err(failed)?;
     Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48)))
 }

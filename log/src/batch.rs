@@ -21,7 +21,8 @@ use crate::id::{ClusterId, GroupId, Index};
 /// Where a batch begins in its buffer: behind the frame.
 pub const BATCH_OFFSET: usize = FRAME;
 
-const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
+/// Where its entries begin there.
+pub(crate) const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 
 /// Bytes that are added to a body's checksum at a time, as soon as they lie there: they are in the
 /// processor's first cache then, and it is a stride that crc32c takes in parallel.
@@ -177,6 +178,11 @@ pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Format
     if count == header.count { Ok(()) } else { Err(FormatError::Count { count: header.count }) }
 }
 
+/// Bytes that an entry takes whose payload has this length, no more than it may have.
+pub(crate) fn entry_length(payload: usize) -> usize {
+    ENTRY_HEADER + aligned(payload.min(PAYLOAD_MAX as usize))
+}
+
 /// Bytes that entries with payloads of these lengths take.
 #[cfg(feature = "direct")]
 pub(crate) fn body_length(payloads: impl Iterator<Item = usize>) -> u64 {
@@ -281,9 +287,27 @@ impl Open {
         (self.used - BATCH_OFFSET) as u32
     }
 
+    /// Makes room for `bytes` of entries: moves to a buffer that `larger` gives for a length, and
+    /// returns the one it was in. What does not fit into a batch at all gets no room.
+    pub(crate) fn reserve(
+        &mut self,
+        bytes: usize,
+        larger: impl FnOnce(usize) -> Buffer,
+    ) -> Option<Buffer> {
+        let end = self.used + bytes;
+        if end <= self.buffer.len() || end > BATCH_OFFSET + LENGTH_MAX as usize {
+            return None;
+        }
+        let mut larger = larger(end);
+        assert!(larger.capacity() >= end);
+        larger.set_length(larger.capacity());
+        larger[BODY_OFFSET..self.used].copy_from_slice(&self.buffer[BODY_OFFSET..self.used]);
+        Some(std::mem::replace(&mut self.buffer, larger))
+    }
+
     /// Copies an entry to the end.
     pub(crate) fn push(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<(), Full> {
-        if self.size() >= BATCH_MAX {
+        if self.is_full() {
             return Err(Full::Batch);
         }
         let length = parts.iter().map(|part| part.len()).sum();
@@ -297,13 +321,12 @@ impl Open {
     }
 
     /// Whether no entry is taken any more.
-    #[cfg(feature = "direct")]
     pub(crate) fn is_full(&self) -> bool {
         self.size() >= BATCH_MAX
     }
 
     /// Adds an entry of `length` bytes at the end, which `fill` writes. Beyond [`BATCH_MAX`] too,
-    /// as long as it fits into a batch at all.
+    /// as long as it fits into a batch at all; there must be room.
     pub(crate) fn push_with(
         &mut self,
         header: &EntryHeader,
@@ -318,11 +341,9 @@ impl Open {
             return Err(Full::Batch);
         }
         let end = self.used + takes;
-        if end > self.buffer.len() {
-            self.grow(end);
-        }
-        let header = EntryHeader { length: length as u32, ..*header };
-        self.buffer[self.used..self.used + ENTRY_HEADER].copy_from_slice(&header.encode());
+        assert!(end <= self.buffer.len(), "room has been made");
+        let head = self.buffer[self.used..].first_chunk_mut().expect("room has been made");
+        header.encode_into(length as u32, head);
         let at = self.used + ENTRY_HEADER;
         fill(&mut self.buffer[at..at + length]);
         self.buffer[at + length..end].fill(0);
@@ -365,13 +386,5 @@ impl Open {
     /// The buffer, its content no longer wanted.
     pub(crate) fn discard(self) -> Buffer {
         self.buffer
-    }
-
-    fn grow(&mut self, needed: usize) {
-        let most = in_blocks(BATCH_OFFSET as u64 + u64::from(LENGTH_MAX)) as usize;
-        assert!(needed <= most);
-        let mut larger = Buffer::zeroed((self.buffer.capacity() * 2).max(needed).min(most));
-        larger[BODY_OFFSET..self.used].copy_from_slice(&self.buffer[BODY_OFFSET..self.used]);
-        self.buffer = larger;
     }
 }

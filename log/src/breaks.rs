@@ -73,6 +73,11 @@ breaks! {
     WIPED_NODE_VOTES "wiped-node-votes" "a node whose disk was lost goes on as if it were itself";
 }
 
+/// What a file held as another segment counts for the one that it is now. Only the log's own tests
+/// put it back: it shows where a write is lost in silence, which the simulator's disks do not do.
+pub const OLD_FRAMES_COUNT: Break =
+    Break { name: "old-frames-count", what: "old frames of a file used again count" };
+
 impl Break {
     /// The one of that name.
     #[must_use]

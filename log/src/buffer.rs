@@ -4,25 +4,28 @@
 //! The only unsafe code outside the disk drivers. What the bytes mean is not decided here.
 //!
 //! Invariants: the address and the capacity are multiples of [`BLOCK`], the address of a large one
-//! also of a huge page; all bytes up to the
-//! capacity are initialised; the visible length is a multiple of [`BLOCK`] and not above the
-//! capacity. A buffer without any bytes has no memory either.
+//! also of a huge page; all bytes up to the capacity are initialised; the visible length is a
+//! multiple of [`BLOCK`] and not above the capacity. Buffers that share a huge page do not overlap,
+//! and nobody looks at the page itself. A buffer without any bytes has no memory either.
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::format::BLOCK;
 
 /// Size of a huge page, in bytes: buffers that large are aligned to it.
-const HUGE: usize = 2 << 20;
+pub(crate) const HUGE: usize = 2 << 20;
 
 /// Block-aligned bytes. Dereferences to its visible length, which is a multiple of [`BLOCK`].
 pub struct Buffer {
     start: NonNull<u8>,
     length: usize,
     capacity: usize,
+    /// Where its bytes lie, if it does not own them.
+    page: Option<Arc<Buffer>>,
 }
 
 impl Buffer {
@@ -33,27 +36,30 @@ impl Buffer {
     #[must_use]
     pub fn zeroed(bytes: usize) -> Buffer {
         let capacity = rounded(bytes);
-        let layout = layout(capacity);
-        let start = if capacity < HUGE {
-            // SAFETY: the layout's size is not zero, `rounded` gives at least one block.
-            unsafe { alloc_zeroed(layout) }
-        } else {
-            // SAFETY: as above.
-            unsafe { alloc(layout) }
-        };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        if capacity >= HUGE {
-            wish_huge(start, capacity);
-            // SAFETY: `capacity` bytes from `start` have just been allocated.
-            unsafe { start.as_ptr().write_bytes(0, capacity) };
-        }
+        let start = if capacity < HUGE { taken(capacity) } else { mapped(capacity) };
+        let Some(start) = start else { handle_alloc_error(layout(capacity)) };
         assert!((start.as_ptr() as usize).is_multiple_of(BLOCK));
-        Buffer { start, length: capacity, capacity }
+        Buffer { start, length: capacity, capacity, page: None }
+    }
+
+    /// A huge page of zeros, in buffers of `capacity` bytes each. The page is there as long as one
+    /// of them is.
+    ///
+    /// # Panics
+    /// If `capacity` is not a power of two between [`BLOCK`] and a huge page.
+    pub(crate) fn parts_of_page(capacity: usize) -> impl Iterator<Item = Buffer> {
+        assert!(capacity.is_power_of_two() && (BLOCK..=HUGE).contains(&capacity));
+        let page = Arc::new(Buffer::zeroed(HUGE));
+        (0..HUGE / capacity).map(move |part| {
+            // SAFETY: the part begins within the bytes of the page.
+            let start = unsafe { page.start.add(part * capacity) };
+            Buffer { start, length: capacity, capacity, page: Some(Arc::clone(&page)) }
+        })
     }
 
     /// No bytes and no memory: what is left where a buffer was taken away.
     pub(crate) const fn empty() -> Buffer {
-        Buffer { start: NonNull::dangling(), length: 0, capacity: 0 }
+        Buffer { start: NonNull::dangling(), length: 0, capacity: 0, page: None }
     }
 
     /// Bytes that are there, visible or not.
@@ -85,7 +91,8 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `length <= capacity` bytes from `start` are allocated, initialised and owned by
-        // `self`; where that is none, any pointer that is not null will do.
+        // `self`, or its part of a page that `self` keeps and nobody else looks at; where that is
+        // none, any pointer that is not null will do.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -99,14 +106,23 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.capacity > 0 {
-            // SAFETY: allocated in `zeroed` with this very layout, and nobody else frees it.
-            unsafe { dealloc(self.start.as_ptr(), layout(self.capacity)) }
+        if self.capacity == 0 || self.page.is_some() {
+            return;
+        }
+        // SAFETY: `zeroed` got it from there with this very capacity, and nobody else gives it
+        // back.
+        unsafe {
+            if self.capacity < HUGE {
+                dealloc(self.start.as_ptr(), layout(self.capacity));
+            } else {
+                unmap(self.start, self.capacity);
+            }
         }
     }
 }
 
-// SAFETY: a buffer owns its bytes as a `Vec<u8>` does; there is no interior mutability.
+// SAFETY: a buffer owns its bytes as a `Vec<u8>` does, its part of a page included; there is no
+// interior mutability.
 unsafe impl Send for Buffer {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for Buffer {}
@@ -127,18 +143,64 @@ fn layout(capacity: usize) -> Layout {
     Layout::from_size_align(capacity, align).expect("a buffer fits in memory")
 }
 
-/// Tells the system that these bytes would do well on huge pages: pinning one for a write takes a
-/// tenth of what its small pages take. Must come before they are first touched.
+/// Zeros from the allocator.
+fn taken(capacity: usize) -> Option<NonNull<u8>> {
+    // SAFETY: the layout's size is not zero, `rounded` gives at least one block.
+    NonNull::new(unsafe { alloc_zeroed(layout(capacity)) })
+}
+
+/// Zeros from the system itself, on huge pages if it goes along: pinning one for a write takes a
+/// tenth of what its small pages take. An allocator would hand out memory that it was given back,
+/// and what was touched before stays on small pages.
 #[cfg(feature = "direct")]
-fn wish_huge(start: NonNull<u8>, capacity: usize) {
-    let whole = capacity - capacity % HUGE;
-    // SAFETY: the bytes are allocated and nobody else's; the advice changes no content. A system
-    // that does not take it is as good.
-    unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+fn mapped(capacity: usize) -> Option<NonNull<u8>> {
+    let whole = capacity.checked_next_multiple_of(HUGE)?;
+    let size = whole.checked_add(HUGE)?;
+    let (access, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a mapping of its own, where the system likes; no memory of ours is involved.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), size, access, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let before = start.align_offset(HUGE);
+    assert!(before < HUGE, "the address of a byte can be aligned");
+    // SAFETY: all within the mapping just made: what lies before and behind the aligned part is
+    // given back, and nobody has seen it; the advice is for whole huge pages and changes no
+    // content.
+    unsafe {
+        let begin = start.byte_add(before);
+        if before > 0 {
+            libc::munmap(start, before);
+        }
+        libc::munmap(begin.byte_add(whole), HUGE - before);
+        libc::madvise(begin, capacity - capacity % HUGE, libc::MADV_HUGEPAGE);
+        NonNull::new(begin.cast())
+    }
+}
+
+/// Gives back what [`mapped`] gave for `capacity`.
+///
+/// # Safety
+/// It did, and nobody uses it any more.
+#[cfg(feature = "direct")]
+unsafe fn unmap(start: NonNull<u8>, capacity: usize) {
+    // SAFETY: the part of the mapping that was kept, says the caller.
+    unsafe { libc::munmap(start.as_ptr().cast(), capacity.next_multiple_of(HUGE)) };
 }
 
 #[cfg(not(feature = "direct"))]
-fn wish_huge(_: NonNull<u8>, _: usize) {}
+fn mapped(capacity: usize) -> Option<NonNull<u8>> {
+    taken(capacity)
+}
+
+/// # Safety
+/// As of `dealloc`.
+#[cfg(not(feature = "direct"))]
+unsafe fn unmap(start: NonNull<u8>, capacity: usize) {
+    // SAFETY: says the caller.
+    unsafe { dealloc(start.as_ptr(), layout(capacity)) };
+}
 
 #[cfg(test)]
 mod tests {
@@ -149,7 +211,8 @@ mod tests {
         for bytes in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20, HUGE, HUGE + 1, 3 * HUGE] {
             let mut buffer = Buffer::zeroed(bytes);
             assert_eq!(buffer.len(), bytes.max(1).next_multiple_of(BLOCK));
-            assert!((buffer.as_mut_pointer() as usize).is_multiple_of(BLOCK));
+            let align = if buffer.len() < HUGE { BLOCK } else { HUGE };
+            assert!((buffer.as_mut_pointer() as usize).is_multiple_of(align));
             assert!(buffer.iter().all(|&byte| byte == 0));
             buffer.fill(0xa5);
             assert!(buffer.iter().all(|&byte| byte == 0xa5));
@@ -164,6 +227,26 @@ mod tests {
         let taken = std::mem::replace(&mut empty, Buffer::zeroed(BLOCK));
         drop(taken);
         assert_eq!(empty.len(), BLOCK);
+    }
+
+    #[test]
+    fn parts_of_a_page_are_apart_and_outlive_each_other() {
+        let mut parts: Vec<Buffer> = Buffer::parts_of_page(HUGE / 4).collect();
+        assert_eq!(parts.len(), 4);
+        for (at, part) in parts.iter_mut().enumerate() {
+            assert_eq!((part.len(), part.capacity()), (HUGE / 4, HUGE / 4));
+            assert!(part.iter().all(|&byte| byte == 0));
+            part.fill(at as u8 + 1);
+        }
+        let mut last = parts.pop().expect("four of them");
+        for (at, part) in parts.iter().enumerate() {
+            assert!(part.iter().all(|&byte| byte == at as u8 + 1));
+        }
+        drop(parts);
+        last.set_length(BLOCK);
+        let last = std::thread::spawn(move || last.iter().all(|&byte| byte == 4));
+        assert!(last.join().expect("the thread ends"));
+        assert_eq!(Buffer::parts_of_page(HUGE).count(), 1);
     }
 
     #[test]

@@ -298,9 +298,13 @@ impl Log {
         let Some(done) = self.rewriting.take_if(|rewriting| rewriting.segment == segment) else {
             return;
         };
-        if result.is_ok()
-            && let Some(segment) = self.segments.by_number(segment)
-        {
+        if result.is_err() {
+            return;
+        }
+        // Its file waited for this to be set aside.
+        let retiring = self.retiring.iter_mut().find(|retiring| retiring.segment == segment);
+        retiring.into_iter().for_each(|retiring| retiring.size = done.size);
+        if let Some(segment) = self.segments.by_number(segment) {
             segment.replace(done.size, done.batches, &done.marks);
         }
     }

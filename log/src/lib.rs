@@ -97,4 +97,4 @@ pub use crate::log::{Log, Space};
 pub use crate::options::Options;
 pub use crate::progress::Progress;
 pub use crate::read::Read;
-pub use crate::recover::{Opened, Report, open};
+pub use crate::recover::{Found, Opened, Report, open, open_unless};

@@ -11,7 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::batch::{Batch, Open, Received, disk_length};
+#[cfg(feature = "direct")]
+use crate::batch::body_length;
+use crate::batch::{BODY_OFFSET, Batch, Open, Received, disk_length, entry_length};
 use crate::clean::Rewriting;
 use crate::disk::{DiskError, Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
@@ -160,7 +162,8 @@ impl Log {
     /// # Errors
     /// [`Full`], and then the open batch is as before.
     pub fn push_parts(&mut self, header: &EntryHeader, parts: &[&[u8]]) -> Result<Index, Full> {
-        self.open().push(header, parts)?;
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.open_for(entry_length(length)).push(header, parts)?;
         Ok(self.open_last())
     }
 
@@ -176,7 +179,7 @@ impl Log {
         length: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<Index, Full> {
-        self.open().push_with(header, length, fill)?;
+        self.open_for(entry_length(length)).push_with(header, length, fill)?;
         Ok(self.open_last())
     }
 
@@ -188,11 +191,13 @@ impl Log {
     /// they fit.
     #[cfg(feature = "direct")]
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
-        let open = self.open();
+        let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
+        self.open_for(length as usize);
+        let header = EntryHeader::default();
         for payload in payloads {
             let payload = payload.as_ref();
             let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
-            open.push_with(&EntryHeader::default(), payload.len(), fill)?;
+            self.push_with(&header, payload.len(), fill)?;
         }
         Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
     }
@@ -203,9 +208,13 @@ impl Log {
         self.open.as_ref().is_some_and(Open::is_full)
     }
 
-    fn open(&mut self) -> &mut Open {
+    /// The open batch, with room for `bytes` more of entries, unless they are too many for it.
+    fn open_for(&mut self, bytes: usize) -> &mut Open {
         let Log { open, tail, .. } = self;
-        open.get_or_insert_with(|| Open::new(tail.buffer()))
+        let open = open.get_or_insert_with(|| Open::new(tail.buffer(BODY_OFFSET + bytes)));
+        let former = open.reserve(bytes, |length| tail.buffer(length));
+        former.into_iter().for_each(|former| tail.recycle(former));
+        open
     }
 
     /// The index that the last entry of the open batch will have.

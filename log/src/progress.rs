@@ -343,13 +343,15 @@ impl Log {
         let rewriting = self.rewriting.as_ref().map(|rewriting| rewriting.segment);
         let (writer, reads, ops) = (&self.writer, &self.reads, &mut self.ops);
         let (spares, bytes_max) = (&mut self.spares, self.options.spare_bytes);
+        // A file that was rewritten, or made for one large batch, has a size that none will have.
+        let fits = |size| self.options.has_segments_of(size);
         self.retiring.retain(|&Retiring { segment, size, needed }| {
             let is_busy = [preparing, rewriting].contains(&Some(segment))
                 || writer.is_writing(segment)
                 || reads.is_using(segment);
             let is_due = needed <= durable && !is_busy;
             if is_due {
-                let keep = spares.takes(segment, size, bytes_max);
+                let keep = fits(size) && spares.takes(segment, size, bytes_max);
                 ops.push_back(Op::Retire { segment, keep });
             }
             !is_due

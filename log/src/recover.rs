@@ -232,11 +232,39 @@ pub enum Cause {
     Unrepaired,
 }
 
+/// What there is of a damaged log, before anything of it is changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// What the log lacks at its end. The entries behind that are not known.
+    pub damage: Option<Damage>,
+    /// Batches within the log that cannot be read.
+    pub rotten: &'a [Rotten],
+    /// See [`Opened::marked`].
+    pub marked: &'a [(Index, Vec<u8>)],
+    /// Snapshots whose header can be read, oldest first.
+    pub snapshots: &'a [SnapshotHeader],
+}
+
 /// Opens the log in `storage`; makes one if there is none.
 ///
 /// # Errors
-/// Whatever keeps it from being opened, as [`Error`] lists it. Damage is not an error but reported.
-pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, Error> {
+/// Whatever keeps it from being opened, as [`Error`] lists it. Damage is one of them if
+/// [`Options::refuse_damage`] says so; else it is reported.
+pub fn open(storage: &mut dyn Storage, options: Options) -> Result<Opened, Error> {
+    let refuse = options.refuse_damage;
+    open_unless(storage, options, |_| refuse)
+}
+
+/// The same, for who decides by what was found whether damage is an error: `refuse` is asked only
+/// where there is some, and before anything is written.
+///
+/// # Errors
+/// As with [`open`].
+pub fn open_unless(
+    storage: &mut dyn Storage,
+    mut options: Options,
+    refuse: impl FnOnce(&Found<'_>) -> bool,
+) -> Result<Opened, Error> {
     options.check()?;
     let listed = storage.segments().map_err(|cause| failed("list", "segments", cause))?;
     let (hard, pair, created) = hard_state(storage, &options, listed.is_empty())?;
@@ -273,14 +301,18 @@ pub fn open(storage: &mut dyn Storage, mut options: Options) -> Result<Opened, E
     }
     let damage = find_damage(&mut walk, &hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
     let rotten = find_rotten(&walk);
-    if options.refuse_damage {
-        refuse(damage.as_ref(), &rotten)?;
-    }
-    let next = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
-    let fresh = go_on_in(&mut walk, fresh, next, &options);
     let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
+    let (marked, whole) = (&walk.marked, &snapshots);
+    let found = Found { damage, rotten: &rotten, marked, snapshots: whole };
+    if let Some(error) = first_damage(&found)
+        && refuse(&found)
+    {
+        return Err(error);
+    }
+    let next = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
+    let fresh = go_on_in(&mut walk, fresh, next, &options);
     let marked = std::mem::take(&mut walk.marked);
     let report = Report {
         created,
@@ -318,16 +350,13 @@ fn go_on_in(
     Some(next)
 }
 
-/// For who cannot mend a log: the first damage there is, as an error.
-fn refuse(damage: Option<&Damage>, rotten: &[Rotten]) -> Result<(), Error> {
-    if let Some(&Damage { segment, offset, index, cause, .. }) = damage {
-        return Err(Error::Damaged { segment, offset, index, cause });
+/// The first damage there is, as an error.
+fn first_damage(found: &Found<'_>) -> Option<Error> {
+    if let Some(Damage { segment, offset, index, cause, .. }) = found.damage {
+        return Some(Error::Damaged { segment, offset, index, cause });
     }
-    if let Some(&Rotten { segment, offset, first, .. }) = rotten.first() {
-        let cause = Cause::Unreadable;
-        return Err(Error::Damaged { segment, offset, index: first, cause });
-    }
-    Ok(())
+    let &Rotten { segment, offset, first, .. } = found.rotten.first()?;
+    Some(Error::Damaged { segment, offset, index: first, cause: Cause::Unreadable })
 }
 
 /// The newest hard state, its pair, and whether the log is new.

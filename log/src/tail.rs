@@ -8,13 +8,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::{Batch, Shell};
-use crate::buffer::Buffer;
-use crate::format::BatchHeader;
+use crate::buffer::{Buffer, HUGE};
+use crate::format::{BatchHeader, in_blocks};
 use crate::id::Index;
 
 /// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a
 /// block.
 const BUFFER_MIN: usize = 64 << 10;
+/// From this size on, in bytes, buffers lie on huge pages, several on one: pinning its small pages
+/// takes a write longer than the bytes in them do. Below, a log is not worth a page of its own.
+const PAGE_MIN: usize = 256 << 10;
 /// Free buffers kept, at most.
 const POOL_MAX: usize = 16;
 /// Largest buffer kept, in bytes.
@@ -61,13 +64,24 @@ impl Tail {
         }
     }
 
-    /// A buffer to build a batch in; what it holds is arbitrary.
-    pub(crate) fn buffer(&mut self) -> Buffer {
-        let fits = |buffer: &Buffer| buffer.capacity() >= self.expected;
-        match self.pool.iter().position(fits) {
-            Some(at) => self.pool.remove(at),
-            None => Buffer::zeroed(self.expected),
+    /// A buffer to build a batch in that may come to `length` bytes or more; what it holds is
+    /// arbitrary. The one that was in use last, because its bytes are in the processor's caches.
+    pub(crate) fn buffer(&mut self, length: usize) -> Buffer {
+        let wanted = match self.expected.max(length) {
+            length @ ..=HUGE => length.next_power_of_two(),
+            length => in_blocks(length as u64) as usize,
+        };
+        let fits = |buffer: &Buffer| (wanted..=2 * wanted).contains(&buffer.capacity());
+        if let Some(at) = self.pool.iter().rposition(fits) {
+            return self.pool.remove(at);
         }
+        if !(PAGE_MIN..HUGE).contains(&wanted) {
+            return Buffer::zeroed(wanted);
+        }
+        let mut parts = Buffer::parts_of_page(wanted);
+        let first = parts.next().expect("a page has one part at least");
+        parts.for_each(|part| self.recycle(part));
+        first
     }
 
     /// A buffer for a batch of `length` bytes, at most twice as large; what it holds is arbitrary.
@@ -108,7 +122,7 @@ impl Tail {
             .back()
             .is_none_or(|last| last.header().last().index == batch.header().prev());
         assert!(contiguous, "the tail ends where the log ends");
-        self.expected = (batch.buffer().capacity()).clamp(BUFFER_MIN, POOL_BUFFER_MAX);
+        self.expected = batch.buffer().capacity().clamp(BUFFER_MIN, POOL_BUFFER_MAX);
         self.bytes += cost(batch);
         self.batches.push_back(Arc::clone(batch));
         while self.bytes > self.bytes_max && self.batches.len() > 1 {
@@ -217,10 +231,10 @@ mod tests {
             tail.recycle(Buffer::zeroed(4 * BLOCK));
         }
         tail.expected = POOL_BUFFER_MAX;
-        let mut large = tail.buffer();
+        let mut large = tail.buffer(0);
         let address = large.as_mut_pointer();
         tail.recycle(large);
-        assert_eq!(tail.buffer().as_mut_pointer(), address, "the same one again");
+        assert_eq!(tail.buffer(0).as_mut_pointer(), address, "the same one again");
         let mut small = tail.small_buffer(BLOCK);
         let address = small.as_mut_pointer();
         tail.recycle(small);

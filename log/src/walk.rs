@@ -117,8 +117,12 @@ impl<'a> Walk<'a> {
             let position = Position { segment: number, offset };
             let block = self.window.view(storage, offset, BLOCK as u64)?;
             let is_zero = is_zero(block);
-            let frame = Frame::decode(block, self.hard.salt).ok();
-            let pack = PackFrame::decode(block, self.hard.salt).ok();
+            let mut frame = Frame::decode(block, self.hard.salt).ok();
+            let mut pack = PackFrame::decode(block, self.hard.salt).ok();
+            if breaks::OLD_FRAMES_COUNT.on() {
+                let packed = pack.iter_mut().map(|pack| &mut pack.frame);
+                frame.iter_mut().chain(packed).for_each(|frame| frame.position = position);
+            }
             let frame = frame.filter(|frame| self.is_ours(frame, position, size));
             let pack = pack.filter(|pack| self.is_ours(&pack.frame, position, size));
             walked.written |= !is_zero;

@@ -48,8 +48,8 @@ use front::Front;
 use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
-pub use repair::RepairCounts;
 use repair::Repairs;
+pub use repair::{RepairCounts, is_beyond_repair};
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
 
@@ -74,9 +74,10 @@ pub trait Host {
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {
         drop(remains);
     }
-    /// The longest turn of the shard in the last five to ten seconds, for reports.
-    fn longest_turn(&self) -> Micros {
-        Micros(0)
+    /// The longest turn of the shard in the last five to ten seconds, and the most that one of them
+    /// itself ran, for reports.
+    fn longest_turn(&self) -> (Micros, Micros) {
+        (Micros(0), Micros(0))
     }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
@@ -108,7 +109,8 @@ pub struct ReplicaConfig {
     pub group_in_flight: u64,
     /// Sessions of the group, at most.
     pub sessions_max: usize,
-    /// Entry bytes applied in one flush, about; the rest waits for the next turn.
+    /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot is
+    /// written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
     pub apply_bytes: u64,
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].
@@ -138,7 +140,7 @@ impl ReplicaConfig {
             session_in_flight: 1_024,
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
-            apply_bytes: 1 << 20,
+            apply_bytes: 256 << 10,
             settled: Micros::from_millis(5_000),
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
@@ -543,6 +545,7 @@ impl<S: StateMachine> Replica<S> {
             halted: self.halted.is_some(),
             snapshotting: self.snapshots.is_making(),
             longest_turn_us: 0,
+            busiest_turn_us: 0,
             term: self.raft.term(),
             first: self.log.first(),
             last: self.log.last(),

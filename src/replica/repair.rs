@@ -17,9 +17,9 @@ use std::sync::Arc;
 use margay_log::batch::{Batch, Received};
 use margay_log::id::{BatchEnd, EntryId, Index, Micros, NodeId, Ticket};
 use margay_log::recover::Rotten;
-use margay_log::{Buffer, Read};
+use margay_log::{Buffer, Found, Read};
 
-use super::membership::Membership;
+use super::membership::{Member, Membership, Memberships, Standing};
 use super::{Fault, Host, Replica};
 use crate::machine::{StateMachine, kind};
 use crate::raft::message::{Input, RoleKind};
@@ -67,6 +67,33 @@ pub struct RepairCounts {
     pub mended: u64,
     /// Times the whole log and the snapshots were looked through.
     pub rounds: u64,
+}
+
+/// Whether a damaged log is to be left as it is, because no other node of its group could give back
+/// what it lacks: what is restored then, from a copy, is whole again. It goes by the latest members
+/// that log and snapshots tell of, not by the founders.
+///
+/// A lost end is known only to a leader, and who alone votes needs none; a lost batch is known to
+/// every member that has it.
+#[must_use]
+pub fn is_beyond_repair(own: NodeId, founders: &[Member], found: &Found<'_>) -> bool {
+    // What cannot be read is an error of its own, once the log is open.
+    let Some(members) = latest_members(founders, found) else { return false };
+    let is_other = |(member, standing): (&Member, Standing)| {
+        member.id != own && (found.damage.is_none() || standing.votes())
+    };
+    !members.members().any(is_other)
+}
+
+/// The membership that was appended last, as far as is known.
+fn latest_members(founders: &[Member], found: &Found<'_>) -> Option<Membership> {
+    let snapshot = found.snapshots.last();
+    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.end.id.index);
+    match (found.marked.last().filter(|(index, _)| *index > end), snapshot) {
+        (Some((_, payload)), _) => Membership::decode(payload).ok(),
+        (None, Some(snapshot)) => Memberships::decode(&snapshot.meta).ok().map(|(_, last)| last),
+        (None, None) => Some(Membership::founding(founders.to_vec())),
+    }
 }
 
 impl<S: StateMachine> Replica<S> {

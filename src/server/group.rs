@@ -9,6 +9,7 @@ use margay_log::recover::Damage;
 
 use super::{MakeGroup, Seed, Server, ServerConfig, run_with};
 use crate::error::Error;
+use crate::forming::Founder;
 use crate::machine::{Code, StateMachine};
 use crate::raft::message::Config;
 use crate::replica::membership::Member;
@@ -86,6 +87,19 @@ pub fn resources() -> MakeGroup {
     Arc::new(|seed: Seed, now| Ok(Box::new(replica(seed, Registry::new(), now)?)))
 }
 
+/// The founders of a cluster as members of its groups.
+pub(super) fn founding(founders: Vec<Founder>) -> Vec<Member> {
+    let numbered = founders.into_iter().zip(1..);
+    numbered
+        .map(|(founder, id)| Member {
+            id: NodeId(id),
+            name: founder.name,
+            address: founder.address,
+            incarnation: founder.incarnation,
+        })
+        .collect()
+}
+
 /// A replica of any state machine.
 ///
 /// # Errors
@@ -106,16 +120,7 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
             "a write was cut off here by the last stop; it was never acknowledged"
         );
     }
-    let members = founders
-        .into_iter()
-        .zip(1..)
-        .map(|(founder, id)| Member {
-            id: NodeId(id),
-            name: founder.name,
-            address: founder.address,
-            incarnation: founder.incarnation,
-        })
-        .collect();
+    let members = founding(founders);
     // Any number does: it only spreads the election time-outs of nodes and groups.
     let spread = opened.log.incarnation().0 ^ u64::from(group.0).rotate_left(32) ^ now.0;
     let raft = Config { lease, ..Config::new(node, spread) };

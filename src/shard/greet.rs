@@ -155,7 +155,8 @@ impl Shard {
                 Code::NO_SUCH_GROUP => format!("groups 0 to {} are served", self.node.groups - 1),
                 _ => format!("cluster {}: {}", self.node.cluster, code.text()),
             };
-            if self.net.hush.may_speak(self.net.now) {
+            // Who dials this node by mistake and is this node says so itself.
+            if !self.node.is_own(&hello) && self.net.hush.may_speak(self.net.now) {
                 let (node, group) = (hello.node, hello.group);
                 tracing::warn!(%node, %group, "hello refused: {code}");
             }

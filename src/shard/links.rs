@@ -86,6 +86,16 @@ impl Link {
         }
         self.said = reason;
     }
+
+    /// A member that has moved, or that this node has replaced: others will say where it is now, or
+    /// that it is none any more.
+    fn note_own_address(&mut self) {
+        let reason = "it had this node's address before; it is not there any more";
+        if self.said != reason && self.slot == 0 {
+            tracing::info!(peer = %self.to, "no connection to peer: {reason}");
+        }
+        reason.clone_into(&mut self.said);
+    }
 }
 
 impl Net {
@@ -173,6 +183,10 @@ impl Net {
         let State::Greeting { link: number, .. } = conn.state else { return };
         let link = &mut self.links[number as usize];
         if link.status == Status::Gone {
+            return self.kill(ring, index);
+        }
+        if node.is_own(hello) {
+            link.note_own_address();
             return self.kill(ring, index);
         }
         let complaint = if !hello.code.is_ok() {

@@ -216,8 +216,9 @@ impl Host for View<'_> {
         self.net.set_links(self.node, self.slot, self.group, members);
     }
 
-    fn longest_turn(&self) -> Micros {
-        self.pace.longest(self.net.now)
+    fn longest_turn(&self) -> (Micros, Micros) {
+        let longest = self.pace.longest(self.net.now);
+        (longest.turn, longest.ran)
     }
 
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {

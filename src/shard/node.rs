@@ -100,6 +100,12 @@ impl Node {
         }
     }
 
+    /// Whether this hello comes from this very node: it dials a member that had its address before.
+    pub(crate) fn is_own(&self, hello: &Hello) -> bool {
+        let own = self.hello(hello.kind, hello.group, hello.code);
+        (own.cluster, own.node, own.incarnation) == (hello.cluster, hello.node, hello.incarnation)
+    }
+
     /// Why nothing can be said to who greets so, if so.
     pub(crate) fn refuses(&self, hello: &Hello) -> Option<Code> {
         let foreign = hello.cluster != self.cluster;

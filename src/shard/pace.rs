@@ -1,8 +1,8 @@
 //! How long turns take, and what they take long with.
 //!
-//! The length of a turn is what the machine made of it: other threads' time on the same CPU counts.
-//! With `MARGAY_LOG=margay::shard=debug` each long turn is said, with its parts and the time that
-//! this thread itself ran.
+//! The length of a turn is what the machine made of it: what others ran on the same CPU meanwhile
+//! counts. So there is a second figure, what a turn itself ran: the rest of a long one was waiting.
+//! With `MARGAY_LOG=margay::shard=debug` each long turn is said, with its parts.
 
 use margay_log::id::Micros;
 
@@ -11,28 +11,48 @@ use crate::config;
 
 /// The parts of a turn, in order.
 const PARTS: usize = 4;
+/// What this thread has run is looked up at most this often: what a turn ran is said that much too
+/// high at worst.
+const LOOK: Micros = Micros(200);
 
 /// The longest turns of late, and the parts of the current one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Pace {
     /// When `now` began to be collected.
     since: Micros,
-    /// The longest turn in this period, and in the one before.
-    now: Micros,
-    before: Micros,
+    /// In this period, and in the one before.
+    now: Longest,
+    before: Longest,
     began: Micros,
     /// Ends of the parts: completions, news and deadlines, groups, sends.
     ends: [Micros; PARTS],
     part: usize,
-    /// What this thread had run when the turn began; 0 where nobody wants to know.
+    /// What this thread had run when it was last looked up, and when that was.
     ran: Micros,
+    looked: Micros,
+}
+
+/// The longest of some turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Longest {
+    /// From its begin to its end.
+    pub(super) turn: Micros,
+    /// What a turn itself ran, at most: not necessarily the same one.
+    pub(super) ran: Micros,
+}
+
+impl Longest {
+    fn max(self, other: Longest) -> Longest {
+        Longest { turn: self.turn.max(other.turn), ran: self.ran.max(other.ran) }
+    }
 }
 
 impl Pace {
     /// A turn begins.
     pub(super) fn begin(&mut self, began: Micros) {
-        let wanted = tracing::enabled!(tracing::Level::DEBUG);
-        self.ran = if wanted { sys::ran() } else { Micros(0) };
+        if began.since(self.looked) >= LOOK {
+            (self.ran, self.looked) = (sys::ran(), began);
+        }
         (self.began, self.part) = (began, 0);
     }
 
@@ -48,36 +68,37 @@ impl Pace {
         let took = end.since(began);
         let age = began.since(self.since);
         if age >= config::PACE_PERIOD {
-            let before = if age.0 < 2 * config::PACE_PERIOD.0 { self.now } else { Micros(0) };
-            (self.since, self.now, self.before) = (began, Micros(0), before);
+            let is_recent = age.0 < 2 * config::PACE_PERIOD.0;
+            self.before = if is_recent { self.now } else { Longest::default() };
+            (self.since, self.now) = (began, Longest::default());
         }
-        self.now = self.now.max(took);
-        if took >= config::TURN_ALARM && self.ran > Micros(0) {
-            let ran = sys::ran().since(self.ran).0;
-            let [received, due, groups, sent] = self.ends;
-            let (sent, groups) = (sent.since(groups).0, groups.since(due).0);
-            let (due, received) = (due.since(received).0, received.since(began).0);
-            let took = took.0;
-            tracing::debug!(
-                took,
-                ran,
-                completions,
-                received,
-                due,
-                groups,
-                sent,
-                "a long turn, in us"
-            );
+        // It cannot have run longer than it took.
+        let is_long = took >= config::TURN_ALARM;
+        if is_long || took > self.now.ran {
+            let ran = sys::ran().since(self.ran).min(took);
+            self.now = self.now.max(Longest { turn: took, ran });
+            if is_long {
+                self.say(took, ran, completions);
+            }
         }
+        self.now.turn = self.now.turn.max(took);
         took
     }
 
-    /// The longest turn in this period and the one before.
-    pub(super) fn longest(self, now: Micros) -> Micros {
+    fn say(&self, took: Micros, ran: Micros, completions: usize) {
+        let [received, due, groups, sent] = self.ends;
+        let (sent, groups) = (sent.since(groups).0, groups.since(due).0);
+        let (due, received) = (due.since(received).0, received.since(self.began).0);
+        let (took, ran) = (took.0, ran.0);
+        tracing::debug!(took, ran, completions, received, due, groups, sent, "a long turn, in us");
+    }
+
+    /// The longest turns in this period and the one before.
+    pub(super) fn longest(self, now: Micros) -> Longest {
         match now.since(self.since).0 / config::PACE_PERIOD.0 {
             0 => self.now.max(self.before),
             1 => self.now,
-            _ => Micros(0),
+            _ => Longest::default(),
         }
     }
 }

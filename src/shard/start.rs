@@ -83,6 +83,10 @@ async fn run(node: Arc<Node>, plan: Plan, ready: Sender<Result<(), Error>>) {
     {
         tracing::warn!(shard = plan.index, cpu, "this thread could not be pinned to its cpu");
     }
+    // Waiting behind another thread's whole slice is what makes turns long on a busy machine.
+    if let Err(error) = sys::ask_for_slices(config::SHARD_SLICE) {
+        tracing::debug!(shard = plan.index, "the scheduler takes no wishes: {error}");
+    }
     // The first timer of a glommio executor takes tens of milliseconds; after it, sleeping is
     // quick.
     glommio::timer::sleep(Duration::from_millis(1)).await;

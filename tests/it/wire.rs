@@ -92,6 +92,7 @@ fn group_status() -> GroupStatus {
         halted: false,
         snapshotting: true,
         longest_turn_us: 1_234,
+        busiest_turn_us: 567,
         term: Term(4),
         first: Index(1),
         last: EntryId::new(Term(4), Index(100)),

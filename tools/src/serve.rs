@@ -12,7 +12,7 @@ use margay::server::{Server, ServerConfig, run as run_server};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, NEGATIVE};
-use crate::{sys, units};
+use crate::units;
 use file::File;
 
 /// What a node is called where nobody says.
@@ -111,7 +111,6 @@ pub(crate) fn refuse_bugs() -> Result<(), Exit> {
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     refuse_bugs()?;
-    sys::join_freed_chunks();
     log()?;
     let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
     let config = configure(args, file)?;

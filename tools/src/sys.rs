@@ -80,15 +80,9 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {
     }
 }
 
-/// Has the allocator join freed chunks at once. glibc keeps small ones apart and joins them all
-/// when somebody next needs a large one, in whichever thread that is. It is one suspect for the
-/// turns of 16 to 29 ms after a view of a million entries was dropped: without it one run had none,
-/// a later one still did.
-pub(crate) fn join_freed_chunks() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: a plain call that sets a number, before any thread is started. Should it fail,
-    // nothing is different.
-    unsafe {
-        libc::mallopt(libc::M_MXFAST, 0);
-    }
+/// This thread, and those that it starts from now on, run when nobody else wants to. Children
+/// inherit it as well.
+pub(crate) fn yield_to_others() {
+    // SAFETY: no memory is involved. A failure leaves the priority as it was, which harms nobody.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }

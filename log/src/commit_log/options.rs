@@ -45,7 +45,7 @@ pub struct CommitLogOptions {
     pub segment_first: u64,
     /// Segments double up to this size in bytes. Default 64 MiB.
     pub segment_max: u64,
-    /// Memory for the newest entries, in bytes, from which readers are served. Default 8 MiB: what
+    /// Memory for the newest entries, in bytes, from which readers are served. Default 2 MiB: what
     /// is written round and round should stay in the processor's caches.
     pub cache_bytes: u64,
     /// Space written with zeros when the log is opened, in the background, in bytes, so that a
@@ -68,7 +68,7 @@ impl Default for CommitLogOptions {
             driver: Driver::Auto,
             segment_first,
             segment_max,
-            cache_bytes: 8 << 20,
+            cache_bytes: 2 << 20,
             prepared_bytes: 0,
             retention: Retention::default(),
             lock_wait: Duration::from_secs(5),

@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
-use margay_log::format::EntryHeader;
+use margay_log::format::{BLOCK, EntryHeader, SegmentHeader};
 use margay_log::id::{Index, SegmentNumber, Term};
 use margay_log::recover::Storage;
 use margay_log::rng::Rng;
-use margay_log::{Error, Log, Opened, open};
+use margay_log::{Error, Log, Opened, Options, open};
 
-use crate::world::{for_seeds, options, seeds};
+use crate::world::{for_seeds, options, seeds, thrifty};
 
 struct Store {
+    options: Options,
     log: Log,
     disk: SimDisk,
     rng: Rng,
@@ -23,19 +24,23 @@ struct Store {
     cleaned: BTreeSet<Index>,
     /// At any time: a cut that a crash undoes brings back what had been cleaned before it.
     ever_cleaned: BTreeSet<Index>,
+    /// Segments that were rewritten and whose files were others before.
+    rewritten_reused: u64,
 }
 
 impl Store {
-    fn new(seed: u64) -> Store {
+    fn new(seed: u64, options: Options) -> Store {
         let mut disk = SimDisk::new(seed);
-        let Opened { log, .. } = open(&mut disk, options()).expect("a new log");
+        let Opened { log, .. } = open(&mut disk, options.clone()).expect("a new log");
         let (appended, cleaned, ever_cleaned) = Default::default();
-        Store { log, disk, rng: Rng::new(seed), appended, cleaned, ever_cleaned }
+        let rng = Rng::new(seed);
+        Store { options, log, disk, rng, appended, cleaned, ever_cleaned, rewritten_reused: 0 }
     }
 
     fn act(&mut self) {
         match self.rng.below(16) {
             0..7 => self.append(),
+            7 if self.options.spare_bytes > 0 => self.truncate_prefix(),
             7..11 => self.clean(),
             11..14 => self.compact(),
             14 => self.cut(),
@@ -93,6 +98,10 @@ impl Store {
         let packed = candidate
             .pack(|position, bytes| Storage::read(disk, position.segment, position.offset, bytes));
         assert!(self.log.rewrite(&candidate, packed.expect("readable")));
+        let mut header = [0; BLOCK];
+        Storage::read(&mut self.disk, candidate.segment, 0, &mut header).expect("readable");
+        let header = SegmentHeader::decode(&header).expect("a header");
+        self.rewritten_reused += u64::from(header.former != SegmentNumber::default());
     }
 
     fn cut(&mut self) {
@@ -125,7 +134,7 @@ impl Store {
     /// Opens what is left of the disk and holds it against what was appended and `cleaned`. Returns
     /// how many entries compaction has removed.
     fn check(&self, disk: &mut SimDisk, cleaned: &BTreeSet<Index>) -> (Log, u64) {
-        let Opened { log, report, .. } = open(disk, options()).expect("opens");
+        let Opened { log, report, .. } = open(disk, self.options.clone()).expect("opens");
         assert_eq!(report.damage, None, "no false damage: {report:?}");
         assert!(log.last().index >= self.log.durable().min(self.log.last().index));
         let mut found = BTreeSet::new();
@@ -154,44 +163,75 @@ impl Store {
     }
 }
 
+/// What a run came to.
+#[derive(Default)]
+struct Count {
+    cuts: u64,
+    removed: u64,
+    /// Segments made from the files of others.
+    reused: u64,
+    /// Rewritten ones that had been made so.
+    rewritten_reused: u64,
+}
+
 #[test]
 fn power_cut_while_compacting() {
-    let (mut cuts, mut removed) = (0_u64, 0_u64);
+    let mut count = Count::default();
     for_seeds("power_cut_while_compacting", &seeds(12), |seed| {
-        let mut store = Store::new(seed);
-        let mut rng = Rng::new(seed ^ 0xcafe);
-        for step in 0..220 {
-            store.act();
-            loop {
-                let mut disk = store.disk.clone();
-                disk.power_cut(&mut rng);
-                removed += store.check(&mut disk, &store.ever_cleaned).1;
-                cuts += 1;
-                if !rng.chance(2, 3) || !store.finish_one() {
-                    break;
-                }
-            }
-            if step % 70 == 69 {
-                let mut disk = store.disk.clone();
-                disk.power_cut(&mut rng);
-                let (log, _) = store.check(&mut disk, &store.ever_cleaned);
-                let last = log.last().index;
-                store.appended.retain(|&index, _| index <= last);
-                // A cut that was not durable is undone; what it had cut off is there again.
-                (store.log, store.disk) = (log, disk);
-                store.adopt();
+        history(Store::new(seed, options()), seed, &mut count);
+    });
+    let Count { cuts, removed, reused, .. } = count;
+    println!("{cuts} power cuts, {removed} entries were found removed");
+    assert!(removed > 1000 && reused == 0);
+}
+
+/// Files go from hand to hand: a segment that is rewritten was another one before, and what is
+/// left of it becomes a later one.
+#[test]
+fn power_cut_while_compacting_files_that_are_used_again() {
+    let mut count = Count::default();
+    for_seeds("power_cut_while_compacting_files_that_are_used_again", &seeds(30), |seed| {
+        history(Store::new(seed, thrifty()), seed, &mut count);
+    });
+    let Count { cuts, removed, reused, rewritten_reused } = count;
+    println!("{cuts} power cuts, {removed} entries were found removed;");
+    println!("{reused} segments made from the files of others, {rewritten_reused} then rewritten");
+    assert!(removed > 1000 && reused > 50 && rewritten_reused > 10);
+}
+
+fn history(mut store: Store, seed: u64, count: &mut Count) {
+    let mut rng = Rng::new(seed ^ 0xcafe);
+    for step in 0..220 {
+        store.act();
+        loop {
+            let mut disk = store.disk.clone();
+            disk.power_cut(&mut rng);
+            count.removed += store.check(&mut disk, &store.ever_cleaned).1;
+            count.cuts += 1;
+            if !rng.chance(2, 3) || !store.finish_one() {
+                break;
             }
         }
-        // A cut that no hard state speaks of is undone by a crash.
-        store.log.record_place();
-        store.log.ops().for_each(|op| store.disk.submit(op));
-        while store.finish_one() {}
-        let mut disk = store.disk.clone();
-        let (log, _) = store.check(&mut disk, &store.cleaned);
-        assert_eq!(log.last(), store.log.last());
-    });
-    println!("{cuts} power cuts, {removed} entries were found removed");
-    assert!(removed > 1000);
+        if step % 70 == 69 {
+            let mut disk = store.disk.clone();
+            disk.power_cut(&mut rng);
+            let (log, _) = store.check(&mut disk, &store.ever_cleaned);
+            let last = log.last().index;
+            store.appended.retain(|&index, _| index <= last);
+            // A cut that was not durable is undone; what it had cut off is there again.
+            (store.log, store.disk) = (log, disk);
+            store.adopt();
+        }
+    }
+    // A cut that no hard state speaks of is undone by a crash.
+    store.log.record_place();
+    store.log.ops().for_each(|op| store.disk.submit(op));
+    while store.finish_one() {}
+    count.reused += store.disk.reused();
+    count.rewritten_reused += store.rewritten_reused;
+    let mut disk = store.disk.clone();
+    let (log, _) = store.check(&mut disk, &store.cleaned);
+    assert_eq!(log.last(), store.log.last());
 }
 
 impl Store {

@@ -4,11 +4,11 @@
 use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op};
 use margay_log::format::{BATCH_HEADER, BLOCK, ENTRY_HEADER, EntryHeader, FRAME, SECTOR};
-use margay_log::id::{BatchEnd, ClusterId, Index, SegmentNumber, Term};
+use margay_log::id::{BatchEnd, ClusterId, Index, Micros, SegmentNumber, Term};
 use margay_log::recover::Storage;
 use margay_log::{Error, Log, Options, Read, open};
 
-use crate::world::{CLUSTER, options};
+use crate::world::{CLUSTER, options, thrifty};
 
 /// A payload with which frame and batch fill just so many blocks, and `more` bytes.
 fn payload(blocks: usize, more: isize) -> Vec<u8> {
@@ -48,6 +48,61 @@ fn block(disk: &mut SimDisk, segment: SegmentNumber, offset: u64) -> Vec<u8> {
 
 /// Any sector of the last batch may be missing, or hold garbage, or what was elsewhere: the log
 /// ends before that batch, says that something was torn there, and goes on.
+/// A log whose newest segment was another one before, and whose only batch, the last, was lost on
+/// its way to the disk: what lies there is a frame of this log, whole, from the file's former life.
+fn lost_in_a_used_file() -> (SimDisk, Index) {
+    let mut disk = SimDisk::new(1);
+    let mut log = open(&mut disk, thrifty()).expect("a new log").log;
+    let mut now = Micros(0);
+    loop {
+        log.truncate_prefix(log.last().index).expect("not poisoned");
+        log.push(&EntryHeader::default(), &[7; 100]).expect("fits");
+        log.seal(Term(1), 0).expect("space");
+        let (before, mut place) = (disk.clone(), None);
+        // Everything under way finishes, and the log has recorded how far it is durable.
+        while place.is_none() || log.deadline().is_some() {
+            now = now.max(log.deadline().unwrap_or(now));
+            log.on_tick(now);
+            for op in log.ops() {
+                if let Op::Write { segment, offset, data, .. } = &op {
+                    place = Some((*segment, *offset, data.len()));
+                }
+                disk.submit(op);
+            }
+            let mut done = Vec::new();
+            disk.poll(true, &mut done);
+            for done in done {
+                log.on_done(done).expect("nothing fails");
+            }
+        }
+        let (segment, offset, length) = place.expect("it was written");
+        let mut old = vec![0; length];
+        let is_there = Storage::read(&mut before.clone(), segment, offset, &mut old).is_ok();
+        if is_there && old.iter().any(|byte| *byte != 0) {
+            assert!(disk.overwrite(segment, offset, &old));
+            return (disk, log.last().index);
+        }
+    }
+}
+
+#[test]
+fn a_write_that_is_lost_in_a_file_used_again_is_noticed() {
+    let (mut disk, last) = lost_in_a_used_file();
+    let report = open(&mut disk, thrifty()).expect("opens").report;
+    assert_eq!(report.damage.map(|damage| damage.until), Some(last));
+}
+
+/// The same, if frames were not asked which segment they were written for.
+#[cfg(feature = "breaks")]
+#[test]
+fn old_frames_that_count_hide_a_lost_write() {
+    let (mut disk, _) = lost_in_a_used_file();
+    let switch = margay_log::breaks::OLD_FRAMES_COUNT.switch_on();
+    let report = open(&mut disk, thrifty()).expect("opens").report;
+    drop(switch);
+    assert_eq!(report.damage, None);
+}
+
 #[test]
 fn torn_write() {
     let mut disk = SimDisk::new(1);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use margay::machine::{Frozen, kind};
 use margay::raft::message::{Config, RoleKind};
 use margay::replica::membership::Member;
-use margay::replica::{ConnId, Fatal, Fault, Host, Replica, ReplicaConfig};
+use margay::replica::{ConnId, Fatal, Fault, Host, Replica, ReplicaConfig, is_beyond_repair};
 use margay::resource::Registry;
 use margay::wire;
 use margay_log::batch::{BATCH_OFFSET, Batch};
@@ -19,7 +19,7 @@ use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op};
 use margay_log::id::{Chain, ClusterId, GroupId, Incarnation, Index, Micros, NodeId, Term};
 use margay_log::rng::Rng;
-use margay_log::{Buffer, Options};
+use margay_log::{Buffer, Found, Options};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 /// What passes between two rounds of messages and disk operations.
@@ -208,6 +208,11 @@ impl Group {
 
     /// Starts a node from what its disk holds.
     pub(crate) fn start(&mut self, n: u32) {
+        self.try_start(n).expect("the log opens");
+    }
+
+    /// The same, where the log may be refused.
+    pub(crate) fn try_start(&mut self, n: u32) -> Result<(), margay_log::Error> {
         let (now, founders) = (self.now, self.founders.clone());
         let seed = u64::from(n) << 32 | self.node(n).boots;
         let raft = Config { checked: true, ..Config::new(NodeId(n), seed) };
@@ -235,8 +240,10 @@ impl Group {
         node.boots += 1;
         node.commit = Index::ZERO;
         (node.fatal, node.news) = (None, true);
-        let opened = margay_log::open(&mut node.disk, options).expect("the log opens");
+        let refuse = |found: &Found<'_>| is_beyond_repair(NodeId(n), &config.founders, found);
+        let opened = margay_log::open_unless(&mut node.disk, options, refuse)?;
         node.replica = Some(Replica::new(config, opened, Registry::new(), now).expect("it starts"));
+        Ok(())
     }
 
     /// The power of a node goes.

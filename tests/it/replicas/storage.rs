@@ -7,14 +7,16 @@ use margay::machine::kind;
 use margay::raft::message::RoleKind;
 use margay::replica::Fatal;
 use margay::resource::counter::AddV1;
+use margay::wire::client::Admin;
 use margay_log::disk::Op;
 use margay_log::disk::sim::{EIO, ENOSPC};
 use margay_log::format::{BATCH_HEADER, BatchHeader, FRAME};
-use margay_log::id::{Index, Micros, SegmentNumber};
+use margay_log::id::{Incarnation, Index, Micros, NodeId, SegmentNumber};
 use margay_log::recover::Storage;
 
 use super::caller::Caller;
-use super::group::Group;
+use super::group::{Group, address};
+use super::leaders::ask;
 
 /// Where the bodies of the batches lie on a node's disk: (last index, segment, offset).
 fn bodies(group: &mut Group, n: u32) -> Vec<(Index, SegmentNumber, u64)> {
@@ -316,4 +318,78 @@ pub(super) fn quorum_lost_data_does_not_overwrite_the_healthy_node() {
         assert!(replica.machine().applied() == applied, "and nothing else is applied");
     }
     assert!(frames.get() < 2_000, "{} frames in ten seconds", frames.get());
+}
+
+/// What the others could mend once, nobody can when they have left: such a log is left as it is,
+/// and what is put right from a copy is whole again.
+#[test]
+pub(super) fn damage_of_the_last_voter_is_refused_and_changes_nothing() {
+    let (mut group, mut caller, counter) = at_rest();
+    let (last, others) = group.led();
+    for other in others {
+        let name = format!("n{other}");
+        assert_eq!(ask(&mut group, last, Admin::Demote { name: &name }), "done");
+        assert_eq!(ask(&mut group, last, Admin::Remove { name: &name }), "done");
+        group.stop(other);
+    }
+    group.until("all to be committed", |group| {
+        let replica = group.replica(last);
+        replica.commit() == replica.log().last().index
+    });
+    let count = caller.add(&mut group, counter);
+    group.run(1_000);
+    group.crash(last);
+    let whole = group.node(last).disk.clone();
+
+    // One batch within the log, and then its end.
+    let all: Vec<Index> = bodies(&mut group, last).into_iter().map(|(end, ..)| end).collect();
+    rot(&mut group, last, all[all.len() / 2]);
+    let refused = |group: &mut Group| {
+        let refused = group.try_start(last).expect_err("nobody could mend it");
+        assert!(matches!(refused, margay_log::Error::Damaged { .. }), "{refused}");
+    };
+    refused(&mut group);
+    group.node(last).disk = whole.clone();
+    let (_, segment, offset) = *bodies(&mut group, last).last().expect("batches");
+    assert!(group.node(last).disk.overwrite(segment, offset & !4_095, &[0; 4_096]));
+    refused(&mut group);
+
+    let block = &mut [0; 4_096];
+    whole.clone().read(segment, offset & !4_095, block).expect("readable");
+    assert!(group.node(last).disk.overwrite(segment, offset & !4_095, block));
+    group.start(last);
+    let mut caller = Caller::new(&group, 2, &[last], 60_000);
+    assert_eq!(caller.add(&mut group, counter), count + 1);
+}
+
+/// A founder that was alone has its damage mended by those who joined it.
+#[test]
+pub(super) fn damage_of_a_founder_is_mended_by_who_joined() {
+    let mut group = Group::new(1);
+    let mut caller = Caller::new(&group, 1, &[1], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    caller.add(&mut group, counter);
+    for _ in 0..2 {
+        let joined = group.join();
+        let name = format!("n{joined}");
+        let (incarnation, node) = (Incarnation(u64::from(joined)), NodeId(0));
+        let add = Admin::Add { name: &name, address: &address(joined), incarnation, node };
+        assert_eq!(ask(&mut group, 1, add), "done");
+        group.converge();
+        assert_eq!(ask(&mut group, 1, Admin::Promote { name: &name }), "done");
+    }
+    let mut count = 0;
+    for _ in 0..10 {
+        count = caller.add(&mut group, counter);
+    }
+    group.converge();
+    group.run(1_000);
+    group.crash(1);
+    let all: Vec<Index> = bodies(&mut group, 1).into_iter().map(|(end, ..)| end).collect();
+    rot(&mut group, 1, all[all.len() - 3]);
+    group.start(1);
+    group.converge();
+    assert!(group.replica(1).repair_counts().mended > 0);
+    let mut caller = Caller::new(&group, 2, &[1, 2, 3], 60_000);
+    assert_eq!(caller.add(&mut group, counter), count + 1);
 }
