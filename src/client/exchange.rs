@@ -93,14 +93,11 @@ impl Exchange {
         seen: u64,
         completer: Completer<NoticeState>,
     ) {
-        let is_ours = self.session.session().is_some_and(|session| session.0 <= waiter.0);
-        match self.session.holding(resource, waiter) {
-            _ if !is_ours => completer.complete(Err(Failure::from(Code::SESSION_EXPIRED))),
-            Some(state) if !state.is_news(seen) => {
+        match self.session.news_of(resource, waiter, seen) {
+            Some(news) => completer.complete(news.map_err(Failure::from)),
+            None => {
                 self.waits.entry((resource, waiter)).or_default().push((seen, completer));
             }
-            Some(state) => completer.complete(Ok(state)),
-            None => completer.complete(Ok(NoticeState::TimedOut)),
         }
     }
 

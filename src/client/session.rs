@@ -356,6 +356,28 @@ impl Session {
         self.holdings.get(resource, waiter)
     }
 
+    /// What to tell somebody who awaits a wait or a hold and knows of tokens up to `seen`; `None`
+    /// while there is nothing new.
+    ///
+    /// # Errors
+    /// [`Code::SESSION_EXPIRED`] where it was asked for in a session before this one: a session is
+    /// named by an entry, like what it asks for.
+    #[must_use]
+    pub fn news_of(
+        &self,
+        resource: ResourceId,
+        waiter: Index,
+        seen: u64,
+    ) -> Option<Result<NoticeState, Code>> {
+        if self.session().is_none_or(|session| session.0 > waiter.0) {
+            return Some(Err(Code::SESSION_EXPIRED));
+        }
+        match self.holding(resource, waiter) {
+            Some(state) => state.is_news(seen).then_some(Ok(state)),
+            None => Some(Ok(NoticeState::TimedOut)),
+        }
+    }
+
     /// The address it is connected to, or was last.
     #[must_use]
     pub fn address(&self) -> &str {

@@ -371,12 +371,14 @@ impl Raft {
             return; // It refuses what it says it holds.
         }
         let (now, base, probe) = (self.now, self.terms.base(), self.terms.probe(hint));
+        // Of an entry that is not here, the index says nothing about what is held in common.
+        let common = if self.terms.holds(hint) { hint.index } else { Index::ZERO };
         let Some(peer) = self.peer(from) else { return };
         hear(peer, round, now);
         if peer.ignore_reject(prev) {
             return;
         }
-        peer.lost(hint.index);
+        peer.lost(common);
         if breaks::HINT_AS_MATCH.on() {
             peer.on_ack(hint.index);
         }

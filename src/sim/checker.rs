@@ -9,6 +9,7 @@ use margay_log::id::{Chain, Index, NodeId, Term};
 use super::Failure;
 use super::node::Node;
 use crate::machine::{Frozen, StateMachine};
+use crate::raft::Configuration;
 use crate::raft::message::RoleKind;
 
 /// States are compared at one index of `2^SAMPLE_BITS`, and at the end.
@@ -115,9 +116,14 @@ impl<S: StateMachine> Checker<S> {
         if !replica.members().reaches(commit) {
             return Ok(());
         }
-        let counts = replica.members().at(commit).configuration();
-        if !majority(counts.voters()) || !majority(counts.outgoing()) {
-            let details = format!("{} committed {commit} with {counts:?}", node.id);
+        // What is in force counts, and that may have come behind the entry: once a joint
+        // configuration is committed, nobody leads without a majority of its new half.
+        let as_of = replica.members().at(commit).configuration();
+        let in_force = replica.members().current().configuration();
+        let rests_on =
+            |counts: &Configuration| majority(counts.voters()) && majority(counts.outgoing());
+        if !rests_on(&as_of) && !rests_on(&in_force) {
+            let details = format!("{} committed {commit} with {as_of:?}", node.id);
             return Err(Failure::new("commit rests on a durable quorum", details));
         }
         Ok(())

@@ -259,12 +259,12 @@ impl Client {
     /// What became of the waits that somebody asked about.
     fn settle_notices(&mut self) {
         for (resource, waiter, seen, completer) in std::mem::take(&mut self.notices) {
-            match self.session.holding(resource, waiter) {
-                Some(state) if !state.is_news(seen) => {
-                    self.notices.push((resource, waiter, seen, completer));
+            match self.session.news_of(resource, waiter, seen) {
+                Some(news) => {
+                    completer.complete(news.map_err(Failure::from));
+                    self.told = true;
                 }
-                Some(state) => self.settle(completer, state),
-                None => self.settle(completer, NoticeState::TimedOut),
+                None => self.notices.push((resource, waiter, seen, completer)),
             }
         }
         let is_sure = self.session.state() == Some(SessionState::Connected);
@@ -272,14 +272,10 @@ impl Client {
             if is_sure && self.session.holding(resource, waiter).is_some() {
                 self.ends.push((resource, waiter, completer));
             } else {
-                self.settle(completer, NoticeState::Lost);
+                completer.complete(Ok(NoticeState::Lost));
+                self.told = true;
             }
         }
-    }
-
-    fn settle(&mut self, completer: Completer<NoticeState>, state: NoticeState) {
-        completer.complete(Ok(state));
-        self.told = true;
     }
 
     /// Takes what the session has to tell the programs. What concerns the connection is returned.

@@ -50,8 +50,7 @@ Example:
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
     let existing = |name: &str| -> Result<_, Exit> {
-        let found = Connect::existing(&client, name, kind::BARRIER)?;
-        let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+        let (group, id) = Connect::must_exist(&client, name, kind::BARRIER)?;
         Ok(Barrier::new(group, id))
     };
     match &args.verb {

@@ -7,9 +7,12 @@ use margay::machine::{Level, ResourceId};
 use margay::resource::{Directory, Failure};
 use serde_json::Value;
 
-use crate::exit::{Exit, UNREACHABLE};
+use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
 use crate::output::{self, Format, Table};
 use crate::units;
+
+/// Where help lists them: behind the options of the command itself.
+const HEADING: &str = "Cluster and output";
 
 /// Where to go and how to answer.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,7 +24,8 @@ pub(crate) struct Connect {
         value_name = "A,B,C",
         value_delimiter = ',',
         default_value = "127.0.0.1:5150",
-        global = true
+        global = true,
+        help_heading = HEADING
     )]
     pub(crate) endpoints: Vec<String>,
 
@@ -31,12 +35,13 @@ pub(crate) struct Connect {
         value_name = "TIME",
         value_parser = units::duration,
         default_value = "5s",
-        global = true
+        global = true,
+        help_heading = HEADING
     )]
     pub(crate) timeout: Duration,
 
     /// For people, or for programs: one document, or one object per line
-    #[arg(short, long, value_enum, default_value = "table", global = true)]
+    #[arg(short, long, value_enum, default_value = "table", global = true, help_heading = HEADING)]
     pub(crate) output: Format,
 }
 
@@ -74,7 +79,16 @@ impl Connect {
         Self::existing_at(client, name, kind, Level::default())
     }
 
-    /// The same, as of what a level says.
+    /// The same; where there is none, the command ends with a negative answer.
+    pub(crate) fn must_exist(
+        client: &Client,
+        name: &str,
+        kind: u8,
+    ) -> Result<(Group, ResourceId), Exit> {
+        Self::existing(client, name, kind)?.ok_or(Exit::quiet(NEGATIVE))
+    }
+
+    /// [`Connect::existing`], as of what a level says.
     pub(crate) fn existing_at(
         client: &Client,
         name: &str,

@@ -105,8 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 }
 
 fn existing(client: &Client, name: &str) -> Result<Election<Group>, Exit> {
-    let found = Connect::existing(client, name, kind::ELECTION)?;
-    let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+    let (group, id) = Connect::must_exist(client, name, kind::ELECTION)?;
     Ok(Election::new(group, id))
 }
 

@@ -153,8 +153,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 }
 
 fn existing(client: &Client, name: &str) -> Result<MemberGroup<Group>, Exit> {
-    let found = Connect::existing(client, name, kind::GROUP)?;
-    let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+    let (group, id) = Connect::must_exist(client, name, kind::GROUP)?;
     Ok(MemberGroup::new(group, id))
 }
 

@@ -70,8 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             }
         }
         Verb::Status { name } => {
-            let found = Connect::existing(&client, name, kind::LATCH)?;
-            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let (group, id) = Connect::must_exist(&client, name, kind::LATCH)?;
             let status = Latch::new(group, id).status().wait()?;
             args.connect.record(&[("LEFT", json!(status.left)), ("WAITING", json!(status.waiting))])
         }

@@ -54,8 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Status { name } => {
             let client = args.connect.client()?;
-            let found = Connect::existing(&client, name, kind::LOCK)?;
-            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let (group, id) = Connect::must_exist(&client, name, kind::LOCK)?;
             let holder = Lock::new(group, id).holder().wait()?.ok_or(Exit::quiet(NEGATIVE))?;
             args.connect.record(&[
                 ("SESSION", json!(holder.session.0)),

@@ -140,8 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 }
 
 fn existing(client: &Client, name: &str) -> Result<Queue<Group>, Exit> {
-    let found = Connect::existing(client, name, kind::QUEUE)?;
-    let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+    let (group, id) = Connect::must_exist(client, name, kind::QUEUE)?;
     Ok(Queue::new(group, id))
 }
 

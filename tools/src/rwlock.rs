@@ -5,7 +5,7 @@ use margay::resource::{Reply, RwLock};
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::exit::{Exit, NEGATIVE};
+use crate::exit::Exit;
 use crate::hold;
 
 /// Run a command while holding a read-write lock
@@ -60,8 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Status { name } => {
             let client = args.connect.client()?;
-            let found = Connect::existing(&client, name, kind::RW_LOCK)?;
-            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let (group, id) = Connect::must_exist(&client, name, kind::RW_LOCK)?;
             let status = RwLock::new(group, id).status().wait()?;
             args.connect.record(&[
                 ("WRITER", json!(status.writer.map(|(session, _)| session.0))),

@@ -5,7 +5,7 @@ use margay::resource::{Reply, Semaphore};
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::exit::{Exit, NEGATIVE};
+use crate::exit::Exit;
 use crate::hold;
 
 /// Run a command while holding permits of a semaphore
@@ -75,8 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Status { name } => {
             let client = args.connect.client()?;
-            let found = Connect::existing(&client, name, kind::SEMAPHORE)?;
-            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let (group, id) = Connect::must_exist(&client, name, kind::SEMAPHORE)?;
             let status = Semaphore::new(group, id).status().wait()?;
             args.connect.record(&[
                 ("PERMITS", json!(status.permits)),

@@ -11,10 +11,12 @@ mod counter;
 mod election;
 mod events;
 mod group;
+mod ids;
 mod lease;
 mod lock;
 mod log;
 mod map;
+mod meeting;
 mod queue;
 mod rwlock;
 mod semaphore;
@@ -58,6 +60,8 @@ pub(super) const TABLE: &[Kind] = &[
     Kind::of::<transaction::Transfers>("transfers", 4),
     Kind::of::<log::Appending>("log", 4),
     Kind::of::<group::Serving>("group", 4),
+    Kind::of::<meeting::Meeting>("barrier and latch", 3),
+    Kind::of::<ids::Numbering>("ids", 2),
 ];
 
 /// Kinds of one run, at most: many at once only make each of them rare.
