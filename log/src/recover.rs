@@ -305,12 +305,7 @@ pub fn open_unless(
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
     let (marked, whole) = (&walk.marked, &snapshots);
-    let found = Found { damage, rotten: &rotten, marked, snapshots: whole };
-    if let Some(error) = first_damage(&found)
-        && refuse(&found)
-    {
-        return Err(error);
-    }
+    refuse_if(refuse, Found { damage, rotten: &rotten, marked, snapshots: whole })?;
     let next = listed.last().map_or(hard.from.segment, |last| SegmentNumber(last.0.0 + 1));
     let fresh = go_on_in(&mut walk, fresh, next, &options);
     let marked = std::mem::take(&mut walk.marked);
@@ -348,6 +343,14 @@ fn go_on_in(
     walk.segments.add(Segment::new(next, options.segment_first, false));
     walk.segments.advance_to_newest();
     Some(next)
+}
+
+/// The first damage there is as an error, if the owner wants it to be one.
+fn refuse_if(refuse: impl FnOnce(&Found<'_>) -> bool, found: Found<'_>) -> Result<(), Error> {
+    match first_damage(&found) {
+        Some(error) if refuse(&found) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The first damage there is, as an error.

@@ -109,8 +109,8 @@ pub struct ReplicaConfig {
     pub group_in_flight: u64,
     /// Sessions of the group, at most.
     pub sessions_max: usize,
-    /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot is
-    /// written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
+    /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot
+    /// is written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
     pub apply_bytes: u64,
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].

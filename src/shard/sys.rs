@@ -36,9 +36,9 @@ pub(crate) fn ran() -> Micros {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// Asks the scheduler to run the calling thread for `slice` at a time, and soon: who asks for little
-/// at a time gets it earlier, and the same share of the CPU. Kernels before 6.12 take no notice; a
-/// thread that somebody has put into another class stays there.
+/// Asks the scheduler to run the calling thread for `slice` at a time, and soon: who asks for
+/// little at a time gets it earlier, and the same share of the CPU. Kernels before 6.12 take no
+/// notice; a thread that somebody has put into another class stays there.
 pub(crate) fn ask_for_slices(slice: Micros) -> io::Result<()> {
     // SAFETY: plain calls on the calling thread.
     let (class, nice) =

@@ -21,8 +21,8 @@ pub struct GroupStatus {
     /// The longest turn of the group's shard in the last five to ten seconds, in microseconds: so
     /// long nothing else on that shard went on.
     pub longest_turn_us: u32,
-    /// The most that a turn of those seconds itself ran, in microseconds: what is longer waited, for
-    /// a CPU as a rule.
+    /// The most that a turn of those seconds itself ran, in microseconds: what is longer waited,
+    /// for a CPU as a rule.
     pub busiest_turn_us: u32,
     /// Current term.
     pub term: Term,

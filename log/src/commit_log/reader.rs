@@ -59,6 +59,8 @@ pub struct Reader {
     looked_for: Option<BatchRef>,
     /// Each entry of the batch that is held: its index, and where it begins in the bytes held.
     entries: Vec<(Index, u32)>,
+    /// Which of them is likely to be asked for next.
+    likely: usize,
     batch: Option<BatchHeader>,
     /// How often a suffix had been cut off when all this was looked up.
     cuts: u64,
@@ -111,6 +113,7 @@ impl Reader {
             held: Held::Nothing,
             looked_for: None,
             entries: Vec::new(),
+            likely: 0,
             batch: None,
             window: WINDOW_MIN,
             ahead: None,
@@ -125,11 +128,12 @@ impl Reader {
     /// read back.
     pub fn read_next(&mut self) -> Result<Option<Record<'_>>, Error> {
         while self.next <= self.last && self.hold(self.next, Way::Forward)? {
-            let at = self.entries.partition_point(|&(index, _)| index < self.next);
+            let at = self.place_of(self.next);
             match self.entries.get(at) {
                 Some(&(index, _)) if index > self.last => return Ok(None),
                 Some(&(index, _)) => {
                     self.next = index.next();
+                    self.likely = at + 1;
                     return Ok(Some(self.lend(at)));
                 }
                 // Compaction has removed the rest of the batch.
@@ -239,6 +243,7 @@ impl Reader {
             Source::Memory(batch) => {
                 let entries = Entries::whole(batch.header(), batch.body());
                 find(entries, batch.body().len(), &mut self.entries);
+                self.likely = 0;
                 self.batch = Some(*batch.header());
                 self.held = Held::Shared(batch);
                 return Ok(true);
@@ -351,6 +356,7 @@ impl Reader {
         if let Some((header, entries)) = self.shared.files.verified(segment, &listed, bytes) {
             let end = listed.bytes_end();
             find(entries, end, &mut self.entries);
+            self.likely = 0;
             self.batch = Some(header);
             return Ok(());
         }
@@ -365,6 +371,17 @@ impl Reader {
 
     fn batch_held(&self) -> &BatchHeader {
         self.batch.as_ref().expect("a batch is held")
+    }
+
+    /// Which of the entries held is the first that is not before `index`: mostly the one behind the
+    /// last, and then nothing is searched for.
+    fn place_of(&self, index: Index) -> usize {
+        let at = self.likely;
+        let is_before = |at: usize| self.entries.get(at).is_some_and(|&(found, _)| found < index);
+        if at < self.entries.len() && !is_before(at) && at.checked_sub(1).is_none_or(is_before) {
+            return at;
+        }
+        self.entries.partition_point(|&(found, _)| found < index)
     }
 
     /// The `at`th entry of the batch that is held.
