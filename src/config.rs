@@ -9,9 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use margay_log::id::Micros;
 
-use crate::raft::message::WINDOW_BYTES;
-use crate::wire::FRAME_MAX;
-
 /// Port for clients and peers where none is given.
 pub const PORT: u16 = 5150;
 /// Where a server listens if it is not told: this machine only, because nothing authenticates
@@ -92,10 +89,6 @@ pub const SEND_TIME: Micros = Micros::from_millis(10_000);
 pub const CLOSING_TIME: Micros = Micros::from_millis(1_000);
 /// Bytes waiting to be sent to one client, at most.
 pub const OUT_BYTES_MAX: usize = 8 << 20;
-/// Bytes waiting to be sent to a peer, at most: more than may be under way to it, even where the
-/// search for the common log has begun anew with a full window. One that is owed more gets a new
-/// connection, and would never catch up if that were soon owed as much.
-pub const PEER_OUT_BYTES_MAX: usize = 2 * (WINDOW_BYTES as usize + FRAME_MAX);
 
 /// Of an out-buffer that was sent, this much is kept for the next turn; twice per connection.
 pub const OUT_BYTES_KEPT: usize = 32 << 10;
@@ -161,6 +154,6 @@ const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_mul
 const _: () = assert!(BACKOFF_MIN.0 < BACKOFF_MAX.0 && BACKOFF_MAX.0 < CONNECT_TIME.0 * 2);
 const _: () = assert!(CLOSING_TIME.0 < STOP_TIME.0 && SEND_TIME.0 < FRAME_TIME.0);
 const _: () = assert!(HALF_OPEN_PER_ADDRESS_MAX <= CONNECTIONS_PER_ADDRESS_MAX);
-const _: () = assert!(OUT_BYTES_MAX >= 2 * FRAME_MAX);
+const _: () = assert!(OUT_BYTES_MAX >= 2 * (2 << 20), "two of the largest frames");
 const _: () =
     assert!(FORMING_BYTES_MAX >= FOUNDERS_MAX * (NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 32) + 64);

@@ -31,9 +31,9 @@ use super::read::Reads;
 use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
-    /// Two things happen because time has passed: a leader without a quorum, or one that has come
-    /// to abstain, steps down; a voter without a leader stands. Heartbeats are sent by `pump`,
-    /// which runs after every input.
+    /// Two things happen because time has passed: a leader without a quorum, or who leads or would
+    /// and has come to abstain, gives up; a voter without a leader stands. Heartbeats are sent by
+    /// `pump`, which runs after every input.
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &self.role {
             let is_alone =
@@ -41,6 +41,8 @@ impl Raft {
             if is_alone || self.abstains {
                 self.become_follower(None, out);
             }
+        } else if self.abstains && matches!(self.role, Role::PreCandidate(_)) {
+            self.become_follower(None, out);
         } else if self.now >= self.election_due && self.may_stand() {
             self.pre_campaign(out);
         }
@@ -144,6 +146,9 @@ impl Raft {
     ) {
         // The term tells a pre-vote from one asked in an earlier term.
         if !granted || term != self.term.next() {
+            return;
+        }
+        if self.abstains {
             return;
         }
         let Role::PreCandidate(granted) = &mut self.role else { return };

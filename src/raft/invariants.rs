@@ -63,7 +63,7 @@ impl Raft {
                 assert!(follower.acked <= follower.verified);
                 assert!(follower.acked <= self.durable_index, "acknowledged before durable");
             }
-            Role::PreCandidate(_) => assert!(self.may_stand()),
+            Role::PreCandidate(_) => assert!(self.may_stand() || self.abstains),
             Role::Candidate(_) => assert_eq!(self.vote, Some(self.config.id)),
             Role::Leader(leader) => self.check_leader(leader),
         }

@@ -273,12 +273,21 @@ impl Raft {
         }
     }
 
-    /// It was in the log all the time.
-    pub(super) fn on_found(&mut self, index: Index, configuration: Configuration) {
+    /// It was in the log all the time. Whoever stood or led by another one gives up: it may have no
+    /// vote, and has asked the wrong nodes for theirs.
+    pub(super) fn on_found(
+        &mut self,
+        index: Index,
+        configuration: Configuration,
+        out: &mut Vec<Output>,
+    ) {
         let within = index <= self.terms.last().index;
         if within && self.configurations.index() < index {
             self.configurations.append(index, configuration);
             self.configurations.commit(self.commit_index);
+            if !matches!(self.role, Role::Follower(_)) {
+                self.become_follower(None, out);
+            }
         }
     }
 

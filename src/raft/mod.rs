@@ -281,7 +281,7 @@ impl Raft {
             Input::Readable { to } => self.on_readable(to),
             Input::Unreachable { peer } => self.on_unreachable(peer),
             Input::Compacted { base } => self.on_compacted(base),
-            Input::Found { index, configuration } => self.on_found(index, configuration),
+            Input::Found { index, configuration } => self.on_found(index, configuration, out),
             Input::Installed { end, configuration } => {
                 self.on_installed(end, configuration, out);
             }
@@ -307,7 +307,7 @@ impl Raft {
     #[must_use]
     pub fn deadline(&self) -> Option<Micros> {
         match &self.role {
-            Role::Leader(_) if self.abstains => Some(self.now),
+            Role::Leader(_) | Role::PreCandidate(_) if self.abstains => Some(self.now),
             Role::Leader(leader) => {
                 let heartbeat = |peer: &Progress| peer.sent.after(self.config.heartbeat);
                 let heartbeats = leader.peers.iter().map(heartbeat);
@@ -364,8 +364,8 @@ impl Raft {
     }
 
     /// Whether this node gives no votes and asks for none, because what it once acknowledged may be
-    /// lacking. A leader gives up with the next tick, which is due then. Everything else it does as
-    /// always.
+    /// lacking. Who leads or would gives up with the next tick, which is due then. Everything else
+    /// it does as always.
     pub fn abstain(&mut self, abstains: bool) {
         self.abstains = abstains;
     }

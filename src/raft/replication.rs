@@ -279,6 +279,10 @@ impl Raft {
             self.configurations = Configurations::new(vec![configuration]);
             let early = breaks::SNAPSHOT_ACKED_EARLY.on();
             self.durable_index = if early { end.index } else { Index::ZERO };
+            // Whoever stood did so by another log, and by members among which it may have no vote.
+            if !matches!(self.role, Role::Follower(_)) {
+                self.become_follower(None, out);
+            }
         }
         if end.index > self.commit_index {
             self.commit_to(end.index, out);

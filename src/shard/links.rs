@@ -20,8 +20,14 @@ use super::ring::Ring;
 use super::{Node, sys};
 use crate::config;
 use crate::machine::Code;
+use crate::raft::message::WINDOW_BYTES;
 use crate::replica::membership::Memberships;
-use crate::wire::{Hello, HelloKind};
+use crate::wire::{FRAME_MAX, Hello, HelloKind};
+
+/// Bytes waiting to be sent to a peer, at most: more than may be under way to it, even where the
+/// search for the common log has begun anew with a full window. One that is owed more gets a new
+/// connection, and would never catch up if that were soon owed as much.
+const OWED_MAX: usize = 2 * (WINDOW_BYTES as usize + FRAME_MAX);
 
 /// The way to one peer of one group.
 pub(crate) struct Link {
@@ -218,7 +224,7 @@ impl Net {
         let Some(link) = self.link_to(slot, to) else { return };
         let Status::Up(index) = self.links[link].status else { return };
         let Some(conn) = self.get(index) else { return };
-        if conn.owed() > config::PEER_OUT_BYTES_MAX {
+        if conn.owed() > OWED_MAX {
             self.doomed.push((index, "the peer takes no more messages"));
             return;
         }

@@ -242,6 +242,10 @@ impl Play {
                 }
                 "crash" => cluster.crash(id, lands),
                 "restart" => cluster.restart(id),
+                "abstain" | "vote" => {
+                    let abstains = command.name == "abstain";
+                    cluster.node(id).raft.as_mut().ok_or("it is down")?.abstain(abstains);
+                }
                 name => return Err(format!("what is {name:?}?")),
             }
         }

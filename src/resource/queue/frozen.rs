@@ -1,4 +1,5 @@
-//! A queue in snapshots: claims, the leases that takes which wait have asked for, tasks, dead letters.
+//! A queue in snapshots: claims, the leases that takes which wait have asked for, tasks, dead
+//! letters.
 
 use super::state::QueueState;
 use super::tasks::{Lease, Place, Task};

@@ -1,6 +1,6 @@
 //! A snapshot is installed: what may be said of it, and when.
 
-use margay::raft::message::{Body, Config, Input, Message, Output, Restored, Round};
+use margay::raft::message::{Body, Config, Input, Message, Output, Restored, RoleKind, Round};
 use margay::raft::{Configuration, Raft};
 use margay_log::id::{EntryId, Index, Micros, NodeId, Term};
 
@@ -38,4 +38,30 @@ fn a_snapshot_is_acknowledged_once_the_log_begins_behind_it() {
     out.clear();
     raft.step(Micros(200_001), Input::Durable { index: Index(301) }, &mut out);
     assert_eq!(acknowledged(&out), Some(Index(301)), "{out:?}");
+}
+
+/// Whoever stands does so by its log and its members. Behind a snapshot both may be others: it may
+/// be a learner there, and has asked for votes that nobody owes it.
+#[test]
+fn a_snapshot_ends_a_candidacy() {
+    let nodes = [1, 2, 3].map(NodeId);
+    let restored = Restored { term: Term(3), ..Restored::founding(nodes.to_vec()) };
+    let mut raft = Raft::new(Config::new(NodeId(2), 1), restored, Micros(0));
+    let mut out = Vec::new();
+    let due = raft.deadline().expect("a voter has one");
+    raft.step(due, Input::Tick, &mut out);
+    assert_eq!(raft.role(), RoleKind::PreCandidate);
+
+    let end = EntryId::new(Term(2), Index(301));
+    let others = Configuration::new(vec![NodeId(1), NodeId(3)], Vec::new(), vec![NodeId(2)]);
+    let configuration = (Index(300), others);
+    raft.step(due, Input::Installed { end, configuration }, &mut out);
+    assert_eq!(raft.role(), RoleKind::Follower);
+    out.clear();
+    for voter in [1, 3].map(NodeId) {
+        let message = Message { term: Term(4), body: Body::PreVoteReply { granted: true } };
+        raft.step(due, Input::Message { from: voter, message, configuration: None }, &mut out);
+    }
+    assert_eq!(raft.role(), RoleKind::Follower);
+    assert!(out.is_empty(), "{out:?}");
 }
