@@ -41,7 +41,7 @@ pub(crate) struct Writer {
     /// Bytes queued and not given to the disk.
     waiting: u64,
     durable: BatchEnd,
-    /// What the frames on disk say to be durable.
+    /// What frames and hard states on disk say to be durable, truncated or not.
     claimed: Index,
     /// Set while the log's new beginning is not yet durable: under which ticket it will be, and
     /// what it is.
@@ -77,7 +77,7 @@ impl Writer {
         self.claimed.min(self.durable.id.index)
     }
 
-    /// A hard state on disk says that the log is durable up to here.
+    /// Something on disk says that the log is durable up to here.
     pub(crate) fn claim(&mut self, durable: Index) {
         self.claimed = self.claimed().max(durable);
     }

@@ -31,9 +31,9 @@ use super::read::Reads;
 use super::{Candidate, Follower, Leader, Raft, Role, Round, quorum};
 
 impl Raft {
-    /// Two things happen because time has passed: a leader without a quorum, or who leads or would
-    /// and has come to abstain, gives up; a voter without a leader stands. Heartbeats are sent by
-    /// `pump`, which runs after every input.
+    /// Two things happen because time has passed: a leader without a quorum gives up, and so does
+    /// who leads or would and has come to abstain; a voter without a leader stands. Heartbeats are
+    /// sent by `pump`, which runs after every input.
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &self.role {
             let is_alone =

@@ -30,7 +30,7 @@ const ASK_EVERY: Micros = Micros::from_millis(200);
 /// The same for what is not needed to go on: what lies behind the newest snapshot.
 const ASK_SELDOM: Micros = Micros::from_millis(5_000);
 /// A leader that has asked for so long for what nobody gives back lets another lead.
-const GIVEN_UP: Micros = Micros::from_millis(2_000);
+const GIVES_UP_AFTER: Micros = Micros::from_millis(2_000);
 /// Batches asked for at a time.
 const ASK_MAX: usize = 8;
 /// Requests of others that wait for the disk, at most.
@@ -178,7 +178,7 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         let since = *self.repairs.lacks_since.get_or_insert(now);
-        if now < since.after(GIVEN_UP) || !self.has_others() {
+        if now < since.after(GIVES_UP_AFTER) || !self.has_others() {
             return;
         }
         self.repairs.abstains = true;
