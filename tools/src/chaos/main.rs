@@ -54,6 +54,8 @@ struct Args {
 
 /// Clients at work.
 const CLIENTS: u64 = 6;
+/// The operator waits so long for what must be done to a host, at most.
+const LOOK: Duration = Duration::from_millis(20);
 /// Every node answers within this time after the trouble.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -95,20 +97,16 @@ fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -
     let end = Instant::now() + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0);
     let mut told = Instant::now();
     while Instant::now() < end {
-        let pause = faults.strike(hosts)?;
+        let next = Instant::now() + faults.strike(hosts)?;
         hosts.check()?;
-        operator.attend(hosts, &mut faults)?;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             let left = end.saturating_duration_since(told).as_secs();
             println!("{left:>5} s left  {} operations  {faults}", clients.operations());
         }
-        match signals.recv_timeout(pause) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => {
-                println!("interrupted: judging what there is");
-                break;
-            }
+        if !pause(next, &operator, hosts, &mut faults, signals)? {
+            println!("interrupted: judging what there is");
+            break;
         }
     }
     println!("healing");
@@ -119,4 +117,23 @@ fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -
     let report = Report::judge(&journal, hosts, PATIENCE);
     println!("\nfaults      {faults}\nchanges     {changes}\n{report}");
     Ok(report.holds())
+}
+
+/// Nothing bad happens until then, and the operator is attended to. Returns false for a signal.
+fn pause(
+    until: Instant,
+    operator: &Operator,
+    hosts: &mut Hosts,
+    faults: &mut Faults,
+    signals: &Receiver<i32>,
+) -> io::Result<bool> {
+    loop {
+        operator.attend(hosts, faults)?;
+        let left = until.saturating_duration_since(Instant::now());
+        match signals.recv_timeout(left.min(LOOK)) {
+            Err(RecvTimeoutError::Timeout) if left > LOOK => {}
+            Err(RecvTimeoutError::Timeout) => return Ok(true),
+            _ => return Ok(false),
+        }
+    }
 }

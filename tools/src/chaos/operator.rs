@@ -36,6 +36,8 @@ pub(crate) struct Operator {
 struct Shared {
     stop: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// How long each replacement took, from the wish to remove the node to the vote of the new one.
+    replacements: Mutex<Vec<Duration>>,
     /// What is being tried, and why it has not been done.
     trying: Mutex<String>,
 }
@@ -54,6 +56,7 @@ impl Operator {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             counts: Mutex::default(),
+            replacements: Mutex::default(),
             trying: Mutex::default(),
         });
         let (removed, told) = channel();
@@ -94,19 +97,28 @@ impl Operator {
             thread::sleep(LOOK);
         }
         self.thread.join().map_err(|_| io::Error::other("the operator has panicked"))?;
-        Ok(Changes(self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+        let counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shared = &self.shared.replacements;
+        let replacements = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Changes { counts, replacements })
     }
 }
 
 /// Changes made, counted.
-pub(crate) struct Changes(BTreeMap<&'static str, u64>);
+pub(crate) struct Changes {
+    counts: BTreeMap<&'static str, u64>,
+    replacements: Vec<Duration>,
+}
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<String> =
-            self.0.iter().map(|(what, count)| format!("{count} × {what}")).collect();
+            self.counts.iter().map(|(what, count)| format!("{count} × {what}")).collect();
         f.write_str(if parts.is_empty() { "none" } else { "" })?;
-        f.write_str(&parts.join(", "))
+        f.write_str(&parts.join(", "))?;
+        let Some(longest) = self.replacements.iter().max() else { return Ok(()) };
+        let mean = self.replacements.iter().sum::<Duration>() / self.replacements.len() as u32;
+        write!(f, "\nreplacing   {mean:.1?} on average, {longest:.1?} at most, faults going on")
     }
 }
 
@@ -154,11 +166,15 @@ impl Worker {
         let Some(node) = (0..self.endpoints.len()).find(|&node| hosts::name(node) == name) else {
             return true;
         };
+        let begun = Instant::now();
         self.until_done("removed", name, Admin::Remove { name });
         if self.removed.send(node).is_err() || self.replaced.recv().is_err() {
             return false;
         }
         self.until_done("promoted", name, Admin::Promote { name });
+        let mut replacements =
+            self.shared.replacements.lock().unwrap_or_else(PoisonError::into_inner);
+        replacements.push(begun.elapsed());
         true
     }
 
