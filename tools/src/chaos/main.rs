@@ -3,15 +3,16 @@
 //! while; afterwards their histories are judged.
 //!
 //! `hosts` makes the hosts and undoes them, `faults` draws what happens to them, `operator` changes
-//! who is a member, `clients` works and remembers, `verdict` judges. Everything happens in a
-//! network and a mount namespace that end with this process: `scripts/chaos.sh` makes them, and
-//! nothing else on the machine is touched.
+//! who is a member, `story` says when, `clients` works and remembers, `verdict` judges. Everything
+//! happens in a network and a mount namespace that end with this process: `scripts/chaos.sh` makes
+//! them, and nothing else on the machine is touched.
 #![deny(unsafe_code)]
 
 mod clients;
 mod faults;
 mod hosts;
 mod operator;
+mod story;
 #[allow(dead_code)]
 #[path = "../sys.rs"]
 mod sys;
@@ -29,6 +30,7 @@ use clients::Clients;
 use faults::Faults;
 use hosts::Hosts;
 use operator::Operator;
+use story::Story;
 use verdict::Report;
 
 /// Runs nodes in network namespaces, hurts them under load, and judges what clients saw
@@ -91,13 +93,14 @@ fn run(args: &Args) -> io::Result<bool> {
 
 /// Makes trouble for the given time, then peace, and judges.
 fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -> io::Result<bool> {
-    let clients = Clients::start(hosts.endpoints(), CLIENTS, seed)?;
-    let operator = Operator::start(hosts.endpoints(), seed);
-    let mut faults = Faults::new(seed);
+    let story = Story::begin(&args.dir)?;
+    let clients = Clients::start(hosts.endpoints(), CLIENTS, seed, story.clone())?;
+    let operator = Operator::start(hosts.endpoints(), seed, story.clone());
+    let mut faults = Faults::new(seed, story);
     let end = Instant::now() + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0);
     let mut told = Instant::now();
     while Instant::now() < end {
-        let next = Instant::now() + faults.strike(hosts)?;
+        let next = Instant::now() + faults.strike(hosts, operator.replacing())?;
         hosts.check()?;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
