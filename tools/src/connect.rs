@@ -33,7 +33,7 @@ pub(crate) struct Connect {
     #[arg(
         long,
         value_name = "TIME",
-        value_parser = units::duration,
+        value_parser = units::some_time,
         default_value = "5s",
         global = true,
         help_heading = HEADING
