@@ -14,6 +14,8 @@ use crate::wire::client::{Request, Response};
 
 /// Longest wait for one node.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// And the shortest: a leader takes a second to find out that a change cannot begin.
+const ANSWER: Duration = Duration::from_millis(1_500);
 /// Before the next one is asked.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -74,7 +76,7 @@ pub fn admin(
     while let Some(endpoint) = leader.take().or_else(|| next.next().cloned()) {
         let left = end.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
-        let until = Instant::now() + share.max(PAUSE).min(PATIENCE);
+        let until = Instant::now() + share.clamp(ANSWER, PATIENCE);
         match ask_one(&endpoint, group, admin, end.min(until)) {
             Ok(Said::Done(done)) => return Ok(done),
             Ok(Said::Never(code, text)) => return Err(AdminError::Refused { code, text }),
