@@ -129,7 +129,7 @@ impl<S: StateMachine> Replica<S> {
         let (group, space) = (self.config.group.0, self.log.space());
         match space {
             Space::Full(error) if !self.full => {
-                tracing::warn!(group, %error, "no space for the log: nothing is taken until there is");
+                tracing::warn!(group, %error, "no space for the log: nothing is taken");
             }
             Space::Ready if self.full => tracing::info!(group, "there is space for the log again"),
             _ => return,
