@@ -111,6 +111,8 @@ pub const HANDOVERS_MAX: usize = 4_096;
 /// more 8.4 ms.
 pub const SHARD_SLICE: Micros = Micros(300);
 
+/// A turn that has taken this long applies no more: what is committed waits for the next one.
+pub const TURN_LONG: Micros = Micros::from_millis(2);
 /// Turns longer than this are counted, and said at log level debug.
 pub const TURN_ALARM: Micros = Micros::from_millis(5);
 /// The longest turn is told of this period and the one before it.

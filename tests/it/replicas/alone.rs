@@ -1,5 +1,5 @@
 //! One replica on a disk that can be held up, with two others that agree to everything: what
-//! becomes of it when its own snapshots, or a user's code, fail at a bad moment.
+//! becomes of it when its own snapshots, or a user's code, fail at a bad moment, or turns are long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,6 +124,8 @@ struct Outbox {
     clients: BTreeMap<ConnId, Vec<u8>>,
     peers: Vec<(NodeId, Vec<u8>, Option<Arc<Batch>>)>,
     ops: Vec<Op>,
+    /// Every turn is a long one.
+    long: bool,
 }
 
 impl Host for Outbox {
@@ -139,6 +141,10 @@ impl Host for Outbox {
 
     fn disk(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    fn is_turn_long(&mut self) -> bool {
+        self.long
     }
 }
 
@@ -499,4 +505,33 @@ fn a_snapshot_that_rots_at_rest_is_found_and_another_made() {
     // What is left is whole.
     (0..500).for_each(|_| world.turn());
     assert_eq!(world.replica.snapshot_counts().damaged, 1);
+}
+
+/// What is applied of a batch is answered, and a snapshot waits for the batch's end.
+#[test]
+fn a_turn_that_has_become_long_ends_within_a_batch() {
+    let mut world = World::open(SimDisk::new(6), 3, Micros(0));
+    world.lead();
+    world.heard();
+    let part = 16;
+    let before = world.replica.machine().applied().0;
+    for _ in 0..4 * part {
+        world.note(&vec![b'x'; 1_000]);
+    }
+    world.out.long = true;
+    let end = before + 4 * part;
+    world.until("a part", |world| world.replica.machine().applied().0 > before);
+    assert_eq!(world.replica.commit().0, end, "all is one batch");
+    assert_eq!(world.replica.machine().applied().0, before + part);
+    let replies = world.heard().iter().filter(|said| said.contains("Reply")).count() as u64;
+    assert_eq!(replies, part);
+    for parts in 2..=4 {
+        assert!(!world.replica.status().snapshotting, "48 KiB are applied, the batch is not");
+        world.turn();
+        assert_eq!(world.replica.machine().applied().0, before + parts * part);
+    }
+    world.until("a snapshot", |world| world.replica.snapshot_counts().made == 1);
+    let World { disk, .. } = world;
+    let snapshots: Vec<_> = disk.finished_snapshots().map(|(index, _)| index.0).collect();
+    assert_eq!(snapshots, [end]);
 }
