@@ -122,7 +122,8 @@ pub struct ReplicaConfig {
     /// should lead; see [`leadership`].
     pub settled: Micros,
     /// A snapshot is taken when what was applied since the last one takes this many bytes of disk,
-    /// or as many as that one has, whichever is more.
+    /// or as many as that one has, whichever is more; some voters wait for up to half as many more,
+    /// so that not all of them are at it at once.
     pub snapshot_after: u64,
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.
