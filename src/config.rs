@@ -141,9 +141,9 @@ pub const FORMING_TIME: Micros = Micros::from_millis(2_000);
 /// Bytes of an offer or of a founding record, at most.
 pub const FORMING_BYTES_MAX: usize = 16 << 10;
 
-/// Pause between two pieces of 1 MiB of a group's log that are looked through for rot: 2 MiB a
+/// Pause between two pieces of 256 KiB of a group's log that are looked through for rot: 2 MiB a
 /// second, which no disk notices.
-pub const SCRUB_PAUSE: Micros = Micros::from_millis(500);
+pub const SCRUB_PAUSE: Micros = Micros::from_millis(125);
 /// Files of a group's log that is no longer needed, kept for later segments, in bytes: as many as
 /// one snapshot of a small state sets free. More would be disk space that nobody else can use.
 pub const SPARE_BYTES: u64 = 128 << 20;

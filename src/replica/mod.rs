@@ -128,7 +128,7 @@ pub struct ReplicaConfig {
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.
     pub snapshot_chunk: usize,
-    /// Pause between two pieces of at most 1 MiB that are looked through for rot; 0 for never.
+    /// Pause between two pieces of about 256 KiB that are looked through for rot; 0 for never.
     pub scrub_pause: Micros,
 }
 
