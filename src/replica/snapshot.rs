@@ -63,7 +63,8 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// Where looking through them is, and the last that was found whole in this round.
     scrubbing: Option<Scrub>,
     scrubbed: Index,
-    /// One of those kept turned out to be damaged: another is made whatever the log has grown by.
+    /// One of those kept turned out to be damaged, or another node needs one: it is made whatever
+    /// the log has grown by.
     is_overdue: bool,
     pub counts: SnapshotCounts,
 }
@@ -110,6 +111,11 @@ impl<S: StateMachine> Snapshots<S> {
     /// The last entry of the newest finished snapshot; zero without one.
     pub(super) fn newest(&self) -> Index {
         self.kept.last().map_or(Index::ZERO, |newest| newest.end.id.index)
+    }
+
+    /// One is made as soon as it can be, whatever the log has grown by.
+    pub(super) fn want_one(&mut self) {
+        self.is_overdue = true;
     }
 
     /// A chunk could be written out at once.
