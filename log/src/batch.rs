@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Streamed};
 use crate::error::{FormatError, Full};
 use crate::format::{
     ALIGN, BATCH_HEADER, BATCH_MAX, BLOCK, BatchHeader, ENTRY_HEADER, EntryHeader, FRAME,
@@ -27,6 +27,14 @@ pub(crate) const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 /// Bytes that are added to a body's checksum at a time, as soon as they lie there: they are in the
 /// processor's first cache then, and it is a stride that crc32c takes in parallel.
 const SUM_BYTES: usize = 24 << 10;
+
+/// Entries appended together are stored past the caches if they come to so many bytes, and to so
+/// many each: less stays in the second cache until the disk has it, and checksums of short pieces
+/// cost more than that saves.
+#[cfg(feature = "direct")]
+const STREAM_MIN: u64 = 768 << 10;
+#[cfg(feature = "direct")]
+const STREAM_ENTRY_MIN: u64 = 512;
 
 /// A sealed batch: immutable and well-formed. Shared as `Arc<Batch>`.
 #[derive(Debug)]
@@ -181,6 +189,12 @@ pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Format
 /// Bytes that an entry takes whose payload has this length, no more than it may have.
 pub(crate) fn entry_length(payload: usize) -> usize {
     ENTRY_HEADER + aligned(payload.min(PAYLOAD_MAX as usize))
+}
+
+/// Whether as many entries that take `bytes` in all are better stored past the caches.
+#[cfg(feature = "direct")]
+pub(crate) fn is_streamed(entries: usize, bytes: u64) -> bool {
+    bytes >= STREAM_MIN && bytes >= STREAM_ENTRY_MIN * entries as u64
 }
 
 /// Bytes that entries with payloads of these lengths take.
@@ -354,6 +368,42 @@ impl Open {
         Ok(())
     }
 
+    /// Adds entries without fields, with stores that go past the caches; there must be room for all
+    /// of them. Their checksum is taken from where they come from. All of them, or if that panics,
+    /// none.
+    #[cfg(feature = "direct")]
+    pub(crate) fn push_streamed<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
+        let mut crc = self.body_crc();
+        let begin = self.used;
+        let mut out = Streamed::to(&mut self.buffer[begin..]);
+        let (mut length, mut head) = (0, EntryHeader::default().encode());
+        let mut used = 0;
+        for payload in payloads {
+            let payload = payload.as_ref();
+            if payload.len() > PAYLOAD_MAX as usize {
+                return Err(Full::Payload { length: payload.len() as u64 });
+            }
+            if begin - BATCH_OFFSET + used + entry_length(payload.len()) > LENGTH_MAX as usize {
+                return Err(Full::Batch);
+            }
+            if payload.len() != length {
+                length = payload.len();
+                EntryHeader::default().encode_into(length as u32, &mut head);
+            }
+            let at = out.put(used, &head);
+            used = out.put(at, payload);
+            crc = crc32c::crc32c_append(crc, &head);
+            crc = crc32c::crc32c_append(crc, payload);
+            crc = crc32c::crc32c_append(crc, &[0; ALIGN][..aligned(length) - length]);
+        }
+        drop(out);
+        self.used += used;
+        self.count += payloads.len() as u32;
+        (self.summed, self.crc) = (self.used, crc);
+        assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);
+        Ok(())
+    }
+
     /// CRC-32C of the body.
     pub(crate) fn body_crc(&self) -> u32 {
         crc32c::crc32c_append(self.crc, &self.buffer[self.summed..self.used])
@@ -386,5 +436,77 @@ impl Open {
     /// The buffer, its content no longer wanted.
     pub(crate) fn discard(self) -> Buffer {
         self.buffer
+    }
+}
+
+#[cfg(all(test, feature = "direct"))]
+mod tests {
+    use super::*;
+    use crate::id::{Chain, Term};
+
+    fn sealed(open: Open) -> Vec<u8> {
+        let header = BatchHeader {
+            cluster: ClusterId(1),
+            group: GroupId(2),
+            count: open.count(),
+            term: Term(3),
+            first: Index(1),
+            log_time: 4,
+            length: open.size(),
+            body_crc: open.body_crc(),
+            chain: Chain(5),
+        };
+        let end = BATCH_OFFSET + header.length as usize;
+        let (buffer, _) = open.into_buffer(&header, Buffer::zeroed);
+        check_body(&header, &buffer[BODY_OFFSET..end]).expect("well-formed");
+        buffer[BATCH_OFFSET..].to_vec()
+    }
+
+    #[test]
+    fn what_is_streamed_is_what_would_be_pushed() {
+        let lengths = [0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
+        let payloads: Vec<Vec<u8>> =
+            lengths.iter().map(|&length| (0..length).map(|at| (at * 7) as u8).collect()).collect();
+        let mut first = Open::new(Buffer::zeroed(256 << 10));
+        let mut other = Open::new(Buffer::zeroed(256 << 10));
+        // Behind others, of which a part is not in the checksum yet.
+        for open in [&mut first, &mut other] {
+            open.push(&EntryHeader { kind: 9, ..EntryHeader::default() }, &[&[1; 30_001]])
+                .expect("room");
+        }
+        for payload in &payloads {
+            first.push(&EntryHeader::default(), &[payload]).expect("room");
+        }
+        other.push_streamed(&payloads).expect("room");
+        for open in [&mut first, &mut other] {
+            open.push(&EntryHeader::default(), &[b"behind"]).expect("room");
+        }
+        assert_eq!(sealed(first), sealed(other));
+    }
+
+    #[test]
+    fn all_or_none_are_streamed() {
+        struct Breaks(Vec<u8>);
+        impl AsRef<[u8]> for Breaks {
+            fn as_ref(&self) -> &[u8] {
+                assert!(!self.0.is_empty(), "it cannot be read");
+                &self.0
+            }
+        }
+        let mut open = Open::new(Buffer::zeroed(BLOCK));
+        open.push(&EntryHeader::default(), &[b"before"]).expect("room");
+        let (size, crc) = (open.size(), open.body_crc());
+        let payloads = [Breaks(vec![1; 100]), Breaks(Vec::new())];
+        let push = std::panic::AssertUnwindSafe(|| open.push_streamed(&payloads));
+        std::panic::catch_unwind(push).expect_err("a payload cannot be read");
+        let large = [vec![1; 100], vec![0; PAYLOAD_MAX as usize + 1]];
+        assert!(matches!(open.push_streamed(&large), Err(Full::Payload { .. })));
+        assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
+    }
+
+    #[test]
+    fn large_entries_of_large_batches_are_streamed() {
+        assert!(is_streamed(1024, 1024 * 1072) && is_streamed(1, 800 << 10));
+        assert!(!is_streamed(256, 256 * 1072) && !is_streamed(10_000, 10_000 * 112));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use margay_bench::floor;
 use margay_bench::load::{self, CONNECTIONS_MAX, INFLIGHT_MAX, KEYS, Load, Pulse, Workload};
 use margay_bench::log;
-use margay_bench::log::ceiling::{Ceiling, Shared};
+use margay_bench::log::ceiling::{Ceiling, Shared, Woken};
 use margay_bench::report::{Report, Shape};
 
 use crate::connect::Connect;
@@ -62,6 +62,9 @@ enum Verb {
         /// How large the log is that is recovered and read; 0 leaves that out
         #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "1GiB")]
         recover: usize,
+        /// Only rows whose name contains this, such as "1 KiB"; default: all of them
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        row: String,
         /// Where the files are kept while it runs, up to 3 GiB
         #[arg(long, default_value = ".")]
         dir: PathBuf,
@@ -143,12 +146,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let report = run_floor(load.shape(), load.seconds, dir)?;
             print(&args.connect, &report)
         }
-        Some(Verb::Log { rounds, seconds, recover, dir }) => {
+        Some(Verb::Log { rounds, seconds, recover, row, dir }) => {
             let plan = log::run::Plan {
                 dir: dir.clone(),
                 rounds: *rounds,
                 time: *seconds,
                 recover_bytes: *recover as u64,
+                rows: row.clone(),
             };
             measure_log(&args.connect, &plan)
         }
@@ -162,9 +166,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 /// The log and the ceiling; other crates' logs join in `bench/peers`.
 fn measure_log(connect: &Connect, plan: &log::run::Plan) -> Result<(), Exit> {
     let (ours, two) = (log::Margay::DEFAULT, log::Margay::TWO);
-    let (plain, fresh) = (log::Margay::PLAIN, log::Margay::FRESH);
-    let contenders: [&dyn log::Contender; 7] =
-        [&Ceiling::DEFAULT, &Ceiling::HUGE, &Shared, &ours, &two, &plain, &fresh];
+    let (plain, place) = (log::Margay::PLAIN, log::Margay::IN_PLACE);
+    let fresh = log::Margay::FRESH;
+    let contenders: [&dyn log::Contender; 9] =
+        [&Ceiling::DEFAULT, &Ceiling::HUGE, &Shared, &Woken, &ours, &two, &plain, &place, &fresh];
     let is_shown = output::is_terminal();
     let mut say = |line: &str| {
         if is_shown {

@@ -1,6 +1,6 @@
 //! margay-log, the ceiling and other crates' logs, by turns in one run.
 //!
-//!     margay-bench-peers [--dir DIR] [--rounds N] [--seconds S] [--recover BYTES] [--json]
+//!     margay-bench-peers [--dir DIR] [--rounds N] [--seconds S] [--recover BYTES] [--row TEXT] [--json]
 
 mod okay;
 mod raft;
@@ -9,7 +9,7 @@ mod red;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use margay_bench::log::ceiling::{Ceiling, Shared};
+use margay_bench::log::ceiling::{Ceiling, Shared, Woken};
 use margay_bench::log::{Contender, Margay, run};
 
 fn main() -> std::io::Result<()> {
@@ -25,17 +25,20 @@ fn main() -> std::io::Result<()> {
                 plan.time = Duration::from_secs_f64(value().parse().expect("a number"));
             }
             "--recover" => plan.recover_bytes = value().parse().expect("a number of bytes"),
+            "--row" => plan.rows = value(),
             "--json" => is_json = true,
             other => panic!("unknown option {other}; see the top of bench/peers/src/main.rs"),
         }
     }
-    let contenders: [&dyn Contender; 10] = [
+    let contenders: [&dyn Contender; 12] = [
         &Ceiling::DEFAULT,
         &Ceiling::HUGE,
         &Shared,
+        &Woken,
         &Margay::DEFAULT,
         &Margay::TWO,
         &Margay::PLAIN,
+        &Margay::IN_PLACE,
         &Margay::FRESH,
         &okay::OkayWal,
         &raft::RaftEngine,

@@ -6,11 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Condvar, Mutex};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
 
 use margay_log::buffer::Buffer;
 
-use crate::log::{Appender, Contender, Row};
+use crate::log::{Append, Appender, Contender, Row};
 
 /// Zeros written at a time.
 const PIECE: usize = 1 << 20;
@@ -51,8 +54,8 @@ impl Contender for Ceiling {
         !self.huge || row.block_bytes() >= HUGE as u64 / 2
     }
 
-    /// Threads that wait for each other's writes share one.
-    fn threads(&self, _: &Row) -> usize {
+    /// Appenders that wait for each other's writes share one.
+    fn appenders(&self, _: &Row) -> usize {
         1
     }
 
@@ -71,7 +74,7 @@ impl Contender for Ceiling {
 
 impl Ceiling {
     fn blocks(&self, dir: &Path, row: &Row) -> io::Result<Blocks> {
-        let shared = Row { count: row.count * row.threads, ..*row };
+        let shared = Row { count: row.count * row.appenders, ..*row };
         let length = shared.block_bytes() as usize;
         let mut block = Buffer::zeroed(if self.huge { length.max(HUGE) } else { length });
         block.set_length(length);
@@ -118,7 +121,7 @@ impl Contender for Shared {
     }
 
     fn runs(&self, row: &Row) -> bool {
-        row.threads > 1
+        row.appenders > 1 && !row.futures
     }
 
     fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
@@ -156,6 +159,117 @@ impl Appender for Turns {
             self.over.notify_all();
         }
         Ok(())
+    }
+}
+
+/// Futures whose entries a thread writes together and wakes, with no log: what the way to that
+/// thread and back costs.
+#[derive(Debug)]
+pub struct Woken;
+
+#[derive(Default)]
+struct Queue {
+    /// Of those whose entries wait to be written.
+    waiting: Vec<Waker>,
+    /// Writes begun and done.
+    begun: u64,
+    done: u64,
+    is_over: bool,
+}
+
+struct Writer {
+    queue: Arc<(Mutex<Queue>, Condvar)>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Ready when a write that began behind it is done.
+struct Written<'a> {
+    queue: &'a (Mutex<Queue>, Condvar),
+    after: Option<u64>,
+}
+
+impl Contender for Woken {
+    fn name(&self) -> &'static str {
+        "no log, futures woken"
+    }
+
+    fn runs(&self, row: &Row) -> bool {
+        row.futures
+    }
+
+    fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
+        let blocks = Ceiling::DEFAULT.blocks(dir, row)?;
+        let queue = Arc::<(Mutex<Queue>, Condvar)>::default();
+        let shared = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || serve(&blocks, &shared));
+        Ok(Box::new(Writer { queue, thread: Some(thread) }))
+    }
+
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    fn recover(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// Writes for whoever waits, all at once, until it is over.
+fn serve(blocks: &Blocks, (queue, called): &(Mutex<Queue>, Condvar)) -> io::Result<()> {
+    let lock = || queue.lock().expect("no writer panics");
+    loop {
+        let mut queue = lock();
+        while queue.waiting.is_empty() {
+            if queue.is_over {
+                return Ok(());
+            }
+            queue = called.wait(queue).expect("no writer panics");
+        }
+        let written = std::mem::take(&mut queue.waiting);
+        queue.begun += 1;
+        drop(queue);
+        blocks.append(&[])?;
+        lock().done += 1;
+        written.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Future for Written<'_> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (queue, called) = self.queue;
+        let mut queue = queue.lock().expect("no writer panics");
+        match self.after {
+            Some(after) if queue.done > after => return Poll::Ready(Ok(())),
+            Some(_) => {}
+            None => {
+                self.after = Some(queue.begun);
+                queue.waiting.push(context.waker().clone());
+                if queue.waiting.len() == 1 {
+                    called.notify_one();
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Appender for Writer {
+    fn append(&self, _: &[Vec<u8>]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn begin<'a>(&'a self, _: &'a [Vec<u8>]) -> Append<'a> {
+        Box::pin(Written { queue: &self.queue, after: None })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.0.lock().expect("no writer panics").is_over = true;
+        self.queue.1.notify_one();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

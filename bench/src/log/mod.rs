@@ -8,6 +8,7 @@
 //! [`Contender`]s too; they live in `bench/peers`, so that nobody else has to build them.
 
 pub mod ceiling;
+mod futures;
 mod ours;
 mod recovery;
 mod rows;
@@ -15,6 +16,7 @@ pub mod run;
 
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 pub use self::ours::Margay;
@@ -28,13 +30,13 @@ pub trait Contender {
     fn name(&self) -> &'static str;
 
     /// Whether `row` is worth measuring.
-    fn runs(&self, _: &Row) -> bool {
-        true
+    fn runs(&self, row: &Row) -> bool {
+        !row.futures
     }
 
-    /// Threads it needs for `row`. One that stands for all counts for all.
-    fn threads(&self, row: &Row) -> usize {
-        row.threads
+    /// Appenders it needs for `row`. One that stands for all counts for all.
+    fn appenders(&self, row: &Row) -> usize {
+        row.appenders
     }
 
     /// Opens it in `dir` for about `bytes` of entries. Whatever it can prepare, it prepares here:
@@ -57,6 +59,9 @@ pub trait Contender {
     fn recover(&self, dir: &Path) -> io::Result<Option<u64>>;
 }
 
+/// An append that somebody polls.
+pub type Append<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+
 /// One open log.
 pub trait Appender: Sync {
     /// Appends `entries` together and returns when they are durable.
@@ -64,6 +69,11 @@ pub trait Appender: Sync {
     /// # Errors
     /// Whatever kept it.
     fn append(&self, entries: &[Vec<u8>]) -> io::Result<()>;
+
+    /// As [`Appender::append`], and returns at once what is ready when they are durable.
+    fn begin<'a>(&'a self, entries: &'a [Vec<u8>]) -> Append<'a> {
+        Box::pin(std::future::ready(self.append(entries)))
+    }
 
     /// Returns when all is durable, where an append may return before.
     ///
@@ -121,8 +131,8 @@ fn measure_in(
     dir: &Path,
 ) -> io::Result<Cell> {
     let log = contender.open(dir, row, row.bytes_max())?;
-    let threads = contender.threads(row);
-    let budget = row.batches_max() / threads as u64;
+    let appenders = contender.appenders(row);
+    let budget = row.batches_max() / appenders as u64;
     let run = |log: &dyn Appender| -> io::Result<Recorder> {
         let entries = row.entries();
         let mut recorder = Recorder::new();
@@ -143,12 +153,14 @@ fn measure_in(
         log.append(&row.entries())?;
     }
     let begin = Instant::now();
-    let recorder = if threads == 1 {
+    let recorder = if appenders == 1 {
         run(&*log)?
+    } else if row.futures {
+        futures::run(&*log, row, appenders, time)?
     } else {
         let log = &*log;
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| run(log))).collect();
+            let threads: Vec<_> = (0..appenders).map(|_| scope.spawn(|| run(log))).collect();
             let mut all = Recorder::new();
             for thread in threads {
                 all.add(&thread.join().expect("an appender does not panic")?);
@@ -160,7 +172,7 @@ fn measure_in(
     Ok(Cell {
         name: contender.name(),
         row: *row,
-        batches_per_s: recorder.ops() as f64 / seconds * (row.threads / threads) as f64,
+        batches_per_s: recorder.ops() as f64 / seconds * (row.appenders / appenders) as f64,
         p50_us: recorder.micros(0.5),
         p99_us: recorder.micros(0.99),
     })

@@ -12,7 +12,7 @@ use crate::log::{Contender, Margay, Row};
 use crate::report::Recorder;
 
 /// Entries of what is recovered.
-const FILL: Row = Row { name: "fill", count: 1024, size: 1024, threads: 1 };
+const FILL: Row = Row::alone("fill", 1024, 1024);
 /// Bytes of a plain read.
 const PIECE: usize = 1 << 20;
 

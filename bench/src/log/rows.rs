@@ -9,17 +9,20 @@ pub struct Row {
     pub count: usize,
     /// Bytes of each.
     pub size: usize,
-    /// Threads that append, each waiting for its own.
-    pub threads: usize,
+    /// Who append, each waiting for its own.
+    pub appenders: usize,
+    /// The appenders are futures, all polled by one thread; else each is a thread.
+    pub futures: bool,
 }
 
 /// All of them.
-pub const ROWS: [Row; 5] = [
-    Row { name: "1 x 64 B", count: 1, size: 64, threads: 1 },
-    Row { name: "64 x 64 B", count: 64, size: 64, threads: 1 },
-    Row { name: "256 x 1 KiB", count: 256, size: 1024, threads: 1 },
-    Row { name: "1024 x 1 KiB", count: 1024, size: 1024, threads: 1 },
-    Row { name: "64 threads, 1 x 64 B", count: 1, size: 64, threads: 64 },
+pub const ROWS: [Row; 6] = [
+    Row::alone("1 x 64 B", 1, 64),
+    Row::alone("64 x 64 B", 64, 64),
+    Row::alone("256 x 1 KiB", 256, 1024),
+    Row::alone("1024 x 1 KiB", 1024, 1024),
+    Row { appenders: 64, ..Row::alone("64 threads, 1 x 64 B", 1, 64) },
+    Row { appenders: 64, futures: true, ..Row::alone("64 futures, 1 x 64 B", 1, 64) },
 ];
 
 /// No cell appends more payload than this.
@@ -28,6 +31,11 @@ const PAYLOAD_MAX: u64 = 1 << 30;
 const BATCHES_MAX: u64 = 200_000;
 
 impl Row {
+    /// Of one appender.
+    pub(super) const fn alone(name: &'static str, count: usize, size: usize) -> Row {
+        Row { name, count, size, appenders: 1, futures: false }
+    }
+
     /// Bytes of payload in a batch.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {

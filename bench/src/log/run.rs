@@ -20,12 +20,20 @@ pub struct Plan {
     pub time: Duration,
     /// Bytes of the log that is recovered and read; 0 leaves that out.
     pub recover_bytes: u64,
+    /// Rows whose name contains this: all of them, if it is empty.
+    pub rows: String,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
         let time = Duration::from_millis(1_500);
-        Plan { dir: PathBuf::from("."), rounds: 3, time, recover_bytes: 1 << 30 }
+        Plan {
+            dir: PathBuf::from("."),
+            rounds: 3,
+            time,
+            recover_bytes: 1 << 30,
+            rows: String::new(),
+        }
     }
 }
 
@@ -57,7 +65,7 @@ pub fn run(
         if round % 2 == 0 {
             order.reverse();
         }
-        for row in &ROWS {
+        for row in ROWS.iter().filter(|row| row.name.contains(&plan.rows)) {
             for contender in order.iter().filter(|contender| contender.runs(row)) {
                 say(&format!("round {round}: {} · {}", row.name, contender.name()));
                 outcome.cells.push(measure(*contender, row, plan.time, &dir)?);

@@ -48,7 +48,21 @@ struct Driven {
     disk: BoxedDisk,
     ops: Vec<Op>,
     done: Vec<Done>,
-    due: Vec<Arc<Sleeper>>,
+    due: Due,
+}
+
+/// Whom to wake, without the lock: who is woken asks for it at once.
+#[derive(Default)]
+struct Due {
+    sleepers: Vec<Arc<Sleeper>>,
+    wakers: Vec<Waker>,
+}
+
+impl Due {
+    fn wake(&mut self) {
+        wake(&mut self.sleepers);
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
 }
 
 /// See the module.
@@ -183,8 +197,8 @@ impl State {
         self.wake_followers();
     }
 
-    /// Takes the end of an operation into account and wakes whom it concerns.
-    fn on_done(&mut self, done: Done) {
+    /// Takes the end of an operation into account. Futures that it concerns are to be woken.
+    fn on_done(&mut self, done: Done, due: &mut Vec<Waker>) {
         match done {
             Done::Prepared { .. } | Done::Retired { .. } | Done::Rewritten { .. } => {
                 self.space_under_way -= 1;
@@ -206,23 +220,13 @@ impl State {
         };
         if let Some(ticket) = progress.meta {
             self.meta_durable = self.meta_durable.max(ticket);
-            self.meta_wakers.retain(|(at, waker)| {
-                let is_due = *at <= ticket;
-                if is_due {
-                    waker.wake_by_ref();
-                }
-                !is_due
-            });
+            let meta = self.meta_wakers.extract_if(.., |(at, _)| *at <= ticket);
+            due.extend(meta.map(|(_, waker)| waker));
         }
         if let Some(durable) = progress.durable {
-            self.wakers.retain(|(at, waker)| {
-                let is_due = *at <= durable;
-                if is_due {
-                    waker.wake_by_ref();
-                }
-                !is_due
-            });
-            self.wake_followers();
+            let entries = self.wakers.extract_if(.., |(at, _)| *at <= durable);
+            due.extend(entries.map(|(_, waker)| waker));
+            due.append(&mut self.followers);
         }
     }
 }
@@ -281,7 +285,7 @@ impl Shared {
                 disk,
                 ops: Vec::new(),
                 done: Vec::new(),
-                due: Vec::new(),
+                due: Due::default(),
             })),
             progress: Condvar::new(),
             rest: Condvar::new(),
@@ -322,10 +326,12 @@ impl Shared {
         state
     }
 
-    /// Somebody must drive for whoever does not wait.
+    /// Somebody must drive for whoever does not wait. Who was told so and has not looked yet is not
+    /// told again.
     pub(crate) fn kick(&self, state: &mut State) {
-        state.kicked = true;
-        self.rest.notify_one();
+        if !std::mem::replace(&mut state.kicked, true) {
+            self.rest.notify_one();
+        }
     }
 
     /// Drives, or waits for whoever does, until `is_done`. Ends early when the log has stopped.
@@ -412,7 +418,7 @@ impl Shared {
         }
         disk.poll(wait, done);
         self.account(&mut self.state(), done, due);
-        wake(due);
+        due.wake();
     }
 
     /// What the disk is to do; what makes or frees space goes to the spacer.
@@ -433,43 +439,46 @@ impl Shared {
         }
     }
 
-    /// `due` are to be woken, without the lock.
-    fn account(&self, state: &mut State, done: &mut Vec<Done>, due: &mut Vec<Arc<Sleeper>>) {
+    /// Takes what has ended into account.
+    fn account(&self, state: &mut State, done: &mut Vec<Done>, due: &mut Due) {
         let before = (state.log.durable(), state.meta_durable);
         for done in done.drain(..) {
-            state.on_done(done);
+            state.on_done(done, &mut due.wakers);
         }
         let has_moved = before != (state.log.durable(), state.meta_durable);
         if state.sleeping > 0 && (has_moved || state.log.poisoned().is_some()) {
             self.progress.notify_all();
         }
         if before.0 != state.log.durable() {
-            state.sleepers.take_durable(state.log.durable(), due);
+            state.sleepers.take_durable(state.log.durable(), &mut due.sleepers);
         }
     }
 
     /// The spacer has finished something. Writes may have waited for it.
     pub(crate) fn on_space(&self, done: Done) {
+        let mut due = Vec::new();
         let mut state = self.state();
         match done {
             Done::Prepared { .. } => {
-                state.on_done(done);
+                state.on_done(done, &mut due);
                 state.retain();
             }
             Done::Retired { segment, .. } => {
-                state.on_done(done);
+                state.on_done(done, &mut due);
                 self.files.forget(segment);
             }
             Done::Rewritten { segment, result } => {
-                state.on_done(done);
+                state.on_done(done, &mut due);
                 self.files.forget(segment);
                 state.rewritten = Some((segment, result));
             }
-            done => state.on_done(done),
+            done => state.on_done(done, &mut due),
         }
         self.progress.notify_all();
-        state.wake_followers();
+        due.append(&mut state.followers);
         self.kick(&mut state);
+        drop(state);
+        due.into_iter().for_each(Waker::wake);
     }
 
     /// The log's own thread.

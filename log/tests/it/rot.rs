@@ -3,8 +3,9 @@
 
 use margay_log::disk::Disk;
 use margay_log::disk::sim::SimDisk;
+use margay_log::format::BLOCK;
 use margay_log::id::{BatchEnd, EntryId, Index, SegmentNumber};
-use margay_log::recover::Cause;
+use margay_log::recover::{Cause, Storage};
 use margay_log::rng::Rng;
 use margay_log::{Error, Log, Opened, Read, open};
 
@@ -70,6 +71,57 @@ fn a_flipped_bit_is_reported() {
     });
     println!("{damaged} flips in what counts, {harmless} in what does not");
     assert!(damaged > 50 && harmless > 50);
+}
+
+/// Where the last frame of a segment begins.
+fn last_frame(disk: &mut SimDisk, segment: SegmentNumber) -> Option<u64> {
+    let blocks: Vec<_> = disk.written_blocks(segment).collect();
+    let mut bytes = vec![0; BLOCK];
+    blocks.into_iter().rev().find(|&block| {
+        disk.read(segment, block, &mut bytes).expect("it is there");
+        bytes.starts_with(b"MGYF")
+    })
+}
+
+/// What becomes of a log whose last batch in `segment` is gone: is it said to be damaged?
+fn is_missed(disk: &SimDisk, segment: SegmentNumber) -> Option<bool> {
+    let mut disk = disk.clone();
+    let frame = last_frame(&mut disk, segment)?;
+    assert!(disk.flip(segment, frame + 8, 0));
+    Some(open(&mut disk, options()).expect("opens").report.damage.is_some())
+}
+
+/// Below it the disk loses nothing unnoticed; what nothing on disk says to be durable is not below
+/// it.
+#[test]
+fn what_is_at_rest_is_missed() {
+    let mut world = World::new(1);
+    assert_eq!(world.log.at_rest_below(), SegmentNumber(0));
+    let (mut missed, mut unnoticed) = (0, 0);
+    for _ in 0..120 {
+        world.append_one();
+        world.settle_without_mark();
+        assert_eq!(world.log.durable(), world.log.last().index);
+        let below = world.log.at_rest_below();
+        let segments: Vec<_> = world.disk.segment_numbers().collect();
+        for &segment in segments.iter().filter(|segment| **segment < below) {
+            assert_ne!(is_missed(&world.disk, segment), Some(false), "{segment} is at rest");
+            missed += 1;
+        }
+        let last = segments.iter().rev().find_map(|&segment| {
+            is_missed(&world.disk, segment).map(|is_missed| (segment, is_missed))
+        });
+        let (segment, is_missed) = last.expect("something was written");
+        assert!(!is_missed && segment >= below, "nothing says that the newest batch was durable");
+        unnoticed += 1;
+    }
+    assert!(missed > 100 && unnoticed == 120, "{missed} missed");
+    // Once the log rests, the hard state says it of the newest too.
+    world.settle();
+    let below = world.log.at_rest_below();
+    let newest = world.disk.segment_numbers().filter(|segment| *segment >= below);
+    let newest: Vec<_> = newest.filter_map(|segment| is_missed(&world.disk, segment)).collect();
+    assert!(!newest.is_empty() && newest.iter().all(|missed| *missed));
 }
 
 /// With somebody to ask, rot within the log costs the batch it hit, and that can be put back.

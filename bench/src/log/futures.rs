@@ -1,0 +1,85 @@
+//! Many appends as futures, all polled by one thread that sleeps when none is ready: what a program
+//! with an executor of one thread does, without the executor.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::log::{Append, Appender, Row};
+use crate::report::Recorder;
+
+/// Whose turn it is, and who takes them.
+struct Ready {
+    tasks: Mutex<Vec<usize>>,
+    thread: Thread,
+}
+
+/// Wakes one of them.
+struct Task {
+    number: usize,
+    ready: Arc<Ready>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut tasks = self.ready.tasks.lock().expect("nobody panics with it");
+        tasks.push(self.number);
+        let is_first = tasks.len() == 1;
+        drop(tasks);
+        if is_first {
+            self.ready.thread.unpark();
+        }
+    }
+}
+
+/// `count` tasks append again and again, each when its last entry is durable.
+pub(super) fn run(
+    log: &dyn Appender,
+    row: &Row,
+    count: usize,
+    time: Duration,
+) -> io::Result<Recorder> {
+    let entries = row.entries();
+    let thread = std::thread::current();
+    let ready = Arc::new(Ready { tasks: Mutex::new((0..count).collect()), thread });
+    let wakers: Vec<Waker> = (0..count)
+        .map(|number| Waker::from(Arc::new(Task { number, ready: Arc::clone(&ready) })))
+        .collect();
+    let mut appends: Vec<Option<(Instant, Append<'_>)>> = (0..count).map(|_| None).collect();
+    let mut recorder = Recorder::new();
+    let (begin, mut left) = (Instant::now(), count);
+    let mut turn = Vec::new();
+    while left > 0 {
+        std::mem::swap(&mut turn, &mut *ready.tasks.lock().expect("nobody panics with it"));
+        if turn.is_empty() {
+            std::thread::park();
+        }
+        for task in turn.drain(..) {
+            let mut context = Context::from_waker(&wakers[task]);
+            if let Some((start, append)) = &mut appends[task] {
+                let Poll::Ready(result) = append.as_mut().poll(&mut context) else { continue };
+                result?;
+                recorder.operation(start.elapsed());
+                appends[task] = None;
+                let is_over = begin.elapsed() >= time || recorder.ops() >= row.batches_max();
+                left -= usize::from(is_over);
+                if is_over {
+                    continue;
+                }
+            }
+            let (start, mut append) = (Instant::now(), log.begin(&entries));
+            match append.as_mut().poll(&mut context) {
+                Poll::Ready(_) => ready.tasks.lock().expect("nobody panics with it").push(task),
+                Poll::Pending => {}
+            }
+            appends[task] = Some((start, append));
+        }
+    }
+    Ok(recorder)
+}
