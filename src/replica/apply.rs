@@ -2,8 +2,8 @@
 //!
 //! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies
 //! about `apply_bytes` or `ENTRIES_PER_TURN` and leaves the rest to the next. Where its host says
-//! that it has become long, it stops within a batch, too: a state of which a snapshot is written out
-//! takes ten times as long to write to as another.
+//! that it has become long, it stops within a batch, too: a state of which a snapshot is written
+//! out takes ten times as long to write to as another.
 
 use std::sync::Arc;
 
