@@ -45,7 +45,7 @@ async fn mirror(client: Client) -> Result<Users, Failure> {
                 }
                 Some(Ok(MapEvent::Removed { key, .. })) => drop(users.remove(&key)),
                 Some(Ok(MapEvent::Cleared | MapEvent::Deleted)) => users.clear(),
-                Some(Ok(MapEvent::Lagged)) => continue 'read,
+                Some(Ok(MapEvent::Lagged { .. })) => continue 'read,
                 Some(Err(failure)) => return Err(failure),
                 None => return Ok(users),
             }

@@ -34,8 +34,8 @@ done
 set_up
 missing=()
 command -v ip >/dev/null || missing+=(iproute2)
+command -v unshare >/dev/null && command -v fallocate >/dev/null || missing+=(util-linux)
 command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
-command -v unshare >/dev/null || missing+=(util-linux)
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
 say "building margay and chaos …"

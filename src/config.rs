@@ -150,6 +150,9 @@ pub const SPARE_BYTES: u64 = 128 << 20;
 /// Bytes of log on disk since the last snapshot at which the next is due, unless the state is
 /// larger: 64 MiB, what a restart replays in a second or so.
 pub const SNAPSHOT_AFTER: u64 = 64 << 20;
+/// The least that may be said instead of [`SNAPSHOT_AFTER`]: with less, a group would do nothing but
+/// write snapshots.
+pub const SNAPSHOT_AFTER_MIN: u64 = 64 << 10;
 
 const _: () = assert!(REAP_MAX <= RING_COMPLETIONS as usize / 4);
 const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_multiple_of(4_096));

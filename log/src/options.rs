@@ -69,13 +69,6 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether an ordinary segment may have `size` bytes: they double from the first on.
-    pub(crate) fn has_segments_of(&self, size: u64) -> bool {
-        let doubled = size / self.segment_first;
-        let is_regular = size.is_multiple_of(self.segment_first) && doubled.is_power_of_two();
-        size == self.segment_max || is_regular && size < self.segment_max
-    }
-
     /// Says which option is out of range, if one is.
     ///
     /// # Errors

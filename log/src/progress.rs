@@ -343,8 +343,9 @@ impl Log {
         let rewriting = self.rewriting.as_ref().map(|rewriting| rewriting.segment);
         let (writer, reads, ops) = (&self.writer, &self.reads, &mut self.ops);
         let (spares, bytes_max) = (&mut self.spares, self.options.spare_bytes);
-        // A file that was rewritten, or made for one large batch, has a size that none will have.
-        let fits = |size| self.options.has_segments_of(size);
+        // Segments double up to the largest: no other size that there has been will be asked for
+        // again, nor that of a file that was rewritten, or made for one large batch.
+        let fits = |size| size == self.options.segment_max;
         self.retiring.retain(|&Retiring { segment, size, needed }| {
             let is_busy = [preparing, rewriting].contains(&Some(segment))
                 || writer.is_writing(segment)

@@ -56,7 +56,8 @@ enum Said {
     Never(Code, String),
 }
 
-/// Asks the leader of a group, whichever of `endpoints` knows it, until `end`.
+/// Asks the leader of a group, whichever of `endpoints` knows it, until `end`. One that does not
+/// answer is left after its share of the time, and the others are asked.
 ///
 /// # Errors
 /// See [`AdminError`].
@@ -71,7 +72,10 @@ pub fn admin(
     let (mut silence, mut answer) = ("no endpoint was given".to_owned(), None);
     let mut refusal = None;
     while let Some(endpoint) = leader.take().or_else(|| next.next().cloned()) {
-        match ask_one(&endpoint, group, admin, end.min(Instant::now() + PATIENCE)) {
+        let left = end.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let until = Instant::now() + share.max(PAUSE).min(PATIENCE);
+        match ask_one(&endpoint, group, admin, end.min(until)) {
             Ok(Said::Done(done)) => return Ok(done),
             Ok(Said::Never(code, text)) => return Err(AdminError::Refused { code, text }),
             Ok(Said::Elsewhere(address)) if !address.is_empty() && address != endpoint => {

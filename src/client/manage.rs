@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use margay_log::id::GroupId;
 
 use super::{Client, Group};
+use crate::machine::Level;
 use crate::resource::directory::Listed;
 use crate::resource::{Description, Directory, Failure, Reply};
 
@@ -25,6 +26,7 @@ pub struct Listing {
     sources: Vec<Source>,
     prefix: String,
     kind: u8,
+    level: Level,
 }
 
 /// What is left of one group's list.
@@ -75,7 +77,7 @@ impl Client {
             next: Some(String::new()),
         };
         let sources = (0..self.groups()).map(source).collect();
-        Listing { sources, prefix: prefix.to_owned(), kind }
+        Listing { sources, prefix: prefix.to_owned(), kind, level: Level::default() }
     }
 
     fn with_group<T>(
@@ -91,6 +93,12 @@ impl Client {
 }
 
 impl Listing {
+    /// The same, read at another level.
+    #[must_use]
+    pub fn with_level(self, level: Level) -> Listing {
+        Listing { level, ..self }
+    }
+
     /// Fetches, from all groups at the same time, a page where there is none at hand and more to
     /// come.
     fn fill(&mut self) -> Result<(), Failure> {
@@ -102,7 +110,7 @@ impl Listing {
                 .filter(|source| source.page.is_empty())
                 .filter_map(|source| {
                     let after = source.next.take()?;
-                    let directory = Directory::new(source.group.clone());
+                    let directory = Directory::new(source.group.clone()).with_level(self.level);
                     Some((directory.list(&self.prefix, self.kind, &after, 0), source))
                 })
                 .collect();

@@ -3,7 +3,8 @@
 use super::{Client, Group};
 use crate::resource::log::Retention;
 use crate::resource::typed::{
-    Data, LogOf, MapOf, MemberGroupOf, MultimapOf, QueueOf, SetOf, TopicOf, ValueOf,
+    Data, ElectionOf, LogOf, MapOf, MemberGroupOf, MultimapOf, QueueOf, SetOf, TopicOf, TreeOf,
+    ValueOf,
 };
 use crate::resource::{
     Barrier, Counter, Directory, Election, Failure, Handle, IdGenerator, Latch, Lock, Log, Map,
@@ -137,6 +138,17 @@ impl Client {
     /// `QueueOf::new(client.queue_with("jobs", 5).wait()?)`.
     pub fn queue_of<T: Data>(&self, name: &str) -> Reply<QueueOf<T, Group>> {
         self.queue(name).and_then(|queue| Ok(QueueOf::new(queue)))
+    }
+
+    /// The document tree `name`, with data of a type. Where nodes may have none, as those that
+    /// [`TreeOf::with_parents`] creates: `client.tree_of::<Option<Json<Config>>>("config")`.
+    pub fn tree_of<D: Data>(&self, name: &str) -> Reply<TreeOf<D, Group>> {
+        self.tree(name).and_then(|tree| Ok(TreeOf::new(tree)))
+    }
+
+    /// The election `name`, whose candidates bring data of a type.
+    pub fn election_of<D: Data>(&self, name: &str) -> Reply<ElectionOf<D, Group>> {
+        self.election(name).and_then(|election| Ok(ElectionOf::new(election)))
     }
 
     /// The topic `name`, with messages of a type.

@@ -257,9 +257,12 @@ impl<S: StateMachine> Replica<S> {
         if self.changes.asked.as_ref().is_none_or(|asked| asked.next.is_some()) {
             return;
         }
-        if self.raft.may_change().is_err() {
-            return;
+        if self.raft.may_change().is_ok() {
+            self.say_done(host);
         }
+    }
+
+    fn say_done(&mut self, host: &mut dyn Host) {
         let Some(Asked { conn, id, name, .. }) = self.changes.asked.take() else { return };
         let member = self.members.current().find(&name);
         let node = member.map_or(NodeId(0), |(member, _)| member.id);
@@ -268,9 +271,18 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// This node leads no longer: what is appended may be committed by the next leader, or not.
+    /// This node leads no longer: what is appended may be committed by the next leader, or not. If
+    /// it is because its own vote is gone, and that is committed, what was asked for is done.
     pub(super) fn give_up_change(&mut self, host: &mut dyn Host) {
         self.changes.opened = None;
+        let votes = self.raft.configuration().is_voter(self.config.raft.id);
+        let is_appended = |asked: &Asked| asked.next.is_none();
+        if self.changes.asked.as_ref().is_some_and(is_appended)
+            && !votes
+            && self.members.is_settled()
+        {
+            return self.say_done(host);
+        }
         let Some(Asked { conn, id, next, .. }) = self.changes.asked.take() else { return };
         let code = if next.is_some() { Code::NOT_LEADER } else { Code::LEADER_CHANGED };
         let leader = self.leader_address();

@@ -501,6 +501,12 @@ impl Memberships {
         committed > 0
     }
 
+    /// Whether the one in force is committed, and no change of voters under way.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.0.len() == 1 && !self.current().is_joint()
+    }
+
     /// A member of this number in any of them; the latest wins.
     #[must_use]
     pub fn member(&self, id: NodeId) -> Option<&Member> {

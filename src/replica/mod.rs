@@ -272,6 +272,8 @@ pub struct Replica<S: StateMachine> {
     leading: bool,
     /// The node is about to stop, and nothing is sealed any more.
     resting: bool,
+    /// The disk is full, and that has been said.
+    full: bool,
     /// Applying came to an entry that cannot be applied: nothing is answered any more.
     halted: Option<Halted>,
     /// More to do at once: the last flush stopped at its budget.
@@ -347,6 +349,7 @@ impl<S: StateMachine> Replica<S> {
             ready_at: None,
             leading: false,
             resting: false,
+            full: false,
             halted: None,
             hungry: false,
             flushed_at: now,
@@ -424,6 +427,7 @@ impl<S: StateMachine> Replica<S> {
         self.serve_reads(now, host);
         self.flush_snapshots(now, host);
         self.flush_repairs(now, host);
+        self.tell_space();
         if self.resting {
             self.log.mark();
         }

@@ -1,6 +1,7 @@
 //! What comes from the other nodes' replicas of the group, and what it must stand up to before the
 //! core hears of it.
 
+use margay_log::Space;
 use margay_log::batch::Received;
 use margay_log::buffer::Buffer;
 use margay_log::id::{EntryId, Index, Micros, NodeId};
@@ -120,6 +121,20 @@ impl<S: StateMachine> Replica<S> {
         }
         self.arriving = Some(received);
         Ok(true)
+    }
+
+    /// Says when there is no space for batches any more, and when there is again: what others send
+    /// is dropped meanwhile, and nobody else would tell why this node falls behind.
+    pub(super) fn tell_space(&mut self) {
+        let (group, space) = (self.config.group.0, self.log.space());
+        match space {
+            Space::Full(error) if !self.full => {
+                tracing::warn!(group, %error, "no space for the log: nothing is taken until there is");
+            }
+            Space::Ready if self.full => tracing::info!(group, "there is space for the log again"),
+            _ => return,
+        }
+        self.full = matches!(space, Space::Full(_));
     }
 
     /// An acknowledgement names the chain it acknowledges; one of another log must not count.

@@ -22,6 +22,7 @@ use margay_log::id::Index;
 mod handle;
 
 pub use super::claims::{GRANTED, NOT_ACQUIRED, WAITING};
+pub(super) use handle::read_event;
 pub use handle::{Candidate, Election, ElectionEvent, Leader, Leadership};
 
 /// Candidates on one list, at most.

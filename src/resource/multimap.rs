@@ -8,6 +8,7 @@ mod handle;
 mod state;
 
 pub use super::entries::{PAGE_BYTES_MAX, PAGE_MAX};
+pub(super) use handle::read_event;
 pub use handle::{Multimap, MultimapEvent, MultimapPage, MultimapRange, ValuesPage};
 pub(super) use state::MultimapState;
 

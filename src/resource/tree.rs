@@ -9,6 +9,7 @@ mod handle;
 pub mod path;
 
 pub use handle::{Children, Node, Tree, TreeEvent};
+pub(super) use handle::{filter_at, filter_below, read_event};
 
 use super::Resource;
 use super::codec::{

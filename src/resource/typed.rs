@@ -6,6 +6,7 @@
 //! takes it away, a poll for instance, has done so all the same.
 
 mod data;
+mod election;
 mod group;
 mod log;
 mod map;
@@ -13,18 +14,21 @@ mod multimap;
 mod queue;
 mod set;
 mod topic;
+mod tree;
 mod value;
 
 #[cfg(feature = "serde")]
 pub use data::Json;
 pub use data::{Data, DataError, Rkyv};
+pub use election::{CandidateOf, ElectionEventOf, ElectionOf, LeaderOf};
 pub use group::{MemberGroupOf, MembershipOf, MessageOf};
 pub use log::{FollowOf, LogOf, LogPageOf, RecordOf};
 pub use map::{Entry, EntryPage, MapOf};
-pub use multimap::{MultimapOf, ValuesPageOf};
+pub use multimap::{MultimapEventOf, MultimapOf, MultimapPageOf, ValuesPageOf};
 pub use queue::{QueueOf, TaskOf};
 pub use set::{SetOf, SetPageOf};
 pub use topic::{TopicEventOf, TopicOf};
+pub use tree::{NodeOf, TreeEventOf, TreeOf};
 pub use value::ValueOf;
 
 use super::registry::DELETED;
@@ -72,13 +76,17 @@ pub enum Change<K, V> {
     /// The resource was deleted.
     Deleted,
     /// Changes were missed: read what is there, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<K: Data, V: Data> Change<K, V> {
     fn read(delivery: Delivery) -> Result<Change<K, V>, Failure> {
-        let Delivery::Event { index: version, kind, payload, .. } = delivery else {
-            return Ok(Change::Lagged);
+        let (version, kind, payload) = match delivery {
+            Delivery::Lagged { oldest } => return Ok(Change::Lagged { oldest }),
+            Delivery::Event { index: version, kind, payload, .. } => (version, kind, payload),
         };
         let EventPayload { key, new, old } = EventPayload::decode(&payload)?;
         let key = || K::from_bytes(key.as_deref().unwrap_or_default());

@@ -29,6 +29,10 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
         let (groups, max) = (config.groups.unwrap_or(0), config::GROUPS_MAX);
         return Err(Error::Config(format!("--groups {groups}: between 1 and {max}")));
     }
+    if config.snapshot_after < config::SNAPSHOT_AFTER_MIN {
+        let (after, least) = (config.snapshot_after, config::SNAPSHOT_AFTER_MIN);
+        return Err(Error::Config(format!("--snapshot-after {after}: at least {least} bytes")));
+    }
     let cpus = match &config.cpus {
         Some(cpus) if cpus.len() < shards => {
             let count = cpus.len();

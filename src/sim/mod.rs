@@ -118,6 +118,7 @@ impl Focus {
             known::SAFE_TIME_FROM_RECEIPT => (&["late answers"], Some("lock")),
             known::ABA_ACK => (&["stalled leader"], Some("map")),
             known::TORN_TAIL_ACCEPTED => (&["crash", "slow disk"], None),
+            known::WIPED_NODE_VOTES => (&["lost disk", "crash"], Some("map")),
             _ => return None,
         };
         Some(Focus { faults, resource })

@@ -2,7 +2,9 @@
 
 use margay::machine::{Code, Filter, Outcome};
 use margay::resource::log::Appended;
-use margay::resource::typed::{Change, Json, Rkyv, Stored, TopicEventOf};
+use margay::resource::typed::{
+    Change, ElectionEventOf, Entry, Json, MultimapEventOf, Rkyv, Stored, TopicEventOf, TreeEventOf,
+};
 use margay::resource::{Removal, Swap};
 use margay::server::Node;
 use margay_log::id::Index;
@@ -160,4 +162,139 @@ fn collections_queues_topics_and_logs_speak_the_programs_types() {
     let mut records = audit.follow(Some(3));
     let record = records.wait_next().unwrap();
     assert_eq!((record.position, record.value, records.position()), (3, 30, 4));
+}
+
+#[test]
+fn multimaps_are_paged_and_watched_as_types() {
+    let node = Node::builder().temporary().start().expect("it starts");
+    let client = node.client().unwrap();
+    let roles = client.multimap_of::<i32, String>("roles").wait().unwrap();
+    let (admin, author) = ("admin".to_owned(), "author".to_owned());
+    let mut all = roles.watch(Some((Index::ZERO, 0)));
+    let mut one = roles.watch_key(&7, Some((Index::ZERO, 0)));
+    for (key, value) in [(7, &admin), (-1, &admin), (7, &author)] {
+        assert!(roles.put(&key, value).wait().unwrap());
+    }
+    let sizes = (roles.size(), roles.keys_size(), roles.size_of(&7));
+    let sizes = (sizes.0.wait().unwrap(), sizes.1.wait().unwrap(), sizes.2.wait().unwrap());
+    assert_eq!(sizes, (3, 2, 2));
+    assert!(roles.contains_value(&author).wait().unwrap());
+
+    // Page by page it is what one page says.
+    let whole = roles.entries(None, 0).wait().unwrap();
+    let pairs = |entries: &[Entry<i32, String>]| -> Vec<(i32, String)> {
+        entries.iter().map(|entry| (entry.key, entry.value.clone())).collect()
+    };
+    let in_order = [(-1, admin.clone()), (7, admin.clone()), (7, author.clone())];
+    assert_eq!((pairs(&whole.entries), whole.next), (in_order.to_vec(), None));
+    let (mut paged, mut next) = (Vec::new(), None);
+    loop {
+        let after = next.as_ref().map(|(key, value)| (key, value));
+        let page = roles.entries(after, 1).wait().unwrap();
+        assert_eq!(page.entries.len(), 1);
+        paged.extend(page.entries);
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, whole.entries);
+
+    assert!(roles.remove(&7, &author).wait().unwrap());
+    assert_eq!(roles.remove_key(&7).wait().unwrap(), 1);
+    roles.clear().wait().unwrap();
+    for (key, value) in [(7, &admin), (-1, &admin), (7, &author)] {
+        let put = all.wait_next().unwrap();
+        let MultimapEventOf::Put { key: is, value: told, .. } = put else { panic!("{put:?}") };
+        assert_eq!((is, &told), (key, value));
+    }
+    let removed = all.wait_next().unwrap();
+    assert!(matches!(removed, MultimapEventOf::Removed { key: 7, value, .. } if value == author));
+    assert!(matches!(all.wait_next().unwrap(), MultimapEventOf::KeyRemoved { key: 7, .. }));
+    assert_eq!(all.wait_next().unwrap(), MultimapEventOf::Cleared);
+    for value in [&admin, &author] {
+        let put = one.wait_next().unwrap();
+        assert!(matches!(put, MultimapEventOf::Put { key: 7, value: told, .. } if told == *value));
+    }
+}
+
+#[test]
+fn trees_speak_the_programs_types() {
+    let node = Node::builder().temporary().start().expect("it starts");
+    let client = node.client().unwrap();
+    let users = client.tree_of::<Json<User>>("users").wait().unwrap();
+    let mut below = users.watch_below("/team", Some((Index::ZERO, 0))).unwrap();
+    let mut exact = users.watch("/team/ada", Some((Index::ZERO, 0))).unwrap();
+    let parents = users.clone().with_parents();
+    let created = parents.create("/team/ada", &user("ada", 36)).wait().unwrap();
+    let Swap::Done(version) = created else { panic!("{created:?}") };
+    let conflict = users.create("/team/ada", &user("eve", 1)).wait().unwrap();
+    assert_eq!(conflict, Swap::Conflict(Some(Stored { value: user("ada", 36), version })));
+    let found = users.get("/team/ada").wait().unwrap().expect("it was created");
+    assert_eq!((found.data, found.version, found.owner), (user("ada", 36), version, None));
+    let changed = users.set_version("/team/ada", version, &user("ada", 37)).wait().unwrap();
+    assert!(matches!(changed, Swap::Done(_)));
+    assert!(users.set("/team/ada", &user("ada", 38)).wait().unwrap().is_some());
+    let path = users.create_sequential("/team/n-", &user("bob", 2)).wait().unwrap();
+    assert_eq!(path, "/team/n-0000000000");
+    let names = users.children("/team", None, 0).wait().unwrap().expect("it is there").names;
+    assert_eq!(names, ["ada", "n-0000000000"]);
+    assert!(
+        users.delete("/team/ada").wait().unwrap() && !users.exists("/team/ada").wait().unwrap()
+    );
+
+    // A node that was created on the way has no data: no user, but nothing of an `Option`.
+    assert_eq!(users.get("/team").wait().unwrap_err().code, Code::BAD_PAYLOAD);
+    assert_eq!(below.wait_next().unwrap_err().code, Code::BAD_PAYLOAD);
+    let options = client.tree_of::<Option<Json<User>>>("users").wait().unwrap();
+    assert_eq!(options.get("/team").wait().unwrap().expect("it is there").data, None);
+    let bob = options.get(&path).wait().unwrap().expect("it is there");
+    assert_eq!(bob.data, Some(user("bob", 2)));
+
+    for watch in [&mut below, &mut exact] {
+        let first = watch.wait_next().unwrap();
+        let data = Stored { value: user("ada", 36), version };
+        assert_eq!(first, TreeEventOf::Created { path: "/team/ada".to_owned(), data });
+        for age in [37, 38] {
+            let event = watch.wait_next().unwrap();
+            let TreeEventOf::Changed { data, old, .. } = event else { panic!("{event:?}") };
+            assert_eq!((data.value, old), (user("ada", age), user("ada", age - 1)));
+        }
+    }
+    let last = exact.wait_next().unwrap();
+    let TreeEventOf::Removed { old, why: Removal::Removed, .. } = last else { panic!("{last:?}") };
+    assert_eq!(old, user("ada", 38));
+    assert_eq!(users.watch("team", None).unwrap_err().code, Code::BAD_PATH);
+}
+
+#[test]
+fn candidates_bring_the_programs_types() {
+    let node = Node::builder().temporary().start().expect("it starts");
+    let (one, two) = (node.client().unwrap(), node.client().unwrap());
+    let mine = one.election_of::<Json<User>>("scheduler").wait().unwrap();
+    let theirs = two.election_of::<Json<User>>("scheduler").wait().unwrap();
+    let mut heard = theirs.watch(Some((Index::ZERO, 0)));
+    let lead = mine.campaign(&user("ada", 1)).wait().unwrap();
+    let leader = theirs.leader().wait().unwrap().expect("somebody leads");
+    assert_eq!((leader.term, leader.data, leader.waiting), (lead.term(), user("ada", 1), 0));
+    assert!(theirs.campaign_within(&user("eve", 3), Duration::ZERO).wait().unwrap().is_none());
+    let waits = theirs.campaign(&user("bob", 2));
+    let candidates = loop {
+        let candidates = mine.candidates().wait().unwrap();
+        if !candidates.is_empty() {
+            break candidates;
+        }
+    };
+    assert_eq!((&candidates[0].data, candidates.len()), (&user("bob", 2), 1));
+    mine.anoint(candidates[0].candidate).wait().unwrap();
+    let other = waits.wait().unwrap();
+    assert!(mine.is_leader(other.term()).wait().unwrap());
+    mine.evict(other.candidate()).wait().unwrap();
+    for (name, age) in [("ada", 1), ("bob", 2)] {
+        let event = heard.wait_next().unwrap();
+        let ElectionEventOf::Elected { data, .. } = event else { panic!("{event:?}") };
+        assert_eq!(data, user(name, age));
+    }
+    assert_eq!(heard.wait_next().unwrap(), ElectionEventOf::Vacant);
+    assert!(theirs.leader().wait().unwrap().is_none());
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::Barrier;
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::units;
 
@@ -44,14 +45,16 @@ Example:
     Status {
         /// Name of the barrier
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
-    let existing = |name: &str| -> Result<_, Exit> {
-        let (group, id) = Connect::must_exist(&client, name, kind::BARRIER)?;
-        Ok(Barrier::new(group, id))
+    let existing = |name: &str, level| -> Result<_, Exit> {
+        let (group, id) = Connect::must_exist(&client, name, kind::BARRIER, level)?;
+        Ok(Barrier::new(group, id).with_level(level))
     };
     match &args.verb {
         Verb::Wait { name, parties, wait } => {
@@ -62,9 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             };
             args.connect.record(&[("ROUND", json!(round))])
         }
-        Verb::Reset { name } => Ok(existing(name)?.reset().wait()?),
-        Verb::Status { name } => {
-            let status = existing(name)?.status().wait()?;
+        Verb::Reset { name } => Ok(existing(name, Level::default())?.reset().wait()?),
+        Verb::Status { name, fresh } => {
+            let status = existing(name, fresh.level())?.status().wait()?;
             args.connect
                 .record(&[("PARTIES", json!(status.parties)), ("WAITING", json!(status.waiting))])
         }

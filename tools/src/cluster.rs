@@ -77,6 +77,7 @@ Examples:
 The leader hands over once the node holds all that it has itself. Leaders are spread over the nodes
 by themselves: ten minutes later, or when the node restarts or its disk is slow, a group may move on
 to the node that is preferred for it.
+
 Examples:
   margay cluster transfer-leader n2
   margay cluster transfer-leader --group 0 n2

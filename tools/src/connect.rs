@@ -33,7 +33,7 @@ pub(crate) struct Connect {
     #[arg(
         long,
         value_name = "TIME",
-        value_parser = units::duration,
+        value_parser = units::some_time,
         default_value = "5s",
         global = true,
         help_heading = HEADING
@@ -69,27 +69,10 @@ impl Connect {
         }
     }
 
-    /// The way to a resource of this name and type, if there is one. Reading one must not create
-    /// it, nor write anything: a full disk does not keep anybody from reading.
+    /// The way to a resource of this name and type, if there is one, as of what a level says.
+    /// Reading one must not create it, nor write anything: a full disk does not keep anybody from
+    /// reading.
     pub(crate) fn existing(
-        client: &Client,
-        name: &str,
-        kind: u8,
-    ) -> Result<Option<(Group, ResourceId)>, Exit> {
-        Self::existing_at(client, name, kind, Level::default())
-    }
-
-    /// The same; where there is none, the command ends with a negative answer.
-    pub(crate) fn must_exist(
-        client: &Client,
-        name: &str,
-        kind: u8,
-    ) -> Result<(Group, ResourceId), Exit> {
-        Self::existing(client, name, kind)?.ok_or(Exit::quiet(NEGATIVE))
-    }
-
-    /// [`Connect::existing`], as of what a level says.
-    pub(crate) fn existing_at(
         client: &Client,
         name: &str,
         kind: u8,
@@ -99,6 +82,16 @@ impl Connect {
         let directory = Directory::new(group.clone()).with_level(level);
         let found = directory.find(name, kind).wait()?;
         Ok(found.map(|listed| (group, listed.id)))
+    }
+
+    /// The same; where there is none, the command ends with a negative answer.
+    pub(crate) fn must_exist(
+        client: &Client,
+        name: &str,
+        kind: u8,
+        level: Level,
+    ) -> Result<(Group, ResourceId), Exit> {
+        Self::existing(client, name, kind, level)?.ok_or(Exit::quiet(NEGATIVE))
     }
 
     /// Prints one thing: a table of one row, or one JSON object whose keys are the heads in lower

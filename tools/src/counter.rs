@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let client = args.connect.client()?;
     match &args.verb {
         Verb::Get { name, fresh } => {
-            let found = Connect::existing_at(&client, name, kind::COUNTER, fresh.level())?;
+            let found = Connect::existing(&client, name, kind::COUNTER, fresh.level())?;
             let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
             let counter = Counter::new(group, id).with_level(fresh.level());
             print(&args.connect, counter.get().wait()?)

@@ -1,12 +1,13 @@
 //! `margay election`: one leader at a time, and the next one when it is gone.
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::election::ElectionEvent;
 use margay::resource::{Election, Reply};
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::hold;
 use crate::output::{self, Table};
@@ -42,11 +43,15 @@ Example:
     Leader {
         /// Name of the election
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print who waits to lead, in order
     Candidates {
         /// Name of the election
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print every new leader, a line each, until interrupted
     Observe {
@@ -88,25 +93,31 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             })
         });
     }
-    let client = args.connect.client()?;
+    let (client, written) = (args.connect.client()?, Level::default());
     match &args.verb {
         Verb::Run { .. } => Ok(()),
-        Verb::Leader { name } => leader(&args.connect, &existing(&client, name)?),
-        Verb::Candidates { name } => candidates(&args.connect, &existing(&client, name)?),
+        Verb::Leader { name, fresh } => {
+            leader(&args.connect, &existing(&client, name, fresh.level())?)
+        }
+        Verb::Candidates { name, fresh } => {
+            candidates(&args.connect, &existing(&client, name, fresh.level())?)
+        }
         Verb::Observe { name } => observe(&args.connect, &client.election(name).wait()?),
         Verb::Anoint { name, candidate } => {
-            Ok(existing(&client, name)?.anoint(*candidate).wait()?)
+            Ok(existing(&client, name, written)?.anoint(*candidate).wait()?)
         }
         Verb::Promote { name, candidate } => {
-            Ok(existing(&client, name)?.promote(*candidate).wait()?)
+            Ok(existing(&client, name, written)?.promote(*candidate).wait()?)
         }
-        Verb::Evict { name, candidate } => Ok(existing(&client, name)?.evict(*candidate).wait()?),
+        Verb::Evict { name, candidate } => {
+            Ok(existing(&client, name, written)?.evict(*candidate).wait()?)
+        }
     }
 }
 
-fn existing(client: &Client, name: &str) -> Result<Election<Group>, Exit> {
-    let (group, id) = Connect::must_exist(client, name, kind::ELECTION)?;
-    Ok(Election::new(group, id))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Election<Group>, Exit> {
+    let (group, id) = Connect::must_exist(client, name, kind::ELECTION, level)?;
+    Ok(Election::new(group, id).with_level(level))
 }
 
 fn leader(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {

@@ -4,12 +4,13 @@ use std::io::Read;
 use std::time::Duration;
 
 use margay::client::{Client, Group};
-use margay::machine::{Code, kind};
+use margay::machine::{Code, Level, kind};
 use margay::resource::group::{Departure, MemberEvent, To};
 use margay::resource::{Failure, MemberGroup, Membership, Reply};
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE, UNKNOWN};
 use crate::output::{self, Array, Table};
 use crate::{hold, units};
@@ -82,6 +83,8 @@ gets SIGTERM. Without a command the id is printed.")]
     Members {
         /// Name of the group
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Make a member leave, whosever it is; exit code 1 where it is not there
     Leave {
@@ -114,6 +117,8 @@ where one of them has failed, left or not answered.")]
     Status {
         /// Name of the group
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print who joins, leaves and changes, a line each, until interrupted
     Watch {
@@ -130,15 +135,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     match &args.verb {
         Verb::Join { me, command } => join(connect, me, command),
         Verb::Serve(args) => serve::run(connect, args),
-        Verb::Members { name } => members(connect, &existing(&connect.client()?, name)?),
-        Verb::Leave { name, id } => match existing(&connect.client()?, name)?.remove(id).wait()? {
-            true => Ok(()),
-            false => Err(Exit::quiet(NEGATIVE)),
-        },
+        Verb::Members { name, fresh } => {
+            members(connect, &existing(&connect.client()?, name, fresh.level())?)
+        }
+        Verb::Leave { name, id } => {
+            let group = existing(&connect.client()?, name, Level::default())?;
+            if group.remove(id).wait()? { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
+        }
         Verb::Send { letter, within } => send(connect, letter, *within),
         Verb::Ask { letter, wait } => ask(connect, letter, *wait),
-        Verb::Status { name } => {
-            let status = existing(&connect.client()?, name)?.status().wait()?;
+        Verb::Status { name, fresh } => {
+            let status = existing(&connect.client()?, name, fresh.level())?.status().wait()?;
             connect.record(&[
                 ("MEMBERS", json!(status.members)),
                 ("MESSAGES", json!(status.messages)),
@@ -152,9 +159,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     }
 }
 
-fn existing(client: &Client, name: &str) -> Result<MemberGroup<Group>, Exit> {
-    let (group, id) = Connect::must_exist(client, name, kind::GROUP)?;
-    Ok(MemberGroup::new(group, id))
+fn existing(client: &Client, name: &str, level: Level) -> Result<MemberGroup<Group>, Exit> {
+    let (group, id) = Connect::must_exist(client, name, kind::GROUP, level)?;
+    Ok(MemberGroup::new(group, id).with_level(level))
 }
 
 fn join(connect: &Connect, me: &Me, command: &[String]) -> Result<(), Exit> {
@@ -211,7 +218,7 @@ fn members(connect: &Connect, group: &MemberGroup<Group>) -> Result<(), Exit> {
 
 /// The group and the message.
 fn open(connect: &Connect, letter: &Letter) -> Result<(MemberGroup<Group>, Vec<u8>), Exit> {
-    let group = existing(&connect.client()?, &letter.name)?;
+    let group = existing(&connect.client()?, &letter.name, Level::default())?;
     let value = match &letter.value {
         Some(value) => value.clone().into_bytes(),
         None => {

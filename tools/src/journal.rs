@@ -70,6 +70,8 @@ enum Verb {
     Status {
         /// Name of the log
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
@@ -106,8 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     match &args.verb {
         Verb::Append(args) => append(connect, &client, args),
         Verb::Read { name, from, limit, fresh } => {
-            let level = fresh.level();
-            let log = existing(&client, name, level)?.with_level(level);
+            let log = existing(&client, name, fresh.level())?;
             read(connect, &log, *from, limit.unwrap_or(u64::MAX))
         }
         Verb::Follow { name, from, count } => {
@@ -122,8 +123,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let first = existing(&client, name, Level::default())?.trim(*before).wait()?;
             data::number(connect, "first", first)
         }
-        Verb::Status { name } => {
-            let status = existing(&client, name, Level::default())?.status().wait()?;
+        Verb::Status { name, fresh } => {
+            let status = existing(&client, name, fresh.level())?.status().wait()?;
             connect.record(&[
                 ("FIRST", json!(status.first)),
                 ("NEXT", json!(status.next)),
@@ -134,9 +135,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 }
 
 fn existing(client: &Client, name: &str, level: Level) -> Result<Log<Group>, Exit> {
-    let found = Connect::existing_at(client, name, kind::LOG, level)?;
-    let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
-    Ok(Log::new(group, id))
+    let (group, id) = Connect::must_exist(client, name, kind::LOG, level)?;
+    Ok(Log::new(group, id).with_level(level))
 }
 
 fn append(connect: &Connect, client: &Client, args: &Append) -> Result<(), Exit> {

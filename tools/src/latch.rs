@@ -7,6 +7,7 @@ use margay::resource::Latch;
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::units;
 
@@ -51,6 +52,8 @@ Examples:
     Status {
         /// Name of the latch
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
@@ -69,9 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 None => Ok(latch.opened().wait()?),
             }
         }
-        Verb::Status { name } => {
-            let (group, id) = Connect::must_exist(&client, name, kind::LATCH)?;
-            let status = Latch::new(group, id).status().wait()?;
+        Verb::Status { name, fresh } => {
+            let level = fresh.level();
+            let (group, id) = Connect::must_exist(&client, name, kind::LATCH, level)?;
+            let status = Latch::new(group, id).with_level(level).status().wait()?;
             args.connect.record(&[("LEFT", json!(status.left)), ("WAITING", json!(status.waiting))])
         }
     }

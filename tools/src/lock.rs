@@ -5,6 +5,7 @@ use margay::resource::Lock;
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::hold;
 
@@ -37,6 +38,8 @@ Example:
     Status {
         /// Name of the lock
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
@@ -52,10 +55,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 })
             })
         }
-        Verb::Status { name } => {
+        Verb::Status { name, fresh } => {
             let client = args.connect.client()?;
-            let (group, id) = Connect::must_exist(&client, name, kind::LOCK)?;
-            let holder = Lock::new(group, id).holder().wait()?.ok_or(Exit::quiet(NEGATIVE))?;
+            let level = fresh.level();
+            let (group, id) = Connect::must_exist(&client, name, kind::LOCK, level)?;
+            let holder = Lock::new(group, id).with_level(level).holder().wait()?;
+            let holder = holder.ok_or(Exit::quiet(NEGATIVE))?;
             args.connect.record(&[
                 ("SESSION", json!(holder.session.0)),
                 ("TOKEN", json!(holder.token)),

@@ -3,13 +3,14 @@
 use margay::client::{Found, Group};
 use margay::machine::{EventPayload, Filter, ResourceId, SessionId, kind};
 use margay::resource::{
-    Delivery, Description, Handle, entries, log, multimap, registry, tree, type_name, type_named,
-    type_names,
+    Delivery, Description, Directory, Handle, entries, log, multimap, registry, tree, type_name,
+    type_named, type_names,
 };
 use margay_log::id::Index;
 use serde_json::{Value, json};
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Table};
 use crate::units;
@@ -30,6 +31,8 @@ pub(crate) struct Ls {
     /// Only this type: value, counter, map, lock …, or the number of an own type
     #[arg(long = "type", value_name = "TYPE", value_parser = resource_type)]
     kind: Option<u8>,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 /// Show what a resource is: type, group, size, holders, waiters
@@ -44,6 +47,8 @@ pub(crate) struct Describe {
     connect: Connect,
     /// Name of the resource
     name: String,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 /// Delete resources with all they hold
@@ -110,7 +115,8 @@ pub(crate) fn ls(args: &Ls) -> Result<(), Exit> {
     /// Rows of a table that are aligned together.
     const ROWS: usize = 1_000;
     let client = args.connect.client()?;
-    let mut found = client.list(&args.prefix, args.kind.unwrap_or(0));
+    let found = client.list(&args.prefix, args.kind.unwrap_or(0));
+    let mut found = found.with_level(args.fresh.level());
     let to_json = |Found { listed, group }: &Found| {
         json!({
             "name": listed.name,
@@ -144,8 +150,10 @@ pub(crate) fn ls(args: &Ls) -> Result<(), Exit> {
 
 pub(crate) fn describe(args: &Describe) -> Result<(), Exit> {
     let client = args.connect.client()?;
-    let group = client.group_of(&args.name)?.id();
-    let Some(found) = client.describe(&args.name).wait()? else { return Err(absent(&args.name)) };
+    let group = client.group_of(&args.name)?;
+    let directory = Directory::new(group.clone()).with_level(args.fresh.level());
+    let (group, found) = (group.id(), directory.describe(&args.name).wait()?);
+    let Some(found) = found else { return Err(absent(&args.name)) };
     let Description { id, size, events, options, held, waiting, .. } = &found;
     if args.connect.is_json() {
         let holder = |held: &(SessionId, u64)| json!({ "session": held.0.0, "token": held.1 });

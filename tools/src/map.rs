@@ -314,7 +314,7 @@ fn read(connect: &Connect, client: &Client, verb: &Verb) -> Result<(), Exit> {
 
 /// The map, if there is one: looking at it must not create it.
 fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Map<Group>>, Exit> {
-    let found = Connect::existing_at(client, name, kind::MAP, level)?;
+    let found = Connect::existing(client, name, kind::MAP, level)?;
     Ok(found.map(|(group, id)| Map::new(group, id).with_level(level)))
 }
 

@@ -1,13 +1,13 @@
 //! `margay multimap`: an ordered map from keys to sets of values under a name.
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::Multimap;
 use margay::resource::multimap::MultimapRange;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::{self, Follow, Listing};
+use crate::data::{self, Follow, Fresh, Listing};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
 
@@ -54,6 +54,8 @@ enum Verb {
         name: String,
         /// The key
         key: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Exit code 0 where a key, a value of it, or a value of any key is there, else 1
     Has {
@@ -67,6 +69,8 @@ enum Verb {
         /// Look for this value, under any key
         #[arg(long = "value", value_name = "VALUE", conflicts_with = "key")]
         any: Option<String>,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Remove a value of a key, a key, or a value of all keys, print how many entries; exit code 1
     /// where there was none
@@ -92,6 +96,8 @@ enum Verb {
         /// Count the keys
         #[arg(long)]
         keys: bool,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print all entries, in order of keys, then values
     Entries {
@@ -100,6 +106,8 @@ enum Verb {
         /// Only keys that begin so
         #[arg(long, default_value = "", hide_default_value = true)]
         prefix: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Remove all keys
     Clear {
@@ -127,9 +135,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let map = client.multimap(name).wait()?;
             data::number(connect, "before", map.replace(key.as_bytes(), values).wait()?)
         }
-        Verb::Get { name, key } => get(connect, &client, name, key),
-        Verb::Has { name, key, value, any } => {
-            let there = match (existing(&client, name)?, key, value) {
+        Verb::Get { name, key, fresh } => {
+            get(connect, existing(&client, name, fresh.level())?.as_ref(), key)
+        }
+        Verb::Has { name, key, value, any, fresh } => {
+            let there = match (existing(&client, name, fresh.level())?, key, value) {
                 (None, ..) => false,
                 (Some(map), Some(key), Some(value)) => {
                     map.contains(key.as_bytes(), value.as_bytes()).wait()?
@@ -140,7 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             data::answer(connect, "there", there)
         }
         Verb::Remove { name, key, value, any } => {
-            let removed = match (existing(&client, name)?, key, value) {
+            let removed = match (existing(&client, name, Level::default())?, key, value) {
                 (None, ..) => 0,
                 (Some(map), Some(key), Some(value)) => {
                     u64::from(map.remove(key.as_bytes(), value.as_bytes()).wait()?)
@@ -151,8 +161,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             data::number(connect, "removed", removed)?;
             if removed > 0 { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
         }
-        Verb::Size { name, key, keys } => {
-            let size = match (existing(&client, name)?, key) {
+        Verb::Size { name, key, keys, fresh } => {
+            let size = match (existing(&client, name, fresh.level())?, key) {
                 (None, _) => 0,
                 (Some(map), Some(key)) => map.size_of(key.as_bytes()).wait()?,
                 (Some(map), None) if *keys => map.keys_size().wait()?,
@@ -160,8 +170,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             };
             data::number(connect, "size", size)
         }
-        Verb::Entries { name, prefix } => entries(connect, &client, name, prefix),
-        Verb::Clear { name } => match existing(&client, name)? {
+        Verb::Entries { name, prefix, fresh } => {
+            entries(connect, existing(&client, name, fresh.level())?.as_ref(), prefix)
+        }
+        Verb::Clear { name } => match existing(&client, name, Level::default())? {
             Some(map) => Ok(map.clear().wait()?),
             None => Ok(()),
         },
@@ -177,15 +189,15 @@ fn any_of(value: &Option<String>) -> &[u8] {
 }
 
 /// The multimap, if there is one: looking at it must not create it.
-fn existing(client: &Client, name: &str) -> Result<Option<Multimap<Group>>, Exit> {
-    let found = Connect::existing(client, name, kind::MULTIMAP)?;
-    Ok(found.map(|(group, id)| Multimap::new(group, id)))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Multimap<Group>>, Exit> {
+    let found = Connect::existing(client, name, kind::MULTIMAP, level)?;
+    Ok(found.map(|(group, id)| Multimap::new(group, id).with_level(level)))
 }
 
-fn get(connect: &Connect, client: &Client, name: &str, key: &str) -> Result<(), Exit> {
+fn get(connect: &Connect, map: Option<&Multimap<Group>>, key: &str) -> Result<(), Exit> {
     let mut listing = Listing::begin(connect, &["VALUE", "VERSION"]);
-    let (map, mut after, mut found) = (existing(client, name)?, None::<Vec<u8>>, false);
-    while let Some(map) = &map {
+    let (mut after, mut found) = (None::<Vec<u8>>, false);
+    while let Some(map) = map {
         let page = map.get(key.as_bytes(), after.as_deref(), 0).wait()?;
         found |= !page.values.is_empty();
         listing.page(page.values.iter().map(|value| {
@@ -203,9 +215,9 @@ fn get(connect: &Connect, client: &Client, name: &str, key: &str) -> Result<(), 
 }
 
 /// Page by page: each is as of one moment, all of them together are not.
-fn entries(connect: &Connect, client: &Client, name: &str, prefix: &str) -> Result<(), Exit> {
+fn entries(connect: &Connect, map: Option<&Multimap<Group>>, prefix: &str) -> Result<(), Exit> {
     let mut listing = Listing::begin(connect, &["KEY", "VALUE", "VERSION"]);
-    let Some(map) = existing(client, name)? else { return listing.end() };
+    let Some(map) = map else { return listing.end() };
     let mut range = MultimapRange { prefix: prefix.as_bytes().to_vec(), ..Default::default() };
     loop {
         let page = map.entries(range.clone()).wait()?;

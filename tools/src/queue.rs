@@ -4,12 +4,13 @@ use std::io::Read;
 use std::time::Duration;
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::Queue;
 use margay::resource::queue::QueueEvent;
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Table};
 use crate::units;
@@ -54,6 +55,8 @@ enum Verb {
     Peek {
         /// Name of the queue
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Say whether a task is still there, with exit code 0 or 1
     Contains {
@@ -61,6 +64,8 @@ enum Verb {
         name: String,
         /// Its number
         task: u64,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Take back a task that is not handed out; exit code 1 where it is not there
     Remove {
@@ -78,11 +83,15 @@ enum Verb {
     Status {
         /// Name of the queue
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print the dead letters
     Dead {
         /// Name of the queue
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Make a dead letter a task again; exit code 1 where it is not there
     Revive {
@@ -104,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     if let Verb::Work(args) = &args.verb {
         return work::run(connect, args);
     }
-    let client = connect.client()?;
+    let (client, written) = (connect.client()?, Level::default());
     match &args.verb {
         Verb::Offer { name, value, delay, deliveries } => {
             let value = match value {
@@ -114,17 +123,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let queue = client.queue_with(name, *deliveries).wait()?;
             connect.record(&[("TASK", json!(queue.offer_after(&value, *delay).wait()?))])
         }
-        Verb::Poll { name } => first(connect, existing(&client, name)?.poll().wait()?),
-        Verb::Peek { name } => first(connect, existing(&client, name)?.peek().wait()?),
-        Verb::Contains { name, task } => flag(existing(&client, name)?.contains(*task).wait()?),
-        Verb::Remove { name, task } => flag(existing(&client, name)?.remove(*task).wait()?),
-        Verb::Revive { name, task } => flag(existing(&client, name)?.revive(*task).wait()?),
+        Verb::Poll { name } => first(connect, existing(&client, name, written)?.poll().wait()?),
+        Verb::Peek { name, fresh } => {
+            first(connect, existing(&client, name, fresh.level())?.peek().wait()?)
+        }
+        Verb::Contains { name, task, fresh } => {
+            flag(existing(&client, name, fresh.level())?.contains(*task).wait()?)
+        }
+        Verb::Remove { name, task } => {
+            flag(existing(&client, name, written)?.remove(*task).wait()?)
+        }
+        Verb::Revive { name, task } => {
+            flag(existing(&client, name, written)?.revive(*task).wait()?)
+        }
         Verb::Clear { name } => {
-            let cleared = existing(&client, name)?.clear().wait()?;
+            let cleared = existing(&client, name, written)?.clear().wait()?;
             connect.record(&[("CLEARED", json!(cleared))])
         }
-        Verb::Status { name } => {
-            let status = existing(&client, name)?.status().wait()?;
+        Verb::Status { name, fresh } => {
+            let status = existing(&client, name, fresh.level())?.status().wait()?;
             connect.record(&[
                 ("READY", json!(status.ready)),
                 ("DELAYED", json!(status.delayed)),
@@ -133,15 +150,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 ("WAITING", json!(status.waiting)),
             ])
         }
-        Verb::Dead { name } => dead(connect, &existing(&client, name)?),
+        Verb::Dead { name, fresh } => dead(connect, &existing(&client, name, fresh.level())?),
         Verb::Watch { name } => watch(connect, &client.queue(name).wait()?),
         Verb::Work(_) => Ok(()),
     }
 }
 
-fn existing(client: &Client, name: &str) -> Result<Queue<Group>, Exit> {
-    let (group, id) = Connect::must_exist(client, name, kind::QUEUE)?;
-    Ok(Queue::new(group, id))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Queue<Group>, Exit> {
+    let (group, id) = Connect::must_exist(client, name, kind::QUEUE, level)?;
+    Ok(Queue::new(group, id).with_level(level))
 }
 
 fn read_input() -> Result<Vec<u8>, Exit> {

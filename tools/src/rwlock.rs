@@ -5,6 +5,7 @@ use margay::resource::{Reply, RwLock};
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::Exit;
 use crate::hold;
 
@@ -41,6 +42,8 @@ Examples:
     Status {
         /// Name of the lock
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
@@ -58,10 +61,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 })
             })
         }
-        Verb::Status { name } => {
+        Verb::Status { name, fresh } => {
             let client = args.connect.client()?;
-            let (group, id) = Connect::must_exist(&client, name, kind::RW_LOCK)?;
-            let status = RwLock::new(group, id).status().wait()?;
+            let level = fresh.level();
+            let (group, id) = Connect::must_exist(&client, name, kind::RW_LOCK, level)?;
+            let status = RwLock::new(group, id).with_level(level).status().wait()?;
             args.connect.record(&[
                 ("WRITER", json!(status.writer.map(|(session, _)| session.0))),
                 ("TOKEN", json!(status.writer.map(|(_, token)| token))),

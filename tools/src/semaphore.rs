@@ -5,6 +5,7 @@ use margay::resource::{Reply, Semaphore};
 use serde_json::json;
 
 use crate::connect::Connect;
+use crate::data::Fresh;
 use crate::exit::Exit;
 use crate::hold;
 
@@ -50,6 +51,8 @@ Example:
     Status {
         /// Name of the semaphore
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
 }
 
@@ -73,10 +76,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let before = client.semaphore(name, *permits).wait()?.resize(*permits).wait()?;
             args.connect.record(&[("PERMITS", json!(permits)), ("BEFORE", json!(before))])
         }
-        Verb::Status { name } => {
+        Verb::Status { name, fresh } => {
             let client = args.connect.client()?;
-            let (group, id) = Connect::must_exist(&client, name, kind::SEMAPHORE)?;
-            let status = Semaphore::new(group, id).status().wait()?;
+            let level = fresh.level();
+            let (group, id) = Connect::must_exist(&client, name, kind::SEMAPHORE, level)?;
+            let status = Semaphore::new(group, id).with_level(level).status().wait()?;
             args.connect.record(&[
                 ("PERMITS", json!(status.permits)),
                 ("AVAILABLE", json!(status.available)),

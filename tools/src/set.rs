@@ -1,13 +1,13 @@
 //! `margay set`: an ordered set under a name.
 
 use margay::client::{Client, Group};
-use margay::machine::kind;
+use margay::machine::{Level, kind};
 use margay::resource::Set;
 use margay::resource::set::SetRange;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::{self, Follow, Life, Listing};
+use crate::data::{self, Follow, Fresh, Life, Listing};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
 
@@ -61,6 +61,8 @@ enum Verb {
         /// The members
         #[arg(required = true)]
         members: Vec<String>,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Remove the first member and print it; exit code 1 where there is none
     Poll {
@@ -74,6 +76,8 @@ enum Verb {
     Size {
         /// Name of the set
         name: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print all members, in order
     Members {
@@ -91,6 +95,8 @@ enum Verb {
         /// From the last to the first
         #[arg(long)]
         descending: bool,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Remove all members
     Clear {
@@ -111,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     match &args.verb {
         Verb::Add { name, members, life } => add(connect, name, members, life),
         Verb::Remove { name, members } => {
-            let removed = match existing(&connect.client()?, name)? {
+            let removed = match existing(&connect.client()?, name, Level::default())? {
                 Some(set) => set.remove_all(members).wait()?,
                 None => 0,
             };
@@ -119,28 +125,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             none_is_negative(removed)
         }
         Verb::Retain { name, members } => {
-            let removed = match existing(&connect.client()?, name)? {
+            let removed = match existing(&connect.client()?, name, Level::default())? {
                 Some(set) => set.retain(members).wait()?,
                 None => 0,
             };
             data::number(connect, "removed", removed)
         }
-        Verb::Has { name, members } => {
-            let there = match existing(&connect.client()?, name)? {
+        Verb::Has { name, members, fresh } => {
+            let there = match existing(&connect.client()?, name, fresh.level())? {
                 Some(set) => set.contains_all(members).wait()?,
                 None => false,
             };
             data::answer(connect, "there", there)
         }
         Verb::Poll { name, last } => poll(connect, name, *last),
-        Verb::Size { name } => {
-            let size = match existing(&connect.client()?, name)? {
+        Verb::Size { name, fresh } => {
+            let size = match existing(&connect.client()?, name, fresh.level())? {
                 Some(set) => set.size().wait()?,
                 None => 0,
             };
             data::number(connect, "size", size)
         }
-        Verb::Members { name, prefix, from, to, descending } => {
+        Verb::Members { name, prefix, from, to, descending, fresh } => {
             let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
             let range = SetRange {
                 prefix: prefix.clone().into_bytes(),
@@ -149,9 +155,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 descending: *descending,
                 ..SetRange::default()
             };
-            members(connect, &connect.client()?, name, range)
+            let set = existing(&connect.client()?, name, fresh.level())?;
+            members(connect, set.as_ref(), range)
         }
-        Verb::Clear { name } => match existing(&connect.client()?, name)? {
+        Verb::Clear { name } => match existing(&connect.client()?, name, Level::default())? {
             Some(set) => Ok(set.clear().wait()?),
             None => Ok(()),
         },
@@ -178,7 +185,7 @@ fn add(connect: &Connect, name: &str, members: &[String], life: &Life) -> Result
 }
 
 fn poll(connect: &Connect, name: &str, last: bool) -> Result<(), Exit> {
-    let polled = match existing(&connect.client()?, name)? {
+    let polled = match existing(&connect.client()?, name, Level::default())? {
         Some(set) if last => set.poll_last().wait()?,
         Some(set) => set.poll_first().wait()?,
         None => None,
@@ -195,20 +202,15 @@ fn none_is_negative(count: u64) -> Result<(), Exit> {
 }
 
 /// The set, if there is one: looking at it must not create it.
-fn existing(client: &Client, name: &str) -> Result<Option<Set<Group>>, Exit> {
-    let found = Connect::existing(client, name, kind::SET)?;
-    Ok(found.map(|(group, id)| Set::new(group, id)))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Set<Group>>, Exit> {
+    let found = Connect::existing(client, name, kind::SET, level)?;
+    Ok(found.map(|(group, id)| Set::new(group, id).with_level(level)))
 }
 
 /// Page by page: each is as of one moment, all of them together are not.
-fn members(
-    connect: &Connect,
-    client: &Client,
-    name: &str,
-    mut range: SetRange,
-) -> Result<(), Exit> {
+fn members(connect: &Connect, set: Option<&Set<Group>>, mut range: SetRange) -> Result<(), Exit> {
     let mut listing = Listing::begin(connect, &["MEMBER"]);
-    let Some(set) = existing(client, name)? else { return listing.end() };
+    let Some(set) = set else { return listing.end() };
     loop {
         let page = set.members(range.clone()).wait()?;
         listing.page(page.members.iter().map(|member| {

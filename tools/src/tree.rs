@@ -1,13 +1,13 @@
 //! `margay tree`: a tree of documents under a name.
 
 use margay::client::{Client, Group};
-use margay::machine::{Filter, kind};
+use margay::machine::{Filter, Level, kind};
 use margay::resource::{Swap, Tree, tree::path};
 use margay_log::id::Index;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::{self, Listing};
+use crate::data::{self, Fresh, Listing};
 use crate::exit::{Exit, NEGATIVE};
 use crate::value::swapped;
 use crate::{manage, output};
@@ -55,6 +55,8 @@ enum Verb {
         name: String,
         /// Path of the node
         path: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Set the data of a node, print its version; exit code 1 where it is not there
     Set {
@@ -88,6 +90,8 @@ enum Verb {
         /// Path of the node
         #[arg(default_value = "/")]
         path: String,
+        #[command(flatten)]
+        fresh: Fresh,
     },
     /// Print each change of a node, one per line, until interrupted; the tree is created where
     /// there is none
@@ -110,8 +114,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let connect = &args.connect;
     match &args.verb {
         Verb::Create { .. } => create(connect, &args.verb),
-        Verb::Get { name, path } => {
-            let found = match existing(&connect.client()?, name)? {
+        Verb::Get { name, path, fresh } => {
+            let found = match existing(&connect.client()?, name, fresh.level())? {
                 Some(tree) => tree.get(path).wait()?,
                 None => None,
             };
@@ -131,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             swapped(connect, &tree.set_version(path, Index(*if_version), data.as_bytes()).wait()?)
         }
         Verb::Delete { name, path, all, if_version } => {
-            let Some(tree) = existing(&connect.client()?, name)? else {
+            let Some(tree) = existing(&connect.client()?, name, Level::default())? else {
                 return data::answer(connect, "deleted", false);
             };
             match if_version {
@@ -143,7 +147,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 None => data::answer(connect, "deleted", tree.delete(path).wait()?),
             }
         }
-        Verb::Children { name, path } => children(connect, &connect.client()?, name, path),
+        Verb::Children { name, path, fresh } => {
+            let tree = existing(&connect.client()?, name, fresh.level())?;
+            children(connect, &tree.ok_or(Exit::quiet(NEGATIVE))?, path)
+        }
         Verb::Watch { name, path, below, count } => {
             let client = connect.client()?;
             let tree = client.tree(name).wait()?;
@@ -186,15 +193,14 @@ fn create(connect: &Connect, verb: &Verb) -> Result<(), Exit> {
 }
 
 /// The tree, if there is one: looking at it must not create it.
-fn existing(client: &Client, name: &str) -> Result<Option<Tree<Group>>, Exit> {
-    let found = Connect::existing(client, name, kind::TREE)?;
-    Ok(found.map(|(group, id)| Tree::new(group, id)))
+fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Tree<Group>>, Exit> {
+    let found = Connect::existing(client, name, kind::TREE, level)?;
+    Ok(found.map(|(group, id)| Tree::new(group, id).with_level(level)))
 }
 
 /// Page by page: each is as of one moment, all of them together are not.
-fn children(connect: &Connect, client: &Client, name: &str, path: &str) -> Result<(), Exit> {
+fn children(connect: &Connect, tree: &Tree<Group>, path: &str) -> Result<(), Exit> {
     let mut listing = Listing::begin(connect, &["NAME"]);
-    let tree = existing(client, name)?.ok_or(Exit::quiet(NEGATIVE))?;
     let mut after: Option<String> = None;
     loop {
         let page = tree.children(path, after.as_deref(), 0).wait()?;

@@ -18,13 +18,19 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_micros(total))
 }
 
+/// The same, of which something must be left: nothing is done in no time.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.is_zero() { Err("at least 1us".to_string()) } else { Ok(time) }
+}
+
 /// The same, for options that count in seconds: a bare number is one of seconds.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let time = match text.parse::<u32>() {
-        Ok(seconds) => Duration::from_secs(seconds.into()),
-        Err(_) => duration(text)?,
-    };
-    if time.is_zero() { Err("at least 1 us".to_string()) } else { Ok(time) }
+    match text.parse::<u32>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        Ok(_) => Err("at least 1us".to_string()),
+        Err(_) => some_time(text),
+    }
 }
 
 /// Reads a number of bytes: `64`, `4KiB`, `1MiB`.

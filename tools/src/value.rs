@@ -138,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 }
 
 fn existing(client: &Client, name: &str, level: Level) -> Result<Option<Value<Group>>, Exit> {
-    let found = Connect::existing_at(client, name, kind::VALUE, level)?;
+    let found = Connect::existing(client, name, kind::VALUE, level)?;
     Ok(found.map(|(group, id)| Value::new(group, id).with_level(level)))
 }
 

@@ -1,6 +1,7 @@
 //! margay-log, the ceiling and other crates' logs, by turns in one run.
 //!
-//!     margay-bench-peers [--dir DIR] [--rounds N] [--seconds S] [--recover BYTES] [--row TEXT] [--json]
+//!     margay-bench-peers [--dir DIR] [--rounds N] [--seconds S] [--recover BYTES] [--row TEXT]
+//!         [--json]
 
 mod okay;
 mod raft;

@@ -67,6 +67,30 @@ fn what_lies_between_two_entries_is_counted_as_it_lies_on_disk() {
     assert_eq!(log.disk_bytes(Index(24), Index(26)), (1 + 5 + 2) * BLOCK);
 }
 
+/// Segments only grow: no file is kept for later ones that none of them will fit.
+#[test]
+fn only_files_that_will_be_used_again_are_kept() {
+    let directory = TempDir::new("spares");
+    let mut direct = Direct::open(directory.path()).expect("a directory");
+    let largest = 256 << 10;
+    let options = Options { segment_max: largest, spare_bytes: 4 * largest, ..options() };
+    let mut log = open(&mut direct, options).expect("a new log").log;
+    let mut most = 0;
+    for n in 1..400 {
+        append(&mut log, &mut direct);
+        if n % 10 == 0 {
+            log.truncate_prefix(Index(n)).expect("not poisoned");
+        }
+        let files = std::fs::read_dir(directory.path()).expect("it is there").flatten();
+        let spare = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().contains("spare");
+        let sizes = files.filter(spare).map(|file| file.metadata().expect("it is there").len());
+        let sizes: Vec<u64> = sizes.collect();
+        assert!(sizes.iter().all(|size| *size == largest), "{sizes:?} after {n}");
+        most = most.max(sizes.len());
+    }
+    assert!(most > 0, "some are kept");
+}
+
 #[test]
 fn one_at_a_time() {
     let directory = TempDir::new("locked");

@@ -186,7 +186,7 @@ fn ways<S: Submit>() -> Ways<S> {
     }
 }
 
-fn read_event(delivery: Delivery) -> Result<ElectionEvent, Failure> {
+pub(in super::super) fn read_event(delivery: Delivery) -> Result<ElectionEvent, Failure> {
     let (index, kind, payload) = match delivery {
         Delivery::Lagged { oldest } => return Ok(ElectionEvent::Lagged { oldest }),
         Delivery::Event { index, kind, payload, .. } => (index, kind, payload),

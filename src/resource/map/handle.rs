@@ -51,7 +51,10 @@ pub enum MapEvent {
     /// The map was deleted.
     Deleted,
     /// Changes were missed: read the map, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<S: Submit> Map<S> {
@@ -443,8 +446,9 @@ fn read_many(answer: &Answer, found: &mut Vec<Option<Versioned>>) -> Result<usiz
 }
 
 fn read_event(delivery: Delivery) -> Result<MapEvent, Failure> {
-    let Delivery::Event { index, kind, payload, .. } = delivery else {
-        return Ok(MapEvent::Lagged);
+    let (index, kind, payload) = match delivery {
+        Delivery::Lagged { oldest } => return Ok(MapEvent::Lagged { oldest }),
+        Delivery::Event { index, kind, payload, .. } => (index, kind, payload),
     };
     let EventPayload { key, new, old } = EventPayload::decode(&payload)?;
     match (kind, key, new, old) {

@@ -78,7 +78,10 @@ pub enum MultimapEvent {
     /// The multimap was deleted.
     Deleted,
     /// Changes were missed: read the multimap, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<S: Submit> Multimap<S> {
@@ -257,9 +260,10 @@ impl<S: Submit> Multimap<S> {
     }
 }
 
-fn read_event(delivery: Delivery) -> Result<MultimapEvent, Failure> {
-    let Delivery::Event { index: version, kind, payload, .. } = delivery else {
-        return Ok(MultimapEvent::Lagged);
+pub(in super::super) fn read_event(delivery: Delivery) -> Result<MultimapEvent, Failure> {
+    let (version, kind, payload) = match delivery {
+        Delivery::Lagged { oldest } => return Ok(MultimapEvent::Lagged { oldest }),
+        Delivery::Event { index: version, kind, payload, .. } => (version, kind, payload),
     };
     let EventPayload { key, new, old } = EventPayload::decode(&payload)?;
     match (kind, key, new, old) {

@@ -67,7 +67,10 @@ pub enum SetEvent {
     /// The set was deleted.
     Deleted,
     /// Changes were missed: read the set, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<S: Submit> Set<S> {
@@ -216,8 +219,9 @@ fn owned<M: AsRef<[u8]>>(members: &[M]) -> Vec<Vec<u8>> {
 }
 
 fn read_event(delivery: Delivery) -> Result<SetEvent, Failure> {
-    let Delivery::Event { index: version, kind, payload, .. } = delivery else {
-        return Ok(SetEvent::Lagged);
+    let (version, kind, payload) = match delivery {
+        Delivery::Lagged { oldest } => return Ok(SetEvent::Lagged { oldest }),
+        Delivery::Event { index: version, kind, payload, .. } => (version, kind, payload),
     };
     match (kind, EventPayload::decode(&payload)?.key) {
         (entries::PUT, Some(member)) => Ok(SetEvent::Added { member, version }),

@@ -71,7 +71,10 @@ pub enum TreeEvent {
     /// The tree was deleted.
     Deleted,
     /// Changes were missed: read the tree, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<S: Submit> Tree<S> {
@@ -237,8 +240,7 @@ impl<S: Submit> Tree<S> {
         path: &str,
         after: Option<(Index, u32)>,
     ) -> Result<Watch<TreeEvent>, Failure> {
-        let filter = Filter::Key(path::key(path.as_bytes())?);
-        Ok(Watch::new(self.handle.subscribe(after, filter), read_event))
+        Ok(Watch::new(self.handle.subscribe(after, filter_at(path)?), read_event))
     }
 
     /// Changes of a node and of all below it, after a position or from now on.
@@ -250,18 +252,28 @@ impl<S: Submit> Tree<S> {
         path: &str,
         after: Option<(Index, u32)>,
     ) -> Result<Watch<TreeEvent>, Failure> {
-        let filter = Filter::Prefix(path::key(path.as_bytes())?);
-        Ok(Watch::new(self.handle.subscribe(after, filter), read_event))
+        Ok(Watch::new(self.handle.subscribe(after, filter_below(path)?), read_event))
     }
+}
+
+/// Events of one node.
+pub(in super::super) fn filter_at(path: &str) -> Result<Filter, Failure> {
+    Ok(Filter::Key(path::key(path.as_bytes())?))
+}
+
+/// Events of a node and of all below it.
+pub(in super::super) fn filter_below(path: &str) -> Result<Filter, Failure> {
+    Ok(Filter::Prefix(path::key(path.as_bytes())?))
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|_| Failure::from(Code::BAD_PAYLOAD))
 }
 
-fn read_event(delivery: Delivery) -> Result<TreeEvent, Failure> {
-    let Delivery::Event { index: version, kind, payload, .. } = delivery else {
-        return Ok(TreeEvent::Lagged);
+pub(in super::super) fn read_event(delivery: Delivery) -> Result<TreeEvent, Failure> {
+    let (version, kind, payload) = match delivery {
+        Delivery::Lagged { oldest } => return Ok(TreeEvent::Lagged { oldest }),
+        Delivery::Event { index: version, kind, payload, .. } => (version, kind, payload),
     };
     let EventPayload { key, new, old } = EventPayload::decode(&payload)?;
     if kind == DELETED {

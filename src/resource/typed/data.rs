@@ -62,6 +62,18 @@ impl Data for () {
     }
 }
 
+/// `None` is no bytes at all, so `T` must not have a value that is: `Some` of it comes back as
+/// `None`.
+impl<T: Data> Data for Option<T> {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.as_ref().map(T::to_bytes).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Option<T>, DataError> {
+        if bytes.is_empty() { Ok(None) } else { T::from_bytes(bytes).map(Some) }
+    }
+}
+
 impl Data for Vec<u8> {
     fn to_bytes(&self) -> Vec<u8> {
         self.clone()
@@ -195,6 +207,7 @@ mod tests {
         comes_back(&[String::new(), "é\u{1f408}".to_owned()]);
         comes_back(&[true, false]);
         comes_back(&[()]);
+        comes_back(&[None, Some(0_u8)]);
         comes_back(&[0, 1, u64::MAX]);
         comes_back(&[i64::MIN, -1, 0, i64::MAX]);
         comes_back(&[Rkyv((7_u32, "seven".to_owned()))]);

@@ -39,7 +39,10 @@ pub enum ValueEvent {
     /// The resource was deleted.
     Deleted,
     /// Changes were missed: read the value, then go on.
-    Lagged,
+    Lagged {
+        /// Index of the oldest event still kept.
+        oldest: Index,
+    },
 }
 
 impl<S: Submit> Value<S> {
@@ -180,8 +183,9 @@ impl<S: Submit> Value<S> {
 }
 
 fn read_event(delivery: Delivery) -> Result<ValueEvent, Failure> {
-    let Delivery::Event { index, kind, payload, .. } = delivery else {
-        return Ok(ValueEvent::Lagged);
+    let (index, kind, payload) = match delivery {
+        Delivery::Lagged { oldest } => return Ok(ValueEvent::Lagged { oldest }),
+        Delivery::Event { index, kind, payload, .. } => (index, kind, payload),
     };
     let EventPayload { new, old, .. } = EventPayload::decode(&payload)?;
     match (kind, new, old) {

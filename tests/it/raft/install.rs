@@ -65,3 +65,21 @@ fn a_snapshot_ends_a_candidacy() {
     assert_eq!(raft.role(), RoleKind::Follower);
     assert!(out.is_empty(), "{out:?}");
 }
+
+/// Who has come to abstain gives up as soon as it looks at the clock, and is told to at once: it
+/// does not wait until it would ask again.
+#[test]
+fn who_comes_to_abstain_gives_up_at_once() {
+    let restored = Restored::founding([1, 2, 3].map(NodeId).to_vec());
+    let mut raft = Raft::new(Config::new(NodeId(2), 1), restored, Micros(0));
+    let mut out = Vec::new();
+    let due = raft.deadline().expect("a voter has one");
+    raft.step(due, Input::Tick, &mut out);
+    assert_eq!(raft.role(), RoleKind::PreCandidate);
+    assert!(raft.deadline().is_some_and(|next| next > due), "it would ask again later");
+    raft.abstain(true);
+    assert_eq!(raft.deadline(), Some(due));
+    raft.step(due, Input::Tick, &mut out);
+    assert_eq!(raft.role(), RoleKind::Follower);
+    assert!(raft.deadline().is_none_or(|next| next > due), "and has nothing more to do now");
+}

@@ -62,6 +62,23 @@ fn answer(group: &mut Group, conn: ConnId) -> Option<String> {
     }
 }
 
+/// A leader that is told to go, or not to vote any more, says that it is done, and steps down.
+#[test]
+fn a_leader_that_is_removed_says_that_it_is_done() {
+    for demoted in [false, true] {
+        let mut group = Group::new(3);
+        let (leader, others) = group.led();
+        let name = format!("n{leader}");
+        let change =
+            if demoted { Admin::Demote { name: &name } } else { Admin::Remove { name: &name } };
+        assert_eq!(ask(&mut group, leader, change), "done");
+        group.until("another to lead", |group| group.leads().is_some_and(|leads| leads != leader));
+        // The next one knows it, too.
+        let next = others.into_iter().find(|&other| group.leads() == Some(other));
+        assert_eq!(ask(&mut group, next.expect("one of them"), change), "done");
+    }
+}
+
 /// Leadership stays where an operator wants it, whatever the rank, for ten minutes.
 #[test]
 pub(super) fn an_operators_transfer_holds() {

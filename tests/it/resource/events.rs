@@ -1,8 +1,15 @@
 //! Events: numbered, kept within bounds, resumed without gap or duplicate.
 
+use super::handles::Near;
 use crate::machine::{World, chunks, restore};
 use margay::machine::{Event, EventPayload, Events, Filter, ResourceId, kind};
-use margay::resource::map::{ClearV1, PutV1, RemoveV1};
+use margay::resource::map::{ClearV1, MapEvent, PutV1, RemoveV1};
+use margay::resource::multimap::MultimapEvent;
+use margay::resource::set::SetEvent;
+use margay::resource::tree::TreeEvent;
+use margay::resource::typed::{Change, MapOf, MultimapEventOf, MultimapOf, TreeEventOf, TreeOf};
+use margay::resource::value::ValueEvent;
+use margay::resource::{Map, Multimap, Set, Tree, Value, Watch};
 use margay_log::id::Index;
 
 fn put(key: &[u8], size: usize) -> PutV1 {
@@ -135,4 +142,72 @@ fn an_event_travels_whole() {
     for cut in 0..event.payload().len() {
         assert!(EventPayload::decode(&event.payload()[..cut]).is_err());
     }
+}
+
+/// What the first event that is still kept, and the one before it, say about where they are.
+fn goes_on<E>(mut watch: Watch<E>, position: impl Fn(E) -> (bool, Index)) -> bool {
+    let mut next = || position(watch.try_next().expect("it is there").expect("it can be read"));
+    let ((lagged, oldest), (again, first)) = (next(), next());
+    lagged && !again && oldest == first
+}
+
+#[test]
+fn every_watch_says_from_where_it_goes_on() {
+    let (near, _) = Near::pair();
+    let value = Value::open(near.clone(), "value").wait().unwrap();
+    let map = Map::open(near.clone(), "map").wait().unwrap();
+    let set = Set::open(near.clone(), "set").wait().unwrap();
+    let multimap = Multimap::open(near.clone(), "multimap").wait().unwrap();
+    let tree = Tree::open(near, "tree").wait().unwrap();
+    for n in 0..1_100_u16 {
+        let key = n.to_be_bytes();
+        value.set(&key).wait().unwrap();
+        map.put(&key, &key).wait().unwrap();
+        set.add(&key).wait().unwrap();
+        multimap.put(&key, &key).wait().unwrap();
+        tree.create(&format!("/{n}"), &key).wait().unwrap();
+    }
+    let (begin, all) = (Some((Index(1), u32::MAX)), || Filter::All);
+    assert!(goes_on(value.watch(begin), |event| match event {
+        ValueEvent::Lagged { oldest } => (true, oldest),
+        ValueEvent::Changed { new, .. } => (false, new.version),
+        other => panic!("{other:?}"),
+    }));
+    assert!(goes_on(map.watch(begin, all()), |event| match event {
+        MapEvent::Lagged { oldest } => (true, oldest),
+        MapEvent::Put { value, .. } => (false, value.version),
+        other => panic!("{other:?}"),
+    }));
+    assert!(goes_on(MapOf::<u16, u16, _>::new(map).watch(begin), |event| match event {
+        Change::Lagged { oldest } => (true, oldest),
+        Change::Put { version, .. } => (false, version),
+        other => panic!("{other:?}"),
+    }));
+    assert!(goes_on(set.watch(begin, all()), |event| match event {
+        SetEvent::Lagged { oldest } => (true, oldest),
+        SetEvent::Added { version, .. } => (false, version),
+        other => panic!("{other:?}"),
+    }));
+    assert!(goes_on(multimap.watch(begin, all()), |event| match event {
+        MultimapEvent::Lagged { oldest } => (true, oldest),
+        MultimapEvent::Put { value, .. } => (false, value.version),
+        other => panic!("{other:?}"),
+    }));
+    let multimap = MultimapOf::<u16, u16, _>::new(multimap);
+    assert!(goes_on(multimap.watch(begin), |event| match event {
+        MultimapEventOf::Lagged { oldest } => (true, oldest),
+        MultimapEventOf::Put { version, .. } => (false, version),
+        other => panic!("{other:?}"),
+    }));
+    assert!(goes_on(tree.watch_below("/", begin).unwrap(), |event| match event {
+        TreeEvent::Lagged { oldest } => (true, oldest),
+        TreeEvent::Created { data, .. } => (false, data.version),
+        other => panic!("{other:?}"),
+    }));
+    let tree = TreeOf::<u16, _>::new(tree);
+    assert!(goes_on(tree.watch_below("/", begin).unwrap(), |event| match event {
+        TreeEventOf::Lagged { oldest } => (true, oldest),
+        TreeEventOf::Created { data, .. } => (false, data.version),
+        other => panic!("{other:?}"),
+    }));
 }

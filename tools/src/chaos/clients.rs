@@ -17,6 +17,7 @@ use margay::sim::linearizable::Operation;
 use margay::sim::models::{KeyOp, SumOp};
 use margay_log::rng::Rng;
 
+use crate::story::Story;
 use crate::verdict::Tenure;
 
 /// A key lives so long.
@@ -27,6 +28,8 @@ const KEYS: u64 = 4;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Sessions end after this silence: some do, while their nodes are cut off.
 const SESSION: Duration = Duration::from_secs(3);
+/// A time without any answer that is worth a line.
+const SILENCE: Duration = Duration::from_secs(2);
 /// At the end everything answers within this time.
 const FINAL: Duration = Duration::from_secs(30);
 
@@ -61,6 +64,7 @@ struct Shared {
     /// Time of the last answer, and the longest pause before one.
     answered: AtomicU64,
     outage: AtomicU64,
+    story: Story,
 }
 
 impl Shared {
@@ -71,7 +75,11 @@ impl Shared {
     fn answer(&self) {
         let now = self.now();
         let before = self.answered.swap(now, Ordering::Relaxed);
-        self.outage.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
+        let silence = now.saturating_sub(before);
+        self.outage.fetch_max(silence, Ordering::Relaxed);
+        if silence > SILENCE.as_micros() as u64 {
+            self.story.note(&format!("clients: answered after {} ms of silence", silence / 1_000));
+        }
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -90,13 +98,19 @@ struct Worker {
 
 impl Clients {
     /// Starts `count` clients, each with a thread and a session of its own.
-    pub(crate) fn start(endpoints: Vec<String>, count: u64, seed: u64) -> io::Result<Clients> {
+    pub(crate) fn start(
+        endpoints: Vec<String>,
+        count: u64,
+        seed: u64,
+        story: Story,
+    ) -> io::Result<Clients> {
         let shared = Arc::new(Shared {
             began: Instant::now(),
             stop: AtomicBool::new(false),
             operations: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             outage: AtomicU64::new(0),
+            story,
         });
         let mut threads = Vec::new();
         for id in 0..count {

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,8 +19,8 @@ use crate::sys;
 const CLIENTS_ADDRESS: &str = "10.91.0.254";
 /// A hardware address that no host has.
 const NOWHERE: &str = "02:00:00:00:00:66";
-/// What a node's file system has.
-const DISK_MIB: u64 = 192;
+/// What a node's file system has: more than its logs take, which use their files again.
+const DISK_MIB: u64 = 1_024;
 /// Logs stay far smaller than the disk, and snapshots are frequent.
 const SNAPSHOT_AFTER: &str = "4MiB";
 /// Groups of the cluster.
@@ -266,13 +266,15 @@ impl Hosts {
 
     /// Takes all space there is on a node's disk.
     pub(crate) fn fill_disk(&mut self, node: usize) -> io::Result<()> {
-        let mut file = File::create(self.mount(node).join("balloon"))?;
-        let mut piece = 1 << 20;
+        let balloon = self.mount(node).join("balloon");
+        let (mut taken, mut piece) = (0, DISK_MIB << 20);
         while piece >= 4_096 {
-            let block = vec![0x55; piece];
-            match file.write_all(&block).and_then(|()| file.sync_data()) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => piece /= 2,
-                other => other?,
+            let options = ["--offset", &taken.to_string(), "--length", &piece.to_string()];
+            let arguments = options.iter().map(OsStr::new).chain([balloon.as_os_str()]);
+            match run("fallocate", arguments) {
+                Ok(()) => taken += piece,
+                Err(error) if error.to_string().contains("No space left") => piece /= 2,
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -3,15 +3,16 @@
 //! while; afterwards their histories are judged.
 //!
 //! `hosts` makes the hosts and undoes them, `faults` draws what happens to them, `operator` changes
-//! who is a member, `clients` works and remembers, `verdict` judges. Everything happens in a
-//! network and a mount namespace that end with this process: `scripts/chaos.sh` makes them, and
-//! nothing else on the machine is touched.
+//! who is a member, `story` says when, `clients` works and remembers, `verdict` judges. Everything
+//! happens in a network and a mount namespace that end with this process: `scripts/chaos.sh` makes
+//! them, and nothing else on the machine is touched.
 #![deny(unsafe_code)]
 
 mod clients;
 mod faults;
 mod hosts;
 mod operator;
+mod story;
 #[allow(dead_code)]
 #[path = "../sys.rs"]
 mod sys;
@@ -29,6 +30,7 @@ use clients::Clients;
 use faults::Faults;
 use hosts::Hosts;
 use operator::Operator;
+use story::Story;
 use verdict::Report;
 
 /// Runs nodes in network namespaces, hurts them under load, and judges what clients saw
@@ -54,6 +56,8 @@ struct Args {
 
 /// Clients at work.
 const CLIENTS: u64 = 6;
+/// The operator waits so long for what must be done to a host, at most.
+const LOOK: Duration = Duration::from_millis(20);
 /// Every node answers within this time after the trouble.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -89,26 +93,23 @@ fn run(args: &Args) -> io::Result<bool> {
 
 /// Makes trouble for the given time, then peace, and judges.
 fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -> io::Result<bool> {
-    let clients = Clients::start(hosts.endpoints(), CLIENTS, seed)?;
-    let operator = Operator::start(hosts.endpoints(), seed);
-    let mut faults = Faults::new(seed);
+    let story = Story::begin(&args.dir)?;
+    let clients = Clients::start(hosts.endpoints(), CLIENTS, seed, story.clone())?;
+    let operator = Operator::start(hosts.endpoints(), seed, story.clone());
+    let mut faults = Faults::new(seed, story);
     let end = Instant::now() + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0);
     let mut told = Instant::now();
     while Instant::now() < end {
-        let pause = faults.strike(hosts)?;
+        let next = Instant::now() + faults.strike(hosts, operator.replacing())?;
         hosts.check()?;
-        operator.attend(hosts, &mut faults)?;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             let left = end.saturating_duration_since(told).as_secs();
             println!("{left:>5} s left  {} operations  {faults}", clients.operations());
         }
-        match signals.recv_timeout(pause) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => {
-                println!("interrupted: judging what there is");
-                break;
-            }
+        if !pause(next, &operator, hosts, &mut faults, signals)? {
+            println!("interrupted: judging what there is");
+            break;
         }
     }
     println!("healing");
@@ -119,4 +120,23 @@ fn trouble(args: &Args, seed: u64, hosts: &mut Hosts, signals: &Receiver<i32>) -
     let report = Report::judge(&journal, hosts, PATIENCE);
     println!("\nfaults      {faults}\nchanges     {changes}\n{report}");
     Ok(report.holds())
+}
+
+/// Nothing bad happens until then, and the operator is attended to. Returns false for a signal.
+fn pause(
+    until: Instant,
+    operator: &Operator,
+    hosts: &mut Hosts,
+    faults: &mut Faults,
+    signals: &Receiver<i32>,
+) -> io::Result<bool> {
+    loop {
+        operator.attend(hosts, faults)?;
+        let left = until.saturating_duration_since(Instant::now());
+        match signals.recv_timeout(left.min(LOOK)) {
+            Err(RecvTimeoutError::Timeout) if left > LOOK => {}
+            Err(RecvTimeoutError::Timeout) => return Ok(true),
+            _ => return Ok(false),
+        }
+    }
 }

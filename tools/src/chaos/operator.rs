@@ -17,6 +17,7 @@ use margay_log::rng::Rng;
 
 use crate::faults::Faults;
 use crate::hosts::{self, GROUPS, Hosts};
+use crate::story::Story;
 
 /// A change of one group is asked for this long at a time.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -36,6 +37,10 @@ pub(crate) struct Operator {
 struct Shared {
     stop: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// Who is being replaced.
+    replacing: Mutex<Option<usize>>,
+    /// How long each replacement took, from the wish to remove the node to the vote of the new one.
+    replacements: Mutex<Vec<Duration>>,
     /// What is being tried, and why it has not been done.
     trying: Mutex<String>,
 }
@@ -46,22 +51,31 @@ struct Worker {
     shared: Arc<Shared>,
     removed: Sender<usize>,
     replaced: Receiver<()>,
+    story: Story,
 }
 
 impl Operator {
     /// Starts to change who belongs to the cluster of these nodes.
-    pub(crate) fn start(endpoints: Vec<String>, seed: u64) -> Operator {
+    pub(crate) fn start(endpoints: Vec<String>, seed: u64, story: Story) -> Operator {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             counts: Mutex::default(),
+            replacing: Mutex::default(),
+            replacements: Mutex::default(),
             trying: Mutex::default(),
         });
         let (removed, told) = channel();
         let (replaced, asked) = channel();
         let rng = Rng::new(seed ^ 0x6f70);
-        let worker = Worker { endpoints, rng, shared: shared.clone(), removed, replaced: asked };
+        let shared_too = shared.clone();
+        let worker = Worker { endpoints, rng, shared: shared_too, removed, replaced: asked, story };
         let thread = thread::spawn(move || worker.run());
         Operator { shared, removed: told, replaced, thread }
+    }
+
+    /// The node that is being replaced: until the new one votes, the others must do without.
+    pub(crate) fn replacing(&self) -> Option<usize> {
+        *self.shared.replacing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a node that was removed an empty disk, with which it joins.
@@ -94,19 +108,28 @@ impl Operator {
             thread::sleep(LOOK);
         }
         self.thread.join().map_err(|_| io::Error::other("the operator has panicked"))?;
-        Ok(Changes(self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+        let counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shared = &self.shared.replacements;
+        let replacements = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Changes { counts, replacements })
     }
 }
 
 /// Changes made, counted.
-pub(crate) struct Changes(BTreeMap<&'static str, u64>);
+pub(crate) struct Changes {
+    counts: BTreeMap<&'static str, u64>,
+    replacements: Vec<Duration>,
+}
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<String> =
-            self.0.iter().map(|(what, count)| format!("{count} × {what}")).collect();
+            self.counts.iter().map(|(what, count)| format!("{count} × {what}")).collect();
         f.write_str(if parts.is_empty() { "none" } else { "" })?;
-        f.write_str(&parts.join(", "))
+        f.write_str(&parts.join(", "))?;
+        let Some(longest) = self.replacements.iter().max() else { return Ok(()) };
+        let mean = self.replacements.iter().sum::<Duration>() / self.replacements.len() as u32;
+        write!(f, "\nreplacing   {mean:.1?} on average, {longest:.1?} at most, faults going on")
     }
 }
 
@@ -154,11 +177,16 @@ impl Worker {
         let Some(node) = (0..self.endpoints.len()).find(|&node| hosts::name(node) == name) else {
             return true;
         };
+        let (shared, begun) = (self.shared.clone(), Instant::now());
+        *shared.replacing.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
         self.until_done("removed", name, Admin::Remove { name });
         if self.removed.send(node).is_err() || self.replaced.recv().is_err() {
             return false;
         }
         self.until_done("promoted", name, Admin::Promote { name });
+        *shared.replacing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut replacements = shared.replacements.lock().unwrap_or_else(PoisonError::into_inner);
+        replacements.push(begun.elapsed());
         true
     }
 
@@ -166,10 +194,15 @@ impl Worker {
         for group in (0..GROUPS).map(GroupId) {
             while let Err(error) = admin(&self.endpoints, group, ask, Instant::now() + ATTEMPT) {
                 let text = format!("{name} {what} in group {group}: {error}");
-                *self.shared.trying.lock().unwrap_or_else(PoisonError::into_inner) = text;
+                let mut trying = self.shared.trying.lock().unwrap_or_else(PoisonError::into_inner);
+                if *trying != text {
+                    self.story.note(&format!("operator: not yet: {text}"));
+                    *trying = text;
+                }
                 thread::sleep(LOOK);
             }
         }
+        self.story.note(&format!("operator: {name} {what}"));
         self.count(what);
     }
 }

@@ -115,6 +115,18 @@ const BANNED: &[(&str, &str)] = &[
     ("f64", "use integers and state the unit in the name"),
 ];
 
+/// What runs on a shard's thread. A turn is a plain step there: nobody else runs before it is over,
+/// so nothing can be borrowed meanwhile, and nobody needs to ask at run time whether it is.
+const TURNS: &[&str] = &["src/shard/", "src/server", "src/replica/", "src/raft/", "src/machine/"];
+
+/// Word → where on a shard's thread it may be.
+const NOT_IN_TURNS: &[(&str, &[&str])] = &[
+    // The executor's one task waits before there is a shard.
+    ("async", &["src/shard/start.rs"]),
+    (".await", &["src/shard/start.rs"]),
+    ("RefCell", &[]),
+];
+
 /// Not to be merged, anywhere.
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
 
@@ -127,6 +139,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
     check_crates(source, &mut found);
     check_arrows(source, &mut found);
     check_determinism(source, &mut found);
+    check_turns(source, &mut found);
     found
 }
 
@@ -264,6 +277,18 @@ fn check_determinism(source: &Source, found: &mut Vec<Finding>) {
         for line in source.lines_with(word).filter(|&line| !source.is_test(line)) {
             let text = format!("`{word}` in a tier that one seed must reproduce; {remedy}");
             found.push(source.finding(line, "determinism", text));
+        }
+    }
+}
+
+fn check_turns(source: &Source, found: &mut Vec<Finding>) {
+    if !source.is_under(TURNS) {
+        return;
+    }
+    for (word, _) in NOT_IN_TURNS.iter().filter(|(_, places)| !source.is_under(places)) {
+        for line in source.lines_with(word).filter(|&line| !source.is_test(line)) {
+            let text = format!("`{word}` where a turn is a plain step; borrow what it needs once");
+            found.push(source.finding(line, "turn", text));
         }
     }
 }

@@ -34,6 +34,29 @@ fn deterministic_tiers_have_no_clock_and_others_do() {
 }
 
 #[test]
+fn a_turn_neither_waits_nor_borrows_at_run_time() {
+    let waits = "async fn f() {\n    g().await\n}\n";
+    assert_eq!(found("src/shard/turn.rs", waits), ["1 turn", "2 turn"]);
+    assert_eq!(found("src/server/local.rs", "let a = RefCell::new(1);\n"), ["1 turn"]);
+    assert_eq!(found("src/replica/mod.rs", "a: Rc<RefCell<u8>>,\n"), ["1 turn"]);
+    assert!(found("src/shard/start.rs", waits).is_empty());
+    assert_eq!(found("src/shard/start.rs", "let a = RefCell::new(1);\n"), ["1 turn"]);
+    assert!(found("src/sim/workload/mod.rs", "a: Rc<RefCell<u8>>,\n").is_empty());
+    // So it is with all the code there is.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let mut files = Vec::new();
+    crate::collect(&root, &mut files).expect("the sources are there");
+    let read = |file: &std::path::PathBuf| {
+        let path = file.strip_prefix(&root).expect("it is below").display().to_string();
+        check(&Source::new(&format!("src/{path}"), &std::fs::read_to_string(file).expect("text")))
+    };
+    let broken: Vec<String> =
+        files.iter().flat_map(read).filter(|f| f.rule == "turn").map(|f| f.to_string()).collect();
+    assert_eq!(broken, Vec::<String>::new());
+    assert!(files.iter().any(|file| file.ends_with("src/shard/turn.rs")));
+}
+
+#[test]
 fn longer_names_are_not_the_banned_word() {
     assert!(found("src/raft/a.rs", "let operand = brand + InstantLike;\n").is_empty());
 }

@@ -201,6 +201,8 @@ fn usage_errors_are_exit_code_2_and_say_what_was_meant() {
     let near = margay_alone(&["value", "set", "--endpoint", "x", "a", "b"]).with(2);
     assert!(near.err.contains("--endpoints"), "{near:?}");
     assert!(margay_alone(&["vlaue"]).with(2).err.contains("'value'"));
+    let no_time = margay_alone(&["value", "get", "x", "--timeout", "0s"]).with(2);
+    assert!(no_time.err.contains("at least 1us"), "{no_time:?}");
     let unit = margay_alone(&["value", "get", "x", "--timeout", "10"]).with(2);
     assert!(unit.err.contains("10s"), "{unit:?}");
     margay_alone(&["bench", "--payload", "1TiB"]).with(2);

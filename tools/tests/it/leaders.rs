@@ -1,10 +1,11 @@
 //! Which node leads which group.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::harness::{Ended, MARGAY, PATIENCE, Scratch, alone, plan, run, until};
 use crate::nodes::{NODES, Nodes};
+use crate::sys;
 
 /// Two for each node.
 const GROUPS: u32 = 6;
@@ -111,32 +112,104 @@ fn election_storm_of_many_groups_at_a_restart() {
     nodes.stop(PATIENCE).expect("all stop in order");
 }
 
-/// What of value, counter and map can be read with one node of three, which does not lead.
+/// What can be looked at, and how the answer begins.
+const READS: [(&str, &str); 36] = [
+    ("value get v", "one\n"),
+    ("counter get c", "7\n"),
+    ("map get m k", "two\n"),
+    ("map get-many m k -o jsonl", "{\"key\":\"k\""),
+    ("map has m k", ""),
+    ("map size m", "1\n"),
+    ("map entries m -o jsonl", "{\"key\":\"k\""),
+    ("map keys m -o jsonl", "{\"key\":\"k\""),
+    ("set has s a", ""),
+    ("set size s", "2\n"),
+    ("set members s -o jsonl", "{\"member\":\"a\"}"),
+    ("multimap get mm k -o jsonl", "{\"value\":\"v\""),
+    ("multimap has mm k v", ""),
+    ("multimap has mm --value v", ""),
+    ("multimap size mm", "1\n"),
+    ("multimap size mm --keys", "1\n"),
+    ("multimap entries mm -o jsonl", "{\"key\":\"k\""),
+    ("tree get t /a", "data"),
+    ("tree children t -o jsonl", "{\"name\":\"a\"}"),
+    ("queue status q -o json", "{\"dead\":0,\"delayed\":0,\"leased\":0,\"ready\":1"),
+    ("queue peek q", "task"),
+    ("queue dead q", ""),
+    ("journal read j", ""),
+    ("journal status j -o json", "{\"bytes\":"),
+    ("lock status l -o json", "{\"session\":"),
+    ("rwlock status rw -o json", "{\"readers\":0,\"token\":"),
+    ("semaphore status sem -o json", "{\"available\":3"),
+    ("latch status la -o json", "{\"left\":1"),
+    ("barrier status b -o json", "{\"parties\":2"),
+    ("election leader e -o json", "{\"candidate\":"),
+    ("election candidates e", ""),
+    ("group members g -o jsonl", "{\"data\":\"here\",\"id\":\"n1\""),
+    ("group status g -o json", "{\"asked\":0"),
+    ("describe v", "name         v\n"),
+    ("ls v --type value -o jsonl", "{\"group\":0"),
+    ("ls", "NAME "),
+];
+
+/// What is there to be looked at.
+const WRITES: [(&str, i32); 11] = [
+    ("value set v one", 0),
+    ("counter set c 7", 0),
+    ("map put m k two", 0),
+    ("set add s a b", 0),
+    ("multimap put mm k v", 0),
+    ("tree create t /a data", 0),
+    ("queue offer q task", 0),
+    ("journal append j record", 0),
+    ("semaphore resize sem 3", 0),
+    ("latch count-down la --count 2", 0),
+    ("barrier wait b --wait 10ms", 1),
+];
+
+/// What others hold meanwhile.
+const HOLDS: [&str; 4] = [
+    "lock run l -- sleep 600",
+    "rwlock run rw --write -- sleep 600",
+    "election run e --data here -- sleep 600",
+    "group join g --id n1 --data here -- sleep 600",
+];
+
+/// Ends with the test.
+struct Holds(Vec<Child>);
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It may have ended already: what it holds is lost with the majority.
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
+/// What can be looked at with one node of three, which does not lead.
 #[test]
 fn a_node_without_a_majority_answers_sequential_reads_only() {
     let _alone = alone();
     let scratch = Scratch::new("levels");
     let mut nodes = Nodes::start(&plan(scratch.path(), 1), PATIENCE).expect("three nodes");
     let all = nodes.endpoints();
-    let margay = |endpoints: &[String], line: &str| {
+    let command = |endpoints: &[String], line: &str| {
         let mut command = Command::new(MARGAY);
         command.args(line.split(' ')).env("MARGAY_ENDPOINTS", endpoints.join(","));
-        run(command)
+        command
     };
-    margay(&all, "value set v one").with(0);
-    margay(&all, "counter set c 7").with(0);
-    margay(&all, "map put m k two").with(0);
-    let reads = [
-        ("value get v", "one\n"),
-        ("counter get c", "7\n"),
-        ("map get m k", "two\n"),
-        ("map get-many m k -o jsonl", "{\"key\":\"k\""),
-        ("map has m k", ""),
-        ("map size m", "1\n"),
-        ("map entries m -o jsonl", "{\"key\":\"k\""),
-        ("map keys m -o jsonl", "{\"key\":\"k\""),
-    ];
-    for (line, expected) in reads {
+    let margay = |endpoints: &[String], line: &str| run(command(endpoints, line));
+    let mut holds = Holds(Vec::new());
+    for line in HOLDS {
+        let mut command = command(&all, line);
+        sys::die_with_parent(&mut command, libc::SIGKILL);
+        holds.0.push(command.stderr(Stdio::null()).spawn().expect("it starts"));
+    }
+    WRITES.iter().for_each(|(line, code)| _ = margay(&all, line).with(*code));
+    for (line, expected) in READS {
+        // What is held is not at once.
+        until(line, || margay(&all, line).code == Some(0));
         for level in ["linearizable", "lease"] {
             let read = margay(&all, &format!("{line} --level {level}")).with(0);
             assert!(read.out.starts_with(expected), "{line}: {read:?}");
@@ -149,10 +222,10 @@ fn a_node_without_a_majority_answers_sequential_reads_only() {
     }
     nodes.kill(0).expect("it can be killed");
     nodes.kill(1).expect("it can be killed");
-    for (line, expected) in reads {
+    for (line, expected) in READS {
         let read = margay(&all[2..], &format!("{line} --level sequential")).with(0);
         assert!(read.out.starts_with(expected), "{line}: {read:?}");
     }
     margay(&all[2..], "value get v --timeout 2s").with(3);
-    margay(&all[2..], "value get v --level lease --timeout 2s").with(3);
+    margay(&all[2..], "lock status l --level lease --timeout 2s").with(3);
 }

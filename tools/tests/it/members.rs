@@ -198,3 +198,24 @@ fn replaces_a_wiped_node(
     successor.kill();
     progress(all, writers, "without the successor");
 }
+
+/// One of the addresses given is that of a node that hangs: it takes connections and says nothing.
+#[test]
+fn a_node_that_hangs_keeps_nobody_from_the_others() {
+    let _alone = alone();
+    let scratch = Scratch::new("hangs");
+    let nodes = Nodes::start(&plan(scratch.path(), 2), PATIENCE).expect("three nodes start");
+    let hangs = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let hangs = hangs.local_addr().map(|at| (at.to_string(), hangs)).expect("it has one");
+    let mut given = vec![hangs.0.clone()];
+    given.extend(nodes.endpoints());
+    for verb in ["demote", "promote"] {
+        margay(&given, &["cluster", verb, "n3", "--wait", "4s"]).with(0);
+    }
+    let mut fourth = Joined::new(scratch.path(), "n4");
+    fourth.start(&given[..2]);
+    until("n4 to be a learner", || {
+        list(&nodes.endpoints(), "learners") == Some(vec!["n4".to_string()])
+    });
+    margay(&given, &["cluster", "remove", "n4", "--wait", "4s"]).with(0);
+}

@@ -44,6 +44,7 @@ fn options_that_cannot_be_are_refused_with_the_remedy() {
     let ended = ends(public, scratch.path());
     ended.because(2, &["0.0.0.0:0", "127.0.0.1", "--unsafe-no-auth"]);
     refused(&["--shards", "1000"], &["--shards 1000", "between 1 and 128"]);
+    refused(&["--snapshot-after", "4KiB"], &["--snapshot-after 4096", "at least 65536 bytes"]);
     refused(&["--cpus", "4096"], &["cpu 4096"]);
     refused(&["--cpus", "0", "--shards", "2"], &["--cpus names 1 cpus for 2 shards"]);
     refused(&["--peers", "n2=127.0.0.1:1"], &["n1 is not among them"]);
