@@ -111,6 +111,8 @@ pub const HANDOVERS_MAX: usize = 4_096;
 /// more 8.4 ms.
 pub const SHARD_SLICE: Micros = Micros(300);
 
+/// A turn that has taken this long applies no more: what is committed waits for the next one.
+pub const TURN_LONG: Micros = Micros::from_millis(2);
 /// Turns longer than this are counted, and said at log level debug.
 pub const TURN_ALARM: Micros = Micros::from_millis(5);
 /// The longest turn is told of this period and the one before it.
@@ -139,9 +141,9 @@ pub const FORMING_TIME: Micros = Micros::from_millis(2_000);
 /// Bytes of an offer or of a founding record, at most.
 pub const FORMING_BYTES_MAX: usize = 16 << 10;
 
-/// Pause between two pieces of 1 MiB of a group's log that are looked through for rot: 2 MiB a
+/// Pause between two pieces of 256 KiB of a group's log that are looked through for rot: 2 MiB a
 /// second, which no disk notices.
-pub const SCRUB_PAUSE: Micros = Micros::from_millis(500);
+pub const SCRUB_PAUSE: Micros = Micros::from_millis(125);
 /// Files of a group's log that is no longer needed, kept for later segments, in bytes: as many as
 /// one snapshot of a small state sets free. More would be disk space that nobody else can use.
 pub const SPARE_BYTES: u64 = 128 << 20;

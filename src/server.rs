@@ -71,8 +71,9 @@ pub struct ServerConfig {
     /// never.
     pub spin_us: u32,
     /// A group takes a snapshot when what was applied since its last takes this many bytes of disk,
-    /// or as many as that one has, whichever is more. The log behind the last but one is kept.
-    /// Default 64 MiB, at least 64 KiB.
+    /// or as many as that one has, whichever is more; some voters wait for up to half as many more,
+    /// so that not all of them are at it at once. The log behind the last but one is kept. Default
+    /// 64 MiB, at least 64 KiB.
     pub snapshot_after: u64,
     /// Whether leaders answer reads at level lease by their lease; off, these take a round like
     /// linearizable ones. Off where clocks stop with the machine.

@@ -19,6 +19,9 @@ use crate::segment::BatchRef;
 
 /// Bytes fetched with one read, at most (beyond the first batch).
 const READ_BYTES: u64 = 1 << 20;
+/// Bytes read to be looked at only, at most (beyond the first batch): few, for nobody waits for
+/// them, and others wait for who looks at them.
+const SCRUB_BYTES: u64 = 256 << 10;
 
 /// Answer to [`Log::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,7 +167,7 @@ impl Log {
         let (mut batches, mut length) = (Vec::new(), 0);
         for batch in &segment.batches()[at..] {
             let adjacent = batch.offset == first.offset + length;
-            let fits = batches.is_empty() || length + batch.disk_length() <= READ_BYTES;
+            let fits = batches.is_empty() || length + batch.disk_length() <= SCRUB_BYTES;
             if !adjacent || !fits || batch.last > durable {
                 break;
             }

@@ -1,7 +1,11 @@
 //! Applying what is committed, and the sessions' expiry.
 //!
 //! Batches come from the log's tail in memory, or from the disk after a restart; a turn applies
-//! about `apply_bytes` or `ENTRIES_PER_TURN` and leaves the rest to the next.
+//! about `apply_bytes` or `ENTRIES_PER_TURN` and leaves the rest to the next. Where its host says
+//! that it has become long, it stops within a batch, too: a state of which a snapshot is written
+//! out takes ten times as long to write to as another.
+
+use std::sync::Arc;
 
 use margay_log::Read;
 use margay_log::batch::Batch;
@@ -16,6 +20,19 @@ use crate::machine::{
 const ENTRIES_PER_TURN: u32 = 4_096;
 /// No session's end is proposed in a batch that has so many entries already.
 const EXPIRIES_PER_BATCH: u32 = 1_024;
+
+/// What a turn may still apply, about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Left {
+    bytes: u64,
+    entries: u32,
+}
+
+impl Left {
+    fn is_nothing(self) -> bool {
+        self.bytes == 0 || self.entries == 0
+    }
+}
 
 /// A batch's entries as the machine takes them.
 fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
@@ -32,7 +49,8 @@ fn entries(batch: &Batch) -> impl Iterator<Item = Entry<'_>> {
 }
 
 impl<S: StateMachine> Replica<S> {
-    /// Applies committed batches in order and answers for them.
+    /// Applies committed batches in order and answers for them, until all are, or until the turn
+    /// has done its part.
     pub(super) fn apply_committed(
         &mut self,
         now: Micros,
@@ -45,61 +63,94 @@ impl<S: StateMachine> Replica<S> {
         if self.lacks_state() {
             return self.without_state();
         }
-        let mut budget = self.config.apply_bytes;
-        let mut entries_left = ENTRIES_PER_TURN;
-        while self.machine.applied() < self.commit && self.apply_fetch.is_none() {
-            if self.halted.is_some() {
-                break;
+        if let Some(batch) = self.started.take() {
+            // A turn that goes on within a batch ends with it: only there can a snapshot begin.
+            self.apply_batch(&batch, host);
+            self.note_applied(now, host);
+            self.hungry = self.machine.applied() < self.commit && self.halted.is_none();
+            return Ok(());
+        }
+        let mut left = Left { bytes: self.config.apply_bytes, entries: ENTRIES_PER_TURN };
+        let mut batches = std::mem::take(&mut self.batches);
+        let applied = loop {
+            let is_done = self.machine.applied() >= self.commit || self.halted.is_some();
+            if is_done || self.apply_fetch.is_some() {
+                break Ok(());
             }
-            if budget == 0 {
+            if left.is_nothing() {
                 self.hungry = true;
-                break;
+                break Ok(());
             }
-            let applied = self.machine.applied();
-            let mut batches = std::mem::take(&mut self.batches);
-            batches.clear();
-            match self.log.read(applied, budget, &mut batches) {
-                Read::Cached => {}
-                Read::Pending(ticket) => self.apply_fetch = Some(ticket),
-                // It is being asked for.
-                Read::Damaged if self.has_others() => {
-                    self.batches = batches;
-                    return Ok(());
-                }
-                Read::End | Read::Gone | Read::Damaged => {
-                    return Err(Fatal::Damaged { group: self.config.group, behind: applied });
-                }
+            let before = self.machine.applied();
+            if let Err(fatal) = self.read_committed(left.bytes, &mut batches) {
+                break Err(fatal);
             }
-            for batch in &batches {
-                if batch.header().last().index > self.commit {
-                    break;
-                }
-                let time = LogTime(batch.header().log_time);
-                let (first, mut delivery) = (batch.header().first, self.front.delivery(host));
-                let applied =
-                    self.machine.apply_or_halt(first, time, entries(batch), &mut delivery);
-                if let Err(halted) = applied {
-                    self.halt(halted, host);
-                    break;
-                }
-                entries_left = entries_left.saturating_sub(batch.header().count);
-                budget = if entries_left > 0 { budget.saturating_sub(batch.size()) } else { 0 };
-                if self.machine.applied() >= self.commit || budget == 0 {
-                    break;
-                }
+            self.apply_batches(&batches, &mut left, host);
+            self.note_applied(now, host);
+            if self.machine.applied() == before {
+                // It is being fetched or asked for, or commit lies inside a batch, as no correct
+                // leader says.
+                break Ok(());
             }
-            batches.clear();
-            self.batches = batches;
-            if let Some(waste) = self.machine.take_waste() {
-                host.dispose(waste);
-            }
-            self.applied_to(now);
-            if self.machine.applied() == applied {
-                // It is being fetched, or commit lies inside a batch, as no correct leader says.
-                break;
+        };
+        batches.clear();
+        self.batches = batches;
+        applied
+    }
+
+    /// Reads what is to be applied next. Nothing while it is being fetched from the disk, or asked
+    /// for because it is damaged there.
+    fn read_committed(&mut self, bytes: u64, out: &mut Vec<Arc<Batch>>) -> Result<(), Fatal> {
+        out.clear();
+        let behind = self.machine.applied();
+        match self.log.read(behind, bytes, out) {
+            Read::Cached => {}
+            Read::Pending(ticket) => self.apply_fetch = Some(ticket),
+            Read::Damaged if self.has_others() => {}
+            Read::End | Read::Gone | Read::Damaged => {
+                return Err(Fatal::Damaged { group: self.config.group, behind });
             }
         }
         Ok(())
+    }
+
+    /// Applies whole batches, and of the last one perhaps a part.
+    fn apply_batches(&mut self, batches: &[Arc<Batch>], left: &mut Left, host: &mut dyn Host) {
+        for batch in batches {
+            if left.is_nothing() || batch.header().last().index > self.commit {
+                return;
+            }
+            if !self.apply_batch(batch, host) {
+                *left = Left::default();
+                return;
+            }
+            left.bytes = left.bytes.saturating_sub(batch.size());
+            left.entries = left.entries.saturating_sub(batch.header().count);
+        }
+    }
+
+    /// Applies what is left of a batch, and stops where the turn has become long. Returns whether
+    /// the turn may go on.
+    fn apply_batch(&mut self, batch: &Arc<Batch>, host: &mut dyn Host) -> bool {
+        let (first, last) = (batch.header().first, batch.header().last().index);
+        let time = LogTime(batch.header().log_time);
+        let done = self.machine.applied().next().since(first);
+        let mut rest = entries(batch).skip(done as usize);
+        loop {
+            let part = rest.by_ref().take(self.config.apply_part);
+            let mut delivery = self.front.delivery(host);
+            if let Err(halted) = self.machine.apply_or_halt(first, time, part, &mut delivery) {
+                self.halt(halted, host);
+                return false;
+            }
+            let (is_long, is_whole) = (host.is_turn_long(), self.machine.applied() == last);
+            if is_long && !is_whole {
+                self.started = Some(Arc::clone(batch));
+            }
+            if is_long || is_whole {
+                return !is_long;
+            }
+        }
     }
 
     /// The state is asked for, where there is somebody to ask.
@@ -123,7 +174,10 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// What waited for the applied index to come this far.
-    fn applied_to(&mut self, now: Micros) {
+    fn note_applied(&mut self, now: Micros, host: &mut dyn Host) {
+        if let Some(waste) = self.machine.take_waste() {
+            host.dispose(waste);
+        }
         let applied = self.machine.applied();
         if self.ticking.is_some_and(|at| at <= applied) {
             self.ticking = None;

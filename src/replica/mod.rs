@@ -74,6 +74,10 @@ pub trait Host {
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {
         drop(remains);
     }
+    /// The turn has become long: what can wait is left to the next one.
+    fn is_turn_long(&mut self) -> bool {
+        false
+    }
     /// The longest turn of the shard in the last five to ten seconds, and the most that one of them
     /// itself ran, for reports.
     fn longest_turn(&self) -> (Micros, Micros) {
@@ -112,16 +116,19 @@ pub struct ReplicaConfig {
     /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot
     /// is written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
     pub apply_bytes: u64,
+    /// Entries applied between two looks at whether the turn has become long; at least 1.
+    pub apply_part: usize,
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].
     pub settled: Micros,
     /// A snapshot is taken when what was applied since the last one takes this many bytes of disk,
-    /// or as many as that one has, whichever is more.
+    /// or as many as that one has, whichever is more; some voters wait for up to half as many more,
+    /// so that not all of them are at it at once.
     pub snapshot_after: u64,
     /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
     /// nodes, so that they write equal files.
     pub snapshot_chunk: usize,
-    /// Pause between two pieces of at most 1 MiB that are looked through for rot; 0 for never.
+    /// Pause between two pieces of about 256 KiB that are looked through for rot; 0 for never.
     pub scrub_pause: Micros,
 }
 
@@ -141,6 +148,7 @@ impl ReplicaConfig {
             group_in_flight: 8_192,
             sessions_max: SESSIONS_MAX,
             apply_bytes: 256 << 10,
+            apply_part: 16,
             settled: Micros::from_millis(5_000),
             snapshot_after: SNAPSHOT_AFTER,
             snapshot_chunk: 64 << 10,
@@ -247,6 +255,8 @@ pub struct Replica<S: StateMachine> {
     fetching: Vec<(Ticket, NodeId)>,
     /// The log read that applying waits for.
     apply_fetch: Option<Ticket>,
+    /// The batch of which a part is applied: the turn had become long.
+    started: Option<Arc<Batch>>,
     /// Commit index as the core told it.
     commit: Index,
     /// Sealed by this leader, not yet committed: (last index, bytes).
@@ -330,6 +340,7 @@ impl<S: StateMachine> Replica<S> {
             persisting: VecDeque::new(),
             fetching: Vec::new(),
             apply_fetch: None,
+            started: None,
             commit,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,

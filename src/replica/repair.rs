@@ -263,6 +263,17 @@ impl<S: StateMachine> Replica<S> {
         !self.others().is_empty()
     }
 
+    /// Another node has lost the state that its log begins with, at `index`. Where no snapshot here
+    /// reaches so far, one is made: nothing else can help that node, and it may be long until one
+    /// is due.
+    fn on_state_wanted(&mut self, now: Micros, from: NodeId, index: Index) {
+        if self.snapshots.newest() >= index {
+            self.on_needs_snapshot(now, from);
+        } else if self.machine.applied() >= index {
+            self.snapshots.want_one();
+        }
+    }
+
     /// Another node lacks something: it gets it, if this one has it.
     pub(super) fn on_repair_request(
         &mut self,
@@ -272,9 +283,7 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) {
         if request.first == Index::ZERO {
-            if self.snapshots.newest() >= request.end.id.index {
-                self.on_needs_snapshot(now, from);
-            }
+            self.on_state_wanted(now, from, request.end.id.index);
             return;
         }
         let BatchEnd { id, chain } = request.end;

@@ -63,7 +63,8 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// Where looking through them is, and the last that was found whole in this round.
     scrubbing: Option<Scrub>,
     scrubbed: Index,
-    /// One of those kept turned out to be damaged: another is made whatever the log has grown by.
+    /// One of those kept turned out to be damaged, or another node needs one: it is made whatever
+    /// the log has grown by.
     is_overdue: bool,
     pub counts: SnapshotCounts,
 }
@@ -112,10 +113,9 @@ impl<S: StateMachine> Snapshots<S> {
         self.kept.last().map_or(Index::ZERO, |newest| newest.end.id.index)
     }
 
-    /// Bytes of log behind the newest, as they lie on disk, at which the next is due: as many as
-    /// the state has, so that writing states out costs no more than writing the log did.
-    fn due_at(&self, after: u64) -> u64 {
-        self.kept.last().map_or(after, |newest| after.max(newest.length))
+    /// One is made as soon as it can be, whatever the log has grown by.
+    pub(super) fn want_one(&mut self) {
+        self.is_overdue = true;
     }
 
     /// A chunk could be written out at once.
@@ -213,8 +213,8 @@ impl<S: StateMachine> Replica<S> {
         if busy || applied <= snapshots.newest() || !self.members.reaches(applied) {
             return;
         }
-        let behind = self.log.disk_bytes(snapshots.newest(), applied);
-        if behind < snapshots.due_at(self.config.snapshot_after) && !snapshots.is_overdue {
+        let behind = self.log.disk_bytes(self.snapshots.newest(), applied);
+        if behind < self.snapshot_due_at() && !self.snapshots.is_overdue {
             return;
         }
         let (Some(term), Some(chain)) = (self.log.term_at(applied), self.log.chain_at(applied))
@@ -245,6 +245,19 @@ impl<S: StateMachine> Replica<S> {
             writes: Vec::new(),
             chunk: Vec::new(),
         });
+    }
+
+    /// Bytes of log behind the newest snapshot, as they lie on disk, at which the next is due: as
+    /// many as the state has, so that writing states out costs no more than writing the log did. Up
+    /// to half as many more, by this node's place among the voters: all count the same log, and all
+    /// would be slow at once.
+    fn snapshot_due_at(&self) -> u64 {
+        let after = self.config.snapshot_after;
+        let due = self.snapshots.kept.last().map_or(after, |newest| after.max(newest.length));
+        let voters = self.raft.configuration().voters();
+        let place = voters.iter().position(|&voter| voter == self.config.raft.id);
+        let place = place.unwrap_or(voters.len()) as u64;
+        due + due / 2 * place / voters.len().max(1) as u64
     }
 
     /// Writes one chunk out, if the disk has taken the ones before.

@@ -10,6 +10,7 @@
 mod item;
 mod page;
 
+use item::Sought;
 pub(super) use item::{Extra, Held, Key, Life};
 pub(super) use page::Page;
 pub use page::{PAGE_BYTES_MAX, PAGE_MAX};
@@ -137,7 +138,7 @@ impl<T: Extra> Default for Entries<T> {
 impl<T: Extra> Entries<T> {
     /// The entry of a key, unless its life is over.
     pub(super) fn get(&self, key: &[u8], now: LogTime) -> Option<&Held<T>> {
-        self.held.get(key).filter(|held| self.end_of(held, now).is_none())
+        self.held.get(&Sought::new(key)).filter(|held| self.end_of(held, now).is_none())
     }
 
     /// How many entries there are whose lives are not over. Takes as long as there are others.
@@ -145,7 +146,7 @@ impl<T: Extra> Entries<T> {
         let due = self.deadlines.due(now).count();
         let orphans = self.ended.keys().flat_map(|session| self.owned_by(*session));
         let is_due = |key: &Key| {
-            let life = self.held.get(key.bytes()).map(Held::life).unwrap_or_default();
+            let life = self.held.get(&Sought::new(key.bytes())).map(Held::life).unwrap_or_default();
             life.due.is_some_and(|due| due <= now)
         };
         self.held.len() - due - orphans.filter(|key| !is_due(key)).count()
@@ -170,7 +171,10 @@ impl<T: Extra> Entries<T> {
 
     /// Removes the entry of a key if its life is over, before a command looks at the key.
     pub(super) fn drop_gone(&mut self, key: &[u8], commit: &Commit<'_>, effects: &mut Effects) {
-        let Some(held) = self.held.get(key) else { return };
+        if self.deadlines.is_empty() && self.ended.is_empty() {
+            return;
+        }
+        let Some(held) = self.held.get(&Sought::new(key)) else { return };
         if let Some(event) = self.end_of(held, commit.time) {
             let gone = self.take(key).expect("just seen");
             effects.event(commit.resource, event, None, Some(gone.pair));
@@ -244,7 +248,7 @@ impl<T: Extra> Entries<T> {
     }
 
     fn take(&mut self, key: &[u8]) -> Option<Held<T>> {
-        let held = self.held.remove(key)?;
+        let held = self.held.remove(&Sought::new(key))?;
         self.unlink(&held);
         Some(held)
     }
@@ -357,11 +361,11 @@ impl<T: Extra> Entries<T> {
         }
         // A place: nothing for the beginning, or 1 and the last key written.
         let from = match after.and_then(<[u8]>::split_first) {
-            Some((_, last)) => Bound::Excluded(last),
+            Some((_, last)) => Bound::Excluded(Sought::new(last)),
             None => Bound::Unbounded,
         };
         let mut last = after.unwrap_or_default().to_vec();
-        for held in self.held.range::<_, [u8]>((from, Bound::Unbounded)) {
+        for held in self.held.range((from, Bound::Unbounded)) {
             if items.is_full() {
                 return Some(last);
             }

@@ -216,6 +216,10 @@ impl Host for View<'_> {
         self.net.set_links(self.node, self.slot, self.group, members);
     }
 
+    fn is_turn_long(&mut self) -> bool {
+        sys::now().since(self.net.now) >= crate::config::TURN_LONG
+    }
+
     fn longest_turn(&self) -> (Micros, Micros) {
         let longest = self.pace.longest(self.net.now);
         (longest.turn, longest.ran)

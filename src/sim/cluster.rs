@@ -295,7 +295,7 @@ impl<S: StateMachine> Cluster<S> {
 
     /// Starts a node from what its disk holds.
     pub(super) fn start(&mut self, at: usize) -> Result<(), Failure> {
-        let seed = self.rng.next_u64();
+        let (seed, mut turns) = (self.rng.next_u64(), self.rng.fork());
         let node = &mut self.nodes[at];
         assert!(!node.is_up() && !node.gone);
         node.boot += 1;
@@ -308,6 +308,7 @@ impl<S: StateMachine> Cluster<S> {
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
             snapshot_chunk: 2 << 10,
+            apply_part: 1 << turns.below(4),
             scrub_pause: Micros::from_millis(50),
             // So that leadership is handed over again and again.
             settled: self.settled,
@@ -349,6 +350,7 @@ impl<S: StateMachine> Cluster<S> {
         self.trace.line(self.now, format_args!("{} starts at {}", node.id, opened.log.last()));
         let replica = Replica::new(config, opened, (self.state)(), shown)
             .map_err(|error| Failure::new("replica starts", error.to_string()))?;
+        node.out.turns = Some(turns);
         node.replica = Some(replica);
         node.wake = None;
         node.turning = false;

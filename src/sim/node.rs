@@ -8,6 +8,7 @@ use margay_log::disk::Op;
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::{BatchHeader, FRAME};
 use margay_log::id::{Chain, Incarnation, Index, Micros, NodeId, SegmentNumber, Term};
+use margay_log::rng::Rng;
 
 use super::Failure;
 use super::clock::Clock;
@@ -30,6 +31,8 @@ pub(super) struct Outbox {
     pub closing: BTreeSet<ConnId>,
     pub peers: Vec<PeerFrame>,
     pub ops: Vec<Op>,
+    /// Draws when a turn has become long.
+    pub turns: Option<Rng>,
 }
 
 impl Host for Outbox {
@@ -47,6 +50,10 @@ impl Host for Outbox {
 
     fn disk(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    fn is_turn_long(&mut self) -> bool {
+        self.turns.as_mut().is_some_and(|turns| turns.chance(1, 8))
     }
 }
 

@@ -169,7 +169,7 @@ impl<S: StateMachine> Replica<S> {
         let before = self.machine.applied();
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
-        self.apply_fetch = None;
+        (self.apply_fetch, self.started) = (None, None);
         let configuration = (at, members.configuration());
         if !holds {
             self.members = Memberships::new(at, members);

@@ -1,6 +1,6 @@
 //! Reading entries in order: ranges, page by page.
 
-use super::{Entries, Extra, Held};
+use super::{Entries, Extra, Held, Sought};
 use crate::machine::LogTime;
 use crate::machine::bytes;
 use crate::resource::codec::page_limit;
@@ -33,7 +33,7 @@ pub(in crate::resource) struct Page<'a> {
     pub values: bool,
 }
 
-type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+type Bounds<'a> = (Bound<Sought<'a>>, Bound<Sought<'a>>);
 
 impl Page<'_> {
     /// Calls `visit` with the bounds of the range, unless that is empty.
@@ -51,7 +51,11 @@ impl Page<'_> {
             _ => {}
         }
         let (Bound::Included(least) | Bound::Excluded(least)) = low else { return R::default() };
-        if is_below(least, high) { visit((low, high)) } else { R::default() }
+        if is_below(least, high) {
+            visit((low.map(Sought::new), high.map(Sought::new)))
+        } else {
+            R::default()
+        }
     }
 }
 
@@ -99,7 +103,7 @@ impl<T: Extra> Entries<T> {
     pub(in crate::resource) fn first(&self, page: &Page<'_>, now: LogTime) -> Option<&Held<T>> {
         let is_there = |held: &&Held<T>| self.end_of(held, now).is_none();
         page.with_bounds(|bounds| {
-            let mut range = self.held.range::<_, [u8]>(bounds);
+            let mut range = self.held.range(bounds);
             if page.descending { range.rfind(is_there) } else { range.find(is_there) }
         })
     }
@@ -113,7 +117,7 @@ impl<T: Extra> Entries<T> {
         mut visit: impl FnMut(&Held<T>) -> bool,
     ) -> Option<Vec<u8>> {
         page.with_bounds(|bounds| {
-            let mut range = self.held.range::<_, [u8]>(bounds);
+            let mut range = self.held.range(bounds);
             let mut last: Option<&Held<T>> = None;
             for scanned in 0.. {
                 let next = if page.descending { range.next_back() } else { range.next() };

@@ -83,7 +83,8 @@ impl Workload for Leasing {
 
     async fn open(actor: &mut Actor<Reads>) -> Leasing {
         let mut known = None;
-        while actor.only_reads && known.is_none() {
+        // Where nobody else has opened it, and nobody is left who would, it does so in peace.
+        while actor.only_reads && known.is_none() && !actor.desk.closing() {
             actor.pause(10_000).await;
             actor.note(|reads| known = reads.id);
         }

@@ -1,5 +1,5 @@
 //! One replica on a disk that can be held up, with two others that agree to everything: what
-//! becomes of it when its own snapshots, or a user's code, fail at a bad moment.
+//! becomes of it when its own snapshots, or a user's code, fail at a bad moment, or turns are long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use margay::replica::membership::Member;
 use margay::replica::{ConnId, Host, Replica, ReplicaConfig};
 use margay::wire::client::{Request, Response};
 use margay::wire::peer::PeerMessage;
+use margay::wire::repair::RepairRequest;
 use margay::wire::{self, Kind};
 use margay_log::batch::Batch;
 use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op, SnapshotStep};
-use margay_log::id::{ClusterId, GroupId, Incarnation, Index, Micros, NodeId};
+use margay_log::id::{BatchEnd, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId};
 use margay_log::{Options, open};
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -124,6 +125,8 @@ struct Outbox {
     clients: BTreeMap<ConnId, Vec<u8>>,
     peers: Vec<(NodeId, Vec<u8>, Option<Arc<Batch>>)>,
     ops: Vec<Op>,
+    /// Every turn is a long one.
+    long: bool,
 }
 
 impl Host for Outbox {
@@ -139,6 +142,10 @@ impl Host for Outbox {
 
     fn disk(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    fn is_turn_long(&mut self) -> bool {
+        self.long
     }
 }
 
@@ -499,4 +506,64 @@ fn a_snapshot_that_rots_at_rest_is_found_and_another_made() {
     // What is left is whole.
     (0..500).for_each(|_| world.turn());
     assert_eq!(world.replica.snapshot_counts().damaged, 1);
+}
+
+/// What is applied of a batch is answered, and a snapshot waits for the batch's end.
+#[test]
+fn a_turn_that_has_become_long_ends_within_a_batch() {
+    let mut world = World::open(SimDisk::new(6), 3, Micros(0));
+    world.lead();
+    world.heard();
+    let part = 16;
+    let before = world.replica.machine().applied().0;
+    for _ in 0..4 * part {
+        world.note(&vec![b'x'; 1_000]);
+    }
+    world.out.long = true;
+    let end = before + 4 * part;
+    world.until("a part", |world| world.replica.machine().applied().0 > before);
+    assert_eq!(world.replica.commit().0, end, "all is one batch");
+    assert_eq!(world.replica.machine().applied().0, before + part);
+    let replies = world.heard().iter().filter(|said| said.contains("Reply")).count() as u64;
+    assert_eq!(replies, part);
+    for parts in 2..=4 {
+        assert!(!world.replica.status().snapshotting, "48 KiB are applied, the batch is not");
+        world.turn();
+        assert_eq!(world.replica.machine().applied().0, before + parts * part);
+    }
+    world.until("a snapshot", |world| world.replica.snapshot_counts().made == 1);
+    let World { disk, .. } = world;
+    let snapshots: Vec<_> = disk.finished_snapshots().map(|(index, _)| index.0).collect();
+    assert_eq!(snapshots, [end]);
+}
+
+/// Nobody has a snapshot, and none would be due: one is made for the node that needs it.
+#[test]
+fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
+    let mut world = World::open(SimDisk::new(7), 3, Micros(0));
+    world.lead();
+    world.note(b"short");
+    world.until("all applied", |world| {
+        world.replica.machine().applied() == world.replica.log().last().index
+    });
+    (0..1_000).for_each(|_| world.turn());
+    assert_eq!(world.replica.snapshot_counts().made, 0, "none is due");
+
+    let (last, term) = (world.replica.log().last(), world.replica.term());
+    let chain = world.replica.log().chain_at(last.index).expect("a batch ends there");
+    let mut asks = |index: u64| {
+        let id = EntryId::new(last.term, Index(index));
+        let request = RepairRequest { term, first: Index::ZERO, end: BatchEnd { id, chain } };
+        let mut frame = Vec::new();
+        request.encode(&mut frame);
+        let frame = as_bytes(&aligned(&frame));
+        let frame = wire::decode(&frame).expect("a frame");
+        let World { replica, now, out, .. } = &mut world;
+        replica.on_peer(*now, NodeId(2), &frame, None, out).expect("it is sound");
+        (0..100).for_each(|_| world.turn());
+        world.replica.snapshot_counts().made
+    };
+    assert_eq!(asks(last.index.0 + 1), 0, "it has not come so far itself");
+    assert_eq!(asks(last.index.0), 1);
+    assert_eq!(asks(last.index.0), 1, "there is one now");
 }

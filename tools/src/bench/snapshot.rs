@@ -40,7 +40,8 @@ pub(crate) struct Args {
     /// How long each run takes
     #[arg(long, value_name = "TIME", value_parser = units::seconds, default_value = "5")]
     seconds: Duration,
-    /// Runs with a snapshot under way that are waited for, and as many without
+    /// Runs with a snapshot under way that are waited for, and as many without; six times as many
+    /// runs at most
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// No turn may take longer while a snapshot is under way; exit code 1 if one does
@@ -53,8 +54,9 @@ pub(crate) struct Args {
 
 /// A cluster without a leader for this long is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Runs, at most: the log must grow by the size of the state between two snapshots.
-const RUNS_MAX: usize = 100;
+/// Runs, at most, for each that is waited for: under full load hardly a moment passes in which no
+/// node writes its state out.
+const RUNS_PER_ROUND: usize = 6;
 /// Pause between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(500);
 /// What a node says of its turns reaches back so far.
@@ -140,7 +142,8 @@ struct Run {
 
 fn runs(load: &Load, watch: &Watch, rounds: u32) -> Result<Vec<Run>, Exit> {
     let (mut runs, mut with, mut without) = (Vec::new(), 0, 0);
-    while (with < rounds || without < rounds) && runs.len() < RUNS_MAX {
+    let most = RUNS_PER_ROUND * rounds as usize;
+    while (with < rounds || without < rounds) && runs.len() < most {
         let begin = Instant::now();
         let mut progress = Progress::new(load.time);
         let report = load::run(load, &mut |pulse| progress.show(pulse));
