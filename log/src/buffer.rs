@@ -42,21 +42,6 @@ impl Buffer {
         Buffer { start, length: capacity, capacity, page: None }
     }
 
-    /// A huge page of zeros, in buffers of `capacity` bytes each. The page is there as long as one
-    /// of them is.
-    ///
-    /// # Panics
-    /// If `capacity` is not a power of two between [`BLOCK`] and a huge page.
-    pub(crate) fn parts_of_page(capacity: usize) -> impl Iterator<Item = Buffer> {
-        assert!(capacity.is_power_of_two() && (BLOCK..=HUGE).contains(&capacity));
-        let page = Arc::new(Buffer::zeroed(HUGE));
-        (0..HUGE / capacity).map(move |part| {
-            // SAFETY: the part begins within the bytes of the page.
-            let start = unsafe { page.start.add(part * capacity) };
-            Buffer { start, length: capacity, capacity, page: Some(Arc::clone(&page)) }
-        })
-    }
-
     /// No bytes and no memory: what is left where a buffer was taken away.
     pub(crate) const fn empty() -> Buffer {
         Buffer { start: NonNull::dangling(), length: 0, capacity: 0, page: None }
@@ -131,6 +116,50 @@ impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} of {} bytes)", self.length, self.capacity)
     }
+}
+
+/// Huge pages in parts. One of which nobody has a part any more is parted anew: the system brings
+/// another as a whole, when it is first touched, and where it is a guest its host may take
+/// milliseconds over that.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    pages: Vec<Arc<Buffer>>,
+}
+
+/// Pages kept of which nobody has a part, at most.
+const FREE_MAX: usize = 8;
+
+impl Pages {
+    /// A page in buffers of `capacity` bytes each; what they hold is arbitrary. The page is there
+    /// as long as one of them is, and longer if it may be wanted again.
+    ///
+    /// # Panics
+    /// If `capacity` is not a power of two between [`BLOCK`] and a huge page.
+    pub(crate) fn part(&mut self, capacity: usize) -> impl Iterator<Item = Buffer> + use<> {
+        assert!(capacity.is_power_of_two() && (BLOCK..=HUGE).contains(&capacity));
+        let mut free = 0;
+        self.pages.retain_mut(|page| {
+            free += usize::from(is_free(page));
+            !is_free(page) || free <= FREE_MAX
+        });
+        let page = match self.pages.iter_mut().find_map(|page| is_free(page).then_some(page)) {
+            Some(page) => Arc::clone(page),
+            None => {
+                self.pages.push(Arc::new(Buffer::zeroed(HUGE)));
+                Arc::clone(self.pages.last().expect("just added"))
+            }
+        };
+        (0..HUGE / capacity).map(move |part| {
+            // SAFETY: the part begins within the bytes of the page.
+            let start = unsafe { page.start.add(part * capacity) };
+            Buffer { start, length: capacity, capacity, page: Some(Arc::clone(&page)) }
+        })
+    }
+}
+
+/// Whether nobody has a part of `page`. What others did with theirs was before this.
+fn is_free(page: &mut Arc<Buffer>) -> bool {
+    Arc::get_mut(page).is_some()
 }
 
 /// Bytes that are stored past the processor's caches where it can do that. A batch that is not
@@ -298,7 +327,7 @@ mod tests {
 
     #[test]
     fn parts_of_a_page_are_apart_and_outlive_each_other() {
-        let mut parts: Vec<Buffer> = Buffer::parts_of_page(HUGE / 4).collect();
+        let mut parts: Vec<Buffer> = Pages::default().part(HUGE / 4).collect();
         assert_eq!(parts.len(), 4);
         for (at, part) in parts.iter_mut().enumerate() {
             assert_eq!((part.len(), part.capacity()), (HUGE / 4, HUGE / 4));
@@ -313,7 +342,32 @@ mod tests {
         last.set_length(BLOCK);
         let last = std::thread::spawn(move || last.iter().all(|&byte| byte == 4));
         assert!(last.join().expect("the thread ends"));
-        assert_eq!(Buffer::parts_of_page(HUGE).count(), 1);
+        assert_eq!(Pages::default().part(HUGE).count(), 1);
+    }
+
+    #[test]
+    fn a_page_is_parted_anew_when_nobody_has_a_part() {
+        let mut pages = Pages::default();
+        let mut halves: Vec<Buffer> = pages.part(HUGE / 2).collect();
+        let address = halves[0].as_mut_pointer() as usize;
+        halves.pop();
+        let mut other: Vec<Buffer> = pages.part(HUGE).collect();
+        assert_ne!(other[0].as_mut_pointer() as usize, address, "half of it is in use");
+        std::thread::spawn(move || drop(halves)).join().expect("the thread ends");
+        let mut again: Vec<Buffer> = pages.part(HUGE / 4).collect();
+        assert_eq!(again[0].as_mut_pointer() as usize, address);
+        drop((other, again));
+        assert_eq!(pages.pages.len(), 2, "kept for next time");
+    }
+
+    #[test]
+    fn few_pages_are_kept() {
+        let mut pages = Pages::default();
+        let all: Vec<Buffer> = (0..2 * FREE_MAX).flat_map(|_| pages.part(HUGE)).collect();
+        assert_eq!(all.len(), 2 * FREE_MAX);
+        drop(all);
+        assert_eq!(pages.part(HUGE).count(), 1);
+        assert_eq!(pages.pages.len(), FREE_MAX);
     }
 
     /// Read by another thread, right after it.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::{Batch, Shell};
-use crate::buffer::{Buffer, HUGE};
+use crate::buffer::{Buffer, HUGE, Pages};
 use crate::format::{BatchHeader, in_blocks};
 use crate::id::Index;
 
@@ -40,6 +40,8 @@ pub(crate) struct Tail {
     fetched_bytes: u64,
     /// Free buffers, the one kept for longest first.
     pool: Vec<Buffer>,
+    /// What large ones lie on.
+    pages: Pages,
     /// Free buffers too small to begin a batch in.
     small: Vec<Buffer>,
     shells: Vec<Shell>,
@@ -58,6 +60,7 @@ impl Tail {
             fetched_count: 0,
             fetched_bytes: 0,
             pool: Vec::with_capacity(POOL_MAX),
+            pages: Pages::default(),
             small: Vec::with_capacity(SMALL_MAX),
             shells: Vec::with_capacity(SMALL_MAX),
             expected: BUFFER_MIN,
@@ -78,7 +81,7 @@ impl Tail {
         if !(PAGE_MIN..HUGE).contains(&wanted) {
             return Buffer::zeroed(wanted);
         }
-        let mut parts = Buffer::parts_of_page(wanted);
+        let mut parts = self.pages.part(wanted);
         let first = parts.next().expect("a page has one part at least");
         parts.for_each(|part| self.recycle(part));
         first
