@@ -127,7 +127,7 @@ pub(crate) struct Pages {
 }
 
 /// Pages kept of which nobody has a part, at most.
-const FREE_MAX: usize = 8;
+const FREE_MAX: usize = 4;
 
 impl Pages {
     /// A page in buffers of `capacity` bytes each; what they hold is arbitrary. The page is there

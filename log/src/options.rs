@@ -22,6 +22,10 @@ pub struct Options {
     /// Memory for the newest batches, in bytes. Default 64 MiB. What is not yet durable stays in
     /// any case.
     pub tail_bytes: u64,
+    /// Large batches lie on huge pages: each is written sooner, but where the system has to find
+    /// such a page, that takes milliseconds in a virtual machine. Default false: whoever has a turn
+    /// to end would rather not.
+    pub huge_pages: bool,
     /// Writes given to the disk and not done, at most. Default 16, at least 1.
     pub writes_in_flight: u32,
     /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
@@ -56,6 +60,7 @@ impl Default for Options {
             segment_first: 4 << 20,
             segment_max: 64 << 20,
             tail_bytes: 64 << 20,
+            huge_pages: false,
             writes_in_flight: 16,
             queue_bytes: 32 << 20,
             prepared_bytes: 0,

@@ -559,7 +559,7 @@ fn recovered(
     let last = segments.last();
     let mut log = Log {
         salt: hard.salt,
-        tail: Tail::new(options.tail_bytes),
+        tail: Tail::new(options.tail_bytes, options.huge_pages),
         open: None,
         writer: Writer::new(last, options.writes_in_flight),
         reads: Reads::default(),

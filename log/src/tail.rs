@@ -15,8 +15,9 @@ use crate::id::Index;
 /// Smallest buffer a batch is begun in, in bytes: what one durable write costs no more than a
 /// block.
 const BUFFER_MIN: usize = 64 << 10;
-/// From this size on, in bytes, buffers lie on huge pages, several on one: pinning its small pages
-/// takes a write longer than the bytes in them do. Below, a log is not worth a page of its own.
+/// From this size on, in bytes, buffers may lie on huge pages, several on one: pinning its small
+/// pages takes a write longer than the bytes in them do. Below, a log is not worth a page of its
+/// own.
 const PAGE_MIN: usize = 256 << 10;
 /// Free buffers kept, at most.
 const POOL_MAX: usize = 16;
@@ -40,8 +41,8 @@ pub(crate) struct Tail {
     fetched_bytes: u64,
     /// Free buffers, the one kept for longest first.
     pool: Vec<Buffer>,
-    /// What large ones lie on.
-    pages: Pages,
+    /// What large ones lie on, if they are to.
+    pages: Option<Pages>,
     /// Free buffers too small to begin a batch in.
     small: Vec<Buffer>,
     shells: Vec<Shell>,
@@ -50,7 +51,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn new(bytes_max: u64) -> Tail {
+    pub(crate) fn new(bytes_max: u64, huge_pages: bool) -> Tail {
         Tail {
             batches: VecDeque::new(),
             bytes: 0,
@@ -60,7 +61,7 @@ impl Tail {
             fetched_count: 0,
             fetched_bytes: 0,
             pool: Vec::with_capacity(POOL_MAX),
-            pages: Pages::default(),
+            pages: huge_pages.then(Pages::default),
             small: Vec::with_capacity(SMALL_MAX),
             shells: Vec::with_capacity(SMALL_MAX),
             expected: BUFFER_MIN,
@@ -78,10 +79,9 @@ impl Tail {
         if let Some(at) = self.pool.iter().rposition(fits) {
             return self.pool.remove(at);
         }
-        if !(PAGE_MIN..HUGE).contains(&wanted) {
-            return Buffer::zeroed(wanted);
-        }
-        let mut parts = self.pages.part(wanted);
+        let pages = self.pages.as_mut().filter(|_| (PAGE_MIN..HUGE).contains(&wanted));
+        let Some(pages) = pages else { return Buffer::zeroed(wanted) };
+        let mut parts = pages.part(wanted);
         let first = parts.next().expect("a page has one part at least");
         parts.for_each(|part| self.recycle(part));
         first
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn buffers_that_no_longer_fit_make_room_for_those_that_do() {
-        let mut tail = Tail::new(1 << 20);
+        let mut tail = Tail::new(1 << 20, false);
         for _ in 0..2 * POOL_MAX {
             tail.recycle(Buffer::zeroed(BUFFER_MIN));
             tail.recycle(Buffer::zeroed(4 * BLOCK));

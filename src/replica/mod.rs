@@ -311,15 +311,8 @@ impl<S: StateMachine> Replica<S> {
             begun if begun > term => (begun, None),
             _ => (term, vote),
         };
-        let restored = Restored {
-            term,
-            vote,
-            terms: log.terms(),
-            last: log.last(),
-            snapshot: log.start().id,
-            commit,
-            configurations,
-        };
+        let (terms, last, snapshot) = (log.terms(), log.last(), log.start().id);
+        let restored = Restored { term, vote, terms, last, snapshot, commit, configurations };
         let raft = Raft::new(config.raft, restored, now);
         let mut replica = Self {
             members,

@@ -84,6 +84,7 @@ impl CommitLogOptions {
             segment_first: self.segment_first,
             segment_max: self.segment_max,
             tail_bytes: self.cache_bytes,
+            huge_pages: true,
             prepared_bytes: self.prepared_bytes,
             refuse_damage: self.refuse_damage,
             ..Options::default()
