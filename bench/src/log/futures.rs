@@ -52,6 +52,7 @@ pub(super) fn run(
         .map(|number| Waker::from(Arc::new(Task { number, ready: Arc::clone(&ready) })))
         .collect();
     let mut appends: Vec<Option<(Instant, Append<'_>)>> = (0..count).map(|_| None).collect();
+    let mut is_done = vec![false; count];
     let mut recorder = Recorder::new();
     let (begin, mut left) = (Instant::now(), count);
     let mut turn = Vec::new();
@@ -62,23 +63,17 @@ pub(super) fn run(
         }
         for task in turn.drain(..) {
             let mut context = Context::from_waker(&wakers[task]);
-            if let Some((start, append)) = &mut appends[task] {
-                let Poll::Ready(result) = append.as_mut().poll(&mut context) else { continue };
+            // Who is woken once too often after its last append has nothing to do.
+            while !is_done[task] {
+                let (start, append) =
+                    appends[task].get_or_insert_with(|| (Instant::now(), log.begin(&entries)));
+                let Poll::Ready(result) = append.as_mut().poll(&mut context) else { break };
                 result?;
                 recorder.operation(start.elapsed());
                 appends[task] = None;
-                let is_over = begin.elapsed() >= time || recorder.ops() >= row.batches_max();
-                left -= usize::from(is_over);
-                if is_over {
-                    continue;
-                }
+                is_done[task] = begin.elapsed() >= time || recorder.ops() >= row.batches_max();
+                left -= usize::from(is_done[task]);
             }
-            let (start, mut append) = (Instant::now(), log.begin(&entries));
-            match append.as_mut().poll(&mut context) {
-                Poll::Ready(_) => ready.tasks.lock().expect("nobody panics with it").push(task),
-                Poll::Pending => {}
-            }
-            appends[task] = Some((start, append));
         }
     }
     Ok(recorder)
