@@ -159,6 +159,5 @@ const _: () = assert!(POOL_BUFFERS.is_power_of_two() && POOL_BUFFER_BYTES.is_mul
 const _: () = assert!(BACKOFF_MIN.0 < BACKOFF_MAX.0 && BACKOFF_MAX.0 < CONNECT_TIME.0 * 2);
 const _: () = assert!(CLOSING_TIME.0 < STOP_TIME.0 && SEND_TIME.0 < FRAME_TIME.0);
 const _: () = assert!(HALF_OPEN_PER_ADDRESS_MAX <= CONNECTIONS_PER_ADDRESS_MAX);
-const _: () = assert!(OUT_BYTES_MAX >= 2 * (2 << 20), "two of the largest frames");
 const _: () =
     assert!(FORMING_BYTES_MAX >= FOUNDERS_MAX * (NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 32) + 64);

@@ -227,6 +227,18 @@ mod tests {
     use crate::format::BLOCK;
 
     #[test]
+    fn large_buffers_share_a_page_if_they_are_to() {
+        for huge_pages in [true, false] {
+            let mut tail = Tail::new(1 << 20, huge_pages);
+            tail.buffer(PAGE_MIN / 2);
+            assert!(tail.pool.is_empty(), "a small one has no others beside it");
+            tail.buffer(PAGE_MIN);
+            let beside = if huge_pages { HUGE / PAGE_MIN - 1 } else { 0 };
+            assert_eq!(tail.pool.len(), beside);
+        }
+    }
+
+    #[test]
     fn buffers_that_no_longer_fit_make_room_for_those_that_do() {
         let mut tail = Tail::new(1 << 20, false);
         for _ in 0..2 * POOL_MAX {

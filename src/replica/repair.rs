@@ -269,7 +269,8 @@ impl<S: StateMachine> Replica<S> {
     fn on_state_wanted(&mut self, now: Micros, from: NodeId, index: Index) {
         if self.snapshots.newest() >= index {
             self.on_needs_snapshot(now, from);
-        } else if self.machine.applied() >= index {
+        } else if self.machine.applied() >= index && !self.snapshots.is_making() {
+            // It asks again and again: the one under way is not to be followed by another.
             self.snapshots.want_one();
         }
     }

@@ -14,7 +14,9 @@ use crate::replica::{ConnId, Fault};
 use crate::wire::client::{RefusedOf, Response};
 use crate::wire::peer::PeerMessage;
 use crate::wire::repair::RepairReply;
-use crate::wire::{self, Hello, HelloKind, Kind};
+use crate::wire::{self, FRAME_MAX, Hello, HelloKind, Kind};
+
+const _: () = assert!(config::OUT_BYTES_MAX >= 2 * FRAME_MAX, "a frame while another is sent");
 
 /// Whom the frames of a connection are for.
 #[derive(Clone, Copy)]

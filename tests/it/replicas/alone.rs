@@ -549,21 +549,30 @@ fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
     (0..1_000).for_each(|_| world.turn());
     assert_eq!(world.replica.snapshot_counts().made, 0, "none is due");
 
-    let (last, term) = (world.replica.log().last(), world.replica.term());
-    let chain = world.replica.log().chain_at(last.index).expect("a batch ends there");
-    let mut asks = |index: u64| {
-        let id = EntryId::new(last.term, Index(index));
+    let ask = |world: &mut World, index: Index| {
+        let (last, term) = (world.replica.log().last(), world.replica.term());
+        let chain = world.replica.log().chain_at(last.index).expect("a batch ends there");
+        let id = EntryId::new(last.term, index);
         let request = RepairRequest { term, first: Index::ZERO, end: BatchEnd { id, chain } };
         let mut frame = Vec::new();
         request.encode(&mut frame);
         let frame = as_bytes(&aligned(&frame));
         let frame = wire::decode(&frame).expect("a frame");
-        let World { replica, now, out, .. } = &mut world;
+        let World { replica, now, out, .. } = world;
         replica.on_peer(*now, NodeId(2), &frame, None, out).expect("it is sound");
+    };
+    let made = |world: &mut World| {
         (0..100).for_each(|_| world.turn());
         world.replica.snapshot_counts().made
     };
-    assert_eq!(asks(last.index.0 + 1), 0, "it has not come so far itself");
-    assert_eq!(asks(last.index.0), 1);
-    assert_eq!(asks(last.index.0), 1, "there is one now");
+    let last = world.replica.log().last().index;
+    ask(&mut world, last.next());
+    assert_eq!(made(&mut world), 0, "it has not come so far itself");
+    ask(&mut world, last);
+    world.until("a snapshot to be begun", |world| world.replica.status().snapshotting);
+    ask(&mut world, last);
+    world.note(b"more");
+    assert_eq!(made(&mut world), 1, "asked for twice");
+    ask(&mut world, last);
+    assert_eq!(made(&mut world), 1, "there is one now");
 }
