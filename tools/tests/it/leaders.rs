@@ -207,6 +207,9 @@ fn a_node_without_a_majority_answers_sequential_reads_only() {
         holds.0.push(command.stderr(Stdio::null()).spawn().expect("it starts"));
     }
     WRITES.iter().for_each(|(line, code)| _ = margay(&all, line).with(*code));
+    let task = margay(&all, "queue offer other task").with(0).out;
+    let contains = format!("queue contains other {} --level sequential", task.trim());
+    until("the task", || margay(&all[2..], &contains).code == Some(0));
     for (line, expected) in READS {
         // What is held is not at once.
         until(line, || margay(&all, line).code == Some(0));
@@ -226,6 +229,7 @@ fn a_node_without_a_majority_answers_sequential_reads_only() {
         let read = margay(&all[2..], &format!("{line} --level sequential")).with(0);
         assert!(read.out.starts_with(expected), "{line}: {read:?}");
     }
+    margay(&all[2..], &contains).with(0);
     margay(&all[2..], "value get v --timeout 2s").with(3);
     margay(&all[2..], "lock status l --level lease --timeout 2s").with(3);
 }
