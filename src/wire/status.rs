@@ -21,6 +21,8 @@ pub struct GroupStatus {
     /// The longest turn of the group's shard in the last five to ten seconds, in microseconds: so
     /// long nothing else on that shard went on.
     pub longest_turn_us: u32,
+    /// How long ago that turn ended, in microseconds.
+    pub longest_turn_ago_us: u32,
     /// The most that a turn of those seconds itself ran, in microseconds: what is longer waited,
     /// for a CPU as a rule.
     pub busiest_turn_us: u32,
@@ -49,7 +51,7 @@ pub struct GroupStatus {
 }
 
 /// Bytes before the texts of one group.
-const FIXED_BYTES: usize = 84;
+const FIXED_BYTES: usize = 88;
 
 /// Flags.
 const HAS_LEADER: u16 = 1;
@@ -74,7 +76,7 @@ impl GroupStatus {
             + u16::from(self.snapshotting) * SNAPSHOTTING;
         let block = block.u16(voters).u16(flags);
         let block = block.u16(outgoing).u16(learners).u32(self.longest_turn_us);
-        let block = block.u32(self.busiest_turn_us);
+        let block = block.u32(self.longest_turn_ago_us).u32(self.busiest_turn_us);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
@@ -96,7 +98,8 @@ impl GroupStatus {
         let voters = fields.u16()?;
         let flags = fields.u16()?;
         let (outgoing, learners) = (fields.u16()?, fields.u16()?);
-        let (longest_turn_us, busiest_turn_us) = (fields.u32()?, fields.u32()?);
+        let (longest_turn_us, longest_turn_ago_us) = (fields.u32()?, fields.u32()?);
+        let busiest_turn_us = fields.u32()?;
         let most = voters.max(outgoing).max(learners);
         if most > NAMES_MAX || flags > HAS_LEADER + HALTED + SNAPSHOTTING {
             return Err(fields.error("impossible counts"));
@@ -115,6 +118,7 @@ impl GroupStatus {
             halted: flags & HALTED != 0,
             snapshotting: flags & SNAPSHOTTING != 0,
             longest_turn_us,
+            longest_turn_ago_us,
             busiest_turn_us,
             term,
             first,

@@ -117,9 +117,9 @@ impl SnapshotFiles {
         self.making.as_mut().filter(|making| making.snapshot == snapshot).ok_or(ENOENT)
     }
 
-    /// Whether the file of a snapshot that is removed now is to get the name [`SPARE_FILE`], durably,
-    /// instead of being deleted: one of them, unless somebody still reads it. Whoever does it says
-    /// so with [`SnapshotFiles::on_set_aside`].
+    /// Whether the file of a snapshot that is removed now is to get the name [`SPARE_FILE`],
+    /// durably, instead of being deleted: one of them, unless somebody still reads it. Whoever does
+    /// it says so with [`SnapshotFiles::on_set_aside`].
     pub(crate) fn sets_aside(&mut self, snapshot: Index) -> bool {
         let mut open = self.open.iter().filter(|&&(index, _)| index == snapshot);
         let is_read = open.any(|(_, file)| Arc::strong_count(file) > 1);
