@@ -171,7 +171,10 @@ impl<S: StateMachine> Replica<S> {
         host.dispose(Box::new(old));
         (self.apply_fetch, self.started) = (None, None);
         let configuration = (at, members.configuration());
-        if !holds {
+        if holds {
+            // The log may lack the batch that says so.
+            self.insert_members(at, members);
+        } else {
             self.members = Memberships::new(at, members);
             self.members_news = true;
         }
