@@ -205,34 +205,48 @@ impl<S: StateMachine> Replica<S> {
         None
     }
 
-    /// All of it is durable under its name: it is in force.
+    /// All of it is durable under its name: it is in force, unless the log has led as far meanwhile.
     fn installed(&mut self, now: Micros, host: &mut dyn Host) {
         let Some(installing) = self.snapshots.installing.take() else { return };
         let Installing { from, feeding, .. } = installing;
         let header = feeding.header().clone();
-        let index = header.end.id.index;
+        let (id, index) = (id_of(&header), header.end.id.index);
         let machine = match feeding.finish() {
             Ok(machine) => machine,
             Err(why) => {
                 tracing::error!(group = self.config.group.0, %from, %index, why,
                     "the snapshot that was brought does not restore");
                 self.snapshots.useless.push(index);
-                return self.answer_piece(from, id_of(&header), 0, SnapshotState::Refused, host);
+                return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
             }
         };
-        self.snapshots.counts.installed += 1;
-        self.take_over(now, &header, machine, host);
-        tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
+        let is_late = self.machine.applied() >= index;
+        if is_late {
+            host.dispose(Box::new(machine));
+            tracing::info!(group = self.config.group.0, %from, %index, "the snapshot comes late");
+        } else if self.take_over(now, &header, machine, host) {
+            self.snapshots.counts.installed += 1;
+            tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
+            self.forget_all_snapshots();
+        }
+        // What this log does not hold the end of must not be found by the next start.
+        if self.log.chain_at(index) != Some(header.end.chain) {
+            self.log.snapshot_step(index, SnapshotStep::Remove);
+            return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
+        }
+        self.snapshots.kept.push(header);
+        self.forget_old_snapshots();
+        self.answer_piece(from, id, 0, SnapshotState::Held, host);
+    }
+
+    /// None of those there are is of use behind the one that has been taken.
+    fn forget_all_snapshots(&mut self) {
         let older = std::mem::take(&mut self.snapshots.kept);
-        for old in older.iter().map(|old| old.end.id.index).filter(|&old| old != index) {
+        for old in older.iter().map(|old| old.end.id.index) {
             if self.snapshots.sending.iter().all(|sending| sending.index() != old) {
                 self.snapshots.useless.push(old);
             }
         }
-        let id = id_of(&header);
-        self.snapshots.kept.push(header);
-        self.forget_old_snapshots();
-        self.answer_piece(from, id, 0, SnapshotState::Held, host);
     }
 
     /// The sender has fallen silent.

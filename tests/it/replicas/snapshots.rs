@@ -432,3 +432,56 @@ pub(super) fn a_snapshot_waits_for_a_membership_that_is_committed_and_not_applie
     group.converge();
     assert_eq!(group.replica(away).machine().applied(), group.replica(leader).machine().applied());
 }
+
+/// A follower that a snapshot is brought to has caught up by the log when it is there: the state
+/// that it has by then stays.
+#[test]
+pub(super) fn a_snapshot_that_comes_too_late_takes_nothing_back() {
+    // One node keeps its whole log, and makes no snapshot.
+    const WHOLE: u32 = 2;
+    let mut group = Group::with(3, |config| {
+        if config.raft.id != NodeId(WHOLE) {
+            often(config);
+        }
+    });
+    if group.leader() == WHOLE {
+        assert!(ask(&mut group, WHOLE, Admin::Transfer { name: "n1" }).starts_with("LEADER"));
+        group.until("another leader", |group| group.leads() == Some(1));
+    }
+    let leader = group.leader();
+    let away = 4 - leader;
+    let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    group.isolate(away);
+    let last = group.replica(away).log().last().index;
+    while begin(&group, leader) <= last {
+        caller.fill(&mut group, 8);
+    }
+    // The snapshot comes, and is held up at its very end.
+    let publishes = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Publish, .. });
+    group.node(away).holds = Some(publishes);
+    group.heal();
+    group.until("all of the snapshot", |group| group.node(away).disk.in_flight().any(publishes));
+    ask(&mut group, leader, Admin::Transfer { name: "n2" });
+    group.until("a leader with the whole log", |group| group.leads() == Some(WHOLE));
+    assert_eq!(caller.add(&mut group, counter), 1);
+    group.converge();
+    let applied = group.replica(away).machine().applied();
+    let asked = [Admin::Transfer { name: &format!("n{away}") }];
+    asked.into_iter().for_each(|transfer| drop(ask(&mut group, WHOLE, transfer)));
+    group.until("it to lead", |group| group.leads() == Some(away));
+
+    group.node(away).holds = None;
+    for _ in 0..400 {
+        group.rounds(1);
+        assert!(group.replica(away).machine().applied() >= applied, "its state goes back");
+    }
+    assert_eq!(caller.count(&mut group, counter), 1);
+    // It is a snapshot as good as any.
+    group.crash(away);
+    group.start(away);
+    group.until("it to be restored", |group| group.replica(away).snapshot_counts().restored == 1);
+    group.converge();
+    assert_eq!(caller.count(&mut group, counter), 1);
+}
