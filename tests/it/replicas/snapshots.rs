@@ -485,3 +485,25 @@ pub(super) fn a_snapshot_that_comes_too_late_takes_nothing_back() {
     group.converge();
     assert_eq!(caller.count(&mut group, counter), 1);
 }
+
+/// A follower whose disk is slow says what it holds, which the leader's log begins behind by now:
+/// that it is there, and follows, counts all the same.
+#[test]
+pub(super) fn who_lags_behind_the_begin_of_the_log_is_heard() {
+    let mut scene = Scene::new();
+    let (leader, other, away) = (scene.leader, scene.other, scene.away);
+    scene.group.node(away).holds = Some(|op| matches!(op, Op::Write { .. }));
+    let durable = scene.group.replica(away).log().durable();
+    while begin(&scene.group, leader) <= durable {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    let (term, verified) = (scene.group.replica(leader).term(), scene.group.replica(away).log());
+    assert!(verified.last().index > begin(&scene.group, leader), "it has received them");
+    scene.group.crash(other);
+    scene.group.run(5_000);
+    assert_eq!(scene.group.replica(leader).term(), term, "two of three are there");
+    assert_eq!(scene.group.leads(), Some(leader));
+    scene.group.start(other);
+    scene.group.node(away).holds = None;
+    scene.ends_well(1);
+}
