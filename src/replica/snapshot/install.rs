@@ -19,6 +19,11 @@ use crate::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 
 /// Without a piece for this long the attempt ends, and what has come is forgotten.
 const SILENCE: Micros = Micros::from_millis(60_000);
+/// With so many pieces on their way to the disk, no more are asked for: the network may be much
+/// faster than the disk.
+const BACKLOG: usize = 8;
+/// With so many, one that comes all the same is dropped; the sender sends it again.
+const BACKLOG_MAX: usize = 2 * BACKLOG;
 
 /// A snapshot on its way from another node.
 pub(super) struct Installing<S: StateMachine> {
@@ -30,6 +35,8 @@ pub(super) struct Installing<S: StateMachine> {
     waiting: Vec<SnapshotStep>,
     /// Writes under way.
     writes: Vec<Ticket>,
+    /// The last piece is to be answered when the disk has caught up.
+    owes_answer: bool,
     /// It is getting its name.
     publish: Option<Ticket>,
     heard: Micros,
@@ -38,6 +45,11 @@ pub(super) struct Installing<S: StateMachine> {
 impl<S: StateMachine> Installing<S> {
     fn header(&self) -> &SnapshotHeader {
         self.feeding.header()
+    }
+
+    /// Pieces on their way to the disk.
+    fn backlog(&self) -> usize {
+        self.waiting.len() + self.writes.len()
     }
 
     pub(super) fn deadline(&self) -> Micros {
@@ -74,19 +86,33 @@ impl<S: StateMachine> Replica<S> {
         if !begins && piece.offset != position || installing.publish.is_some() {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
         }
+        if installing.backlog() >= BACKLOG_MAX {
+            return;
+        }
         if let Err(why) = installing.feeding.feed(fresh) {
             tracing::error!(group = self.config.group.0, %from, why,
                 "what came is no whole snapshot");
             self.abandon_install(host);
             return self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
         }
-        let position = installing.feeding.position();
         let mut data = Buffer::zeroed(piece.bytes.len());
         data.copy_from_slice(piece.bytes);
         let step = SnapshotStep::Write { offset: piece.offset, data: Arc::new(data) };
         installing.waiting.push(step);
+        installing.owes_answer = true;
         self.write_pieces();
-        self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
+        self.answer_owed(host);
+    }
+
+    /// Says how far all of it has come, once the disk is not far behind.
+    fn answer_owed(&mut self, host: &mut dyn Host) {
+        let Some(installing) = &mut self.snapshots.installing else { return };
+        if installing.owes_answer && installing.backlog() < BACKLOG {
+            installing.owes_answer = false;
+            let (from, id) = (installing.from, id_of(installing.header()));
+            let position = installing.feeding.position();
+            self.answer_piece(from, id, position, SnapshotState::Wanted, host);
+        }
     }
 
     /// Whether the snapshot would bring this node forward.
@@ -147,6 +173,7 @@ impl<S: StateMachine> Replica<S> {
             begin: Some(begin),
             waiting: Vec::new(),
             writes: Vec::new(),
+            owes_answer: false,
             publish: None,
             heard: now,
         });
@@ -199,6 +226,7 @@ impl<S: StateMachine> Replica<S> {
                 let publish = self.log.snapshot_step(index, SnapshotStep::Publish);
                 installing.publish = Some(publish);
             }
+            self.answer_owed(host);
         } else {
             self.installed(now, host);
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use margay::machine::{ResourceId, kind};
 use margay::replica::ReplicaConfig;
+use margay::resource::value::SetV1;
 use margay::wire::client::Admin;
 use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
@@ -505,5 +506,38 @@ pub(super) fn who_lags_behind_the_begin_of_the_log_is_heard() {
     assert_eq!(scene.group.leads(), Some(leader));
     scene.group.start(other);
     scene.group.node(away).holds = None;
+    scene.ends_well(1);
+}
+
+/// A network is faster than a disk: what a snapshot's pieces take of memory is bounded, and they
+/// are asked for as the disk gets on.
+#[test]
+pub(super) fn pieces_wait_for_the_disk_and_not_in_memory() {
+    let mut scene = Scene::new();
+    let (leader, away) = (scene.leader, scene.away);
+    for n in 0..48 {
+        let value = scene.caller.open(&mut scene.group, &format!("value {n}"), kind::VALUE);
+        let set = SetV1 { value: vec![n as u8; 60_000], ephemeral: false, ttl_ms: 0 };
+        let id = scene.caller.command(&scene.group, value, &set);
+        scene.caller.finish(&mut scene.group, id).expect("it is set");
+    }
+    scene.group.converge();
+    scene.group.isolate(away);
+    scene.caller.fill(&mut scene.group, 8);
+    let last = scene.group.replica(away).log().last().index;
+    while begin(&scene.group, leader) <= last {
+        scene.caller.fill(&mut scene.group, 100);
+    }
+    let writes = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Write { .. }, .. });
+    scene.group.node(away).holds = Some(writes);
+    scene.group.heal();
+    scene.group.run(20_000);
+    let waiting = scene.group.node(away).disk.in_flight().filter(|op| writes(op)).count();
+    assert!((4..=16).contains(&waiting), "{waiting} pieces of 64 KiB wait for the disk");
+    scene.group.node(away).holds = None;
+    let begun = scene.group.now;
+    scene.group.until("the rest", |group| group.replica(away).snapshot_counts().installed == 1);
+    let took = scene.group.now.since(begun);
+    assert!(took < Micros::from_millis(11_000), "{took:?}: the sender waits 10 s at most");
     scene.ends_well(1);
 }
