@@ -81,10 +81,14 @@ impl<S: StateMachine> Replica<S> {
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
             Request::Admin { id, admin } => self.on_admin(now, conn, id, admin, host),
             Request::Status { id } => {
-                let (longest, busiest) = host.longest_turn();
-                let [longest_turn_us, busiest_turn_us] =
-                    [longest, busiest].map(|turn| u32::try_from(turn.0).unwrap_or(u32::MAX));
-                let status = GroupStatus { longest_turn_us, busiest_turn_us, ..self.status() };
+                let longest = host.longest_turn();
+                let micros = |time: Micros| u32::try_from(time.0).unwrap_or(u32::MAX);
+                let status = GroupStatus {
+                    longest_turn_us: micros(longest.took),
+                    longest_turn_ago_us: micros(longest.ago),
+                    busiest_turn_us: micros(longest.ran),
+                    ..self.status()
+                };
                 let groups = vec![status];
                 if let Some(out) = host.client(conn) {
                     Response::Status { id, groups }.encode(out);
@@ -395,22 +399,19 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn on_close(&mut self, now: Micros, conn: ConnId, session: SessionId, host: &mut dyn Host) {
+        let refused = self.not_speaking().or_else(|| self.not_bound(conn, session));
+        let of = RefusedOf::Session(session);
+        if let Some((code, retry)) = refused {
+            return self.refuse(host, conn, of, code, retry);
+        }
         if self.front.hear(now, session).is_some_and(|led| led.expiring) {
             return; // its end is in the log already and will be told
         }
-        let refused = self.not_speaking().or_else(|| self.not_bound(conn, session)).or_else(|| {
-            let pushed = self.push_system(kind::CLOSE, session.0, &[]);
-            pushed.is_none().then_some((Code::OVERLOADED, RETRY))
-        });
-        match refused {
-            Some((code, retry)) => {
-                self.refuse(host, conn, RefusedOf::Session(session), code, retry);
-            }
-            None => {
-                if let Some(led) = self.front.hear(now, session) {
-                    led.expiring = true;
-                }
-            }
+        if self.push_system(kind::CLOSE, session.0, &[]).is_none() {
+            return self.refuse(host, conn, of, Code::OVERLOADED, RETRY);
+        }
+        if let Some(led) = self.front.hear(now, session) {
+            led.expiring = true;
         }
     }
 
