@@ -21,9 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use margay_log::disk::DiskError;
 use margay_log::disk::direct::Direct;
 use margay_log::disk::uring::Driver;
 use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
+use margay_log::recover::Storage;
 use margay_log::{Found, Opened};
 
 use crate::config;
@@ -381,11 +383,12 @@ fn plan(
         let cpu = cpus.get(index).copied();
         plans.push(Plan { index, listener, cpu, spin, groups: Vec::new() });
     }
+    let are_made = directory.has_groups();
     for group in (0..node.groups).map(GroupId) {
         let shard = group.0 as usize % node.shards;
         let slot = plans[shard].groups.len();
         let path = directory.group(group);
-        let (opened, driver) = open_log(node, group, &path, slot)?;
+        let (opened, driver) = open_log(node, group, &path, slot, are_made)?;
         let seed = Seed {
             cluster: node.cluster,
             group,
@@ -398,6 +401,9 @@ fn plan(
         let make = Arc::clone(make);
         plans[shard].groups.push((group, driver, Box::new(move |now| make(seed, now))));
     }
+    if !are_made {
+        directory.set_groups(node.groups)?;
+    }
     Ok(plans)
 }
 
@@ -406,8 +412,9 @@ fn open_log(
     group: GroupId,
     path: &Path,
     slot: usize,
+    is_made: bool,
 ) -> Result<(Opened, Driver), Error> {
-    let failed = |error: margay_log::Error| Error::Log { group: group.0, cause: error.to_string() };
+    let failed = |cause: String| Error::Log { group: group.0, cause };
     let options = margay_log::Options {
         cluster: node.cluster,
         group,
@@ -417,9 +424,21 @@ fn open_log(
         mark: Some(crate::machine::kind::CONFIGURATION),
         ..margay_log::Options::default()
     };
-    let mut files = Direct::open(path).map_err(failed)?;
+    let mut files = Direct::open(path).map_err(|e| failed(e.to_string()))?;
+    if is_made && begins_anew(&mut files).map_err(|e| failed(e.to_string()))? {
+        let why = "the log of this group is gone, and with it what this node has acknowledged; \
+                   restore it, or remove the node and use --join with an empty --data"
+            .to_owned();
+        return Err(Error::Damaged { path: path.to_owned(), why });
+    }
     let founders = group::founding(node.founders.clone());
     let refuse = |found: &Found<'_>| is_beyond_repair(node.id, &founders, found);
-    let opened = margay_log::open_unless(&mut files, options, refuse).map_err(failed)?;
+    let opened = margay_log::open_unless(&mut files, options, refuse);
+    let opened = opened.map_err(|e| failed(e.to_string()))?;
     Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48)))
+}
+
+/// Whether there is no log in the directory, so that opening makes one.
+fn begins_anew(files: &mut Direct) -> Result<bool, DiskError> {
+    Ok(files.hard_state()?.is_none() && files.segments()?.is_empty())
 }

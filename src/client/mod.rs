@@ -61,7 +61,7 @@ pub use group::Group;
 pub use manage::{Found, Listing};
 pub use routing::route;
 pub use states::{StateChange, StateChanges};
-pub use status::{NodeStatus, status};
+pub use status::{NodeStatus, status, status_of_all};
 pub use verify::{Comparison, chain, compare};
 
 /// States a watcher may be behind before it misses some.

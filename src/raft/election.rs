@@ -210,9 +210,10 @@ impl Raft {
         self.send(from, Body::VoteReply { granted }, out);
     }
 
-    /// Counts a vote of the current term. Twice the same one is one (paper §5.2).
+    /// Counts a vote of the current term. Twice the same one is one (paper §5.2). Before term and
+    /// own vote are durable nobody has been asked: such a vote is none.
     pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool, out: &mut Vec<Output>) {
-        if !granted {
+        if !granted || !self.is_persisted() {
             return;
         }
         let Role::Candidate(Candidate { granted, asked_by }) = &mut self.role else { return };

@@ -159,6 +159,18 @@ impl Configurations {
         self.0.push((index, configuration));
     }
 
+    /// Gives one its place that was in the log all the time. Whether it may still count and was not
+    /// known.
+    fn insert(&mut self, index: Index, configuration: Configuration) -> bool {
+        let place = self.0.partition_point(|(at, _)| *at < index);
+        let is_known = self.0.get(place).is_some_and(|(at, _)| *at == index);
+        let is_new = place > 0 && !is_known;
+        if is_new {
+            self.0.insert(place, (index, configuration));
+        }
+        is_new
+    }
+
     pub(super) fn truncate_after(&mut self, index: Index) {
         self.0.retain(|(at, _)| *at <= index);
         assert!(!self.0.is_empty(), "a committed configuration would be truncated");
@@ -273,8 +285,9 @@ impl Raft {
         }
     }
 
-    /// It was in the log all the time. Whoever stood or led by another one gives up: it may have no
-    /// vote, and has asked the wrong nodes for theirs.
+    /// It was in the log all the time, and has come to light: the batch that could not be read is
+    /// back, or a snapshot tells. Whoever stood or led by another one gives up: it may have no vote,
+    /// and has asked the wrong nodes for theirs.
     pub(super) fn on_found(
         &mut self,
         index: Index,
@@ -282,12 +295,13 @@ impl Raft {
         out: &mut Vec<Output>,
     ) {
         let within = index <= self.terms.last().index;
-        if within && self.configurations.index() < index {
-            self.configurations.append(index, configuration);
-            self.configurations.commit(self.commit_index);
-            if !matches!(self.role, Role::Follower(_)) {
-                self.become_follower(None, out);
-            }
+        if !within || !self.configurations.insert(index, configuration) {
+            return;
+        }
+        let is_in_force = self.configurations.index() == index;
+        self.configurations.commit(self.commit_index);
+        if is_in_force && !matches!(self.role, Role::Follower(_)) {
+            self.become_follower(None, out);
         }
     }
 

@@ -157,7 +157,7 @@ pub enum Input {
         configuration: (Index, Configuration),
     },
     /// A batch that could not be read when the log was opened is back, and its first entry is this
-    /// configuration. It counts if it is behind those that are known.
+    /// configuration. It takes its place among those that are known.
     Found {
         /// The index of its entry.
         index: Index,

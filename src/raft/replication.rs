@@ -283,6 +283,9 @@ impl Raft {
             if !matches!(self.role, Role::Follower(_)) {
                 self.become_follower(None, out);
             }
+        } else {
+            // The log may lack the batch that says so: it cannot be read here.
+            self.on_found(configuration.0, configuration.1, out);
         }
         if end.index > self.commit_index {
             self.commit_to(end.index, out);

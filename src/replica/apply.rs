@@ -20,6 +20,8 @@ use crate::machine::{
 const ENTRIES_PER_TURN: u32 = 4_096;
 /// No session's end is proposed in a batch that has so many entries already.
 const EXPIRIES_PER_BATCH: u32 = 1_024;
+/// Sessions of which one turn finds out whether they have been silent, at most.
+const LOOKED_AT_PER_TURN: usize = 4_096;
 
 /// What a turn may still apply, about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -192,10 +194,12 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Proposes the end of each session that has been silent for its whole time-out, as many as one
-    /// batch may end.
+    /// batch may end. Those of which that may be so are looked at a few thousand in a turn: when a
+    /// new leader's first time-out is over, it may be so of all.
     pub(super) fn expire_sessions(&mut self, now: Micros) {
+        let mut left = LOOKED_AT_PER_TURN;
         while !self.is_crowded()
-            && let Some(session) = self.front.expired(now)
+            && let Some(session) = self.front.expired(now, &mut left)
         {
             if self.push_system(kind::EXPIRE, session.0, &[]).is_none() {
                 self.front.expire_later(now, session);

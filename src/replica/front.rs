@@ -286,12 +286,16 @@ impl Front {
         self.expiries.first().map(|&(due, _)| due)
     }
 
-    /// The next session that has been silent for its whole time-out; it is marked as expiring.
-    pub(super) fn expired(&mut self, now: Micros) -> Option<SessionId> {
-        while let Some(&(due, session)) = self.expiries.first() {
+    /// The next session that has been silent for its whole time-out; it is marked as expiring. Looks
+    /// at `left` sessions at most, and takes those it has looked at off.
+    pub(super) fn expired(&mut self, now: Micros, left: &mut usize) -> Option<SessionId> {
+        while *left > 0
+            && let Some(&(due, session)) = self.expiries.first()
+        {
             if due > now {
                 return None;
             }
+            *left -= 1;
             self.expiries.pop_first();
             let Some(led) = self.sessions.get_mut(&session) else { continue };
             let deaf_since = self.deaf.since(led.deaf_then);
@@ -438,6 +442,28 @@ mod tests {
         send_event(&mut out, 5, Index(9), &event);
         let frame = wire::decode(out.leak()).expect("one whole frame");
         Response::decode(&frame).expect("a response")
+    }
+
+    /// When a new leader's first time-out is over, all its sessions may have been silent.
+    #[test]
+    fn sessions_are_looked_at_a_few_at_a_time() {
+        let (begun, timeout) = (Micros(0), Micros::from_millis(1_000));
+        let mut front = Front::default();
+        for session in (1..=100).map(SessionId) {
+            front.lead((begun, Micros(0)), session, timeout, Sequence(0));
+            if session != SessionId(100) {
+                front.hear(Micros(1), session);
+            }
+        }
+        let due = begun.after(timeout);
+        for _ in 0..3 {
+            let mut left = 33;
+            assert_eq!((front.expired(due, &mut left), left), (None, 0));
+            assert_eq!(front.next_expiry(), Some(due), "the next turn goes on");
+        }
+        let mut left = 33;
+        assert_eq!((front.expired(due, &mut left), left), (Some(SessionId(100)), 32));
+        assert_eq!((front.expired(due, &mut left), left), (None, 32));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! All nodes rank a group's voters alike ([`rank`]), so that the leaders of many groups are spread
 //! over the nodes. A leader that is not the first hands over to one ranked above it that has been
-//! well for a while; one whose own disk lags hands over to anybody who is well.
+//! well for a while; one whose own disk lags, or is full, hands over to anybody who is well. All
+//! disks may be full, and nobody tells: who was given leadership waits longer with a full one.
 //!
 //! *Well* is a voter that answers, is streamed to, and holds on its disk what was committed
 //! `BEHIND` ago. Whoever was not has to be well for [`ReplicaConfig::settled`] before it is
@@ -18,6 +19,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use margay_log::Space;
 use margay_log::id::{GroupId, Index, Micros, NodeId};
 
 use super::{ConnId, Host, RETRY, Replica};
@@ -30,7 +32,7 @@ const BEHIND: Micros = Micros::from_millis(500);
 /// A leader whose disk lags for this long gives leadership away.
 const LAGGED: Micros = Micros::from_millis(1_000);
 /// From one attempt to hand over that nobody asked for to the next, at least, in times of
-/// `settled`; it doubles when one fails,
+/// `settled`; so long a full disk is kept by who was given leadership. It doubles when one fails,
 const PAUSE: u64 = 2;
 /// up to this.
 const PAUSE_MAX: u64 = 32;
@@ -68,6 +70,8 @@ pub(super) struct Leadership {
     well: BTreeMap<NodeId, Micros>,
     /// Since when the own disk lags, if it does.
     lags: Option<Micros>,
+    /// Since when it is full, if it is.
+    full: Option<Micros>,
     /// Looked at again then.
     look_at: Micros,
     /// No transfer by rank or lag before this.
@@ -136,6 +140,11 @@ impl Leadership {
         }
     }
 
+    /// Takes in whether the own disk is full. It takes nothing then that could lag on it.
+    fn note_space(&mut self, now: Micros, is_full: bool) {
+        self.full = is_full.then(|| self.full.unwrap_or(now));
+    }
+
     /// Who should lead in place of `own` now, if anybody.
     fn successor(&self, now: Micros, own: NodeId, rank: &[NodeId]) -> Option<NodeId> {
         let given_up = self.given_up.filter(|&(_, until)| now < until).map(|(node, _)| node);
@@ -150,7 +159,9 @@ impl Leadership {
             return None;
         }
         let mut candidates = candidates.filter(|node| Some(**node) != given_up);
-        if self.lags.is_some_and(|since| since.after(LAGGED) <= now) {
+        let full_for = if given_up.is_some() { Micros(self.settled.0 * PAUSE) } else { LAGGED };
+        let is_for = |since: Option<Micros>, span| since.is_some_and(|at| at.after(span) <= now);
+        if is_for(self.lags, LAGGED) || is_for(self.full, full_for) {
             return candidates.copied().find(|node| well_for(node, LAGGED));
         }
         if now < self.held_until {
@@ -183,14 +194,15 @@ impl<S: StateMachine> Replica<S> {
         self.leadership.look_at = now.after(beat);
         let (commit, durable) = (self.raft.commit(), self.raft.durable());
         self.leadership.note(now, commit, durable, beat, self.raft.peers());
+        self.leadership.note_space(now, matches!(self.log.space(), Space::Full(_)));
         let ready = self.raft.may_serve() || self.leadership.retiring;
         if self.raft.transferring_to().is_some() || !ready {
             return;
         }
         let rank = rank(self.config.group, self.raft.configuration().voters());
         let Some(to) = self.leadership.successor(now, own, &rank) else { return };
-        let lags = self.leadership.lags.is_some();
-        tracing::info!(group = self.config.group.0, %to, lags, "handing leadership over");
+        let (lags, full) = (self.leadership.lags.is_some(), self.leadership.full.is_some());
+        tracing::info!(group = self.config.group.0, %to, lags, full, "handing leadership over");
         self.step(now, Input::Transfer { to });
         self.run_outputs(now, host);
     }

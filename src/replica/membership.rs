@@ -486,6 +486,18 @@ impl Memberships {
         self.0.push((index, membership));
     }
 
+    /// Gives one its place that was in the log all the time, and has come to light. Whether it may
+    /// still count and was not known.
+    pub fn insert(&mut self, index: Index, membership: Membership) -> bool {
+        let place = self.0.partition_point(|(at, _)| *at < index);
+        let is_known = self.0.get(place).is_some_and(|(at, _)| *at == index);
+        let is_new = place > 0 && !is_known;
+        if is_new {
+            self.0.insert(place, (index, membership));
+        }
+        is_new
+    }
+
     /// The log was cut behind `index`. Whether that changed who is a member.
     pub fn truncate_after(&mut self, index: Index) -> bool {
         let before = self.0.len();

@@ -546,6 +546,8 @@ impl<S: StateMachine> Replica<S> {
         let name = |id: NodeId| self.members.member(id).map(|member| member.name.clone());
         let named = |ids: &[NodeId]| ids.iter().filter_map(|id| name(*id)).collect();
         let members = self.raft.configuration();
+        let places = self.members.current().members();
+        let places = places.map(|(member, _)| (member.name.clone(), member.address.clone()));
         GroupStatus {
             group: self.config.group,
             node: name(self.config.raft.id).unwrap_or_default(),
@@ -565,6 +567,7 @@ impl<S: StateMachine> Replica<S> {
             voters: named(members.voters()),
             outgoing: named(members.outgoing()),
             learners: named(members.learners()),
+            members: places.collect(),
         }
     }
 

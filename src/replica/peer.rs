@@ -142,9 +142,11 @@ impl<S: StateMachine> Replica<S> {
         if !self.leads() || peer.message.term != self.raft.term() {
             return false;
         }
+        let start = self.log.start().id.index;
         match self.log.chain_at(matched) {
-            // Inside a batch: no position that a follower can have.
-            None if matched > Index::ZERO && matched <= self.log.last().index => true,
+            // Inside a batch: no position that a follower can have. What the log begins behind is
+            // committed, and cannot be looked up any more.
+            None if matched > start && matched <= self.log.last().index => true,
             Some(chain) if chain != peer.chain => {
                 tracing::error!(
                     group = self.config.group.0,

@@ -20,6 +20,9 @@ const WAITING_MAX: usize = 65_536;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Those of one connection, at most.
 const WAITING_OF_ONE_MAX: usize = 2_048;
+/// Reads served between two looks at whether the turn has become long. One may look at ten
+/// thousand entries, and a client may send two thousand of them at once.
+const SERVED_PART: usize = 4;
 /// Nobody waits longer for an index that does not come.
 const PATIENCE: Micros = Micros::from_millis(10_000);
 
@@ -164,13 +167,19 @@ impl<S: StateMachine> Replica<S> {
         self.step(now, Input::Read { id });
     }
 
-    /// Answers what waited for an index that is applied by now.
+    /// Answers what waited for an index that is applied by now, until the turn has become long.
     pub(super) fn serve_reads(&mut self, now: Micros, host: &mut dyn Host) {
+        let mut served = 0;
         for _ in 0..self.pending.confirmed.len() {
             let Some((index, waiting)) = self.pending.confirmed.pop_front() else { return };
             if self.has_seen(index, &waiting) {
                 self.pending.let_go(&waiting);
                 self.serve_read(now, &waiting, host);
+                served += 1;
+                if served % SERVED_PART == 0 && host.is_turn_long() {
+                    self.hungry |= !self.pending.confirmed.is_empty();
+                    return;
+                }
             } else if waiting.since.after(PATIENCE) <= now {
                 self.pending.let_go(&waiting);
                 refuse(host, waiting.conn, waiting.of(), Code::TIMEOUT, Micros(0), "");

@@ -374,14 +374,17 @@ impl<S: StateMachine> Replica<S> {
 
     /// A batch that was lacking when the log was opened changed the membership.
     fn found_members(&mut self, now: Micros, index: Index, membership: Membership) {
-        let known = self.members.iter().last().map_or(Index::ZERO, |(at, _)| *at);
-        if index <= known {
-            return;
-        }
         let configuration = membership.configuration();
-        self.members.append(index, membership);
-        self.members_news = true;
+        self.insert_members(index, membership);
         self.step(now, Input::Found { index, configuration });
+    }
+
+    /// A membership that was in the log all the time has come to light.
+    pub(super) fn insert_members(&mut self, index: Index, membership: Membership) {
+        if self.members.insert(index, membership) {
+            self.members.commit(self.raft.commit());
+            self.members_news = true;
+        }
     }
 
     /// Looks through the next piece of what is at rest, if it is time.

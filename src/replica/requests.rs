@@ -395,22 +395,19 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn on_close(&mut self, now: Micros, conn: ConnId, session: SessionId, host: &mut dyn Host) {
+        let refused = self.not_speaking().or_else(|| self.not_bound(conn, session));
+        let of = RefusedOf::Session(session);
+        if let Some((code, retry)) = refused {
+            return self.refuse(host, conn, of, code, retry);
+        }
         if self.front.hear(now, session).is_some_and(|led| led.expiring) {
             return; // its end is in the log already and will be told
         }
-        let refused = self.not_speaking().or_else(|| self.not_bound(conn, session)).or_else(|| {
-            let pushed = self.push_system(kind::CLOSE, session.0, &[]);
-            pushed.is_none().then_some((Code::OVERLOADED, RETRY))
-        });
-        match refused {
-            Some((code, retry)) => {
-                self.refuse(host, conn, RefusedOf::Session(session), code, retry);
-            }
-            None => {
-                if let Some(led) = self.front.hear(now, session) {
-                    led.expiring = true;
-                }
-            }
+        if self.push_system(kind::CLOSE, session.0, &[]).is_none() {
+            return self.refuse(host, conn, of, Code::OVERLOADED, RETRY);
+        }
+        if let Some(led) = self.front.hear(now, session) {
+            led.expiring = true;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::machine::{Code, Commit, Effects, Query, ResourceId, kind};
 mod handle;
 mod steps;
 
-pub use handle::{Committed, Expect, Outcome, Transaction};
+pub use handle::{Committed, Expect, Outcome, Transaction, one_group};
 
 /// Checks and commands of one transaction, at most.
 pub const OPERATIONS_MAX: usize = 256;

@@ -5,6 +5,7 @@
 //! DIR/node       name and incarnation, durable before the first message
 //! DIR/joined     its number, if it did not found the cluster; durable before `founding`
 //! DIR/founding   the founding record, twice, durable before the first vote
+//! DIR/groups     all logs have been made: from then on none may be missing
 //! DIR/group-N/   the log of group N
 //! ```
 
@@ -95,6 +96,20 @@ impl Directory {
     /// Makes the record durable.
     pub(super) fn set_founding(&self, record: &FoundingRecord) -> Result<(), Error> {
         replace(&self.path.join("founding"), &two_copies(&record.encode()))
+    }
+
+    /// Whether all logs have been made. A group whose log is gone must not begin anew: what this
+    /// node has acknowledged and whom it has voted for would be forgotten.
+    pub(super) fn has_groups(&self) -> bool {
+        self.path.join("groups").exists()
+    }
+
+    /// All logs have been made, `count` of them.
+    ///
+    /// # Errors
+    /// It cannot be made durable.
+    pub(super) fn set_groups(&self, count: u32) -> Result<(), Error> {
+        replace(&self.path.join("groups"), &two_copies(&count.to_le_bytes()))
     }
 }
 

@@ -262,9 +262,9 @@ impl Ring {
     /// # Safety
     /// The memory that `entry` names must live until its final completion.
     unsafe fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: the caller's promise.
-        let full = unsafe { self.ring.submission().push(&entry) }.is_err();
-        if full || !self.backlog.is_empty() {
+        // Nothing overtakes what waits. SAFETY: the caller's promise.
+        let waits = !self.backlog.is_empty();
+        if waits || unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.backlog.push_back(entry);
         }
     }
@@ -312,5 +312,36 @@ impl Drop for Ring {
             std::mem::forget(std::mem::take(&mut self.slots));
             std::mem::forget(Rc::clone(&self.pool));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::sys;
+
+    /// Where the queue has room again and something still waits for its turn, what comes then waits
+    /// behind it: each is given to the kernel once, which may write to its memory once.
+    #[test]
+    fn more_operations_than_the_ring_has_places() {
+        let mut ring = Ring::new().expect("a ring");
+        let (no_socket, nowhere) = (sys::eventfd().expect("a descriptor"), ([127, 0, 0, 1], 1));
+        let places = u64::from(config::RING_ENTRIES);
+        let all = places + 20;
+        for token in 0..all {
+            ring.connect(&no_socket, nowhere.into(), token);
+            if token == places + 10 {
+                ring.enter().expect("what has a place goes");
+                assert!(!ring.backlog.is_empty(), "the others wait");
+            }
+        }
+        let (mut ended, begun) = (Vec::new(), Instant::now());
+        while ended.len() < all as usize && begun.elapsed() < Duration::from_secs(10) {
+            ring.reap(&mut ended, Some(Duration::from_millis(100))).expect("a sound ring");
+        }
+        let mut tokens: Vec<u64> = ended.iter().map(|end| end.token).collect();
+        tokens.sort_unstable();
+        assert!(tokens.iter().copied().eq(0..all), "each ends once: {} ends", tokens.len());
+        assert_eq!(ring.in_flight(), 0);
     }
 }

@@ -46,10 +46,12 @@ pub struct GroupStatus {
     pub outgoing: Vec<String>,
     /// Names of the learners.
     pub learners: Vec<String>,
+    /// Name and address of everybody among these, once each.
+    pub members: Vec<(String, String)>,
 }
 
 /// Bytes before the texts of one group.
-const FIXED_BYTES: usize = 84;
+const FIXED_BYTES: usize = 88;
 
 /// Flags.
 const HAS_LEADER: u16 = 1;
@@ -74,7 +76,8 @@ impl GroupStatus {
             + u16::from(self.snapshotting) * SNAPSHOTTING;
         let block = block.u16(voters).u16(flags);
         let block = block.u16(outgoing).u16(learners).u32(self.longest_turn_us);
-        let block = block.u32(self.busiest_turn_us);
+        let members = self.members.len().min(usize::from(NAMES_MAX));
+        let block = block.u32(self.busiest_turn_us).u16(members as u16).u16(0);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
@@ -83,6 +86,10 @@ impl GroupStatus {
         for list in lists {
             let names = list.iter().take(usize::from(NAMES_MAX));
             names.for_each(|name| put_short_text(out, name));
+        }
+        for (name, address) in &self.members[..members] {
+            put_short_text(out, name);
+            put_short_text(out, address);
         }
     }
 
@@ -97,8 +104,9 @@ impl GroupStatus {
         let flags = fields.u16()?;
         let (outgoing, learners) = (fields.u16()?, fields.u16()?);
         let (longest_turn_us, busiest_turn_us) = (fields.u32()?, fields.u32()?);
-        let most = voters.max(outgoing).max(learners);
-        if most > NAMES_MAX || flags > HAS_LEADER + HALTED + SNAPSHOTTING {
+        let (members, zero) = (fields.u16()?, fields.u16()?);
+        let most = voters.max(outgoing).max(learners).max(members);
+        if most > NAMES_MAX || flags > HAS_LEADER + HALTED + SNAPSHOTTING || zero != 0 {
             return Err(fields.error("impossible counts"));
         }
         let node = fields.short_text()?.to_owned();
@@ -108,6 +116,9 @@ impl GroupStatus {
             (0..count).map(|_| fields.short_text().map(str::to_owned)).collect()
         };
         let (voters, outgoing, learners) = (names(voters)?, names(outgoing)?, names(learners)?);
+        let mut text = || fields.short_text().map(str::to_owned);
+        let members = (0..members).map(|_| Ok((text()?, text()?)));
+        let members = members.collect::<Result<_, Error>>()?;
         Ok(GroupStatus {
             group,
             node,
@@ -127,6 +138,7 @@ impl GroupStatus {
             voters,
             outgoing,
             learners,
+            members,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Resources: against plain models, as handles show them, and against bad input.
 
+mod bounds;
 mod claims;
 mod collections;
 mod election;

@@ -104,6 +104,7 @@ fn group_status() -> GroupStatus {
         voters: vec!["n2".to_owned(), "n3".to_owned(), "n4".to_owned()],
         outgoing: vec!["n1".to_owned(), "n2".to_owned(), "n3".to_owned()],
         learners: vec!["n5".to_owned()],
+        members: vec![("n2".to_owned(), "10.0.0.2:5150".to_owned())],
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use margay::client::{Client, NodeStatus, status};
+use margay::client::{Client, NodeStatus, status_of_all};
 use margay::resource::Directory;
 use margay::wire::GroupStatus;
 use margay_log::id::GroupId;
@@ -108,7 +108,8 @@ fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
     if let Some(wait) = wait {
         wait_until_ready(&args.connect.endpoints, wait)?;
     }
-    let nodes = status(&args.connect.endpoints, args.connect.timeout);
+    let timeout = args.connect.timeout;
+    let nodes = status_of_all(&args.connect.endpoints, timeout, timeout);
     let groups = merge(&nodes);
     for node in &nodes {
         if let Err(error) = &node.groups {

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use margay::client::admin::{Admin, AdminError, Done, admin, identity};
-use margay::client::status;
+use margay::client::status_of_all;
 use margay::wire::GroupStatus;
 use margay_log::id::{GroupId, Incarnation, NodeId};
 use serde_json::json;
@@ -18,6 +18,10 @@ use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
 use crate::output;
 use crate::units;
+
+/// A node that answers so much later than another is not waited for: one that hangs must not hold up
+/// whoever wants to do something about it.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// Who, and how long to wait.
 #[derive(clap::Args, Debug)]
@@ -131,7 +135,7 @@ fn everywhere(
     only: Option<GroupId>,
 ) -> Result<(), Exit> {
     connect.check()?;
-    let known = groups(connect, only)?;
+    let (known, endpoints) = groups(connect, only)?;
     let groups: Vec<GroupId> = known.iter().map(|status| status.group).collect();
     let end = Instant::now() + *wait;
     let mut node = NodeId(0);
@@ -140,7 +144,7 @@ fn everywhere(
     for (&group, before) in groups.iter().zip(&known) {
         // Also late in the list there is time for an answer.
         let end = end.max(Instant::now() + connect.timeout.min(*wait));
-        match admin(&connect.endpoints, group, verb.ask(name, node), end) {
+        match admin(&endpoints, group, verb.ask(name, node), end) {
             Ok(mut answer) => {
                 node = answer.node;
                 // Whoever answers leads already, and cannot tell since when.
@@ -162,9 +166,14 @@ fn everywhere(
     report(connect, verb, name, &groups, &done, &failed)
 }
 
-/// The groups that a command is for, as they are before it.
-fn groups(connect: &Connect, only: Option<GroupId>) -> Result<Vec<GroupStatus>, Exit> {
-    let mut known = merge(&status(&connect.endpoints, connect.timeout));
+/// The groups that a command is for, as they are before it, and whom to ask, first those who answer.
+fn groups(
+    connect: &Connect,
+    only: Option<GroupId>,
+) -> Result<(Vec<GroupStatus>, Vec<String>), Exit> {
+    let mut nodes = status_of_all(&connect.endpoints, connect.timeout, BEHIND);
+    nodes.sort_by_key(|node| node.groups.is_err());
+    let mut known = merge(&nodes);
     if known.is_empty() {
         return Err(Exit::new(UNREACHABLE, "no node answered")
             .hint("check --endpoints, and that nodes run there"));
@@ -176,7 +185,7 @@ fn groups(connect: &Connect, only: Option<GroupId>) -> Result<Vec<GroupStatus>, 
             return Err(Exit::usage(format!("there is no group {}: they are 0 to {last}", only.0)));
         }
     }
-    Ok(known)
+    Ok((known, nodes.into_iter().map(|node| node.endpoint).collect()))
 }
 
 fn report(

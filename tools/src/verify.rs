@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use margay::client::{NodeStatus, chain, compare, status};
+use margay::client::{NodeStatus, chain, compare, status_of_all};
 use margay_log::id::{GroupId, Index};
 use serde_json::json;
 
@@ -31,7 +31,9 @@ impl Verified {
     fn line(&self) -> String {
         let Verified { group, compared, .. } = self;
         let index = units::grouped(self.index.0);
-        let mut line = format!("group {}: {compared} replicas identical to index {index}", group.0);
+        let replicas = if *compared == 1 { "replica" } else { "replicas" };
+        let mut line =
+            format!("group {}: {compared} {replicas} identical to index {index}", group.0);
         for (name, behind) in &self.different {
             line += &format!("; {name} differs behind index {}", units::grouped(behind.0));
         }
@@ -63,7 +65,7 @@ impl Verified {
 }
 
 pub(crate) fn run(connect: &Connect) -> Result<(), Exit> {
-    let nodes = status(&connect.endpoints, connect.timeout);
+    let nodes = status_of_all(&connect.endpoints, connect.timeout, connect.timeout);
     let mut silent = Vec::new();
     for node in &nodes {
         if let Err(error) = &node.groups {
@@ -76,7 +78,9 @@ pub(crate) fn run(connect: &Connect) -> Result<(), Exit> {
         verified.push(verify(connect, group, &replicas)?);
     }
     if connect.is_json() {
-        output::json(&verified.iter().map(Verified::json).collect())?;
+        let mut array = output::Array::begin(connect.output);
+        verified.iter().try_for_each(|verified| array.add(&verified.json()))?;
+        array.end()?;
     } else {
         verified.iter().try_for_each(|verified| output::line(&verified.line()))?;
     }
@@ -96,10 +100,14 @@ fn replicas(nodes: &[NodeStatus]) -> BTreeMap<GroupId, Vec<(String, String)>> {
     let mut found: BTreeMap<GroupId, Vec<(String, String)>> = BTreeMap::new();
     for node in nodes {
         for status in node.groups.iter().flatten() {
-            let replica = (status.node.clone(), node.endpoint.clone());
-            found.entry(status.group).or_default().push(replica);
+            let of_group = found.entry(status.group).or_default();
+            // One node may have been asked under two addresses.
+            if of_group.iter().all(|(name, _)| *name != status.node) {
+                of_group.push((status.node.clone(), node.endpoint.clone()));
+            }
         }
     }
+    found.values_mut().for_each(|of_group| of_group.sort());
     found
 }
 

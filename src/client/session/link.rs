@@ -225,7 +225,9 @@ impl Session {
     /// renewed.
     fn keep_alive_at(&self) -> Option<Micros> {
         let member = self.member.filter(|member| member.attached && self.keep_alive.is_none())?;
-        (self.link == Link::Open).then(|| member.renewed.after(Micros(member.timeout.0 / 3)))
+        let due = member.renewed.after(Micros(member.timeout.0 / 3));
+        // Where one was refused for load, the next one waits like everything else.
+        (self.link == Link::Open).then(|| due.max(self.held_until.unwrap_or_default()))
     }
 
     pub(super) fn check_member(&mut self) {

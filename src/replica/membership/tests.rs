@@ -167,3 +167,18 @@ fn what_was_in_force_is_known_from_the_latest_committed_on() {
     assert!(memberships.reaches(Index(7)) && !memberships.reaches(Index(6)));
     assert_eq!(memberships.at(Index(7)), &four);
 }
+
+/// A batch that could not be read when the log was opened is back.
+#[test]
+fn what_was_in_the_log_all_the_time_finds_its_place() {
+    let four = changed(&three(), &add(4));
+    let five = changed(&four, &add(5));
+    let mut memberships = Memberships::new(Index(1), three());
+    memberships.append(Index(9), five.clone());
+    assert!(memberships.insert(Index(5), four.clone()));
+    assert!(!memberships.insert(Index(5), four.clone()), "known by now");
+    assert!(!memberships.insert(Index(1), four.clone()) && !memberships.insert(Index(0), four));
+    let at = |index| memberships.at(Index(index)).members().count();
+    assert_eq!([1, 4, 5, 8, 9].map(at), [3, 3, 4, 4, 5]);
+    assert_eq!(memberships.current(), &five);
+}

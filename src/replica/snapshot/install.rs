@@ -19,6 +19,11 @@ use crate::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 
 /// Without a piece for this long the attempt ends, and what has come is forgotten.
 const SILENCE: Micros = Micros::from_millis(60_000);
+/// With so many pieces on their way to the disk, no more are asked for: the network may be much
+/// faster than the disk.
+const BACKLOG: usize = 8;
+/// With so many, one that comes all the same is dropped; the sender sends it again.
+const BACKLOG_MAX: usize = 2 * BACKLOG;
 
 /// A snapshot on its way from another node.
 pub(super) struct Installing<S: StateMachine> {
@@ -30,6 +35,8 @@ pub(super) struct Installing<S: StateMachine> {
     waiting: Vec<SnapshotStep>,
     /// Writes under way.
     writes: Vec<Ticket>,
+    /// The last piece is to be answered when the disk has caught up.
+    owes_answer: bool,
     /// It is getting its name.
     publish: Option<Ticket>,
     heard: Micros,
@@ -38,6 +45,11 @@ pub(super) struct Installing<S: StateMachine> {
 impl<S: StateMachine> Installing<S> {
     fn header(&self) -> &SnapshotHeader {
         self.feeding.header()
+    }
+
+    /// Pieces on their way to the disk.
+    fn backlog(&self) -> usize {
+        self.waiting.len() + self.writes.len()
     }
 
     pub(super) fn deadline(&self) -> Micros {
@@ -74,19 +86,33 @@ impl<S: StateMachine> Replica<S> {
         if !begins && piece.offset != position || installing.publish.is_some() {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
         }
+        if installing.backlog() >= BACKLOG_MAX {
+            return;
+        }
         if let Err(why) = installing.feeding.feed(fresh) {
             tracing::error!(group = self.config.group.0, %from, why,
                 "what came is no whole snapshot");
             self.abandon_install(host);
             return self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
         }
-        let position = installing.feeding.position();
         let mut data = Buffer::zeroed(piece.bytes.len());
         data.copy_from_slice(piece.bytes);
         let step = SnapshotStep::Write { offset: piece.offset, data: Arc::new(data) };
         installing.waiting.push(step);
+        installing.owes_answer = true;
         self.write_pieces();
-        self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
+        self.answer_owed(host);
+    }
+
+    /// Says how far all of it has come, once the disk is not far behind.
+    fn answer_owed(&mut self, host: &mut dyn Host) {
+        let Some(installing) = &mut self.snapshots.installing else { return };
+        if installing.owes_answer && installing.backlog() < BACKLOG {
+            installing.owes_answer = false;
+            let (from, id) = (installing.from, id_of(installing.header()));
+            let position = installing.feeding.position();
+            self.answer_piece(from, id, position, SnapshotState::Wanted, host);
+        }
     }
 
     /// Whether the snapshot would bring this node forward.
@@ -147,6 +173,7 @@ impl<S: StateMachine> Replica<S> {
             begin: Some(begin),
             waiting: Vec::new(),
             writes: Vec::new(),
+            owes_answer: false,
             publish: None,
             heard: now,
         });
@@ -199,40 +226,55 @@ impl<S: StateMachine> Replica<S> {
                 let publish = self.log.snapshot_step(index, SnapshotStep::Publish);
                 installing.publish = Some(publish);
             }
+            self.answer_owed(host);
         } else {
             self.installed(now, host);
         }
         None
     }
 
-    /// All of it is durable under its name: it is in force.
+    /// All of it is durable under its name: it is in force, unless the log has led as far meanwhile.
     fn installed(&mut self, now: Micros, host: &mut dyn Host) {
         let Some(installing) = self.snapshots.installing.take() else { return };
         let Installing { from, feeding, .. } = installing;
         let header = feeding.header().clone();
-        let index = header.end.id.index;
+        let (id, index) = (id_of(&header), header.end.id.index);
         let machine = match feeding.finish() {
             Ok(machine) => machine,
             Err(why) => {
                 tracing::error!(group = self.config.group.0, %from, %index, why,
                     "the snapshot that was brought does not restore");
                 self.snapshots.useless.push(index);
-                return self.answer_piece(from, id_of(&header), 0, SnapshotState::Refused, host);
+                return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
             }
         };
-        self.snapshots.counts.installed += 1;
-        self.take_over(now, &header, machine, host);
-        tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
+        let is_late = self.machine.applied() >= index;
+        if is_late {
+            host.dispose(Box::new(machine));
+            tracing::info!(group = self.config.group.0, %from, %index, "the snapshot comes late");
+        } else if self.take_over(now, &header, machine, host) {
+            self.snapshots.counts.installed += 1;
+            tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
+            self.forget_all_snapshots();
+        }
+        // What this log does not hold the end of must not be found by the next start.
+        if self.log.chain_at(index) != Some(header.end.chain) {
+            self.log.snapshot_step(index, SnapshotStep::Remove);
+            return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
+        }
+        self.snapshots.kept.push(header);
+        self.forget_old_snapshots();
+        self.answer_piece(from, id, 0, SnapshotState::Held, host);
+    }
+
+    /// None of those there are is of use behind the one that has been taken.
+    fn forget_all_snapshots(&mut self) {
         let older = std::mem::take(&mut self.snapshots.kept);
-        for old in older.iter().map(|old| old.end.id.index).filter(|&old| old != index) {
+        for old in older.iter().map(|old| old.end.id.index) {
             if self.snapshots.sending.iter().all(|sending| sending.index() != old) {
                 self.snapshots.useless.push(old);
             }
         }
-        let id = id_of(&header);
-        self.snapshots.kept.push(header);
-        self.forget_old_snapshots();
-        self.answer_piece(from, id, 0, SnapshotState::Held, host);
     }
 
     /// The sender has fallen silent.

@@ -128,8 +128,8 @@ impl<S: StateMachine> Replica<S> {
         };
         match ended {
             Ok(machine) => {
-                self.snapshots.counts.restored += 1;
-                self.take_over(now, &header, machine, host);
+                let is_taken = self.take_over(now, &header, machine, host);
+                self.snapshots.counts.restored += u64::from(is_taken);
             }
             Err(why) => {
                 let index = header.end.id.index;
@@ -145,14 +145,14 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// A whole machine is here, and durable as a snapshot: it takes the place of the one
-    /// there is, and of the log where that does not lead there.
+    /// there is, and of the log where that does not lead there. Whether it could.
     pub(super) fn take_over(
         &mut self,
         now: Micros,
         header: &SnapshotHeader,
         machine: Machine<S>,
         host: &mut dyn Host,
-    ) {
+    ) -> bool {
         let end = header.end;
         let members = Memberships::decode(&header.meta);
         let holds =
@@ -160,18 +160,21 @@ impl<S: StateMachine> Replica<S> {
         let may = self.raft.may_install(end.id);
         let (Ok((at, members)), true) = (members, may && (holds || self.log.reset(end).is_ok()))
         else {
-            // Only a broken peer, or a log that has stopped, brings us here; the file stays.
+            // Only a broken peer, or a log that has stopped, brings us here.
             tracing::error!(group = self.config.group.0, %end.id,
                 "the snapshot contradicts the log");
             host.dispose(Box::new(machine));
-            return;
+            return false;
         };
         let before = self.machine.applied();
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
         (self.apply_fetch, self.started) = (None, None);
         let configuration = (at, members.configuration());
-        if !holds {
+        if holds {
+            // The log may lack the batch that says so.
+            self.insert_members(at, members);
+        } else {
             self.members = Memberships::new(at, members);
             self.members_news = true;
         }
@@ -179,5 +182,6 @@ impl<S: StateMachine> Replica<S> {
         assert_eq!(self.raft.last(), self.log.last());
         self.send_missed_to_all(before, host);
         self.run_outputs(now, host);
+        true
     }
 }

@@ -155,11 +155,13 @@ impl GroupState {
         let (member, by) = (Index(reader.u64()?), Index(reader.u64()?));
         let name = Index(reader.u64()?);
         let size = self.mail.get(name).ok_or(Code::BAD_PAYLOAD)?.size();
+        // Until it has its first place it is counted as one that nobody has.
+        let more = usize::from(!self.mail.is_homeless(name));
         let sound = name <= by
             && by <= applied
             && self.is_member(member)
             && !self.mail.has(name, member)
-            && self.mail.fits(1, 0)
+            && self.mail.fits(more, 0)
             && self.mail.has_room(member, size);
         if !sound {
             return Err(Code::BAD_PAYLOAD);

@@ -145,6 +145,11 @@ impl Mail {
         self.homeless.insert(name);
     }
 
+    /// Whether nobody has the message.
+    pub(super) fn is_homeless(&self, name: Index) -> bool {
+        self.homeless.contains(&name)
+    }
+
     /// The oldest message that nobody has.
     pub(super) fn first_homeless(&self) -> Option<(Index, &Message)> {
         let name = *self.homeless.get_min()?;

@@ -8,6 +8,7 @@ use crate::machine::{Commit, Effects, LogTime, Pair, Query};
 use crate::resource::Firing;
 use crate::resource::codec::{Operation, Scratch, access, page_limit};
 use crate::resource::snapshot::Items;
+use crate::resource::transaction::OPERATIONS_MAX;
 use crate::resource::waste::Waste;
 use margay_log::id::{Index, Micros};
 
@@ -109,8 +110,9 @@ impl Resource for LogState {
         match reader.u8()? {
             ITEM_FIRST => {
                 let first = reader.u64()?;
-                // An entry appends so many records at most.
-                let most = applied.0.saturating_mul(limit::KEYS_MAX as u64).min(u64::MAX / 2);
+                // A transaction, which is one entry, appends so many records at most.
+                let of_one = (limit::KEYS_MAX * OPERATIONS_MAX) as u64;
+                let most = applied.0.saturating_mul(of_one).min(u64::MAX / 2);
                 if self.records.next() != 1 || first == 0 || first - 1 > most {
                     return Err(Code::BAD_PAYLOAD);
                 }

@@ -96,7 +96,10 @@ impl QueueState {
         let task =
             Task { pair: Pair::new(&name.0.to_be_bytes(), reader.rest()), deliveries, place };
         let known = self.tasks.get(name).is_some() || self.dead.contains_key(&name);
-        let fits = self.fits(task.pair.size()) && self.dead.len() < DEAD_MAX;
+        let fits = match tag {
+            ITEM_TASK => self.fits(task.pair.size()),
+            _ => self.dead.len() < DEAD_MAX,
+        };
         match (tag, place) {
             _ if known || !fits => return Err(Code::BAD_PAYLOAD),
             (_, Place::Leased(lease)) if self.claims.hold(lease.take).is_none() => {

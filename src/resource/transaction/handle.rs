@@ -266,34 +266,38 @@ impl<S: Submit> Transaction<S> {
             let text = "a transaction without checks and commands";
             return Reply::ready(Err(Failure::new(Code::TOO_MANY_OPERATIONS, text)));
         };
-        if let Some(failure) = self.crosses_groups() {
+        if let Err(failure) = one_group(&self.places) {
             return Reply::ready(Err(failure));
         }
         let done = command(submit, ResourceId::REGISTRY, &self.commit);
         let check_of = self.check_of;
         done.and_then(move |answer| Ok(read_outcome(&answer, &check_of)?))
     }
+}
 
-    /// A transaction is one entry of one group's log.
-    fn crosses_groups(&self) -> Option<Failure> {
-        let (first, _) = self.places.first()?;
-        if self.places.iter().all(|(group, _)| group == first) {
-            return None;
-        }
-        let is_in = |(group, name): &(GroupId, String)| format!("{name} is in group {}", group.0);
-        let together = |(_, name): &(GroupId, String)| {
-            let stem = name.rsplit_once('@').map_or(&**name, |(stem, _)| stem);
-            format!("{stem}@{}", first.0)
-        };
-        let where_each: Vec<String> = self.places.iter().map(is_in).collect();
-        let together: Vec<String> = self.places.iter().map(together).collect();
-        let text = format!(
-            "{}; only names that end in the same @digits are sure to be together, as in {}",
-            where_each.join(", "),
-            together.join(", ")
-        );
-        Some(Failure::new(Code::CROSS_GROUP, text))
+/// A transaction is one entry of one group's log: whether the resources of these names are together
+/// in a group, so that there can be one.
+///
+/// # Errors
+/// [`Code::CROSS_GROUP`]; the text says where each is, and how names look that are together.
+pub fn one_group(places: &[(GroupId, String)]) -> Result<(), Failure> {
+    let Some((first, _)) = places.first() else { return Ok(()) };
+    if places.iter().all(|(group, _)| group == first) {
+        return Ok(());
     }
+    let is_in = |(group, name): &(GroupId, String)| format!("{name} is in group {}", group.0);
+    let together = |(_, name): &(GroupId, String)| {
+        let stem = name.rsplit_once('@').map_or(&**name, |(stem, _)| stem);
+        format!("{stem}@{}", first.0)
+    };
+    let where_each: Vec<String> = places.iter().map(is_in).collect();
+    let together: Vec<String> = places.iter().map(together).collect();
+    let text = format!(
+        "{}; only names that end in the same @digits are sure to be together, as in {}",
+        where_each.join(", "),
+        together.join(", ")
+    );
+    Err(Failure::new(Code::CROSS_GROUP, text))
 }
 
 /// What the answer of a check's query must be.

@@ -4,7 +4,7 @@ use margay::raft::Raft;
 use margay::raft::message::{
     Body, Config, Input, Message, Output, ReadId, Restored, RoleKind, Round,
 };
-use margay_log::id::{EntryId, Index, Micros, NodeId, Term};
+use margay_log::id::{EntryId, Index, Micros, NodeId, Term, Ticket};
 
 use super::cluster::mix;
 
@@ -21,6 +21,8 @@ struct Babble {
     now: Micros,
     raft: Raft,
     out: Vec<Output>,
+    /// Asked for, and not durable yet.
+    persisting: Option<Ticket>,
 }
 
 impl Babble {
@@ -36,7 +38,7 @@ impl Babble {
             (restored.term, restored.last) = (Term(3), restored.snapshot);
         }
         let raft = Raft::new(Config::new(NodeId(1), seed), restored, Micros(0));
-        Babble { random: mix(seed), now: Micros(0), raft, out: Vec::new() }
+        Babble { random: mix(seed), now: Micros(0), raft, out: Vec::new(), persisting: None }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -66,6 +68,10 @@ impl Babble {
                 3 => Input::Read { id: ReadId(self.below(100)) },
                 4 => Input::Unreachable { peer: NodeId(2) },
                 5 => Input::Transfer { to: NodeId(self.below(5) as u32) },
+                6 | 7 if self.persisting.is_some() => {
+                    let ticket = self.persisting.take().expect("just seen");
+                    Input::Persisted { ticket }
+                }
                 _ => Input::Message {
                     from: NodeId(self.below(5) as u32),
                     message: self.message(),
@@ -87,7 +93,14 @@ impl Babble {
 
     fn answer(&mut self, output: Output) -> Option<Input> {
         match output {
-            Output::Persist { ticket, .. } => Some(Input::Persisted { ticket }),
+            // At once or later: peers may talk meanwhile.
+            Output::Persist { ticket, .. } if self.below(2) == 0 => {
+                Some(Input::Persisted { ticket })
+            }
+            Output::Persist { ticket, .. } => {
+                self.persisting = Some(ticket);
+                None
+            }
             Output::Replicate { to, .. } => {
                 Some(Input::Sent { to, last: self.raft.last().index, bytes: 100 })
             }

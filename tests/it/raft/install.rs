@@ -83,3 +83,59 @@ fn who_comes_to_abstain_gives_up_at_once() {
     assert_eq!(raft.role(), RoleKind::Follower);
     assert!(raft.deadline().is_none_or(|next| next > due), "and has nothing more to do now");
 }
+
+/// A settled group of these voters.
+fn voters(ids: &[u32]) -> Configuration {
+    Configuration::new(ids.iter().map(|id| NodeId(*id)).collect(), Vec::new(), Vec::new())
+}
+
+/// A log of 30 entries of term 1 with these configurations in it, none of them known to be
+/// committed.
+fn with_configurations(list: &[(u64, &[u32])]) -> Raft {
+    let configurations = list.iter().map(|(at, ids)| (Index(*at), voters(ids))).collect();
+    let restored = Restored {
+        term: Term(1),
+        terms: vec![(Term(1), Index(1))],
+        last: EntryId::new(Term(1), Index(30)),
+        configurations,
+        ..Restored::default()
+    };
+    Raft::new(Config::new(NodeId(2), 1), restored, Micros(0))
+}
+
+/// A batch that had rotted comes back, and a later configuration is known: where that one is cut
+/// off, what was found is in force, not what was before it.
+#[test]
+fn a_configuration_that_is_found_late_has_its_place_among_the_others() {
+    let mut raft = with_configurations(&[(0, &[1, 2, 3]), (20, &[1, 2, 3, 4, 5])]);
+    let mut out = Vec::new();
+    let found = Input::Found { index: Index(10), configuration: voters(&[1, 2, 3, 4]) };
+    raft.step(Micros(1), found, &mut out);
+    assert_eq!(*raft.configuration(), voters(&[1, 2, 3, 4, 5]), "the last one is in force");
+
+    let (prev, batch) = (EntryId::new(Term(1), Index(15)), EntryId::new(Term(2), Index(16)));
+    let body = Body::Append { prev, batch: Some(batch), commit: Index::ZERO, round: Round(1) };
+    let message = Message { term: Term(2), body };
+    let input = Input::Message { from: NodeId(1), message, configuration: None };
+    raft.step(Micros(2), input, &mut out);
+    assert_eq!(raft.last(), batch);
+    assert_eq!(*raft.configuration(), voters(&[1, 2, 3, 4]));
+}
+
+/// A node whose log lacks a batch with a configuration, and that is brought a snapshot from behind
+/// it, goes by what the snapshot says, although its log holds the snapshot's end.
+#[test]
+fn a_snapshot_tells_of_a_configuration_that_the_log_lacks() {
+    let mut raft = with_configurations(&[(0, &[1, 2, 3])]);
+    let mut out = Vec::new();
+    let due = raft.deadline().expect("a voter has one");
+    raft.step(due, Input::Tick, &mut out);
+    assert_eq!(raft.role(), RoleKind::PreCandidate);
+
+    let configuration = (Index(10), voters(&[2, 3, 4]));
+    let end = EntryId::new(Term(1), Index(25));
+    raft.step(due, Input::Installed { end, configuration }, &mut out);
+    assert_eq!((raft.commit(), raft.last().index), (Index(25), Index(30)));
+    assert_eq!(*raft.configuration(), voters(&[2, 3, 4]));
+    assert_eq!(raft.role(), RoleKind::Follower, "it has asked the wrong nodes");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use margay::machine::bytes::{self, Reader};
 use margay::machine::{
-    Code, Commit, Effects, Events, Frozen, LogTime, Notice, Query, ResourceId, RestoreError,
+    Code, Commit, Effects, Events, Frozen, Level, LogTime, Notice, Query, ResourceId, RestoreError,
     Restoring, SessionId, StateMachine,
 };
 use margay::raft::message::{Body, Config, Message, RoleKind};
@@ -575,4 +575,30 @@ fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
     assert_eq!(made(&mut world), 1, "asked for twice");
     ask(&mut world, last);
     assert_eq!(made(&mut world), 1, "there is one now");
+}
+
+/// A client that asks for much at once does not hold up the others of the shard: a turn that has
+/// become long leaves reads to the next, and none of them is forgotten.
+#[test]
+fn a_turn_that_has_become_long_leaves_reads_to_the_next() {
+    let mut world = World::open(SimDisk::new(8), 3, Micros(0));
+    world.lead();
+    world.heard();
+    world.out.long = true;
+    let (seen, after) = (Index::ZERO, margay::machine::Sequence(0));
+    let (level, kind, schema, resource) = (Level::Sequential, NOTE, 1, ResourceId(1));
+    let payload = &[];
+    for id in 1..=50 {
+        world.says(&Request::Query { id, level, seen, after, kind, schema, resource, payload });
+    }
+    let (mut answered, mut turns) = (0, 0);
+    while answered < 50 {
+        world.turn();
+        let now = world.heard().iter().filter(|said| said.contains("QueryReply")).count();
+        assert!((1..=8).contains(&now), "{now} in a turn");
+        (answered, turns) = (answered + now, turns + 1);
+        let at_once = world.replica.deadline() <= Some(world.now);
+        assert_eq!(at_once, answered < 50, "{answered} are answered after {turns} turns");
+    }
+    assert_eq!(answered, 50);
 }

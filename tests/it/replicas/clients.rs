@@ -2,7 +2,7 @@
 //! and nobody loses a session that could not be heard.
 
 use margay::client::session::{Output, SessionState};
-use margay::machine::{Level, ResourceId, kind};
+use margay::machine::{Level, ResourceId, Sequence, kind};
 use margay::resource::counter::{AddV1, GetV1};
 use margay::resource::lock::{GRANTED, HolderV1, LockV1, UnlockV1};
 use margay::wire;
@@ -391,4 +391,34 @@ pub(super) fn lease_with_pause() {
         }
     }
     assert!(counted_by_others > 1, "others have led for a while");
+}
+
+/// Whoever guesses the number of a session does not keep it alive by that, whatever is asked.
+#[test]
+pub(super) fn a_stranger_keeps_no_session_alive() {
+    let (mut group, leader, _) = group();
+    group.converge();
+    let owner = group.connect(leader).expect("it runs");
+    let mut frame = Vec::new();
+    let timeout = Micros::from_millis(1_000);
+    Request::Register { correlation: 1, key: [9; 16], timeout }.encode(&mut frame);
+    group.say(owner, &frame);
+    group.until("a session", |group| !group.heard(owner).is_empty());
+    let sessions = group.replica(leader).machine().sessions();
+    let (session, _) = sessions.iter().next().expect("just registered");
+    group.disconnect(owner);
+
+    let (stranger, acked) = (group.connect(leader).expect("it runs"), Sequence(0));
+    let guesses = [
+        Request::Close { session },
+        Request::KeepAlive { session, acked },
+        Request::Attach { session, key: [8; 16], acked },
+    ];
+    for round in 0..30 {
+        let mut frame = Vec::new();
+        guesses[round % guesses.len()].encode(&mut frame);
+        group.say(stranger, &frame);
+        group.run(100);
+    }
+    assert!(group.replica(leader).machine().sessions().is_empty(), "it was silent for 3 s");
 }

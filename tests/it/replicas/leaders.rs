@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use margay::machine::kind;
 use margay::replica::ConnId;
 use margay::wire::client::{Admin, Request, Response};
+use margay_log::disk::sim::ENOSPC;
 use margay_log::id::{Incarnation, Micros, NodeId};
 
 use super::caller::Caller;
@@ -124,6 +125,29 @@ pub(super) fn slow_disk_on_leader_or_follower() {
         group.converge();
         assert_eq!(caller.count(&mut group, counter), 500);
     }
+}
+
+/// A leader whose disk is full takes no more, and the others have space: it hands over before long,
+/// and does not lead again while that is so.
+#[test]
+pub(super) fn a_leader_whose_disk_is_full_hands_over() {
+    let mut group = Group::with(3, |config| config.settled = Micros::from_millis(5_000));
+    group.until("the first to lead", |group| group.leads() == Some(1));
+    let mut caller = Caller::new(&group, 1, &[1, 2, 3], 30_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.node(1).disk.fail_prepares(Some(ENOSPC));
+    let begun = group.now;
+    caller.fill(&mut group, 300);
+    assert!(group.now.since(begun) < Micros::from_millis(15_000), "it hands over before long");
+    for count in 1..=60 {
+        assert_eq!(caller.add(&mut group, counter), count);
+        assert_ne!(group.leads(), Some(1));
+        group.run(2_000);
+    }
+    group.node(1).disk.fail_prepares(None);
+    group.converge();
+    group.until("the first to lead again", |group| group.leads() == Some(1));
+    assert_eq!(caller.count(&mut group, counter), 60);
 }
 
 /// A leader that stood still for long is no leader when it goes on, whatever waits for it.

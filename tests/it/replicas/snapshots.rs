@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use margay::machine::{ResourceId, kind};
 use margay::replica::ReplicaConfig;
+use margay::resource::value::SetV1;
 use margay::wire::client::Admin;
 use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
@@ -431,4 +432,112 @@ pub(super) fn a_snapshot_waits_for_a_membership_that_is_committed_and_not_applie
     group.heal();
     group.converge();
     assert_eq!(group.replica(away).machine().applied(), group.replica(leader).machine().applied());
+}
+
+/// A follower that a snapshot is brought to has caught up by the log when it is there: the state
+/// that it has by then stays.
+#[test]
+pub(super) fn a_snapshot_that_comes_too_late_takes_nothing_back() {
+    // One node keeps its whole log, and makes no snapshot.
+    const WHOLE: u32 = 2;
+    let mut group = Group::with(3, |config| {
+        if config.raft.id != NodeId(WHOLE) {
+            often(config);
+        }
+    });
+    if group.leader() == WHOLE {
+        assert!(ask(&mut group, WHOLE, Admin::Transfer { name: "n1" }).starts_with("LEADER"));
+        group.until("another leader", |group| group.leads() == Some(1));
+    }
+    let leader = group.leader();
+    let away = 4 - leader;
+    let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    group.isolate(away);
+    let last = group.replica(away).log().last().index;
+    while begin(&group, leader) <= last {
+        caller.fill(&mut group, 8);
+    }
+    // The snapshot comes, and is held up at its very end.
+    let publishes = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Publish, .. });
+    group.node(away).holds = Some(publishes);
+    group.heal();
+    group.until("all of the snapshot", |group| group.node(away).disk.in_flight().any(publishes));
+    ask(&mut group, leader, Admin::Transfer { name: "n2" });
+    group.until("a leader with the whole log", |group| group.leads() == Some(WHOLE));
+    assert_eq!(caller.add(&mut group, counter), 1);
+    group.converge();
+    let applied = group.replica(away).machine().applied();
+    let asked = [Admin::Transfer { name: &format!("n{away}") }];
+    asked.into_iter().for_each(|transfer| drop(ask(&mut group, WHOLE, transfer)));
+    group.until("it to lead", |group| group.leads() == Some(away));
+
+    group.node(away).holds = None;
+    for _ in 0..400 {
+        group.rounds(1);
+        assert!(group.replica(away).machine().applied() >= applied, "its state goes back");
+    }
+    assert_eq!(caller.count(&mut group, counter), 1);
+    // It is a snapshot as good as any.
+    group.crash(away);
+    group.start(away);
+    group.until("it to be restored", |group| group.replica(away).snapshot_counts().restored == 1);
+    group.converge();
+    assert_eq!(caller.count(&mut group, counter), 1);
+}
+
+/// A follower whose disk is slow says what it holds, which the leader's log begins behind by now:
+/// that it is there, and follows, counts all the same.
+#[test]
+pub(super) fn who_lags_behind_the_begin_of_the_log_is_heard() {
+    let mut scene = Scene::new();
+    let (leader, other, away) = (scene.leader, scene.other, scene.away);
+    scene.group.node(away).holds = Some(|op| matches!(op, Op::Write { .. }));
+    let durable = scene.group.replica(away).log().durable();
+    while begin(&scene.group, leader) <= durable {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    let (term, verified) = (scene.group.replica(leader).term(), scene.group.replica(away).log());
+    assert!(verified.last().index > begin(&scene.group, leader), "it has received them");
+    scene.group.crash(other);
+    scene.group.run(5_000);
+    assert_eq!(scene.group.replica(leader).term(), term, "two of three are there");
+    assert_eq!(scene.group.leads(), Some(leader));
+    scene.group.start(other);
+    scene.group.node(away).holds = None;
+    scene.ends_well(1);
+}
+
+/// A network is faster than a disk: what a snapshot's pieces take of memory is bounded, and they
+/// are asked for as the disk gets on.
+#[test]
+pub(super) fn pieces_wait_for_the_disk_and_not_in_memory() {
+    let mut scene = Scene::new();
+    let (leader, away) = (scene.leader, scene.away);
+    for n in 0..48 {
+        let value = scene.caller.open(&mut scene.group, &format!("value {n}"), kind::VALUE);
+        let set = SetV1 { value: vec![n as u8; 60_000], ephemeral: false, ttl_ms: 0 };
+        let id = scene.caller.command(&scene.group, value, &set);
+        scene.caller.finish(&mut scene.group, id).expect("it is set");
+    }
+    scene.group.converge();
+    scene.group.isolate(away);
+    scene.caller.fill(&mut scene.group, 8);
+    let last = scene.group.replica(away).log().last().index;
+    while begin(&scene.group, leader) <= last {
+        scene.caller.fill(&mut scene.group, 100);
+    }
+    let writes = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Write { .. }, .. });
+    scene.group.node(away).holds = Some(writes);
+    scene.group.heal();
+    scene.group.run(20_000);
+    let waiting = scene.group.node(away).disk.in_flight().filter(|op| writes(op)).count();
+    assert!((4..=16).contains(&waiting), "{waiting} pieces of 64 KiB wait for the disk");
+    scene.group.node(away).holds = None;
+    let begun = scene.group.now;
+    scene.group.until("the rest", |group| group.replica(away).snapshot_counts().installed == 1);
+    let took = scene.group.now.since(begun);
+    assert!(took < Micros::from_millis(11_000), "{took:?}: the sender waits 10 s at most");
+    scene.ends_well(1);
 }

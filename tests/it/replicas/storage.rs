@@ -393,3 +393,44 @@ pub(super) fn damage_of_a_founder_is_mended_by_who_joined() {
     let mut caller = Caller::new(&group, 2, &[1, 2, 3], 60_000);
     assert_eq!(caller.add(&mut group, counter), count + 1);
 }
+
+/// A node lacks a membership that the others have no more in their logs. The state that it is
+/// brought says who belongs to the group, and it votes by that.
+#[test]
+fn a_membership_that_rotted_is_told_by_the_snapshot_that_is_brought() {
+    const LONE: u32 = 3;
+    let mut group = Group::with(3, |config| {
+        if config.raft.id != NodeId(LONE) {
+            config.snapshot_after = 32 << 10;
+        }
+    });
+    let leader = group.leader();
+    let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    let joined = group.join();
+    let name = format!("n{joined}");
+    let (incarnation, node) = (Incarnation(u64::from(joined)), NodeId(0));
+    let add = Admin::Add { name: &name, address: &address(joined), incarnation, node };
+    assert_eq!(ask(&mut group, leader, add), "done");
+    group.converge();
+    let at = group.replica(LONE).members().iter().last().expect("one is in force").0;
+    let begin = |group: &Group, n| group.replica(n).log().start().id.index;
+    while [1, 2, joined].iter().any(|n| begin(&group, *n) < at) {
+        caller.fill(&mut group, 8);
+    }
+    assert_eq!(caller.add(&mut group, counter), 1);
+    group.converge();
+    group.run(1_000);
+    assert_eq!(begin(&group, LONE), Index::ZERO);
+    group.crash(LONE);
+    let ends = bodies(&mut group, LONE).into_iter().map(|(end, ..)| end);
+    let end = ends.filter(|end| *end >= at).min().expect("it is in the log");
+    rot(&mut group, LONE, end);
+    group.start(LONE);
+    assert_eq!(group.replica(LONE).members().current().members().count(), 3, "as founded");
+    group.until("the state", |group| group.replica(LONE).snapshot_counts().installed == 1);
+    group.converge();
+    let replica = group.replica(LONE);
+    assert!(replica.members().current().find(&name).is_some());
+    assert_eq!(replica.raft().configuration().learners(), [NodeId(joined)]);
+}

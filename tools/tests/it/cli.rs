@@ -1,9 +1,10 @@
 //! Output and exit codes of the commands, against a real cluster.
 
 use std::io::Read;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::harness::{MARGAY, beside_others, cluster, margay, margay_alone, until};
 
@@ -130,6 +131,36 @@ fn a_status_without_all_nodes_names_those_that_do_not_answer() {
     let endpoints = format!("{},127.0.0.1:1", cluster());
     let ended = margay(&["cluster", "status", "--endpoints", &endpoints]).with(0);
     assert!(ended.err.contains("127.0.0.1:1"), "{ended:?}");
+}
+
+#[test]
+fn one_endpoint_is_enough_to_find_the_others() {
+    let _beside = beside_others();
+    let one = cluster().split(',').next().expect("there are three");
+    let verified = margay(&["cluster", "verify", "--endpoints", one, "-o", "jsonl"]).with(0).out;
+    assert_eq!(verified.lines().count(), 2, "a line for each group: {verified}");
+    for line in verified.lines() {
+        let group: serde_json::Value = serde_json::from_str(line).expect("an object");
+        assert_eq!(group["replicas"], serde_json::json!(["n1", "n2", "n3"]));
+        assert_eq!(group["compared"], 3);
+    }
+    // The same node by another name is not another one.
+    let twice = format!("{one},{}", one.replace("127.0.0.1", "localhost"));
+    let verified = margay(&["cluster", "verify", "--endpoints", &twice]).with(0).out;
+    assert!(verified.contains(": 3 replicas"), "{verified}");
+}
+
+#[test]
+fn who_changes_the_cluster_does_not_wait_for_a_node_that_hangs() {
+    let _beside = beside_others();
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port of its own");
+    let silent = silent.local_addr().expect("it has one");
+    let endpoints = format!("{silent},{}", cluster());
+    let began = Instant::now();
+    let args = ["cluster", "promote", "n1", "--timeout", "60s", "--endpoints", &endpoints];
+    let promoted = margay(&args).with(0);
+    assert!(promoted.out.contains("n1 votes in 2 of 2 groups, as before"), "{promoted:?}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -92,6 +92,20 @@ fn what_makes_no_transaction_is_refused_and_says_why() {
         assert!(crossing.contains(part), "{crossing}");
     }
     margay(&["map", "get", "t-x@0", "k"]).with(1);
+    // Nothing is created on the way to a step that is none.
+    margay(&["value", "set", "t-taken@1", "v"]).with(0);
+    for (last, why) in [
+        (r#"{"do":"put","name":"t-z@1","key":"k"}"#, "\"value\" must be there"),
+        (r#"{"do":"add","name":"t-new@1","by":1}"#, "'t-new@1' cannot be a map and a counter"),
+        (r#"{"do":"add","name":"t-taken@1","by":1}"#, "t-taken@1 is a value, not a counter"),
+        (r#"{"do":"add","name":"","by":1}"#, "E0206"),
+        (r#"{"check":"value","name":"t-z@1","absent":false}"#, "\"absent\" can only be true"),
+    ] {
+        let refused = margay(&["txn", &put("t-new@1"), last]).with(2).err;
+        assert!(refused.contains(why), "{last}: {refused}");
+        margay(&["describe", "t-new@1"]).with(1);
+    }
+    margay(&["describe", "t-x@0"]).with(1);
     for (step, why) in [
         ("{", "EOF"),
         (r#"{"do":"put","name":"t-x@0","key":"k"}"#, "\"value\" must be there"),

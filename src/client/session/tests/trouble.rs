@@ -253,6 +253,23 @@ fn a_session_found_again_after_a_long_time_is_not_called_connected() {
     assert_eq!(world.told(), ["Connected"]);
 }
 
+/// Else the clients of a node that has too much to do would ask it as fast as it can refuse.
+#[test]
+fn a_keep_alive_that_is_refused_for_load_waits_before_it_is_sent_again() {
+    let mut world = World::registered();
+    let timeout = world.session.config.timeout;
+    world.wait(Micros(timeout.0 / 3));
+    assert_eq!(world.sent(), ["keep-alive #0"]);
+    let (of, code) = (RefusedOf::Session(S1), Code::OVERLOADED);
+    let retry = Micros::from_millis(200);
+    world.says(&Response::Refused { of, code, retry, leader: "", text: "" });
+    assert!(world.session.deadline() >= Some(world.now.after(retry)));
+    world.wait(Micros::from_millis(199));
+    assert!(world.sent().is_empty());
+    world.wait(SECOND);
+    assert_eq!(world.sent(), ["keep-alive #0"]);
+}
+
 #[test]
 fn a_silent_node_is_left() {
     let mut world = World::registered();

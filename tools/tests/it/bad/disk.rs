@@ -205,6 +205,21 @@ fn a_lost_or_rotten_hard_state_is_refused() {
     node.recovers().serves();
 }
 
+/// A node that forgot what it has acknowledged in a group, and whom it voted for, could have the
+/// others forget it too.
+#[test]
+fn a_group_whose_log_is_gone_does_not_begin_anew() {
+    let _beside = beside_others();
+    let node = Stopped::new("bad-gone");
+    let (path, away) = (node.data.join("group-0"), node.data.join("group-0-away"));
+    fs::rename(&path, &away).expect("ours");
+    node.refuses(6, &["group-0", "is gone", "restore it, or remove the node"]);
+    assert!(!path.join("hard-state").exists(), "none is made in its place");
+    fs::remove_dir_all(&path).expect("ours");
+    fs::rename(&away, &path).expect("ours");
+    node.recovers().serves();
+}
+
 #[test]
 fn a_damaged_identity_is_refused() {
     let _beside = beside_others();
