@@ -1,6 +1,7 @@
 //! `margay bench`: the load generator, the floor, and one against the other.
 
 mod snapshot;
+mod standstill;
 
 use std::path::PathBuf;
 use std::time::Duration;
