@@ -145,7 +145,8 @@ pub const FORMING_BYTES_MAX: usize = 16 << 10;
 /// second, which no disk notices.
 pub const SCRUB_PAUSE: Micros = Micros::from_millis(125);
 /// Files of a group's log that is no longer needed, kept for later segments, in bytes: as many as
-/// one snapshot of a small state sets free. More would be disk space that nobody else can use.
+/// one snapshot of a small state sets free, or one of a larger state if that is more. Beyond that
+/// it would be disk space that nobody else can use.
 pub const SPARE_BYTES: u64 = 128 << 20;
 /// Bytes of log on disk since the last snapshot at which the next is due, unless the state is
 /// larger: 64 MiB, what a restart replays in a second or so.

@@ -594,6 +594,13 @@ impl Log {
         self.pump();
     }
 
+    /// From now on files of segments that are no longer needed are kept for later ones up to
+    /// `bytes`, or [`Options::spare_bytes`], if that is more. What is kept beyond that goes as it
+    /// is used.
+    pub fn keep_spares(&mut self, bytes: u64) {
+        self.spares.bytes_max = bytes.max(self.options.spare_bytes);
+    }
+
     /// Asks for another segment, in which `bytes` fit. Returns its size.
     fn add_segment(&mut self, bytes: u64) -> u64 {
         let newest = self.segments.newest().expect("a log has at least one segment");

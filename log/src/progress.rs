@@ -342,7 +342,7 @@ impl Log {
         let (durable, preparing) = (self.hard_ticket, self.preparing.segment);
         let rewriting = self.rewriting.as_ref().map(|rewriting| rewriting.segment);
         let (writer, reads, ops) = (&self.writer, &self.reads, &mut self.ops);
-        let (spares, bytes_max) = (&mut self.spares, self.options.spare_bytes);
+        let spares = &mut self.spares;
         // Segments double up to the largest: no other size that there has been will be asked for
         // again, nor that of a file that was rewritten, or made for one large batch.
         let fits = |size| size == self.options.segment_max;
@@ -352,7 +352,7 @@ impl Log {
                 || reads.is_using(segment);
             let is_due = needed <= durable && !is_busy;
             if is_due {
-                let keep = fits(size) && spares.takes(segment, size, bytes_max);
+                let keep = fits(size) && spares.takes(segment, size);
                 ops.push_back(Op::Retire { segment, keep });
             }
             !is_due

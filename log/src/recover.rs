@@ -573,7 +573,7 @@ fn recovered(
         rewriting: None,
         replacing: Index::ZERO,
         retiring: Vec::new(),
-        spares: Spares::default(),
+        spares: Spares::new(options.spare_bytes),
         hard_ticket: Ticket(0),
         ops: VecDeque::new(),
         ticket: Ticket(0),

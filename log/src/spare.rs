@@ -19,17 +19,22 @@ struct Spare {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Spares {
     all: Vec<Spare>,
+    /// Bytes kept, at most.
+    pub bytes_max: u64,
 }
 
 impl Spares {
-    /// Whether a segment that is retired now is to be set aside: if all of them fit into
-    /// `bytes_max`.
-    pub(crate) fn takes(&mut self, segment: SegmentNumber, size: u64, bytes_max: u64) -> bool {
+    pub(crate) fn new(bytes_max: u64) -> Spares {
+        Spares { all: Vec::new(), bytes_max }
+    }
+
+    /// Whether a segment that is retired now is to be set aside: if all of them fit.
+    pub(crate) fn takes(&mut self, segment: SegmentNumber, size: u64) -> bool {
         let bytes: u64 = self.all.iter().map(|spare| spare.size).sum();
-        let fits = bytes.saturating_add(size) <= bytes_max;
+        let fits = bytes.saturating_add(size) <= self.bytes_max;
         if fits {
             self.all.push(Spare { segment, size, is_kept: false });
         }

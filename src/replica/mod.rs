@@ -78,16 +78,26 @@ pub trait Host {
     fn is_turn_long(&mut self) -> bool {
         false
     }
-    /// The longest turn of the shard in the last five to ten seconds, and the most that one of them
-    /// itself ran, for reports.
-    fn longest_turn(&self) -> (Micros, Micros) {
-        (Micros(0), Micros(0))
+    /// The longest turn of the shard in the last five to ten seconds, for reports.
+    fn longest_turn(&self) -> LongestTurn {
+        LongestTurn::default()
     }
     /// Who may be sent something from now on. A host that reaches every node by its number has
     /// nothing to do.
     fn members(&mut self, members: &Memberships) {
         let _ = members;
     }
+}
+
+/// The longest of some turns of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LongestTurn {
+    /// From its begin to its end.
+    pub took: Micros,
+    /// Since its end.
+    pub ago: Micros,
+    /// What a turn itself ran, at most: not necessarily the same one.
+    pub ran: Micros,
 }
 
 /// Who this replica is, and its bounds.
@@ -555,6 +565,7 @@ impl<S: StateMachine> Replica<S> {
             halted: self.halted.is_some(),
             snapshotting: self.snapshots.is_making(),
             longest_turn_us: 0,
+            longest_turn_ago_us: 0,
             busiest_turn_us: 0,
             term: self.raft.term(),
             first: self.log.first(),

@@ -81,10 +81,14 @@ impl<S: StateMachine> Replica<S> {
             Request::Unsubscribe { id } => self.front.unsubscribe(conn, id),
             Request::Admin { id, admin } => self.on_admin(now, conn, id, admin, host),
             Request::Status { id } => {
-                let (longest, busiest) = host.longest_turn();
-                let [longest_turn_us, busiest_turn_us] =
-                    [longest, busiest].map(|turn| u32::try_from(turn.0).unwrap_or(u32::MAX));
-                let status = GroupStatus { longest_turn_us, busiest_turn_us, ..self.status() };
+                let longest = host.longest_turn();
+                let micros = |time: Micros| u32::try_from(time.0).unwrap_or(u32::MAX);
+                let status = GroupStatus {
+                    longest_turn_us: micros(longest.took),
+                    longest_turn_ago_us: micros(longest.ago),
+                    busiest_turn_us: micros(longest.ran),
+                    ..self.status()
+                };
                 let groups = vec![status];
                 if let Some(out) = host.client(conn) {
                     Response::Status { id, groups }.encode(out);

@@ -423,6 +423,8 @@ impl<S: StateMachine> Replica<S> {
         };
         let needed = self.snapshots.sending.iter().map(Sending::index).min();
         let through = needed.map_or(older, |needed| needed.min(older));
+        // As much as it lets go of now it grows by until the next snapshot.
+        self.log.keep_spares(self.snapshot_due_at());
         if self.log.truncate_prefix(through).is_err() {
             return; // The log is poisoned: whoever finds that out next says so.
         }

@@ -45,7 +45,7 @@ use margay_log::id::{GroupId, Incarnation, Micros, NodeId};
 
 use crate::machine::Code;
 use crate::replica::membership::Memberships;
-use crate::replica::{ConnId, Fatal, Fault, Host};
+use crate::replica::{ConnId, Fatal, Fault, Host, LongestTurn};
 use crate::wire::Frame;
 use disk::GroupDisk;
 use greet::Door;
@@ -220,9 +220,8 @@ impl Host for View<'_> {
         sys::now().since(self.net.now) >= crate::config::TURN_LONG
     }
 
-    fn longest_turn(&self) -> (Micros, Micros) {
-        let longest = self.pace.longest(self.net.now);
-        (longest.turn, longest.ran)
+    fn longest_turn(&self) -> LongestTurn {
+        self.pace.longest(self.net.now)
     }
 
     fn dispose(&mut self, remains: Box<dyn Any + Send>) {

@@ -8,10 +8,11 @@ use margay_log::id::Micros;
 
 use super::sys;
 use crate::config;
+use crate::replica::LongestTurn;
 
 /// The parts of a turn, in order.
 const PARTS: usize = 4;
-/// What this thread has run is looked up at most this often: what a turn ran is said that much too
+/// What this thread has used is looked up at most this often: what a turn ran is said that much too
 /// high at worst.
 const LOOK: Micros = Micros(200);
 
@@ -27,23 +28,24 @@ pub(super) struct Pace {
     /// Ends of the parts: completions, news and deadlines, groups, sends.
     ends: [Micros; PARTS],
     part: usize,
-    /// What this thread had run when it was last looked up, and when that was.
-    ran: Micros,
+    /// What this thread had used when it was last looked up, and when that was.
+    used: sys::Used,
     looked: Micros,
 }
 
 /// The longest of some turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Longest {
-    /// From its begin to its end.
-    pub(super) turn: Micros,
+struct Longest {
+    took: Micros,
+    ended: Micros,
     /// What a turn itself ran, at most: not necessarily the same one.
-    pub(super) ran: Micros,
+    ran: Micros,
 }
 
 impl Longest {
     fn max(self, other: Longest) -> Longest {
-        Longest { turn: self.turn.max(other.turn), ran: self.ran.max(other.ran) }
+        let longer = if other.took > self.took { other } else { self };
+        Longest { ran: self.ran.max(other.ran), ..longer }
     }
 }
 
@@ -51,7 +53,7 @@ impl Pace {
     /// A turn begins.
     pub(super) fn begin(&mut self, began: Micros) {
         if began.since(self.looked) >= LOOK {
-            (self.ran, self.looked) = (sys::ran(), began);
+            (self.used, self.looked) = (sys::used(), began);
         }
         (self.began, self.part) = (began, 0);
     }
@@ -73,32 +75,50 @@ impl Pace {
             (self.since, self.now) = (began, Longest::default());
         }
         // It cannot have run longer than it took.
+        let longest = Longest { took, ended: end, ran: Micros(0) };
         let is_long = took >= config::TURN_ALARM;
         if is_long || took > self.now.ran {
-            let ran = sys::ran().since(self.ran).min(took);
-            self.now = self.now.max(Longest { turn: took, ran });
+            let used = sys::used();
+            let ran = used.ran.since(self.used.ran).min(took);
+            self.now = self.now.max(Longest { ran, ..longest });
             if is_long {
-                self.say(took, ran, completions);
+                self.say(took, ran, used, completions);
             }
         }
-        self.now.turn = self.now.turn.max(took);
+        self.now = self.now.max(longest);
         took
     }
 
-    fn say(&self, took: Micros, ran: Micros, completions: usize) {
+    fn say(&self, took: Micros, ran: Micros, used: sys::Used, completions: usize) {
+        let before = self.used;
+        let system = used.system.since(before.system).0;
+        let (faults, preempted) = (used.faults - before.faults, used.preempted - before.preempted);
         let [received, due, groups, sent] = self.ends;
         let (sent, groups) = (sent.since(groups).0, groups.since(due).0);
         let (due, received) = (due.since(received).0, received.since(self.began).0);
         let (took, ran) = (took.0, ran.0);
-        tracing::debug!(took, ran, completions, received, due, groups, sent, "a long turn, in us");
+        tracing::debug!(
+            took,
+            ran,
+            system,
+            faults,
+            preempted,
+            completions,
+            received,
+            due,
+            groups,
+            sent,
+            "a long turn, in us"
+        );
     }
 
     /// The longest turns in this period and the one before.
-    pub(super) fn longest(self, now: Micros) -> Longest {
-        match now.since(self.since).0 / config::PACE_PERIOD.0 {
+    pub(super) fn longest(self, now: Micros) -> LongestTurn {
+        let longest = match now.since(self.since).0 / config::PACE_PERIOD.0 {
             0 => self.now.max(self.before),
             1 => self.now,
             _ => Longest::default(),
-        }
+        };
+        LongestTurn { took: longest.took, ago: now.since(longest.ended), ran: longest.ran }
     }
 }

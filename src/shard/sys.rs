@@ -19,21 +19,43 @@ fn check(result: c_int) -> io::Result<c_int> {
 
 /// Microseconds on `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine sleeps.
 pub(crate) fn now() -> Micros {
-    clock(libc::CLOCK_BOOTTIME)
-}
-
-fn clock(of: libc::clockid_t) -> Micros {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the call to fill.
-    let result = unsafe { libc::clock_gettime(of, &mut time) };
-    assert_eq!(result, 0, "both clocks exist since Linux 2.6.39");
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert_eq!(result, 0, "this clock exists since Linux 2.6.39");
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     Micros(seconds * 1_000_000 + nanos / 1_000)
 }
 
-/// How long the calling thread has been on a CPU.
-pub(crate) fn ran() -> Micros {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+/// What the calling thread has used so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Used {
+    /// Time on a CPU, in the program and in the kernel.
+    pub ran: Micros,
+    /// Of that, in the kernel: an estimate of the kernel's, from samples.
+    pub system: Micros,
+    /// Pages of memory that had to be found first.
+    pub faults: u64,
+    /// Times that others were given its CPU.
+    pub preempted: u64,
+}
+
+/// What the calling thread has used so far.
+pub(crate) fn used() -> Used {
+    // SAFETY: all zeros is a valid rusage, and the call fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    let (user, system) = (micros(usage.ru_utime), micros(usage.ru_stime));
+    Used {
+        ran: Micros(user + system),
+        system: Micros(system),
+        faults: usage.ru_minflt as u64,
+        preempted: usage.ru_nivcsw as u64,
+    }
 }
 
 /// Asks the scheduler to run the calling thread for `slice` at a time, and soon: who asks for

@@ -21,6 +21,8 @@ pub struct GroupStatus {
     /// The longest turn of the group's shard in the last five to ten seconds, in microseconds: so
     /// long nothing else on that shard went on.
     pub longest_turn_us: u32,
+    /// How long ago that turn ended, in microseconds.
+    pub longest_turn_ago_us: u32,
     /// The most that a turn of those seconds itself ran, in microseconds: what is longer waited,
     /// for a CPU as a rule.
     pub busiest_turn_us: u32,
@@ -51,7 +53,7 @@ pub struct GroupStatus {
 }
 
 /// Bytes before the texts of one group.
-const FIXED_BYTES: usize = 88;
+const FIXED_BYTES: usize = 92;
 
 /// Flags.
 const HAS_LEADER: u16 = 1;
@@ -77,7 +79,8 @@ impl GroupStatus {
         let block = block.u16(voters).u16(flags);
         let block = block.u16(outgoing).u16(learners).u32(self.longest_turn_us);
         let members = self.members.len().min(usize::from(NAMES_MAX));
-        let block = block.u32(self.busiest_turn_us).u16(members as u16).u16(0);
+        let block = block.u32(self.longest_turn_ago_us).u32(self.busiest_turn_us);
+        let block = block.u16(members as u16).u16(0);
         out.extend_from_slice(&block.done());
         put_short_text(out, &self.node);
         if let Some(leader) = &self.leader {
@@ -103,7 +106,8 @@ impl GroupStatus {
         let voters = fields.u16()?;
         let flags = fields.u16()?;
         let (outgoing, learners) = (fields.u16()?, fields.u16()?);
-        let (longest_turn_us, busiest_turn_us) = (fields.u32()?, fields.u32()?);
+        let (longest_turn_us, longest_turn_ago_us) = (fields.u32()?, fields.u32()?);
+        let busiest_turn_us = fields.u32()?;
         let (members, zero) = (fields.u16()?, fields.u16()?);
         let most = voters.max(outgoing).max(learners).max(members);
         if most > NAMES_MAX || flags > HAS_LEADER + HALTED + SNAPSHOTTING || zero != 0 {
@@ -126,6 +130,7 @@ impl GroupStatus {
             halted: flags & HALTED != 0,
             snapshotting: flags & SNAPSHOTTING != 0,
             longest_turn_us,
+            longest_turn_ago_us,
             busiest_turn_us,
             term,
             first,

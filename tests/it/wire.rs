@@ -92,6 +92,7 @@ fn group_status() -> GroupStatus {
         halted: false,
         snapshotting: true,
         longest_turn_us: 1_234,
+        longest_turn_ago_us: 89_000,
         busiest_turn_us: 567,
         term: Term(4),
         first: Index(1),

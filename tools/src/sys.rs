@@ -80,6 +80,26 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {
     }
 }
 
+/// This thread runs on this CPU alone, before all that are not in its class.
+///
+/// # Errors
+/// There is no such CPU for this process, or it may not have that class: see CAP_SYS_NICE.
+pub(crate) fn run_first_on(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: all zeros is a valid empty set, the number fits into it, and the calls read as much
+    // as they are told there is.
+    let failed = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        let first = libc::sched_param { sched_priority: 1 };
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set) != 0
+            || libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// This thread, and those that it starts from now on, run when nobody else wants to. Children
 /// inherit it as well.
 pub(crate) fn yield_to_others() {

@@ -280,6 +280,9 @@ impl Direct {
             }
             Op::Prepare { segment, size, header, spare: None } => {
                 let result = Storage::prepare(self, segment, size, &header);
+                if result == Err(DiskError { errno: libc::ENOSPC }) {
+                    self.snapshots.give_up_spare();
+                }
                 Done::Prepared { segment, result }
             }
             Op::Prepare { segment, header, spare: Some(spare), .. } => {

@@ -19,6 +19,7 @@ use crate::buffer::Buffer;
 use crate::disk::direct::{Direct, TEMPORARY, ZEROS, disk_error};
 use crate::disk::maker::spare_file;
 use crate::disk::prepare::Prepare;
+use crate::disk::snapshots::SPARE_FILE;
 use crate::disk::{Disk, DiskError, Done, Op, SnapshotStep};
 use crate::error::{Error, segment_file};
 use crate::hard_state::PAIR_BYTES;
@@ -82,6 +83,8 @@ struct Publish {
     from: CString,
     to: CString,
     step: PublishStep,
+    /// It is no new snapshot that gets another name, but one that is removed.
+    sets_aside: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -287,7 +290,8 @@ impl Driver {
                 return Ok(Work::Over(over(ticket, Ok(()))));
             }
             SnapshotStep::Write { offset, data } => {
-                return Ok(transfer(ticket, files.making(snapshot)?, offset, Data::Snapshot(data)));
+                let file = files.writing(snapshot, offset + data.len() as u64)?;
+                return Ok(transfer(ticket, file, offset, Data::Snapshot(data)));
             }
             SnapshotStep::Read { offset, length } => {
                 let buffer = Buffer::zeroed(length as usize);
@@ -299,17 +303,24 @@ impl Driver {
         };
         let name = snapshot_file(snapshot);
         let temporary = format!("{name}{TEMPORARY}");
-        let (from, file, step) = match step {
-            SnapshotStep::Publish => (temporary, Some(files.making(snapshot)?), PublishStep::Sync),
-            SnapshotStep::Discard => (temporary, None, PublishStep::Delete),
-            _ => (name.clone(), None, PublishStep::Delete),
+        let removes = matches!(step, SnapshotStep::Remove);
+        let sets_aside = removes && files.sets_aside(snapshot);
+        let (from, to, file, first) = match step {
+            SnapshotStep::Publish => {
+                (temporary, name, Some(files.written(snapshot)?), PublishStep::Sync)
+            }
+            SnapshotStep::Discard => (temporary, name, None, PublishStep::Delete),
+            _ if sets_aside => (name, SPARE_FILE.to_owned(), None, PublishStep::Rename),
+            _ => (name.clone(), name, None, PublishStep::Delete),
         };
-        if matches!(step, PublishStep::Sync) || file.is_none() && from != name {
+        if removes {
+            files.close(snapshot);
+        } else {
             files.made(snapshot);
         }
-        files.close(snapshot);
-        let (from, to) = (c_string(from), c_string(name));
-        Ok(Work::Snapshot(Box::new(Publish { ticket, file, directory, from, to, step })))
+        let (from, to) = (c_string(from), c_string(to));
+        let publish = Publish { ticket, file, directory, from, to, step: first, sets_aside };
+        Ok(Work::Snapshot(Box::new(publish)))
     }
 
     /// What follows on `result`: more of the same work, or its end.
@@ -324,13 +335,22 @@ impl Driver {
                 }
                 Err(error) => {
                     prepare.clean_up(&self.files);
+                    if error.errno == libc::ENOSPC {
+                        self.files.snapshots().give_up_spare();
+                    }
                     Err(Done::Prepared { segment: prepare.segment(), result: Err(error) })
                 }
             },
             Work::Retire { segment, .. } => {
                 Err(Done::Retired { segment, result: checked(result).map(|_| ()) })
             }
-            Work::Snapshot(publish) => publish.advance(result).map(Work::Snapshot),
+            Work::Snapshot(publish) => {
+                let ends = publish.sets_aside && (result < 0 || publish.is_last());
+                if ends {
+                    self.files.snapshots().on_set_aside(result >= 0);
+                }
+                publish.advance(result).map(Work::Snapshot)
+            }
             Work::Over(done) => Err(done),
         }
     }
@@ -446,12 +466,16 @@ impl Publish {
         }
     }
 
+    fn is_last(&self) -> bool {
+        matches!(self.step, PublishStep::SyncDirectory | PublishStep::Delete)
+    }
+
     fn advance(mut self: Box<Self>, result: i32) -> Result<Box<Publish>, Done> {
-        let gone = self.step == PublishStep::Delete && -result == libc::ENOENT;
-        if let Err(error) = checked(result)
-            && !gone
-        {
-            return Err(over(self.ticket, Err(error)));
+        if let Err(error) = checked(result) {
+            // What is not there need not be removed.
+            let removes = self.sets_aside || self.step == PublishStep::Delete;
+            let is_gone = removes && error.errno == libc::ENOENT;
+            return Err(over(self.ticket, if is_gone { Ok(()) } else { Err(error) }));
         }
         self.step = match self.step {
             PublishStep::Sync => PublishStep::Rename,

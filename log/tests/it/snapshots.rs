@@ -120,6 +120,63 @@ fn no_flipped_bit_and_no_missing_block_goes_unnoticed() {
     assert_eq!(read(&mixed, 1 << 20), None, "a chunk of another snapshot");
 }
 
+/// The file of one that was removed becomes the next, whatever length that has, and nobody else's.
+#[cfg(feature = "direct")]
+fn files_are_used_again<D: Disk>(
+    path: &std::path::Path,
+    mut open_disk: impl FnMut() -> (Opened, D),
+) {
+    use std::os::unix::fs::MetadataExt;
+
+    let file = |index: u64| {
+        let name = margay_log::snapshot::snapshot_file(Index(index));
+        std::fs::metadata(path.join(name)).map(|found| (found.ino(), found.len()))
+    };
+    let (Opened { mut log, .. }, mut disk) = open_disk();
+    make(&mut log, &mut disk, 20).expect("made");
+    make(&mut log, &mut disk, 21).expect("made");
+    let (first, length) = file(20).expect("there");
+    step(&mut log, &mut disk, 20, SnapshotStep::Remove).expect("removed");
+    file(20).expect_err("its name is gone");
+    assert_eq!(temporary(path), 1);
+
+    // Shorter than what was there: the rest is cut off.
+    let header = header(22).encode();
+    step(&mut log, &mut disk, 22, SnapshotStep::Begin).expect("begun");
+    let short = SnapshotStep::Write { offset: 0, data: Arc::new(header) };
+    step(&mut log, &mut disk, 22, short).expect("written");
+    step(&mut log, &mut disk, 22, SnapshotStep::Publish).expect("made");
+    assert_eq!(file(22).expect("there"), (first, SNAPSHOT_HEADER as u64));
+
+    // Longer than what was there; and of two that are removed one is kept.
+    step(&mut log, &mut disk, 22, SnapshotStep::Remove).expect("removed");
+    step(&mut log, &mut disk, 21, SnapshotStep::Remove).expect("removed");
+    assert_eq!(temporary(path), 1);
+    make(&mut log, &mut disk, 23).expect("made");
+    assert_eq!(file(23).expect("there"), (first, length));
+    assert_eq!(temporary(path), 0);
+    make(&mut log, &mut disk, 24).expect("made");
+
+    // One that waits to be used is gone with the next opening, and the others are what they were.
+    step(&mut log, &mut disk, 23, SnapshotStep::Remove).expect("removed");
+    drop((log, disk));
+    let (Opened { snapshots, mut log, report, .. }, mut disk) = open_disk();
+    assert_eq!(report.snapshots_unreadable, []);
+    let indexes: Vec<u64> = snapshots.iter().map(|found| found.end.id.index.0).collect();
+    assert!(indexes.ends_with(&[24]), "{indexes:?}");
+    let read_all = SnapshotStep::Read { offset: 0, length: length as u32 };
+    let bytes = step(&mut log, &mut disk, 24, read_all).expect("there").expect("bytes");
+    assert!(bytes[..] == whole(24)[..]);
+    assert_eq!(temporary(path), 0);
+}
+
+/// Files that the next opening removes.
+#[cfg(feature = "direct")]
+fn temporary(path: &std::path::Path) -> usize {
+    let names = std::fs::read_dir(path).expect("a directory").map(|file| file.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".tmp")).count()
+}
+
 #[cfg(any(feature = "sim", feature = "direct"))]
 fn suite<D: Disk>(mut open_disk: impl FnMut() -> (Opened, D)) {
     let (Opened { mut log, snapshots, .. }, mut disk) = open_disk();
@@ -154,10 +211,11 @@ fn suite<D: Disk>(mut open_disk: impl FnMut() -> (Opened, D)) {
 fn plain_calls() {
     use margay_log::disk::direct::Direct;
     let path = std::env::temp_dir().join(format!("margay-snapshot-{}", std::process::id()));
-    suite(|| {
+    let open_disk = || {
         let mut disk = Direct::open(&path).expect("a directory");
         (open(&mut disk, options()).expect("opens"), disk)
-    });
+    };
+    suite(open_disk);
     let mut names: Vec<_> = std::fs::read_dir(&path)
         .expect("there")
         .map(|entry| entry.expect("readable").file_name().into_string().expect("text"))
@@ -167,6 +225,7 @@ fn plain_calls() {
         names,
         ["hard-state", "segment-0000000000000001.log", "snapshot-0000000000000012.mgs"]
     );
+    files_are_used_again(&path, open_disk);
     std::fs::remove_dir_all(&path).expect("ours");
 }
 
@@ -175,11 +234,13 @@ fn plain_calls() {
 fn ring() {
     use margay_log::disk::{direct::Direct, uring::Uring};
     let path = std::env::temp_dir().join(format!("margay-snapshot-ring-{}", std::process::id()));
-    suite(|| {
+    let open_disk = || {
         let mut files = Direct::open(&path).expect("a directory");
         let opened = open(&mut files, options()).expect("opens");
         (opened, Uring::new(files).expect("a ring"))
-    });
+    };
+    suite(open_disk);
+    files_are_used_again(&path, open_disk);
     std::fs::remove_dir_all(&path).expect("ours");
 }
 

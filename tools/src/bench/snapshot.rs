@@ -4,7 +4,8 @@
 //! Three nodes as processes, one group. A map is filled until the state is as large as was asked
 //! for; then the same load runs again and again, and each run is a row: with a snapshot under way,
 //! for a part of the time, or without one. Nodes take snapshots when they think fit, as they always
-//! do. The length of turns is the nodes' own word, asked for twice a second.
+//! do. The length of turns is the nodes' own word, asked for twice a second; in how much of it the
+//! machine itself stood still is told apart.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use margay_bench::load::{self, Load, Workload};
 use margay_bench::report::{Report, Shape};
 use serde_json::json;
 
+use super::standstill::{self, Standstill, Still};
 use super::{Progress, connections, inflight, payload};
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
@@ -44,7 +46,8 @@ pub(crate) struct Args {
     /// runs at most
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// No turn may take longer while a snapshot is under way; exit code 1 if one does
+    /// No turn may take longer while a snapshot is under way, without the time that the machine
+    /// itself stood still; exit code 1 if one does
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10ms")]
     bound: Duration,
     /// Where the nodes keep their files, six times the state, while it runs
@@ -65,29 +68,46 @@ const REACH: Duration = Duration::from_secs(10);
 /// What a node said, and when.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    /// When the nodes were asked.
     at: Instant,
     node: usize,
     snapshotting: bool,
     longest: Longest,
+    /// Within which the longest turn was.
+    from: Instant,
+    to: Instant,
 }
 
-/// The longest of some turns, and the most that one of them itself ran; the rest was waiting.
+/// The longest of some turns, by three measures.
 #[derive(Clone, Copy, Debug, Default)]
 struct Longest {
     turn: Duration,
+    /// Without the time that the machine itself stood still.
+    own: Duration,
+    /// What a turn itself ran, standstills included; the rest was waiting.
     ran: Duration,
 }
 
 impl Longest {
     fn max(self, other: Longest) -> Longest {
-        Longest { turn: self.turn.max(other.turn), ran: self.ran.max(other.ran) }
+        Longest {
+            turn: self.turn.max(other.turn),
+            own: self.own.max(other.own),
+            ran: self.ran.max(other.ran),
+        }
     }
-}
 
-impl std::fmt::Display for Longest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [turn, ran] = [self.turn, self.ran].map(|time| units::time(time.as_micros() as u64));
-        write!(f, "{turn}, of which a turn itself ran {ran} at most")
+    fn row(self, what: &str) -> Vec<String> {
+        let times = [self.turn, self.own, self.ran].map(|time| time.as_micros() as u64);
+        [vec![what.to_owned()], times.map(units::time).to_vec()].concat()
+    }
+
+    fn json(self) -> serde_json::Value {
+        json!({
+            "turn_us": self.turn.as_micros() as u64,
+            "without_standstill_us": self.own.as_micros() as u64,
+            "ran_us": self.ran.as_micros() as u64,
+        })
     }
 }
 
@@ -126,11 +146,20 @@ fn measure(connect: &Connect, args: &Args, dir: &std::path::Path) -> Result<(), 
     sys::yield_to_others();
     output::aside(&format!("filling {} keys …\n", units::grouped(keys.into())));
     load::fill(&load)?;
+    let standstill = Standstill::watch();
     let watch = Watch::begin(nodes.endpoints())?;
     let runs = runs(&load, &watch, args.rounds)?;
-    let seen = watch.end();
+    let mut seen = watch.end();
     nodes.stop(PATIENCE)?;
-    show(connect, args, &runs, &seen)
+    let still = standstill.map(Standstill::end);
+    if let Err(error) = &still {
+        output::aside(&format!("when the machine itself stood still is not known: {error}\n"));
+    }
+    let still = still.unwrap_or_default();
+    for Seen { longest, from, to, .. } in &mut seen {
+        longest.own = longest.turn.saturating_sub(standstill::within(&still, *from, *to));
+    }
+    show(connect, args, &runs, &seen, &still)
 }
 
 /// One run of the load.
@@ -205,16 +234,22 @@ impl Watch {
 fn look(endpoints: &[String]) -> Vec<Seen> {
     let at = Instant::now();
     let nodes = margay::client::status(endpoints, PATIENCE);
+    let answered = Instant::now();
     let all = nodes.iter().enumerate().flat_map(|(node, said)| {
         let groups = said.groups.iter().flatten();
-        groups.map(move |group| Seen {
-            at,
-            node,
-            snapshotting: group.snapshotting,
-            longest: Longest {
-                turn: Duration::from_micros(group.longest_turn_us.into()),
-                ran: Duration::from_micros(group.busiest_turn_us.into()),
-            },
+        groups.map(move |group| {
+            let turn = Duration::from_micros(group.longest_turn_us.into());
+            let ago = Duration::from_micros(group.longest_turn_ago_us.into());
+            let ran = Duration::from_micros(group.busiest_turn_us.into());
+            Seen {
+                at,
+                node,
+                snapshotting: group.snapshotting,
+                longest: Longest { turn, own: turn, ran },
+                // The node looked at its clock at some time in between.
+                from: at.checked_sub(ago + turn).unwrap_or(at),
+                to: answered.checked_sub(ago).unwrap_or(answered),
+            }
         })
     });
     all.collect()
@@ -239,8 +274,15 @@ fn longest(seen: &[Seen], with: bool) -> Longest {
     longest
 }
 
-fn show(connect: &Connect, args: &Args, runs: &[Run], seen: &[Seen]) -> Result<(), Exit> {
+fn show(
+    connect: &Connect,
+    args: &Args,
+    runs: &[Run],
+    seen: &[Seen],
+    still: &[Still],
+) -> Result<(), Exit> {
     let (with, without) = (longest(seen, true), longest(seen, false));
+    let standstill = still.iter().map(|still| still.to - still.from).max().unwrap_or_default();
     if connect.is_json() {
         let rows: Vec<_> = runs
             .iter()
@@ -248,10 +290,9 @@ fn show(connect: &Connect, args: &Args, runs: &[Run], seen: &[Seen]) -> Result<(
             .collect();
         output::json(&json!({
             "state_bytes": args.state,
-            "longest_turn_us_with": with.turn.as_micros() as u64,
-            "longest_turn_us_without": without.turn.as_micros() as u64,
-            "busiest_turn_us_with": with.ran.as_micros() as u64,
-            "busiest_turn_us_without": without.ran.as_micros() as u64,
+            "longest_with": with.json(),
+            "longest_without": without.json(),
+            "longest_standstill_us": standstill.as_micros() as u64,
             "bound_us": args.bound.as_micros() as u64,
             "runs": rows,
         }))?;
@@ -265,11 +306,15 @@ fn show(connect: &Connect, args: &Args, runs: &[Run], seen: &[Seen]) -> Result<(
             table.row(row);
         }
         table.print()?;
-        output::line("longest turn of any node")?;
-        output::line(&format!("  with a snapshot under way: {with}"))?;
-        output::line(&format!("  without:                   {without}"))?;
+        output::line("")?;
+        let mut table = Table::new(&["LONGEST", "TURN", "WITHOUT STANDSTILL", "ITSELF RAN"]);
+        table.row(with.row("with a snapshot"));
+        table.row(without.row("without"));
+        table.print()?;
+        let standstill = units::time(standstill.as_micros() as u64);
+        output::line(&format!("the machine itself stood still for {standstill} at most"))?;
     }
-    if with.turn > args.bound {
+    if with.own > args.bound {
         let bound = units::time(args.bound.as_micros() as u64);
         let why = if with.ran > args.bound { "" } else { ", waiting included" };
         return Err(Exit::new(NEGATIVE, format!("a turn took longer than {bound}{why}")));
