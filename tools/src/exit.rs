@@ -59,6 +59,11 @@ impl Exit {
         self
     }
 
+    /// Whether it is a negative answer, not a failure to answer.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.code == NEGATIVE
+    }
+
     /// The same end, of which everything was said already.
     pub(crate) fn silent(&self) -> Exit {
         Exit::quiet(self.code)

@@ -12,6 +12,7 @@ use margay::resource::{LockGuard, Membership, Permits, Reply, RwLockGuard};
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, USAGE};
+use crate::output::Format;
 use crate::{output, sys, units};
 
 /// What every such command can be told.
@@ -220,6 +221,8 @@ fn watch<G: Guard>(lost: Reply<()>, sender: &Sender<Event<G>>) -> Result<(), Exi
 
 /// Starts a command that ends with us.
 pub(crate) fn start(mut process: Command) -> Result<Child, Exit> {
+    // What it prints is the answer.
+    output::begin(Format::Table);
     sys::die_with_parent(&mut process, libc::SIGTERM);
     let program = process.get_program().to_string_lossy().into_owned();
     process.spawn().map_err(|error| Exit::new(USAGE, format!("cannot run {program}: {error}")))

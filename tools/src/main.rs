@@ -112,6 +112,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Exit> {
+    let ended = dispatch(command);
+    if ended.as_ref().err().is_none_or(Exit::is_negative) {
+        output::end()?;
+    }
+    ended
+}
+
+fn dispatch(command: Command) -> Result<(), Exit> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),

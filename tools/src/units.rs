@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Reads `10s`, `500ms`, `250us`, `2m`, `1h`, `30d`; a bare number is refused, for nobody knows its unit.
+/// Reads `10s`, `500ms`, `250us`, `2m`, `1h`, `30d`; a bare number is refused, for nobody knows its
+/// unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text)?;
     let micros: u64 = match unit {
