@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::id::{Index, Ticket};
 
 /// Entries that were appended: ready when they are durable. Await it or [`wait`](Appended::wait)
-/// for it; dropping it does not take the entries back. Entries that were taken before a disk was
+/// for it; dropping it does not take the entries back, but they may take a millisecond longer.
+/// Entries that were taken before a disk was
 /// found to be full become durable when there is space again.
 #[must_use = "nothing tells you of a failure unless you await or wait"]
 pub struct Appended {
@@ -101,7 +102,7 @@ impl Drop for Appended {
         }
         let mut state = self.shared.state();
         if settled(&state, self.last, self.generation).is_none() {
-            self.shared.kick(&mut state);
+            self.shared.leave(&mut state, self.last);
         }
     }
 }
