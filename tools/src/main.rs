@@ -62,7 +62,8 @@ use exit::Exit;
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 done · 1 a negative answer (absent, conflict, lock not got)
-            2 usage or configuration · 3 no leader reachable · 4 outcome unknown"
+            2 usage or configuration · 3 no leader reachable · 4 outcome unknown
+            6 a node's storage is not to be trusted"
 )]
 struct Cli {
     #[command(subcommand)]
