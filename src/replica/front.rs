@@ -286,8 +286,8 @@ impl Front {
         self.expiries.first().map(|&(due, _)| due)
     }
 
-    /// The next session that has been silent for its whole time-out; it is marked as expiring. Looks
-    /// at `left` sessions at most, and takes those it has looked at off.
+    /// The next session that has been silent for its whole time-out; it is marked as expiring.
+    /// Looks at `left` sessions at most, and takes those it has looked at off.
     pub(super) fn expired(&mut self, now: Micros, left: &mut usize) -> Option<SessionId> {
         while *left > 0
             && let Some(&(due, session)) = self.expiries.first()

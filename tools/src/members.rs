@@ -166,8 +166,7 @@ fn everywhere(
     report(connect, verb, name, &groups, &done, &failed)
 }
 
-/// The groups that a command is for, as they are before it, and whom to ask, first those who
-/// answer.
+/// The groups that a command is for, as they are before it, and whom to ask: first who answers.
 fn groups(
     connect: &Connect,
     only: Option<GroupId>,

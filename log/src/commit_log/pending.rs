@@ -83,13 +83,13 @@ impl Future for Appended {
     type Output = Result<Index, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let shared = Arc::clone(&self.shared);
+        let Appended { shared, last, generation, is_settled, .. } = &mut *self;
         let mut state = shared.state();
-        if let Some(result) = settled(&state, self.last, self.generation) {
-            self.is_settled = true;
+        if let Some(result) = settled(&state, *last, *generation) {
+            *is_settled = true;
             return Poll::Ready(result);
         }
-        state.wake_at(self.last, context.waker());
+        state.wake_at(*last, context.waker());
         shared.kick(&mut state);
         Poll::Pending
     }

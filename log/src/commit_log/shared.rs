@@ -107,6 +107,7 @@ pub(crate) struct State {
     sleeping: usize,
     /// Threads that sleep until an entry is durable.
     sleepers: Sleepers,
+    /// Of futures, by the entry that each waits for.
     wakers: Vec<(Index, Waker)>,
     meta_wakers: Vec<(Ticket, Waker)>,
     followers: Vec<Waker>,
@@ -180,10 +181,17 @@ impl State {
 
     /// Registers a future's waker: woken when `index` is durable or never will be.
     pub(crate) fn wake_at(&mut self, index: Index, waker: &Waker) {
-        let same = |(at, other): &(Index, Waker)| *at == index && other.will_wake(waker);
-        if !self.wakers.iter().any(same) {
-            self.wakers.push((index, waker.clone()));
+        let end = self.wakers.partition_point(|(at, _)| *at <= index);
+        let mut of_it = self.wakers[..end].iter().rev().take_while(|(at, _)| *at == index);
+        if !of_it.any(|(_, other)| other.will_wake(waker)) {
+            self.wakers.insert(end, (index, waker.clone()));
         }
+    }
+
+    /// Takes out those whose entries are durable.
+    fn take_wakers(&mut self, durable: Index, due: &mut Vec<Waker>) {
+        self.answered = self.wakers.partition_point(|(at, _)| *at <= durable);
+        due.extend(self.wakers.drain(..self.answered).map(|(_, waker)| waker));
     }
 
     pub(crate) fn wake_at_meta(&mut self, ticket: Ticket, waker: &Waker) {
@@ -239,10 +247,7 @@ impl State {
             due.extend(meta.map(|(_, waker)| waker));
         }
         if let Some(durable) = progress.durable {
-            let before = due.len();
-            let entries = self.wakers.extract_if(.., |(at, _)| *at <= durable);
-            due.extend(entries.map(|(_, waker)| waker));
-            self.answered = due.len() - before;
+            self.take_wakers(durable, due);
             due.append(&mut self.followers);
         }
     }

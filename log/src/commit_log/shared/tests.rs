@@ -4,8 +4,9 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Wake, Waker};
 
 use super::{Retention, Shared};
 use crate::commit_log::{Appended, CommitLog, Handle};
@@ -179,6 +180,42 @@ fn a_write_waits_for_futures_that_append_again() {
     fixture.drive();
     assert_eq!((fixture.log.durable(), fixture.writes()), (Index(19), 3));
     drop(first);
+}
+
+#[test]
+fn each_future_is_woken_once_and_when_its_entry_is_durable() {
+    struct Woken(AtomicUsize);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let fixture = Fixture::new();
+    let mut appended: Vec<_> =
+        (0..4).map(|_| fixture.log.append(b"polled out of order").expect("room")).collect();
+    let woken: Vec<_> = (0..4).map(|_| Arc::new(Woken(AtomicUsize::new(0)))).collect();
+    let mut poll = |at: usize, by: usize| {
+        let waker = Waker::from(Arc::clone(&woken[by]));
+        let polled = Pin::new(&mut appended[at]).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    };
+    // Twice by the same task, and by another one.
+    for (at, by) in [(3, 3), (0, 0), (2, 2), (0, 0), (1, 1), (2, 0), (3, 3)] {
+        poll(at, by);
+    }
+    let counts = || woken.iter().map(|one| one.0.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let done = |index| {
+        let mut state = fixture.shared().state();
+        let mut due = Vec::new();
+        state.take_wakers(Index(index), &mut due);
+        due.into_iter().for_each(Waker::wake);
+    };
+    done(2);
+    assert_eq!(counts(), [1, 1, 0, 0]);
+    done(3);
+    assert_eq!(counts(), [2, 1, 1, 0]);
+    done(4);
+    assert_eq!(counts(), [2, 1, 1, 1]);
 }
 
 #[test]
