@@ -13,6 +13,7 @@ mod join;
 mod local;
 mod options;
 mod signals;
+mod twin;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +32,7 @@ use margay_log::{Found, Opened};
 use crate::config;
 use crate::error::Error;
 use crate::forming::{Founder, Peer};
-use crate::replica::is_beyond_repair;
+use crate::replica::{address_of, is_beyond_repair};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{self, Plan, Running, driver_tag, start, sys};
@@ -388,7 +389,10 @@ fn plan(
         let shard = group.0 as usize % node.shards;
         let slot = plans[shard].groups.len();
         let path = directory.group(group);
-        let (opened, driver) = open_log(node, group, &path, slot, are_made)?;
+        let (opened, driver, known) = open_log(node, group, &path, slot, are_made)?;
+        if let (GroupId(0), Some(known)) = (group, &known) {
+            twin::refuse(&config.name, node.incarnation, known, address)?;
+        }
         let seed = Seed {
             cluster: node.cluster,
             group,
@@ -407,13 +411,14 @@ fn plan(
     Ok(plans)
 }
 
+/// The log of a group, what drives it, and where the cluster knows this node, as the log tells.
 fn open_log(
     node: &shard::Node,
     group: GroupId,
     path: &Path,
     slot: usize,
     is_made: bool,
-) -> Result<(Opened, Driver), Error> {
+) -> Result<(Opened, Driver, Option<String>), Error> {
     let failed = |cause: String| Error::Log { group: group.0, cause };
     let options = margay_log::Options {
         cluster: node.cluster,
@@ -435,7 +440,8 @@ fn open_log(
     let refuse = |found: &Found<'_>| is_beyond_repair(node.id, &founders, found);
     let opened = margay_log::open_unless(&mut files, options, refuse);
     let opened = opened.map_err(|e| failed(e.to_string()))?;
-    Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48)))
+    let known = address_of(node.id, &founders, &opened);
+    Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48), known))
 }
 
 /// Whether there is no log in the directory, so that opening makes one.

@@ -85,7 +85,7 @@ verbs_election() {
     try 0 '{"candidate":*,"data":"one",*,"waiting":0}' election leader $e -o json
     listen "$work/two" election run $e --data two -- sleep 60
     two=${listeners[$work/two]}
-    until_out '{"candidate":*,"data":"two",*}' election candidates $e -o json
+    until_out '{"candidate":*,"data":"two",*}' election candidates $e -o jsonl
     out=${out#*:}
     candidate=${out%%,*}
     try 0 '' election promote $e "$candidate"
@@ -126,7 +126,7 @@ verbs_queue() {
     try 0 'd 1' queue work $q --idle 10ms -- sh -c 'cat; echo " $MARGAY_TASK_DELIVERIES"'
     try 0 '[1-9]*' queue offer $q bad
     try 0 '*"given back"* *"given back"*' queue work $q --idle 300ms --retry-after 1ms -o json -- false
-    try 0 '{"deliveries":2,"task":*,"value":"bad"}' queue dead $q -o json
+    try 0 '{"deliveries":2,"task":*,"value":"bad"}' queue dead $q -o jsonl
     task=${out#*task\":}
     task=${task%%,*}
     try 0 '' queue revive $q "$task"

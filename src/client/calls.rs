@@ -65,6 +65,9 @@ struct Slot {
     work: Work,
 }
 
+/// The deadline of a call that has none.
+pub const NEVER: Micros = Micros(u64::MAX);
+
 /// All calls of a session.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
@@ -127,7 +130,7 @@ impl Calls {
 
     /// No open call is due before this.
     pub(super) fn deadline(&self) -> Option<Micros> {
-        self.earliest.filter(|_| self.open > 0)
+        self.earliest.filter(|at| self.open > 0 && *at < NEVER)
     }
 
     /// Appends the open calls whose deadline has passed. Looks at all calls only when the earliest

@@ -16,7 +16,7 @@ use margay_log::id::{ClusterId, GroupId, Index, Micros};
 
 use super::exchange::Exchange;
 use super::net::{ConnectionId, Heard};
-use super::session::{Call, Recovery, SessionConfig, SessionState};
+use super::session::{Call, NEVER, Recovery, SessionConfig, SessionState};
 use super::states::{StateChange, StateFeed};
 use crate::machine::{Code, NoticeState, Outcome, ResourceId};
 use crate::resource::{Answer, Completer, Failure, Feed};
@@ -36,7 +36,7 @@ pub(super) type Waiter = (ResourceId, Index);
 /// Something for the thread to do.
 pub(super) enum Order {
     /// A command or query.
-    Call { group: GroupId, call: Call, deadline: Instant, completer: Completer<Answer> },
+    Call { group: GroupId, call: Call, deadline: Option<Instant>, completer: Completer<Answer> },
     /// Tell when a wait is over, or a hold has another token than the one seen.
     Await { group: GroupId, waiter: Waiter, seen: u64, completer: Completer<NoticeState> },
     /// Tell when a hold or wait is over, or may be.
@@ -152,7 +152,7 @@ impl Driver {
         let now = self.now();
         match order {
             Order::Call { group, call, deadline, completer } => {
-                let deadline = self.at(deadline);
+                let deadline = deadline.map_or(NEVER, |deadline| self.at(deadline));
                 self.exchange(group, now).call(now, call, deadline, completer);
             }
             Order::Await { group, waiter, seen, completer } => {

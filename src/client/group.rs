@@ -18,6 +18,8 @@ pub struct Group {
     pub(super) shared: Arc<Shared>,
     pub(super) group: GroupId,
     pub(super) timeout: Duration,
+    /// What is asked has no time limit.
+    pub(super) lasts: bool,
 }
 
 impl Group {
@@ -35,8 +37,10 @@ impl Group {
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {
-        let (group, deadline) = (self.group, Instant::now() + self.timeout);
-        self.shared.ask(|completer| Order::Call { group, call, deadline, completer })
+        let deadline = (!self.lasts).then(|| Instant::now() + self.timeout);
+        let group = self.group;
+        let order = |completer| Order::Call { group, call, deadline, completer };
+        if self.lasts { self.shared.ask_surely(order) } else { self.shared.ask(order) }
     }
 }
 
@@ -49,6 +53,10 @@ impl Submit for Group {
         payload: Vec<u8>,
     ) -> Reply<Answer> {
         self.call(Call::Command { kind, schema, resource, payload })
+    }
+
+    fn lasting(&self) -> Group {
+        Group { lasts: true, ..self.clone() }
     }
 
     fn query(

@@ -107,7 +107,7 @@ impl Client {
     /// One of the groups.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Group {
-        Group { shared: self.shared.clone(), group, timeout: self.timeout }
+        Group { shared: self.shared.clone(), group, timeout: self.timeout, lasts: false }
     }
 
     /// The group a name lives in; see [`route`].
@@ -189,6 +189,18 @@ impl Shared {
                 Reply::ready(Err(failure))
             }
         }
+    }
+
+    /// Orders what must not be lost. Whoever drops something must not wait: where the thread is too
+    /// far behind, another one does.
+    fn ask_surely<T>(&self, order: impl FnOnce(Completer<T>) -> Order) -> Reply<T> {
+        let (completer, reply) = Reply::channel();
+        if let Err(TrySendError::Full(order)) = self.orders.try_send(order(completer)) {
+            let orders = self.orders.clone();
+            let sender = std::thread::Builder::new();
+            drop(sender.spawn(move || drop(orders.send(order))));
+        }
+        reply
     }
 }
 

@@ -55,7 +55,7 @@ mod outgoing;
 #[cfg(test)]
 mod tests;
 
-pub use super::calls::CallId;
+pub use super::calls::{CallId, NEVER};
 pub use super::config::{IN_FLIGHT_MAX, Recovery, SessionConfig};
 pub use interface::{Call, Output, SessionState};
 
@@ -188,10 +188,11 @@ impl Session {
     }
 
     /// Takes on a call. It ends with [`Output::Finished`] (or [`Output::Status`]), by `deadline` at
-    /// the latest; with too many under way at once.
+    /// the latest; with too many under way at once, unless its deadline is [`NEVER`]: such a call
+    /// gives something back, and goes on for as long as the session lives.
     pub fn submit(&mut self, now: Micros, call: Call, deadline: Micros) -> CallId {
         self.see(now);
-        let refusal = self.refusal(&call);
+        let refusal = self.refusal(&call, deadline);
         let work = match call {
             Call::Command { kind, schema, resource, payload } => {
                 Work::Command(Operation { kind, schema, resource, payload })
@@ -225,12 +226,13 @@ impl Session {
     }
 
     /// Why a call cannot be taken on.
-    fn refusal(&self, call: &Call) -> Option<Failure> {
+    fn refusal(&self, call: &Call, deadline: Micros) -> Option<Failure> {
         let refused = |code, text| Some(Failure::with_outcome(code, Outcome::NotApplied, text));
         if matches!(self.link, Link::Closing { .. } | Link::Closed) {
             return refused(Code::CLIENT_CLOSED, String::new());
         }
-        if self.in_flight() >= self.config.in_flight_max.min(IN_FLIGHT_MAX) {
+        let most = self.config.in_flight_max.min(IN_FLIGHT_MAX);
+        if deadline < NEVER && self.in_flight() >= most {
             let text = format!("{} calls are under way; wait for some answers", self.in_flight());
             return refused(Code::OVERLOADED, text);
         }

@@ -286,8 +286,8 @@ impl Raft {
     }
 
     /// It was in the log all the time, and has come to light: the batch that could not be read is
-    /// back, or a snapshot tells. Whoever stood or led by another one gives up: it may have no vote,
-    /// and has asked the wrong nodes for theirs.
+    /// back, or a snapshot tells. Whoever stood or led by another one gives up: it may have no
+    /// vote, and has asked the wrong nodes for theirs.
     pub(super) fn on_found(
         &mut self,
         index: Index,

@@ -286,8 +286,8 @@ impl Front {
         self.expiries.first().map(|&(due, _)| due)
     }
 
-    /// The next session that has been silent for its whole time-out; it is marked as expiring. Looks
-    /// at `left` sessions at most, and takes those it has looked at off.
+    /// The next session that has been silent for its whole time-out; it is marked as expiring.
+    /// Looks at `left` sessions at most, and takes those it has looked at off.
     pub(super) fn expired(&mut self, now: Micros, left: &mut usize) -> Option<SessionId> {
         while *left > 0
             && let Some(&(due, session)) = self.expiries.first()
@@ -344,6 +344,12 @@ pub(super) fn refuse(
     }
 }
 
+/// An answer, or `otherwise` where it fits no frame: several operations of one transaction may each
+/// answer much, and a user's type anything.
+pub(super) fn sendable(code: Code, payload: &[u8], otherwise: Code) -> (Code, &[u8]) {
+    if payload.len() <= PAYLOAD_MAX { (code, payload) } else { (otherwise, &[]) }
+}
+
 /// Writes an event into an out-buffer.
 pub(super) fn send_event(out: &mut Vec<u8>, subscription: u64, index: Index, event: &Event) {
     let Event { ordinal, kind, .. } = *event;
@@ -380,6 +386,7 @@ impl Sink for Delivery<'_> {
         let Some(led) = self.front.sessions.get_mut(&session) else { return };
         led.applied = led.applied.max(sequence);
         let Some(out) = led.conn.and_then(|conn| self.host.client(conn)) else { return };
+        let (code, payload) = sendable(code, payload, Code::REPLY_GONE);
         Response::Reply { sequence, index, code, payload }.encode(out);
     }
 

@@ -49,7 +49,7 @@ use leadership::Leadership;
 use membership::{BadMembership, Member, Membership, Memberships};
 use pending::Pending;
 use repair::Repairs;
-pub use repair::{RepairCounts, is_beyond_repair};
+pub use repair::{RepairCounts, address_of, is_beyond_repair};
 pub use snapshot::SnapshotCounts;
 use snapshot::Snapshots;
 

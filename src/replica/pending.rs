@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use margay_log::id::{Index, Micros};
 
-use super::front::refuse;
+use super::front::{refuse, sendable};
 use super::{ConnId, Host, Replica};
 use crate::machine::{Code, Effects, Query, ResourceId, Sequence, SessionId, StateMachine, kind};
 use crate::raft::message::{Input, ReadId, RoleKind};
@@ -208,7 +208,8 @@ impl<S: StateMachine> Replica<S> {
                 let effects = &mut self.pending.effects;
                 let query = Query { index, time, session, kind, schema, resource, payload };
                 self.machine.query(&query, effects);
-                let (code, payload) = (effects.code, &effects.reply[..]);
+                let code = Code::FRAME_TOO_LARGE;
+                let (code, payload) = sendable(effects.code, &effects.reply, code);
                 Response::QueryReply { id, index, code, payload }.encode(out);
             }
             Want::KeepAlive => Response::KeptAlive { session, index }.encode(out),

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use margay_log::batch::{Batch, Received};
 use margay_log::id::{BatchEnd, EntryId, Index, Micros, NodeId, Ticket};
 use margay_log::recover::Rotten;
-use margay_log::{Buffer, Found, Read};
+use margay_log::snapshot::SnapshotHeader;
+use margay_log::{Buffer, Found, Opened, Read};
 
 use super::membership::{Member, Membership, Memberships, Standing};
 use super::{Fault, Host, Replica};
@@ -78,18 +79,29 @@ pub struct RepairCounts {
 #[must_use]
 pub fn is_beyond_repair(own: NodeId, founders: &[Member], found: &Found<'_>) -> bool {
     // What cannot be read is an error of its own, once the log is open.
-    let Some(members) = latest_members(founders, found) else { return false };
+    let members = latest_members(founders, found.marked, found.snapshots.last());
+    let Some(members) = members else { return false };
     let is_other = |(member, standing): (&Member, Standing)| {
         member.id != own && (found.damage.is_none() || standing.votes())
     };
     !members.members().any(is_other)
 }
 
+/// Where the cluster knows a node, as far as its own log tells.
+#[must_use]
+pub fn address_of(own: NodeId, founders: &[Member], opened: &Opened) -> Option<String> {
+    let members = latest_members(founders, &opened.marked, opened.snapshots.last())?;
+    members.member(own).map(|member| member.address.clone())
+}
+
 /// The membership that was appended last, as far as is known.
-fn latest_members(founders: &[Member], found: &Found<'_>) -> Option<Membership> {
-    let snapshot = found.snapshots.last();
+fn latest_members(
+    founders: &[Member],
+    marked: &[(Index, Vec<u8>)],
+    snapshot: Option<&SnapshotHeader>,
+) -> Option<Membership> {
     let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.end.id.index);
-    match (found.marked.last().filter(|(index, _)| *index > end), snapshot) {
+    match (marked.last().filter(|(index, _)| *index > end), snapshot) {
         (Some((_, payload)), _) => Membership::decode(payload).ok(),
         (None, Some(snapshot)) => Memberships::decode(&snapshot.meta).ok().map(|(_, last)| last),
         (None, None) => Some(Membership::founding(founders.to_vec())),

@@ -42,6 +42,11 @@ impl<S: Submit> Handle<S> {
         Handle { level, ..self }
     }
 
+    /// The same for what is given back; see [`Submit::lasting`].
+    pub(super) fn lasting(&self) -> Handle<S> {
+        Handle { submit: self.submit.lasting(), ..self.clone() }
+    }
+
     /// What to call it when speaking to people: its name, where it was opened by name.
     pub(super) fn called(&self) -> String {
         self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)

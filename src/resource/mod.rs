@@ -96,6 +96,14 @@ pub trait Submit: Clone + Send + Sync + 'static {
         payload: Vec<u8>,
     ) -> Reply<Answer>;
 
+    /// The same way for commands that give something back and that nobody waits for: as long as the
+    /// session lives they are neither refused for load nor given up. Unless it is said otherwise,
+    /// this way itself.
+    #[must_use]
+    fn lasting(&self) -> Self {
+        self.clone()
+    }
+
     /// What became of a wait whose command was answered `Waiting`, once it is not `Waiting` any
     /// more.
     fn await_notice(&self, resource: ResourceId, waiter: Index) -> Reply<NoticeState> {

@@ -15,7 +15,7 @@ use super::Resource;
 use super::codec::{
     Limits, Operation, Scratch, access, check_by_schema, limit, limits, operation, page_limit,
 };
-use super::entries::{Entries, Extra, Held, Life, Page, delegate_to_entries};
+use super::entries::{Entries, Extra, Held, Life, PAGE_BYTES_MAX, Page, delegate_to_entries};
 use super::handle::{put_swap, thaw_version};
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Commit, Effects, LogTime, Pair, Query, kind};
@@ -350,11 +350,12 @@ impl TreeState {
         let mut after = children.after.as_ref().map(|after| after.to_vec());
         let (mut names, mut count, mut more) = (Vec::new(), 0_u32, false);
         while let Some(held) = self.first_below(&key, after.as_deref(), now) {
-            if count == limit {
+            let name = path::first_name(&held.pair.key()[key.len()..]);
+            let is_full = count > 0 && names.len() + name.len() > PAGE_BYTES_MAX;
+            if count == limit || is_full {
                 more = true;
                 break;
             }
-            let name = path::first_name(&held.pair.key()[key.len()..]);
             bytes::put_bytes(&mut names, name);
             count += 1;
             after = Some(name.to_vec());

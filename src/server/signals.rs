@@ -1,13 +1,19 @@
-//! SIGINT and SIGTERM: the first asks for an orderly stop, the second ends the process at once.
+//! SIGINT and SIGTERM: the first asks for an orderly stop, another ends the process at once. One
+//! that follows on the heels of the first is the same wish: it is sent twice where a terminal or
+//! `timeout` sends it to a process and to its group.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::shard::sys;
+
+/// So long after the first another signal is not one more.
+const HEELS: Duration = Duration::from_millis(300);
 
 /// Watches for signals from its making until it is dropped. Made before any other thread, so that
 /// all of them leave the signals to it.
@@ -45,13 +51,15 @@ impl SignalWatch {
 
 fn watch(signals: &sys::Signals, stop: &AtomicBool, arrived: &OwnedFd, quit: &OwnedFd) {
     const FOREVER: i32 = -1;
+    let mut first: Option<Instant> = None;
     loop {
         let ready = sys::wait_readable(&[signals.as_fd(), quit.as_fd()], FOREVER);
         if ready.get(1) == Some(&true) {
             return;
         }
         while signals.take() {
-            if stop.swap(true, Ordering::SeqCst) {
+            stop.store(true, Ordering::SeqCst);
+            if first.get_or_insert_with(Instant::now).elapsed() > HEELS {
                 // Nobody is asked: the first signal asked already. Whether anybody reads this does
                 // not matter; `eprintln!` would panic, and the process stay.
                 let _ = writeln!(io::stderr(), "margay: second signal, ending at once");

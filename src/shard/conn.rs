@@ -18,6 +18,7 @@ use super::limits::Permit;
 use super::outbox::Outbox;
 use super::reader::{Intake, Reader};
 use super::ring::Sending;
+use super::sys;
 use crate::config;
 use crate::replica::ConnId;
 use crate::wire::HELLO_BYTES;
@@ -108,6 +109,12 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
+    /// Who is at the other end, for the log.
+    pub(crate) fn from(&self) -> String {
+        sys::peer_address(&self.fd)
+            .map_or_else(|_| "nobody".to_owned(), |address| address.to_string())
+    }
+
     pub(crate) fn new(fd: OwnedFd, id: ConnId, state: State, state_until: Micros) -> Conn {
         Conn {
             fd,

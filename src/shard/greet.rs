@@ -4,6 +4,7 @@
 //! A right hello goes with its descriptor to the shard that owns the group.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use margay_log::id::{GroupId, Micros};
@@ -84,11 +85,11 @@ impl Shard {
 
     fn welcome(&mut self, fd: OwnedFd) {
         // A connection that has broken already has no address; nothing is owed to it.
-        let Ok(address) = sys::peer_ip(&fd) else { return };
+        let Ok(address) = sys::peer_address(&fd) else { return };
         if self.door.listener.is_none() {
             return;
         }
-        match self.node.limits.admit(address) {
+        match self.node.limits.admit(address.ip()) {
             Ok(permit) => {
                 self.node.counters(self.index).accepted.add(1);
                 let state = State::Hello(Greeting::default());
@@ -98,14 +99,14 @@ impl Shard {
                 }
                 self.net.thirst(index);
             }
-            Err(refusal) => self.refuse_new(fd, refusal),
+            Err(refusal) => self.refuse_new(fd, address, refusal),
         }
     }
 
-    fn refuse_new(&mut self, fd: OwnedFd, refusal: Refusal) {
+    fn refuse_new(&mut self, fd: OwnedFd, from: SocketAddr, refusal: Refusal) {
         self.node.counters(self.index).refused.add(1);
         if self.net.hush.may_speak(self.net.now) {
-            tracing::warn!("connection refused: {refusal}");
+            tracing::warn!(%from, "connection refused: {refusal}");
         }
         if self.net.refused >= REFUSED_MAX {
             return;
@@ -157,8 +158,9 @@ impl Shard {
             };
             // Who dials this node by mistake and is this node says so itself.
             if !self.node.is_own(&hello) && self.net.hush.may_speak(self.net.now) {
+                let from = self.net.get(index).map(|conn| conn.from()).unwrap_or_default();
                 let (node, group) = (hello.node, hello.group);
-                tracing::warn!(%node, %group, "hello refused: {code}");
+                tracing::warn!(%from, %node, %group, "hello refused: {code}");
             }
             return self.dismiss(index, hello.kind, code, &text);
         }
@@ -184,8 +186,8 @@ impl Shard {
                 if let Some(code) = replica.refuses(hello.node, hello.incarnation) {
                     return self.turn_down(Handover { fd, hello, permit }, code);
                 }
-                if let Ok(address) = sys::peer_ip(&fd) {
-                    self.net.introduce(&self.node, slot, &hello, address);
+                if let Ok(address) = sys::peer_address(&fd) {
+                    self.net.introduce(&self.node, slot, &hello, address.ip());
                 }
                 (State::PeerIn { slot, from: hello.node }, NEVER)
             }
@@ -242,7 +244,8 @@ impl Shard {
     /// The first bytes of a connection are not a hello.
     pub(super) fn on_bad_hello(&mut self, index: u32, error: wire::Error) {
         if self.net.hush.may_speak(self.net.now) {
-            tracing::warn!("connection refused: {error}");
+            let from = self.net.get(index).map(|conn| conn.from()).unwrap_or_default();
+            tracing::warn!(%from, "connection refused: {error}");
         }
         self.node.counters(self.index).refused.add(1);
         if let wire::Error::Foreign(foreign) = error {

@@ -241,14 +241,15 @@ impl Shard {
     fn on_fault(&mut self, index: u32, role: Role, fault: &Fault) {
         self.node.counters(self.index).faults.add(1);
         if self.net.hush.may_speak(self.net.now) {
+            let from = self.net.get(index).map(|conn| conn.from()).unwrap_or_default();
             match role {
                 Role::Client { slot, .. } => {
                     let group = self.groups[slot as usize].group;
-                    tracing::warn!(%group, "client connection closed: {fault}");
+                    tracing::warn!(%from, %group, "client connection closed: {fault}");
                 }
-                Role::Peer { slot, from } => {
+                Role::Peer { slot, from: peer } => {
                     let group = self.groups[slot as usize].group;
-                    tracing::warn!(%group, peer = %from, "peer connection closed: {fault}");
+                    tracing::warn!(%from, %group, %peer, "peer connection closed: {fault}");
                 }
             }
         }
@@ -274,8 +275,9 @@ impl Shard {
         let now = self.net.now;
         let Some(conn) = self.net.get(index) else { return };
         if conn.send_until <= now {
+            let from = conn.from();
             if self.net.hush.may_speak(now) {
-                tracing::warn!("connection closed: the other side does not read");
+                tracing::warn!(%from, "connection closed: the other side does not read");
             }
             return self.net.kill(&mut self.ring, index);
         }

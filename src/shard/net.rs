@@ -247,11 +247,11 @@ impl Net {
     pub(crate) fn flush(&mut self, ring: &mut Ring) {
         for (index, reason) in std::mem::take(&mut self.doomed) {
             // One that was owed too much may have been named for every message since.
-            if self.get(index).is_none_or(|conn| conn.is_dead()) {
+            let Some(from) = self.get(index).filter(|c| !c.is_dead()).map(|c| c.from()) else {
                 continue;
-            }
+            };
             if self.hush.may_speak(self.now) {
-                tracing::warn!("connection closed: {reason}");
+                tracing::warn!(%from, "connection closed: {reason}");
             }
             self.kill(ring, index);
         }

@@ -5,7 +5,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use margay_log::id::Micros;
@@ -217,7 +217,7 @@ impl RawAddress {
 }
 
 /// The address at the other end of a connected socket.
-pub(crate) fn peer_ip(fd: &OwnedFd) -> io::Result<IpAddr> {
+pub(crate) fn peer_address(fd: &OwnedFd) -> io::Result<SocketAddr> {
     // SAFETY: all zeros is a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -227,12 +227,14 @@ pub(crate) fn peer_ip(fd: &OwnedFd) -> io::Result<IpAddr> {
         libc::AF_INET => {
             // SAFETY: the family says that a sockaddr_in was written.
             let inner = unsafe { (&raw const storage).cast::<libc::sockaddr_in>().read() };
-            Ok(IpAddr::V4(Ipv4Addr::from(u32::from_be(inner.sin_addr.s_addr))))
+            let ip = Ipv4Addr::from(u32::from_be(inner.sin_addr.s_addr));
+            Ok((ip, u16::from_be(inner.sin_port)).into())
         }
         libc::AF_INET6 => {
             // SAFETY: the family says that a sockaddr_in6 was written.
             let inner = unsafe { (&raw const storage).cast::<libc::sockaddr_in6>().read() };
-            Ok(IpAddr::V6(Ipv6Addr::from(inner.sin6_addr.s6_addr)).to_canonical())
+            let ip = Ipv6Addr::from(inner.sin6_addr.s6_addr).to_canonical();
+            Ok((ip, u16::from_be(inner.sin6_port)).into())
         }
         _ => Err(io::ErrorKind::Unsupported.into()),
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::connect::Connect;
 use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
-use crate::units;
+use crate::{hold, units};
 
 /// Wait until all are here
 #[derive(clap::Args, Debug)]
@@ -30,7 +30,7 @@ Example:
         /// Name of the barrier
         name: String,
         /// How many it waits for, where it is created now
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=5_000))]
         parties: u32,
         /// Give up with exit code 1 after this time
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
@@ -51,20 +51,24 @@ Example:
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
-    let client = args.connect.client()?;
+    let connect = &args.connect;
+    if let Verb::Wait { name, parties, wait } = &args.verb {
+        let round = hold::wait(connect, |client| {
+            let barrier = client.barrier(name, *parties).wait()?;
+            Ok(match wait {
+                Some(wait) => barrier.arrive_within(*wait),
+                None => barrier.arrive().map(|round| round.map(Some)),
+            })
+        })?;
+        return connect.record(&[("ROUND", json!(round.ok_or(Exit::quiet(NEGATIVE))?))]);
+    }
+    let client = connect.client()?;
     let existing = |name: &str, level| -> Result<_, Exit> {
         let (group, id) = Connect::must_exist(&client, name, kind::BARRIER, level)?;
         Ok(Barrier::new(group, id).with_level(level))
     };
     match &args.verb {
-        Verb::Wait { name, parties, wait } => {
-            let barrier = client.barrier(name, *parties).wait()?;
-            let round = match wait {
-                Some(wait) => barrier.arrive_within(*wait).wait()?.ok_or(Exit::quiet(NEGATIVE))?,
-                None => barrier.arrive().wait()?,
-            };
-            args.connect.record(&[("ROUND", json!(round))])
-        }
+        Verb::Wait { .. } => Ok(()),
         Verb::Reset { name } => Ok(existing(name, Level::default())?.reset().wait()?),
         Verb::Status { name, fresh } => {
             let status = existing(name, fresh.level())?.status().wait()?;

@@ -169,8 +169,18 @@ fn measure_log(connect: &Connect, plan: &log::run::Plan) -> Result<(), Exit> {
     let (ours, two) = (log::Margay::DEFAULT, log::Margay::TWO);
     let (plain, place) = (log::Margay::PLAIN, log::Margay::IN_PLACE);
     let fresh = log::Margay::FRESH;
-    let contenders: [&dyn log::Contender; 9] =
-        [&Ceiling::DEFAULT, &Ceiling::HUGE, &Shared, &Woken, &ours, &two, &plain, &place, &fresh];
+    let contenders: [&dyn log::Contender; 10] = [
+        &Ceiling::DEFAULT,
+        &Ceiling::HUGE,
+        &Ceiling::FOR_ALL,
+        &Shared,
+        &Woken,
+        &ours,
+        &two,
+        &plain,
+        &place,
+        &fresh,
+    ];
     let is_shown = output::is_terminal();
     let mut say = |line: &str| {
         if is_shown {

@@ -58,8 +58,9 @@ impl Connect {
         Ok(builder.session_timeout(session_timeout).connect()?)
     }
 
-    /// Refuses addresses that cannot be any.
+    /// To be called before anything is asked or printed. Refuses addresses that cannot be any.
     pub(crate) fn check(&self) -> Result<(), Exit> {
+        output::begin(self.output);
         let bad =
             |endpoint: &&String| endpoint.is_empty() || endpoint.contains(char::is_whitespace);
         match self.endpoints.iter().find(bad) {

@@ -76,7 +76,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     match &args.verb {
         Verb::Get { name, fresh } => {
             let found = Connect::existing(&client, name, kind::COUNTER, fresh.level())?;
-            let (group, id) = found.ok_or(Exit::quiet(NEGATIVE))?;
+            let Some((group, id)) = found else {
+                let no = Err(Exit::quiet(NEGATIVE));
+                return if args.connect.is_json() {
+                    output::json(&json!({ "value": null })).and(no)
+                } else {
+                    no
+                };
+            };
             let counter = Counter::new(group, id).with_level(fresh.level());
             print(&args.connect, counter.get().wait()?)
         }

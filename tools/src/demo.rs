@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,6 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     let live = Live::default();
     clean_up_on_signal(signals, dir, place.is_kept, live.clone())?;
     let told = tell(args, &place, live);
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        // The process is about to end.
+        thread::park();
+    }
     if told.is_err() && !place.is_kept {
         output::aside("note: run it with --data DIR to keep the nodes' logs\n");
     }
@@ -106,6 +111,9 @@ fn temporary() -> PathBuf {
     places.iter().find(on_disk).unwrap_or(&places[0]).clone()
 }
 
+/// Set before the nodes are killed: what fails from then on is nobody's business.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Ctrl-C: the nodes die with this process; what they wrote goes with them.
 fn clean_up_on_signal(
     signals: Receiver<i32>,
@@ -116,6 +124,7 @@ fn clean_up_on_signal(
     thread::Builder::new().name("margay-interrupt".to_string()).spawn(move || {
         let Ok(signal) = signals.recv() else { return };
         output::aside("\ninterrupted; stopping the nodes\n");
+        INTERRUPTED.store(true, Ordering::SeqCst);
         live.kill();
         let end = Instant::now() + Duration::from_secs(2);
         while !is_kept && fs::remove_dir_all(&dir).is_err() && dir.exists() && Instant::now() < end

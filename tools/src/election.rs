@@ -133,17 +133,18 @@ fn leader(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
 
 fn candidates(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
     let mut table = Table::new(&["CANDIDATE", "SESSION", "DATA"]);
+    let mut array = output::Array::begin(connect.output);
     for known in election.candidates().wait()? {
         let (candidate, session) = (known.candidate, known.session.0);
         if connect.is_json() {
             let data = output::text(&known.data);
-            output::json(&json!({ "candidate": candidate, "session": session, "data": data }))?;
+            array.add(&json!({ "candidate": candidate, "session": session, "data": data }))?;
         } else {
             let data = output::cell(&known.data);
             table.row(vec![candidate.to_string(), session.to_string(), data]);
         }
     }
-    if connect.is_json() { Ok(()) } else { table.print() }
+    if connect.is_json() { array.end() } else { table.print() }
 }
 
 fn observe(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {

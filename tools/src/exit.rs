@@ -7,6 +7,7 @@
 //! | 2 | usage or configuration |
 //! | 3 | no leader reachable; nothing was changed |
 //! | 4 | outcome unknown: it may have been applied |
+//! | 6 | a node's storage is not to be trusted |
 
 use std::fmt;
 use std::io;
@@ -56,6 +57,11 @@ impl Exit {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Exit {
         self.hint = hint.into();
         self
+    }
+
+    /// Whether it is a negative answer, not a failure to answer.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.code == NEGATIVE
     }
 
     /// The same end, of which everything was said already.
@@ -108,6 +114,9 @@ impl From<Failure> for Exit {
                 exit.hint("it may have been applied: look before trying again")
             }
             (Outcome::Applied, _) => exit.hint("it was applied"),
+            (_, Code::DUPLICATE_KEY) => exit.hint(
+                "queues, locks and whatever else grants take one command in each transaction",
+            ),
             (_, Code::WRONG_TYPE) => exit.hint("use the command of its type, or another name"),
             _ => exit,
         }

@@ -12,6 +12,7 @@ use margay::resource::{LockGuard, Membership, Permits, Reply, RwLockGuard};
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, USAGE};
+use crate::output::Format;
 use crate::{output, sys, units};
 
 /// What every such command can be told.
@@ -134,6 +135,28 @@ pub(crate) fn run<G: Guard>(
     }
 }
 
+/// Waits for the answer to what `ask` asks. Who is interrupted leaves the row at once: its session
+/// ends with it, not when nothing was heard of it for long.
+pub(crate) fn wait<T: Send + 'static>(
+    connect: &Connect,
+    ask: impl FnOnce(&Client) -> Result<Reply<T>, Exit>,
+) -> Result<T, Exit> {
+    let (sender, events) = channel();
+    sys::divert_signals(sender.clone(), Err)?;
+    let client = connect.client()?;
+    let asked = ask(&client)?;
+    // The main thread may have left.
+    thread::spawn(move || sender.send(Ok(asked.wait())));
+    match events.recv() {
+        Ok(Ok(answer)) => Ok(answer?),
+        Ok(Err(signal)) => {
+            let _ = client.close();
+            Err(Exit::quiet(128 + signal as u8))
+        }
+        Err(_) => Err(Exit::quiet(NEGATIVE)),
+    }
+}
+
 /// Says what it is called, then waits for the end of it: a signal, or the loss.
 fn stay<G: Guard>(guard: &G, what: &str, events: &Receiver<Event<G>>) -> Result<(), Exit> {
     let name = guard.name().map_or_else(|| guard.token().to_string(), |(_, name)| name.to_owned());
@@ -198,6 +221,8 @@ fn watch<G: Guard>(lost: Reply<()>, sender: &Sender<Event<G>>) -> Result<(), Exi
 
 /// Starts a command that ends with us.
 pub(crate) fn start(mut process: Command) -> Result<Child, Exit> {
+    // What it prints is the answer.
+    output::begin(Format::Table);
     sys::die_with_parent(&mut process, libc::SIGTERM);
     let program = process.get_program().to_string_lossy().into_owned();
     process.spawn().map_err(|error| Exit::new(USAGE, format!("cannot run {program}: {error}")))

@@ -39,8 +39,8 @@ enum Verb {
         /// Name of the log
         name: String,
         /// The first position; without, the first that is kept
-        #[arg(long, value_name = "POSITION", default_value_t = 0, hide_default_value = true)]
-        from: u64,
+        #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(u64).range(1..))]
+        from: Option<u64>,
         /// No more than so many; without, up to the end
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
@@ -53,7 +53,7 @@ enum Verb {
         /// Name of the log
         name: String,
         /// The first position; without, what comes from now on
-        #[arg(long, value_name = "POSITION")]
+        #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(u64).range(1..))]
         from: Option<u64>,
         /// End after so many records
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -109,7 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         Verb::Append(args) => append(connect, &client, args),
         Verb::Read { name, from, limit, fresh } => {
             let log = existing(&client, name, fresh.level())?;
-            read(connect, &log, *from, limit.unwrap_or(u64::MAX))
+            // 0: wherever it begins.
+            read(connect, &log, from.unwrap_or(0), limit.unwrap_or(u64::MAX))
         }
         Verb::Follow { name, from, count } => {
             let log = client.log(name).wait()?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::connect::Connect;
 use crate::data::Fresh;
 use crate::exit::{Exit, NEGATIVE};
-use crate::units;
+use crate::{hold, units};
 
 /// Wait until a count has come to zero
 #[derive(clap::Args, Debug)]
@@ -27,7 +27,7 @@ enum Verb {
         /// Name of the latch
         name: String,
         /// By how much
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         by: u32,
         /// What it counts down from, where it is created now
         #[arg(long, default_value_t = 1)]
@@ -58,22 +58,24 @@ Examples:
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
-    let client = args.connect.client()?;
     match &args.verb {
         Verb::CountDown { name, by, count } => {
+            let client = args.connect.client()?;
             let left = client.latch(name, *count).wait()?.count_down_by(*by).wait()?;
             args.connect.record(&[("LEFT", json!(left))])
         }
         Verb::Wait { name, count, wait } => {
-            let latch = client.latch(name, *count).wait()?;
-            match wait {
-                Some(wait) if !latch.opened_within(*wait).wait()? => Err(Exit::quiet(NEGATIVE)),
-                Some(_) => Ok(()),
-                None => Ok(latch.opened().wait()?),
-            }
+            let is_open = hold::wait(&args.connect, |client| {
+                let latch = client.latch(name, *count).wait()?;
+                Ok(match wait {
+                    Some(wait) => latch.opened_within(*wait),
+                    None => latch.opened().map(|opened| opened.map(|()| true)),
+                })
+            })?;
+            if is_open { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
         }
         Verb::Status { name, fresh } => {
-            let level = fresh.level();
+            let (client, level) = (args.connect.client()?, fresh.level());
             let (group, id) = Connect::must_exist(&client, name, kind::LATCH, level)?;
             let status = Latch::new(group, id).with_level(level).status().wait()?;
             args.connect.record(&[("LEFT", json!(status.left)), ("WAITING", json!(status.waiting))])

@@ -290,14 +290,15 @@ fn dump(
     let log = place.open()?;
     let first = log.first().max(*range.start());
     let mut reader = log.read(first..=*range.end());
+    let mut array = output::Array::begin(place.output);
     while let Some(record) = reader.read_next().map_err(|error| unreadable(&error))? {
         if place.is_json() {
-            output::json(&record_json(&record, payload))?;
+            array.add(&record_json(&record, payload))?;
         } else {
             output::line(&record_line(&record, payload))?;
         }
     }
-    Ok(())
+    array.end()
 }
 
 fn record_json(record: &Record<'_>, payload: Payload) -> Value {

@@ -62,7 +62,8 @@ use exit::Exit;
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 done · 1 a negative answer (absent, conflict, lock not got)
-            2 usage or configuration · 3 no leader reachable · 4 outcome unknown"
+            2 usage or configuration · 3 no leader reachable · 4 outcome unknown
+            6 a node's storage is not to be trusted"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -111,6 +112,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Exit> {
+    let ended = dispatch(command);
+    if ended.as_ref().err().is_none_or(Exit::is_negative) {
+        output::end()?;
+    }
+    ended
+}
+
+fn dispatch(command: Command) -> Result<(), Exit> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -19,8 +19,8 @@ use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
 use crate::output;
 use crate::units;
 
-/// A node that answers so much later than another is not waited for: one that hangs must not hold up
-/// whoever wants to do something about it.
+/// A node that answers so much later than another is not waited for: one that hangs must not hold
+/// up whoever wants to do something about it.
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// Who, and how long to wait.
@@ -166,7 +166,7 @@ fn everywhere(
     report(connect, verb, name, &groups, &done, &failed)
 }
 
-/// The groups that a command is for, as they are before it, and whom to ask, first those who answer.
+/// The groups that a command is for, as they are before it, and whom to ask: first who answers.
 fn groups(
     connect: &Connect,
     only: Option<GroupId>,

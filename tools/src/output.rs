@@ -4,6 +4,7 @@
 //! as [`Exit::quiet`].
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -18,6 +19,20 @@ pub(crate) enum Format {
     Json,
     // The same, lists as one object per line.
     Jsonl,
+}
+
+/// Whether a JSON document is owed to standard output.
+static OWED: AtomicBool = AtomicBool::new(false);
+
+/// A command begins that answers in this format.
+pub(crate) fn begin(format: Format) {
+    OWED.store(format == Format::Json, Ordering::Relaxed);
+}
+
+/// The command has ended, with an answer or a negative one. With `-o json` there is always a
+/// document: where nothing was to be said, it is `null`.
+pub(crate) fn end() -> Result<(), Exit> {
+    if OWED.load(Ordering::Relaxed) { line("null") } else { Ok(()) }
 }
 
 /// A list for programs: one document, or one object per line. Nothing where a table was asked for.
@@ -56,6 +71,7 @@ pub(crate) fn line(text: &str) -> Result<(), Exit> {
 
 /// Writes bytes as they are, and a line end.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Exit> {
+    OWED.store(false, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())?;
     Ok(())
@@ -69,6 +85,7 @@ pub(crate) fn text_block(bytes: &[u8]) -> Result<(), Exit> {
 }
 
 fn raw(bytes: &[u8]) -> Result<(), Exit> {
+    OWED.store(false, Ordering::Relaxed);
     io::stdout().lock().write_all(bytes)?;
     Ok(())
 }

@@ -182,6 +182,7 @@ fn first(connect: &Connect, value: Option<Vec<u8>>) -> Result<(), Exit> {
 
 fn dead(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
     let mut table = Table::new(&["TASK", "DELIVERIES", "VALUE"]);
+    let mut array = output::Array::begin(connect.output);
     let mut after = 0;
     loop {
         let page = queue.dead_letters(after).wait()?;
@@ -191,14 +192,14 @@ fn dead(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
             let (task, deliveries) = (letter.id, letter.deliveries);
             if connect.is_json() {
                 let value = output::text(&letter.value);
-                output::json(&json!({ "task": task, "deliveries": deliveries, "value": value }))?;
+                array.add(&json!({ "task": task, "deliveries": deliveries, "value": value }))?;
             } else {
                 let value = output::cell(&letter.value);
                 table.row(vec![task.to_string(), deliveries.to_string(), value]);
             }
         }
     }
-    if connect.is_json() { Ok(()) } else { table.print() }
+    if connect.is_json() { array.end() } else { table.print() }
 }
 
 fn watch(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {

@@ -31,7 +31,7 @@ Example:
         /// Name of the semaphore
         name: String,
         /// How many permits to take
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         take: u32,
         /// How many it has, where it is created now
         #[arg(long, default_value_t = 1)]

@@ -4,7 +4,7 @@ mod file;
 
 use std::io::IsTerminal;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use margay::error::Error;
 use margay::forming::Peer;
@@ -37,6 +37,8 @@ Examples:
                                               #   peers = { n1 = \"10.0.0.1:5150\", n2 = \"…\" }
 
 The same line on every founder but for --name and --listen; their order does not matter.
+Exit codes: 0 stopped in order · 1 cannot start, or had to stop · 2 usage or configuration
+            6 the storage is not to be trusted: damaged, or a write has failed
 MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
 pub(crate) struct Args {
     /// A TOML file with what is not said by flags
@@ -84,8 +86,8 @@ pub(crate) struct Args {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| {
-        let form = "HOST:PORT, as in 127.0.0.1:5150";
-        if text.contains(':') { error.to_string() } else { format!("not {form}") }
+        let named = text.split_once(':').is_some_and(|(host, _)| !host.is_empty());
+        if named { error.to_string() } else { "not HOST:PORT, as in 127.0.0.1:5150".to_owned() }
     })?;
     addresses.next().ok_or_else(|| "the name has no address".to_string())
 }
@@ -125,13 +127,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 
 /// What the flags say, then what the file says, then the defaults.
 fn configure(args: &Args, file: File) -> Result<ServerConfig, Exit> {
-    let wrong = |key: &'static str| move |why: String| Exit::usage(format!("{key}: {why}"));
+    let path = &args.config.as_deref().unwrap_or(Path::new("")).display();
+    let wrong = |key: &'static str| move |why: String| Exit::usage(format!("{path}: {key}: {why}"));
     let name = args.name.clone().or(file.name).unwrap_or_else(|| NAME.to_owned());
     let data = args.data.clone().or(file.data).unwrap_or_else(|| DATA.into());
     let mut config = ServerConfig::new(name, data);
     let listen = file.listen.as_deref().map(address).transpose().map_err(wrong("listen"))?;
     config.listen = args.listen.or(listen).unwrap_or(config.listen);
-    let peers = file.peers.iter().map(|(name, address)| peer(&format!("{name}={address}")));
+    let peers = file.peers.iter().map(|(name, address)| {
+        let text = format!("{name}={address}");
+        peer(&text).map_err(|why| format!("{text}: {why}"))
+    });
     let peers = peers.collect::<Result<Vec<Peer>, String>>().map_err(wrong("peers"))?;
     config.peers = if args.peers.is_empty() { peers } else { args.peers.clone() };
     config.join = if args.join.is_empty() { file.join } else { args.join.clone() };
@@ -182,11 +188,7 @@ fn announce(config: &ServerConfig, server: &Server) {
 
 impl From<Error> for Exit {
     fn from(error: Error) -> Exit {
-        let hint = match &error {
-            Error::Listen { .. } => "another process has the port; use another --listen",
-            _ => "",
-        };
-        Exit::new(error.exit_code().max(NEGATIVE), error.to_string()).hint(hint)
+        Exit::new(error.exit_code().max(NEGATIVE), error.to_string())
     }
 }
 

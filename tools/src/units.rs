@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Reads `10s`, `500ms`, `250us`, `2m`, `1h`; a bare number is refused, for nobody knows its unit.
+/// Reads `10s`, `500ms`, `250us`, `2m`, `1h`, `30d`; a bare number is refused, for nobody knows its
+/// unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text)?;
     let micros: u64 = match unit {
@@ -11,8 +12,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000_000,
         "m" => 60_000_000,
         "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
         "" => return Err(format!("no unit; write {text}s or {text}ms")),
-        _ => return Err(format!("unknown unit '{unit}'; use us, ms, s, m or h")),
+        _ => return Err(format!("unknown unit '{unit}'; use us, ms, s, m, h or d")),
     };
     let total = number.checked_mul(micros).ok_or("too long")?;
     Ok(Duration::from_micros(total))
@@ -50,6 +52,9 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
 fn split(text: &str) -> Result<(u64, &str), String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
+    if unit.starts_with(['.', ',']) {
+        return Err("whole numbers only; take a smaller unit".to_string());
+    }
     let number =
         number.parse().map_err(|_| "begins with no number, or one too large".to_string())?;
     Ok((number, unit.trim()))
@@ -89,6 +94,8 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("10").unwrap_err().contains("10s"));
         assert!(duration("10 parsecs").unwrap_err().contains("parsecs"));
+        assert_eq!(duration("3650d"), duration("87600h"));
+        assert!(duration("1.5s").unwrap_err().contains("smaller unit"));
         assert!(duration("s").is_err());
         assert!(duration("-1s").is_err());
         assert!(duration("99999999999999999999s").is_err());

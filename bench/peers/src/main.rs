@@ -31,9 +31,10 @@ fn main() -> std::io::Result<()> {
             other => panic!("unknown option {other}; see the top of bench/peers/src/main.rs"),
         }
     }
-    let contenders: [&dyn Contender; 12] = [
+    let contenders: [&dyn Contender; 13] = [
         &Ceiling::DEFAULT,
         &Ceiling::HUGE,
+        &Ceiling::FOR_ALL,
         &Shared,
         &Woken,
         &Margay::DEFAULT,

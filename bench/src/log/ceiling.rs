@@ -1,6 +1,9 @@
 //! What the disk allows: whole blocks written `O_DIRECT|O_DSYNC` over space that was written
 //! before, one at a time, from one thread. From ordinary memory, as by any program, and for large
 //! blocks also from huge pages, as by ours.
+//!
+//! For many appenders, what the disk and the system together allow: such writes, each for all who
+//! wait, and everybody is woken. Without the waking it is one write for all.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,6 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use margay_log::buffer::Buffer;
 
@@ -20,6 +24,9 @@ const PIECE: usize = 1 << 20;
 /// The file is written round and round.
 const FILE_BYTES: u64 = 256 << 20;
 
+/// How long after one future the next one may come and still go with its write.
+const PAUSE: Duration = Duration::from_micros(3);
+
 /// Memory of this many bytes is on huge pages.
 const HUGE: usize = 2 << 20;
 
@@ -27,14 +34,18 @@ const HUGE: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Ceiling {
     /// Its memory is on huge pages.
-    pub huge: bool,
+    huge: bool,
+    /// One write stands for those of many appenders, of whom there are none.
+    for_all: bool,
 }
 
 impl Ceiling {
     /// From ordinary memory.
-    pub const DEFAULT: Ceiling = Ceiling { huge: false };
+    pub const DEFAULT: Ceiling = Ceiling { huge: false, for_all: false };
     /// From huge pages.
-    pub const HUGE: Ceiling = Ceiling { huge: true };
+    pub const HUGE: Ceiling = Ceiling { huge: true, for_all: false };
+    /// For many appenders, none of whom is ever woken: what nobody can reach.
+    pub const FOR_ALL: Ceiling = Ceiling { huge: false, for_all: true };
 }
 
 struct Blocks {
@@ -46,15 +57,19 @@ struct Blocks {
 
 impl Contender for Ceiling {
     fn name(&self) -> &'static str {
-        if self.huge { "ceiling, huge pages" } else { "ceiling" }
+        match self {
+            Ceiling { huge: true, .. } => "ceiling, huge pages",
+            Ceiling { for_all: true, .. } => "one write for all, nobody woken",
+            _ => "ceiling",
+        }
     }
 
-    /// Below, pages are few.
+    /// On huge pages where pages are many.
     fn runs(&self, row: &Row) -> bool {
-        !self.huge || row.block_bytes() >= HUGE as u64 / 2
+        let is_large = row.block_bytes() >= HUGE as u64 / 2;
+        self.for_all == (row.appenders > 1) && (is_large || !self.huge)
     }
 
-    /// Appenders that wait for each other's writes share one.
     fn appenders(&self, _: &Row) -> usize {
         1
     }
@@ -97,22 +112,63 @@ impl Appender for Blocks {
 }
 
 /// Many threads that share such writes and are woken when theirs is durable, with no log: what
-/// waking costs.
+/// waking costs. Those of one write sleep together and are woken by one call, which is the fastest
+/// way that was found.
 #[derive(Debug)]
 pub struct Shared;
 
 struct Turns {
     blocks: Blocks,
     turn: Mutex<Turn>,
-    over: Condvar,
 }
 
 #[derive(Default)]
 struct Turn {
-    /// Appends begun, and how many of them are durable.
-    begun: u64,
-    durable: u64,
+    /// Who wait for a write that has not begun, and how many they are.
+    next: Arc<Crew>,
+    waiting: u64,
     is_writing: bool,
+}
+
+/// Threads that sleep until one write is done.
+#[derive(Default)]
+struct Crew {
+    word: Mutex<Word>,
+    called: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Word {
+    #[default]
+    Sleep,
+    /// One of them is to write for all.
+    Write,
+    Written,
+}
+
+impl Crew {
+    /// Returns whether the thread must write.
+    fn sleep(&self) -> bool {
+        let mut word = self.word.lock().expect("no sleeper panics");
+        loop {
+            match *word {
+                Word::Sleep => word = self.called.wait(word).expect("no sleeper panics"),
+                Word::Write => {
+                    *word = Word::Sleep;
+                    return true;
+                }
+                Word::Written => return false,
+            }
+        }
+    }
+
+    fn tell(&self, word: Word) {
+        *self.word.lock().expect("no sleeper panics") = word;
+        match word {
+            Word::Write => self.called.notify_one(),
+            _ => self.called.notify_all(),
+        }
+    }
 }
 
 impl Contender for Shared {
@@ -126,8 +182,7 @@ impl Contender for Shared {
 
     fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
         let blocks = Ceiling::DEFAULT.blocks(dir, row)?;
-        let (turn, over) = (Mutex::default(), Condvar::new());
-        Ok(Box::new(Turns { blocks, turn, over }))
+        Ok(Box::new(Turns { blocks, turn: Mutex::default() }))
     }
 
     fn recovers(&self) -> bool {
@@ -143,21 +198,26 @@ impl Appender for Turns {
     fn append(&self, entries: &[Vec<u8>]) -> io::Result<()> {
         let lock = || self.turn.lock().expect("no writer panics");
         let mut turn = lock();
-        turn.begun += 1;
-        let own = turn.begun;
-        while turn.durable < own {
-            if turn.is_writing {
-                turn = self.over.wait(turn).expect("no writer panics");
-                continue;
-            }
-            turn.is_writing = true;
-            let begun = turn.begun;
+        turn.waiting += 1;
+        if turn.is_writing {
+            let crew = Arc::clone(&turn.next);
             drop(turn);
-            self.blocks.append(entries)?;
+            if !crew.sleep() {
+                return Ok(());
+            }
             turn = lock();
-            (turn.is_writing, turn.durable) = (false, begun);
-            self.over.notify_all();
         }
+        turn.is_writing = true;
+        turn.waiting = 0;
+        let written = std::mem::take(&mut turn.next);
+        drop(turn);
+        self.blocks.append(entries)?;
+        written.tell(Word::Written);
+        let mut turn = lock();
+        turn.is_writing = turn.waiting > 0;
+        let next = turn.is_writing.then(|| Arc::clone(&turn.next));
+        drop(turn);
+        next.iter().for_each(|crew| crew.tell(Word::Write));
         Ok(())
     }
 }
@@ -217,6 +277,7 @@ impl Contender for Woken {
 /// Writes for whoever waits, all at once, until it is over.
 fn serve(blocks: &Blocks, (queue, called): &(Mutex<Queue>, Condvar)) -> io::Result<()> {
     let lock = || queue.lock().expect("no writer panics");
+    let mut written = 0;
     loop {
         let mut queue = lock();
         while queue.waiting.is_empty() {
@@ -225,12 +286,24 @@ fn serve(blocks: &Blocks, (queue, called): &(Mutex<Queue>, Condvar)) -> io::Resu
             }
             queue = called.wait(queue).expect("no writer panics");
         }
-        let written = std::mem::take(&mut queue.waiting);
+        // Those that were just woken come one after the other, and all go with one write.
+        let mut seen = 0;
+        while (seen + 1..written).contains(&queue.waiting.len()) {
+            seen = queue.waiting.len();
+            drop(queue);
+            let pause = Instant::now();
+            while pause.elapsed() < PAUSE {
+                std::thread::yield_now();
+            }
+            queue = lock();
+        }
+        let due = std::mem::take(&mut queue.waiting);
         queue.begun += 1;
         drop(queue);
         blocks.append(&[])?;
+        written = due.len();
         lock().done += 1;
-        written.into_iter().for_each(Waker::wake);
+        due.into_iter().for_each(Waker::wake);
     }
 }
 

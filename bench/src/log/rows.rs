@@ -36,6 +36,17 @@ impl Row {
         Row { name, count, size, appenders: 1, futures: false }
     }
 
+    /// Name of the contender without a log that does as much as must be done: for many appenders it
+    /// wakes them.
+    #[must_use]
+    pub fn ceiling(&self) -> &'static str {
+        match (self.appenders, self.futures) {
+            (1, _) => "ceiling",
+            (_, true) => "no log, futures woken",
+            (_, false) => "no log, threads woken",
+        }
+    }
+
     /// Bytes of payload in a batch.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {

@@ -171,7 +171,7 @@ impl fmt::Display for Outcome {
                 let p99 = median(self.cells_of(row, name).map(|cell| cell.p99_us as f64).collect());
                 let (p50, p99) = (p50.unwrap_or_default(), p99.unwrap_or_default());
                 let megabytes = rate * row.payload_bytes() as f64 / 1e6;
-                let share = self.ratio(row, name, "ceiling").unwrap_or_default();
+                let share = self.ratio(row, name, row.ceiling()).unwrap_or_default();
                 let (name_of_row, p) = (row.name, format!("{p50:.0} | {p99:.0}"));
                 writeln!(
                     f,

@@ -158,7 +158,7 @@ impl CommitLog {
         if length > PAYLOAD_MAX as usize {
             return Err(Error::TooLarge { length: length as u64, most: PAYLOAD_MAX.into() });
         }
-        let mut state = self.room()?;
+        let mut state = self.room(length as u64)?;
         if state.log.open_is_full() {
             state.seal_now();
         }
@@ -182,7 +182,7 @@ impl CommitLog {
         let Some(count) = (payloads.len() as u64).checked_sub(1) else {
             return Err(Error::Empty);
         };
-        let mut state = self.room()?;
+        let mut state = self.room(length)?;
         if state.log.open_entries() > 0 && state.log.open_bytes() + length > u64::from(LENGTH_MAX) {
             state.seal_now();
         }
@@ -248,14 +248,14 @@ impl CommitLog {
         Ok(Recorded::new(&self.handle.shared, ticket))
     }
 
-    /// Waits for room for another append.
-    fn room(&self) -> Result<std::sync::MutexGuard<'_, State>, Error> {
+    /// Waits for room for another append, of `bytes`.
+    fn room(&self, bytes: u64) -> Result<std::sync::MutexGuard<'_, State>, Error> {
         let shared = &self.handle.shared;
         loop {
             let state = shared.state();
             state.check()?;
             if Shared::room(&state)? {
-                return Ok(shared.begin(state));
+                return Ok(shared.begin(state, bytes));
             }
             drop(state);
             shared.wait_until(|state| Shared::room(state).unwrap_or(true));

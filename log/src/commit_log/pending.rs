@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::id::{Index, Ticket};
 
 /// Entries that were appended: ready when they are durable. Await it or [`wait`](Appended::wait)
-/// for it; dropping it does not take the entries back. Entries that were taken before a disk was
+/// for it; dropping it does not take the entries back, but they may take a millisecond longer.
+/// Entries that were taken before a disk was
 /// found to be full become durable when there is space again.
 #[must_use = "nothing tells you of a failure unless you await or wait"]
 pub struct Appended {
@@ -82,13 +83,13 @@ impl Future for Appended {
     type Output = Result<Index, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let shared = Arc::clone(&self.shared);
+        let Appended { shared, last, generation, is_settled, .. } = &mut *self;
         let mut state = shared.state();
-        if let Some(result) = settled(&state, self.last, self.generation) {
-            self.is_settled = true;
+        if let Some(result) = settled(&state, *last, *generation) {
+            *is_settled = true;
             return Poll::Ready(result);
         }
-        state.wake_at(self.last, context.waker());
+        state.wake_at(*last, context.waker());
         shared.kick(&mut state);
         Poll::Pending
     }
@@ -101,7 +102,7 @@ impl Drop for Appended {
         }
         let mut state = self.shared.state();
         if settled(&state, self.last, self.generation).is_none() {
-            self.shared.kick(&mut state);
+            self.shared.leave(&mut state, self.last);
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! There is no thread between an append and the disk. Whoever waits for an entry takes the disk, if
 //! nobody has it, and drives it until the entry is durable; everybody else waits for that one, and
-//! their entries go into the next write together. The log's own thread does the same for futures,
-//! for entries whose futures were dropped, and for what is due while nobody is there.
+//! their entries go into the next write together. The log's own thread, in `shared/thread.rs`, does
+//! the same for futures, and for what is due while nobody is there.
 //!
-//! A thread whose entry is durable is woken with that word and returns without asking; nobody else
-//! is woken, but the one who goes on driving.
+//! Threads whose entries went into one write are woken together, by one call, with the word that
+//! they are durable, and return without asking. Nobody else is woken, but the one who goes on
+//! driving.
 //!
 //! Two locks. `state` is held for as long as it takes to copy an entry or to account for what has
 //! completed, never across I/O. `disk` is held by whoever drives, also while it sleeps in the
@@ -14,30 +15,32 @@
 //!
 //! Invariant: while entries wait to become durable or operations are under way, somebody drives, or
 //! has been woken to do so: whoever lets go of the disk looks once more, and wakes one who waits.
+//! Where nobody waits, the log's thread looks by itself, soon.
 
+#[cfg(all(test, feature = "sim"))]
+mod tests;
+mod thread;
+
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::commit_log::ahead::Threads;
 use crate::commit_log::files::Files;
 use crate::commit_log::options::Retention;
-use crate::commit_log::sleepers::{Sleeper, Sleepers, wake};
+use crate::commit_log::sleepers::{Crew, Sleepers, wake};
 use crate::commit_log::space::Spacer;
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::Error;
-use crate::id::{Index, Micros, SegmentNumber, Term, Ticket};
+use crate::id::{Index, SegmentNumber, Term, Ticket};
 use crate::log::{Log, Space};
 
-/// A batch that has reached this many bytes is written at once, even while another write is under
-/// way.
-const EAGER_BYTES: u64 = 128 << 10;
-/// How long the log's thread sleeps at most: a deadline of the log is never further away.
-const REST_MAX: Duration = Duration::from_millis(250);
-/// And at least: no deadline is finer than that.
-const REST_MIN: Duration = Duration::from_millis(1);
+/// A batch that has reached this many bytes is large: it is written even while another write is
+/// under way.
+const LARGE_BYTES: u64 = 128 << 10;
 /// Every batch of a log used alone has this term.
 pub(crate) const TERM: Term = Term(1);
 
@@ -54,7 +57,7 @@ struct Driven {
 /// Whom to wake, without the lock: who is woken asks for it at once.
 #[derive(Default)]
 struct Due {
-    sleepers: Vec<Arc<Sleeper>>,
+    sleepers: Vec<Arc<Crew>>,
     wakers: Vec<Waker>,
 }
 
@@ -104,12 +107,19 @@ pub(crate) struct State {
     sleeping: usize,
     /// Threads that sleep until an entry is durable.
     sleepers: Sleepers,
+    /// Of futures, by the entry that each waits for.
     wakers: Vec<(Index, Waker)>,
     meta_wakers: Vec<(Ticket, Waker)>,
     followers: Vec<Waker>,
     pub(crate) meta_durable: Ticket,
     /// Somebody has entries or futures that only the thread can see to.
     kicked: bool,
+    /// The last entry that nobody waits for any more.
+    left: Index,
+    /// The log's thread will look after what is left by itself, or was told to.
+    lingers: bool,
+    /// Futures that the last write has made ready.
+    answered: usize,
     pub(crate) closing: bool,
     pub(crate) is_closed: bool,
     /// How often a suffix was cut off. Before each time, all there was had become durable.
@@ -138,6 +148,12 @@ impl State {
         self.log.last().index
     }
 
+    /// The entries of the open batch.
+    fn open(&self) -> RangeInclusive<Index> {
+        let last = self.last();
+        last.next()..=Index(last.0 + u64::from(self.log.open_entries()))
+    }
+
     /// Why nothing can be appended any more, if that is so.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.closing {
@@ -151,7 +167,7 @@ impl State {
 
     /// Seals the open batch if its time has come.
     fn seal(&mut self) {
-        let waits = self.writes_under_way > 0 && self.log.open_bytes() < EAGER_BYTES;
+        let waits = self.writes_under_way > 0 && self.log.open_bytes() < LARGE_BYTES;
         if self.log.open_entries() > 0 && !waits {
             self.seal_now();
         }
@@ -166,10 +182,17 @@ impl State {
 
     /// Registers a future's waker: woken when `index` is durable or never will be.
     pub(crate) fn wake_at(&mut self, index: Index, waker: &Waker) {
-        let same = |(at, other): &(Index, Waker)| *at == index && other.will_wake(waker);
-        if !self.wakers.iter().any(same) {
-            self.wakers.push((index, waker.clone()));
+        let end = self.wakers.partition_point(|(at, _)| *at <= index);
+        let mut of_it = self.wakers[..end].iter().rev().take_while(|(at, _)| *at == index);
+        if !of_it.any(|(_, other)| other.will_wake(waker)) {
+            self.wakers.insert(end, (index, waker.clone()));
         }
+    }
+
+    /// Takes out those whose entries are durable.
+    fn take_wakers(&mut self, durable: Index, due: &mut Vec<Waker>) {
+        self.answered = self.wakers.partition_point(|(at, _)| *at <= durable);
+        due.extend(self.wakers.drain(..self.answered).map(|(_, waker)| waker));
     }
 
     pub(crate) fn wake_at_meta(&mut self, ticket: Ticket, waker: &Waker) {
@@ -225,8 +248,7 @@ impl State {
             due.extend(meta.map(|(_, waker)| waker));
         }
         if let Some(durable) = progress.durable {
-            let entries = self.wakers.extract_if(.., |(at, _)| *at <= durable);
-            due.extend(entries.map(|(_, waker)| waker));
+            self.take_wakers(durable, due);
             due.append(&mut self.followers);
         }
     }
@@ -276,6 +298,9 @@ impl Shared {
                 followers: Vec::new(),
                 meta_durable: Ticket(0),
                 kicked: false,
+                left: Index::ZERO,
+                lingers: false,
+                answered: 0,
                 closing: false,
                 is_closed: false,
                 generation: 0,
@@ -304,11 +329,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before another append: begins the write of a batch that is large already, so that it is
-    /// under way while the next one is filled. What is small waits for whoever asks whether it is
-    /// durable, and may be joined by others until then.
-    pub(crate) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.log.open_bytes() < EAGER_BYTES {
+    /// Before another append, of `bytes`: begins the write of a batch that is full, or large as the
+    /// append is, so that it is under way while the next one is filled. What is small joins a large
+    /// batch instead: that takes less than a write of its own would. What is not begun waits for
+    /// whoever asks whether it is durable, and may be joined until then.
+    pub(crate) fn begin<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        bytes: u64,
+    ) -> MutexGuard<'a, State> {
+        let are_large = bytes >= LARGE_BYTES && state.log.open_bytes() >= LARGE_BYTES;
+        if !are_large && !state.log.open_is_full() {
             return state;
         }
         if !self.is_async {
@@ -325,14 +356,6 @@ impl Shared {
             self.pass_on(&mut state);
         }
         state
-    }
-
-    /// Somebody must drive for whoever does not wait. Who was told so and has not looked yet is not
-    /// told again.
-    pub(crate) fn kick(&self, state: &mut State) {
-        if !std::mem::replace(&mut state.kicked, true) {
-            self.rest.notify_one();
-        }
     }
 
     /// Drives, or waits for whoever does, until `is_done`. Ends early when the log has stopped.
@@ -370,9 +393,10 @@ impl Shared {
                 continue;
             }
             if let Some(entry) = entry {
-                let sleeper = state.sleepers.add(entry);
+                let open = state.open();
+                let crew = state.sleepers.add(entry, &open);
                 drop(state);
-                if sleeper.sleep() {
+                if crew.sleep() {
                     return true;
                 }
                 state = self.state();
@@ -480,57 +504,6 @@ impl Shared {
         self.kick(&mut state);
         drop(state);
         due.into_iter().for_each(Waker::wake);
-    }
-
-    /// The log's own thread.
-    pub(crate) fn run(&self) {
-        let mut state = self.state();
-        loop {
-            state.log.on_tick(self.now());
-            if state.closing && !state.is_unfinished() {
-                state.log.record_durable();
-            }
-            let is_wanted = state.kicked || state.closing || state.log.has_ops();
-            state.kicked = false;
-            if is_wanted
-                && state.is_drivable()
-                && let Some(mut disk) = self.try_disk()
-                && let Some(open) = disk.as_mut()
-            {
-                drop(state);
-                state = self.drive(open);
-                drop(disk);
-                self.pass_on(&mut state);
-                continue;
-            }
-            let is_stuck = state.log.poisoned().is_some() || Shared::room(&state).is_err();
-            if state.closing && (is_stuck || !state.is_unfinished()) {
-                return;
-            }
-            if state.kicked {
-                continue;
-            }
-            let rest = state.log.deadline().map_or(REST_MAX, |at| {
-                Duration::from_micros(at.since(self.now()).0).clamp(REST_MIN, REST_MAX)
-            });
-            (state, _) =
-                self.rest.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Drives as long as there is something to do and no thread waits that could.
-    fn drive(&self, driven: &mut Driven) -> MutexGuard<'_, State> {
-        loop {
-            self.turn(driven, true);
-            let state = self.state();
-            if !state.is_drivable() || state.has_sleepers() {
-                return state;
-            }
-        }
-    }
-
-    fn now(&self) -> Micros {
-        Micros(u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Waits for the spacer and lets go of the directory.

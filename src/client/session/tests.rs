@@ -344,6 +344,29 @@ fn too_many_calls_at_once_are_refused_and_nothing_is_lost() {
     assert_eq!(world.sent(), ["#3 d acked #1"]);
 }
 
+/// What is given back must not be lost: nobody else would.
+#[test]
+fn a_command_without_a_deadline_is_neither_refused_for_load_nor_given_up() {
+    let mut world = World::with(|config| config.in_flight_max = 2);
+    for text in ["a", "b"] {
+        world.command(text, 5);
+    }
+    let (kind, schema, resource) = (18, 1, ResourceId(5));
+    let call = Call::Command { kind, schema, resource, payload: b"give back".to_vec() };
+    world.session.submit(world.now, call, NEVER);
+    assert!(world.told().is_empty());
+    world.pass(Micros(60 * SECOND.0));
+    assert_eq!(world.told(), ["0 NotApplied NO_LEADER(704)", "1 NotApplied NO_LEADER(704)"]);
+    assert_eq!(world.session.in_flight(), 1);
+    world.connect();
+    assert_eq!(world.sent(), ["register 0"]);
+    world.says(&registered(0, S1));
+    assert_eq!(world.sent(), ["#1 give back acked #0"]);
+    // With the session it ends, and so does what it would have given back.
+    world.refuses(RefusedOf::Session(S1), Code::SESSION_EXPIRED, "");
+    assert_eq!(world.session.in_flight(), 0);
+}
+
 #[test]
 fn a_steady_session_allocates_no_payloads() {
     let mut world = World::registered();

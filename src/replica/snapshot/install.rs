@@ -233,7 +233,7 @@ impl<S: StateMachine> Replica<S> {
         None
     }
 
-    /// All of it is durable under its name: it is in force, unless the log has led as far meanwhile.
+    /// All of it is durable under its name: it is in force, unless the log has led as far since.
     fn installed(&mut self, now: Micros, host: &mut dyn Host) {
         let Some(installing) = self.snapshots.installing.take() else { return };
         let Installing { from, feeding, .. } = installing;

@@ -101,7 +101,9 @@ impl<S: Submit> Held<S> {
 
 impl<S: Submit> Drop for Held<S> {
     fn drop(&mut self) {
-        drop(self.release());
+        if !*self.let_go.get_mut() {
+            drop((self.ways.release)(&self.handle.lasting(), &self.grant));
+        }
     }
 }
 
@@ -206,7 +208,7 @@ impl<S: Submit> Pending<S> {
 impl<S: Submit> Drop for Pending<S> {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
-            drop((self.ways.cancel)(&handle, self.request));
+            drop((self.ways.cancel)(&handle.lasting(), self.request));
         }
     }
 }

@@ -98,11 +98,15 @@ fn put_page<T>(
     out.push(0);
     bytes::put_u32(out, 0);
     for one in all {
-        if count == limit || out.len() - at >= PAGE_BYTES {
+        let before = out.len();
+        if count < limit {
+            put(one, out);
+        }
+        if count == limit || (count > 0 && out.len() - at > PAGE_BYTES) {
+            out.truncate(before);
             more = true;
             break;
         }
-        put(one, out);
         count += 1;
     }
     out[at] = u8::from(more);

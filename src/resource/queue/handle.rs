@@ -346,7 +346,7 @@ impl<S: Submit> Drop for Task<S> {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
             let nack = NackV1 { task: self.id, token: self.token, delay_ms: 0 };
-            drop(handle.command(&nack));
+            drop(handle.lasting().command(&nack));
         }
     }
 }

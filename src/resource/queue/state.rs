@@ -452,14 +452,16 @@ fn put_tasks<'a>(tasks: impl Iterator<Item = (Index, &'a Task)>, out: &mut Vec<u
     let at = out.len();
     let mut count = 0_u32;
     bytes::put_u32(out, 0);
+    let mut size = 0;
     for (name, task) in tasks {
+        size += task.pair.size();
+        if count > 0 && size > ANSWER_BYTES {
+            break;
+        }
         bytes::put_u64(out, name.0);
         bytes::put_u32(out, task.deliveries);
         bytes::put_bytes(out, task.pair.value());
         count += 1;
-        if out.len() - at >= ANSWER_BYTES {
-            break;
-        }
     }
     out[at..at + 4].copy_from_slice(&count.to_le_bytes());
 }

@@ -56,8 +56,11 @@ impl StateMachine for Notebook {
         self.applied += 1;
     }
 
-    fn query(&self, _: &Query<'_>, effects: &mut Effects) {
+    fn query(&self, query: &Query<'_>, effects: &mut Effects) {
         bytes::put_u64(&mut effects.reply, self.applied);
+        if query.payload == b"at length" {
+            effects.reply.resize(3 << 20, 0);
+        }
     }
 
     fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: &mut Effects) {}
@@ -601,4 +604,19 @@ fn a_turn_that_has_become_long_leaves_reads_to_the_next() {
         assert_eq!(at_once, answered < 50, "{answered} are answered after {turns} turns");
     }
     assert_eq!(answered, 50);
+}
+
+/// A user's type may answer anything. What fits no frame is refused, and nobody stops for it.
+#[test]
+fn a_users_answer_that_fits_no_frame_is_refused() {
+    let mut world = World::open(SimDisk::new(9), 3, Micros(0));
+    world.lead();
+    world.heard();
+    let (id, seen, after) = (5, Index::ZERO, margay::machine::Sequence(0));
+    let (level, kind, schema, resource) = (Level::Sequential, NOTE, 1, ResourceId(1));
+    let payload = b"at length";
+    world.says(&Request::Query { id, level, seen, after, kind, schema, resource, payload });
+    world.turn();
+    let heard = world.heard();
+    assert!(heard.iter().any(|said| said.contains("FRAME_TOO_LARGE")), "{heard:?}");
 }

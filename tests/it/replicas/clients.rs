@@ -2,9 +2,12 @@
 //! and nobody loses a session that could not be heard.
 
 use margay::client::session::{Output, SessionState};
-use margay::machine::{Level, ResourceId, Sequence, kind};
+use margay::machine::{Code, Level, Outcome, ResourceId, Sequence, kind};
+use margay::resource::codec::{Encode, Operation};
 use margay::resource::counter::{AddV1, GetV1};
 use margay::resource::lock::{GRANTED, HolderV1, LockV1, UnlockV1};
+use margay::resource::transaction::CommitV1;
+use margay::resource::value::{self, GetAndSetV1, SetV1};
 use margay::wire;
 use margay::wire::client::{Admin, RefusedOf, Request, Response};
 use margay_log::id::{Index, Micros};
@@ -421,4 +424,36 @@ pub(super) fn a_stranger_keeps_no_session_alive() {
         group.run(100);
     }
     assert!(group.replica(leader).machine().sessions().is_empty(), "it was silent for 3 s");
+}
+
+/// Each of the commands of a transaction may answer with what was there before: together that fits
+/// no frame. It is done, and who asked for it learns that; nobody stops for it.
+#[test]
+pub(super) fn answers_that_fit_no_frame_are_not_sent() {
+    let (mut group, leader, others) = group();
+    let mut caller = Caller::new(&group, 1, &[leader, others[0], others[1]], 60_000);
+    let mut commit = CommitV1::default();
+    for n in 0..3 {
+        let value = caller.open(&mut group, &format!("value {n}"), kind::VALUE);
+        let set = SetV1 { value: vec![n; 1 << 20], ephemeral: false, ttl_ms: 0 };
+        let id = caller.command(&group, value, &set);
+        caller.finish(&mut group, id).expect("it is set");
+        let swap = GetAndSetV1 { value: Vec::new(), ephemeral: false, ttl_ms: 0 };
+        commit.kinds.push(GetAndSetV1::KIND);
+        commit.schemas.push(GetAndSetV1::SCHEMA);
+        commit.resources.push(value.0);
+        commit.payloads.push(swap.encode());
+    }
+    let id = caller.command(&group, ResourceId(0), &commit);
+    let failure = caller.finish(&mut group, id).expect_err("its answer is too long");
+    assert_eq!((failure.code, failure.outcome()), (Code::REPLY_GONE, Outcome::Applied));
+    let get = caller.query(
+        &group,
+        Level::Linearizable,
+        ResourceId(commit.resources[2]),
+        &value::GetV1 {},
+    );
+    let value = caller.finish(&mut group, get).expect("it can be read").payload;
+    assert!(value.len() < 100, "it has been taken");
+    group.converge();
 }

@@ -1,14 +1,19 @@
-//! What has all that it may have comes back from a snapshot like everything else.
+//! What has all that it may have comes back from a snapshot like everything else, and whatever is
+//! asked about it is answered in a frame.
 
 use crate::machine::{World, chunks, restore};
 use margay::machine::bytes::Reader;
 use margay::machine::{Code, VALUE_MAX, kind};
 use margay::resource::codec::{Encode, Operation};
-use margay::resource::group::{DELIVERIES_MAX, INBOX_MAX, JoinV1, SendV1, TO_ANY};
+use margay::resource::group::{
+    AnswerV1, AnswersV1, DELIVERIES_MAX, INBOX_MAX, InboxV1, JoinV1, SendV1, TO_ALL, TO_ANY,
+};
 use margay::resource::log::{AppendV1, Retention};
-use margay::resource::queue::{self, NackV1, OfferV1, TakeV1};
+use margay::resource::queue::{self, DeadV1, NackV1, OfferV1, TakeV1};
 use margay::resource::registry::OpenV1;
 use margay::resource::transaction::CommitV1;
+use margay::resource::tree::{ChildrenV1, CreateV1};
+use margay::wire::PAYLOAD_MAX;
 
 fn open(world: &mut World, session: u64, kind: u8, options: Vec<u8>) -> u64 {
     let told = world.command(session, 0, &OpenV1 { name: b"it".to_vec(), kind, options });
@@ -76,4 +81,100 @@ fn a_log_that_grew_by_transactions_comes_back() {
     let mut reader = Reader::new(&told.payload);
     assert_eq!((told.code, reader.u8()), (Code::OK, Ok(1)), "it is committed");
     comes_back(&world);
+}
+
+/// Two of these are a little longer than a page may be, and fit no frame with what goes with them.
+fn large() -> Vec<u8> {
+    vec![7; VALUE_MAX - 64]
+}
+
+/// Whether there is more, and how many are on the page.
+fn group_page(payload: &[u8]) -> (u8, u32) {
+    assert!(payload.len() <= PAYLOAD_MAX, "{} bytes in one answer", payload.len());
+    let mut reader = Reader::new(payload);
+    (reader.u8().unwrap(), reader.u32().unwrap())
+}
+
+#[test]
+fn large_messages_and_answers_of_a_group_come_one_to_a_page() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = open(&mut world, session, kind::GROUP, Vec::new());
+    let members = [1, 2].map(|request| {
+        let join = JoinV1 { request, id: Vec::new(), data: Vec::new(), wait_ms: None };
+        world.command(session, id, &join).index
+    });
+    let mut send = |request, ask| {
+        let (to, value) = (TO_ALL, large());
+        let send = SendV1 { request, to, id: Vec::new(), value, ask, wait_ms: None };
+        let told = world.command(session, id, &send);
+        assert_eq!(told.code, Code::OK);
+        told.index
+    };
+    let (first, question) = (send(3, false), send(4, true));
+    let inbox = |brought, message| InboxV1 { member: members[0], brought, message };
+    let told = world.query(session, id, &inbox(0, 0));
+    assert_eq!(group_page(&told.payload), (1, 1));
+    let told = world.query(session, id, &inbox(first, first));
+    assert_eq!(group_page(&told.payload), (0, 1));
+    for member in members {
+        let answer = AnswerV1 { member, message: question, failed: false, value: large() };
+        assert_eq!(world.command(session, id, &answer).code, Code::OK);
+    }
+    let answers = |after| AnswersV1 { message: question, after };
+    assert_eq!(group_page(&world.query(session, id, &answers(0)).payload), (1, 1));
+    assert_eq!(group_page(&world.query(session, id, &answers(members[0])).payload), (0, 1));
+}
+
+#[test]
+fn large_dead_letters_come_one_to_a_page() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = open(&mut world, session, kind::QUEUE, queue::options(1));
+    for _ in 0..2 {
+        world.command(session, id, &OfferV1 { value: large(), delay_ms: 0 });
+    }
+    let mut dead = Vec::new();
+    for request in 1..=2 {
+        let take = TakeV1 { request, max: 1, lease_ms: 1_000, wait_ms: None };
+        let told = world.command(session, id, &take);
+        let mut reader = Reader::new(&told.payload);
+        let (_, token, _) = (reader.u8(), reader.u64().unwrap(), reader.u64());
+        let (_, task) = (reader.u32(), reader.u64().unwrap());
+        let nack = NackV1 { task, token, delay_ms: 0 };
+        assert_eq!(world.command(session, id, &nack).code, Code::OK);
+        dead.push(task);
+    }
+    for after in [0, dead[0]] {
+        let told = world.query(session, id, &DeadV1 { after, limit: 0 });
+        assert!(told.payload.len() <= PAYLOAD_MAX, "{} bytes", told.payload.len());
+        assert_eq!(Reader::new(&told.payload).u32(), Ok(1));
+    }
+}
+
+#[test]
+fn long_names_in_a_tree_come_as_a_frame_has_room_for() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = open(&mut world, session, kind::TREE, Vec::new());
+    for n in 0..700 {
+        let path = format!("/{n:04}{}", "x".repeat(4_000)).into_bytes();
+        let (data, ephemeral, sequential, parents) = (Vec::new(), false, false, false);
+        let create = CreateV1 { path, data, ephemeral, sequential, parents };
+        assert_eq!(world.command(session, id, &create).code, Code::OK);
+    }
+    let (mut after, mut all) = (None, 0);
+    loop {
+        let children = ChildrenV1 { path: b"/".to_vec(), after, limit: 0 };
+        let told = world.query(session, id, &children);
+        assert!(told.payload.len() <= PAYLOAD_MAX, "{} bytes", told.payload.len());
+        let mut reader = Reader::new(&told.payload);
+        let (_, more, count) = (reader.u8(), reader.u8().unwrap(), reader.u32().unwrap());
+        all += count;
+        after = (0..count).map(|_| reader.bytes().unwrap().to_vec()).last();
+        if more == 0 {
+            break;
+        }
+    }
+    assert_eq!(all, 700);
 }

@@ -32,6 +32,8 @@ pub(super) struct Far {
     unique: u64,
     notices: usize,
     events: usize,
+    /// Commands are refused for load, but for those that give something back.
+    is_loaded: bool,
 }
 
 #[derive(Default)]
@@ -99,6 +101,7 @@ impl Far {
 pub(super) struct Near {
     far: Arc<Mutex<Far>>,
     pub(super) session: u64,
+    lasts: bool,
 }
 
 impl Near {
@@ -120,8 +123,9 @@ impl Near {
             unique: 0,
             notices: 0,
             events: 0,
+            is_loaded: false,
         };
-        Near { far: Arc::new(Mutex::new(far)), session }
+        Near { far: Arc::new(Mutex::new(far)), session, lasts: false }
     }
 
     pub(super) fn far(&self) -> MutexGuard<'_, Far> {
@@ -169,6 +173,9 @@ impl Submit for Near {
         payload: Vec<u8>,
     ) -> Reply<Answer> {
         let mut far = self.far();
+        if far.is_loaded && !self.lasts {
+            return Reply::ready(Err(Failure::from(Code::OVERLOADED)));
+        }
         let session = self.session;
         let known = far.world.machine.sessions().get(SessionId(session));
         let Some(sequence) = known.map(|known| known.last_sequence().0 + 1) else {
@@ -192,6 +199,10 @@ impl Submit for Near {
             None => completer.complete(Ok(answer)),
         }
         reply
+    }
+
+    fn lasting(&self) -> Near {
+        Near { lasts: true, ..self.clone() }
     }
 
     fn query(
@@ -595,6 +606,21 @@ fn a_request_that_is_dropped_is_taken_back_whatever_has_become_of_it() {
         drop(guard);
         assert_eq!(one.holder(first.id()), None, "held {held}, reply first {reply_first}");
     }
+}
+
+/// Nobody is told what becomes of a drop, so nobody would try again.
+#[test]
+fn what_is_dropped_is_given_back_whatever_else_is_refused() {
+    let (one, two) = Near::pair();
+    let lock = Lock::open(one.clone(), "l").wait().unwrap();
+    let guard = lock.lock().wait().unwrap();
+    let mut waiting = Lock::open(two, "l").wait().unwrap().lock();
+    assert!(poll(&mut waiting).is_pending());
+    one.far().is_loaded = true;
+    assert_eq!(lock.lock().wait().err().unwrap().code, Code::OVERLOADED);
+    drop(waiting);
+    drop(guard);
+    assert_eq!(one.holder(lock.id()), None);
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
         let mut there = of.iter().filter(|key| self.0.contains_key(**key));
         match (there.next(), there.next()) {
             (Some(condition), None) => Ok(condition),
-            _ => Err(self.bad(&format!("one of {} must be there", of.join(", ")))),
+            _ => Err(self.bad(&format!("exactly one of {} must be there", of.join(", ")))),
         }
     }
 

@@ -247,6 +247,24 @@ fn usage_errors_are_exit_code_2_and_say_what_was_meant() {
 }
 
 #[test]
+fn with_json_there_is_always_one_document() {
+    let _beside = beside_others();
+    let json = |args: &[&str], code| margay(&[args, &["-o", "json"]].concat()).with(code).json();
+    assert!(json(&["counter", "get", "doc-nothing"], 1)["value"].is_null());
+    for nothing in ["tree get doc-nothing /a", "lock status doc-nothing", "describe doc-nothing"] {
+        let args: Vec<&str> = nothing.split(' ').collect();
+        assert!(json(&args, 1).is_null(), "{nothing}");
+    }
+    margay(&["queue", "offer", "doc-queue", "task"]).with(0);
+    assert_eq!(json(&["queue", "dead", "doc-queue"], 0), serde_json::json!([]));
+    margay(&["map", "put", "doc-map", "key", "value"]).with(0);
+    assert!(json(&["map", "clear", "doc-map"], 0).is_null());
+    // What a command prints that runs under a lock is all there is.
+    let run = margay(&["lock", "run", "doc-lock", "-o", "json", "--", "echo", "{}"]).with(0);
+    assert_eq!(run.out, "{}\n");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let _beside = beside_others();
     margay(&["map", "put", "cli-pipe", "key", &"x".repeat(100_000)]).with(0);

@@ -89,7 +89,7 @@ fn an_election_has_one_leader_and_the_next_one_follows() {
     until("one leads", || leads("one"));
     let mut second = run("two");
     until("two waits", || json(&["election", "leader", "cli-boss"])["waiting"] == 1);
-    let waiting = json(&["election", "candidates", "cli-boss"]);
+    let waiting = &json(&["election", "candidates", "cli-boss"])[0];
     let candidate = waiting["candidate"].to_string();
     margay(&["election", "promote", "cli-boss", &candidate]).with(0);
     let term = json(&["election", "leader", "cli-boss"])["term"].as_u64();
@@ -149,7 +149,7 @@ fn a_worker_that_fails_gives_its_task_back_until_it_is_dead() {
         out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let ends: Vec<_> = lines.iter().map(|line| (&line["deliveries"], &line["exit"])).collect();
     assert_eq!(ends, [(&1.into(), &7.into()), (&2.into(), &7.into())]);
-    let dead = json(&["queue", "dead", "cli-poison"]);
+    let dead = &json(&["queue", "dead", "cli-poison"])[0];
     assert_eq!((dead["value"].as_str(), dead["deliveries"].as_u64()), (Some("bad"), Some(2)));
     margay(&["queue", "revive", "cli-poison", &task]).with(0);
     margay(&["queue", "revive", "cli-poison", &task]).with(1);

@@ -54,7 +54,8 @@ fn a_sound_log_is_shown() {
     let (code, out, _) = text(&run(&["dump", "--from", "3", "--to", "5"], &dir));
     assert_eq!((code, out.lines().count()), (0, 3));
     assert!(out.lines().next().is_some_and(|line| line.ends_with("entry 3")), "{out}");
-    let dumped = run(&["dump", "--from", "7", "--to", "7", "--payload", "hex", "-o", "json"], &dir);
+    let dumped =
+        run(&["dump", "--from", "7", "--to", "7", "--payload", "hex", "-o", "jsonl"], &dir);
     let entry: Value = serde_json::from_slice(&dumped.stdout).expect("JSON");
     assert_eq!(entry["payload"], "656e7472792037");
     for verb in ["inspect", "verify", "stats", "repair"] {

@@ -111,7 +111,7 @@ fn what_makes_no_transaction_is_refused_and_says_why() {
         (r#"{"do":"put","name":"t-x@0","key":"k"}"#, "\"value\" must be there"),
         (r#"{"do":"put","name":"t-x@0","key":"k","value":"v","ttl":1}"#, "\"ttl\" means nothing"),
         (r#"{"check":"value","name":"t-v","equal":"v"}"#, "\"equal\" means nothing"),
-        (r#"{"check":"value","name":"t-v"}"#, "one of equals, version, absent"),
+        (r#"{"check":"value","name":"t-v"}"#, "exactly one of equals, version, absent"),
         (r#"{"do":"dance","name":"t-v"}"#, "\"do\" is set"),
     ] {
         let refused = margay(&["txn", step]).with(2).err;

@@ -101,6 +101,25 @@ fn a_directory_belongs_to_one_process_one_node_and_one_user() {
 }
 
 #[test]
+fn a_copy_of_a_directory_does_not_run_beside_its_original() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-copy");
+    let one = One::start(scratch.path());
+    let (data, copy) = (scratch.path().join("data"), scratch.path().join("copy"));
+    let mut cp = Command::new("cp");
+    cp.arg("-a").args([&data, &copy]);
+    crate::harness::run(cp).with(0);
+    let words = ["n1 runs already, at", &one.address, "copy"];
+    ends(serve(&[], &copy, &["--shards", "1"]), scratch.path()).because(1, &words);
+    one.serves();
+    assert_eq!(one.stop(), Some(0));
+    // Alone it may: the machine of the original is gone, and this one has been put in its place.
+    let moved = One::launch(serve(&[], &copy, &["--shards", "1"]), scratch.path());
+    moved.serves();
+    assert!(moved.said().contains("if it has moved, say margay cluster add n1="));
+}
+
+#[test]
 fn a_directory_in_memory_works_and_says_so() {
     let _beside = beside_others();
     let scratch = Scratch::new("bad-memory");
