@@ -250,6 +250,13 @@ impl Log {
         self.rewriting.is_some()
     }
 
+    /// Whether the batch that holds `index` lies in the segment that is being rewritten.
+    #[cfg(feature = "direct")]
+    pub(crate) fn is_rewriting_batch(&self, index: Index) -> bool {
+        let Some(rewriting) = &self.rewriting else { return false };
+        self.segments.find(index).is_some_and(|(segment, _)| segment.number == rewriting.segment)
+    }
+
     /// Has a hard state written that speaks of the place where the log goes on now.
     pub fn record_place(&mut self) -> Ticket {
         let ticket = self.next_ticket();

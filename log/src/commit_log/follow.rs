@@ -24,8 +24,13 @@ impl Follower {
     /// # Errors
     /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given.
     pub async fn next(&mut self) -> Result<Record<'_>, Error> {
-        poll_fn(|context| self.poll_ready(context)).await?;
-        self.take()
+        loop {
+            poll_fn(|context| self.poll_ready(context)).await?;
+            if let Some(at) = self.reader.find_next()? {
+                return Ok(self.reader.lend(at));
+            }
+            // Compaction has removed what was durable.
+        }
     }
 
     /// Blocks the thread until the next entry is durable.
@@ -33,10 +38,20 @@ impl Follower {
     /// # Errors
     /// As [`Follower::next`].
     pub fn wait_next(&mut self) -> Result<Record<'_>, Error> {
-        let next = self.reader.position();
-        let shared = self.reader.shared().clone();
-        shared.wait(Some(next), |state| state.log.durable() >= next);
-        self.take()
+        loop {
+            let next = self.reader.position();
+            self.reader.shared().wait(Some(next), |state| state.log.durable() >= next);
+            if let Some(at) = self.reader.find_next()? {
+                return Ok(self.reader.lend(at));
+            }
+            // Compaction has removed what was durable, or nothing more will be.
+            let state = self.reader.shared().state();
+            match state.log.poisoned() {
+                Some(error) => return Err(error.clone()),
+                None if state.is_closed => return Err(Error::Closed),
+                None => {}
+            }
+        }
     }
 
     /// The next entry, if it is durable already.
@@ -71,16 +86,5 @@ impl Follower {
     #[must_use]
     pub fn position(&self) -> Index {
         self.reader.position()
-    }
-
-    fn take(&mut self) -> Result<Record<'_>, Error> {
-        let shared = self.reader.shared().clone();
-        match self.reader.read_next()? {
-            Some(record) => Ok(record),
-            None => match shared.state().log.poisoned() {
-                Some(error) => Err(error.clone()),
-                None => Err(Error::Closed),
-            },
-        }
     }
 }

@@ -127,6 +127,11 @@ impl Reader {
     /// [`Error::Gone`] if the log begins behind it by now, [`Error::Unreadable`] if it cannot be
     /// read back.
     pub fn read_next(&mut self) -> Result<Option<Record<'_>>, Error> {
+        Ok(self.find_next()?.map(|at| self.lend(at)))
+    }
+
+    /// As [`Reader::read_next`]: which of the entries held it is.
+    pub(crate) fn find_next(&mut self) -> Result<Option<usize>, Error> {
         while self.next <= self.last && self.hold(self.next, Way::Forward)? {
             let at = self.place_of(self.next);
             match self.entries.get(at) {
@@ -134,7 +139,7 @@ impl Reader {
                 Some(&(index, _)) => {
                     self.next = index.next();
                     self.likely = at + 1;
-                    return Ok(Some(self.lend(at)));
+                    return Ok(Some(at));
                 }
                 // Compaction has removed the rest of the batch.
                 None => self.next = self.batch_held().last().index.next(),
@@ -206,8 +211,11 @@ impl Reader {
         self.try_hold(index, way)
     }
 
-    /// Whether the batch of `index` is listed elsewhere than where it was just looked for.
+    /// Whether the batch of `index` is listed elsewhere than where it was just looked for. While its
+    /// segment is rewritten the file may be another one already and the list not: that is waited
+    /// for.
     fn has_moved(&self, index: Index) -> bool {
+        self.shared.wait_until(|state| !state.log.is_rewriting_batch(index));
         let listed = self.shared.state().log.listed(index);
         listed.is_none() || listed != self.looked_for
     }
@@ -385,7 +393,7 @@ impl Reader {
     }
 
     /// The `at`th entry of the batch that is held.
-    fn lend(&self, at: usize) -> Record<'_> {
+    pub(crate) fn lend(&self, at: usize) -> Record<'_> {
         let (index, offset) = self.entries[at];
         let bytes = match &self.held {
             Held::Shared(batch) => batch.body(),

@@ -132,7 +132,8 @@ pub(crate) struct State {
 impl State {
     /// Whether a driver finds something to do.
     fn is_drivable(&self) -> bool {
-        let can_seal = self.log.open_entries() > 0 && self.log.has_room_for_open();
+        let is_stopped = self.log.poisoned().is_some();
+        let can_seal = self.log.open_entries() > 0 && self.log.has_room_for_open() && !is_stopped;
         self.disk_under_way > 0 || self.log.has_ops() || can_seal
     }
 

@@ -38,7 +38,17 @@ impl Maker {
             let _ = std::fs::remove_file(&temporary);
             return Err(error);
         }
-        self.directory.sync_all()
+        self.sync_name(name)
+    }
+
+    /// Makes a file's new name durable, or takes it away again: whoever tries once more finds it
+    /// free.
+    fn sync_name(&self, name: &str) -> io::Result<()> {
+        let synced = self.directory.sync_all();
+        if synced.is_err() {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        synced
     }
 
     fn make_temporary(&self, path: &Path, size: u64, front: &[u8]) -> io::Result<()> {
@@ -78,7 +88,10 @@ impl Maker {
             let _ = std::fs::remove_file(&temporary);
             return Err(disk_error(&error));
         }
-        self.directory.sync_all().map_err(|error| disk_error(&error))
+        // From here on there is only the new file to read. Should the directory not become durable,
+        // a crash brings back the former one, as a crash before would have.
+        let _ = self.directory.sync_all();
+        Ok(())
     }
 
     /// As [`Op::Prepare`] from the file of another segment. What was written to that is durable,
@@ -99,7 +112,7 @@ impl Maker {
             let _ = std::fs::remove_file(&from);
             return Err(disk_error(&error));
         }
-        self.directory.sync_all().map_err(|error| disk_error(&error))
+        self.sync_name(&segment_file(segment)).map_err(|error| disk_error(&error))
     }
 
     /// As [`Op::Retire`] that keeps the file. Under its new name opening removes it, under the old
@@ -120,4 +133,38 @@ impl Maker {
 /// The name of a retired segment's file that is kept for a later one.
 pub(crate) fn spare_file(segment: SegmentNumber) -> String {
     format!("{}.spare{TEMPORARY}", segment_file(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::BLOCK;
+
+    /// The directory refuses to be synced once: the next attempt finds the name free, and what was
+    /// rewritten is what the log is told.
+    #[test]
+    fn a_directory_that_is_not_synced_leaves_no_half_way() {
+        let path = std::env::temp_dir().join(format!("margay-maker-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        let (good, bad) = (File::open(&path), File::open("/dev/null"));
+        let maker = |directory: io::Result<File>| {
+            Maker::new(path.clone(), Arc::new(directory.expect("opens")), 0)
+        };
+        let (good, bad) = (maker(good), maker(bad));
+        let (header, size) = (Buffer::zeroed(BLOCK), 4 * BLOCK as u64);
+        let file = |number| path.join(segment_file(SegmentNumber(number)));
+
+        bad.prepare(SegmentNumber(1), size, &header).expect_err("not durable");
+        good.prepare(SegmentNumber(1), size, &header).expect("at the second attempt");
+
+        good.set_aside(SegmentNumber(1)).expect("kept");
+        bad.reuse(SegmentNumber(1), SegmentNumber(2), &header).expect_err("not durable");
+        good.prepare(SegmentNumber(2), size, &header).expect("at the second attempt");
+
+        let mut data = Buffer::zeroed(BLOCK);
+        data.fill(7);
+        bad.rewrite(SegmentNumber(2), &data).expect("exchanged");
+        assert_eq!(std::fs::read(file(2)).expect("there"), data[..]);
+        std::fs::remove_dir_all(&path).expect("ours");
+    }
 }

@@ -89,7 +89,7 @@ pub enum Op {
         keep: bool,
     },
     /// Replace a segment's file by these bytes, header block included: whole and durable when done,
-    /// or as it was.
+    /// or as it was. Should the directory not be synced, a crash may bring the former file back.
     Rewrite {
         /// The segment.
         segment: SegmentNumber,

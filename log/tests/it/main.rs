@@ -12,6 +12,8 @@ mod completions;
 mod conformance;
 #[cfg(feature = "direct")]
 mod directory;
+#[cfg(feature = "direct")]
+mod driving;
 #[cfg(feature = "sim")]
 mod faults;
 #[cfg(feature = "direct")]

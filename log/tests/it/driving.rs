@@ -1,0 +1,145 @@
+//! Those who wait for a log, read it and close it, while it stops or is compacted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use margay_log::Error;
+use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver};
+use margay_log::error::segment_file;
+use margay_log::id::{Index, SegmentNumber};
+
+use crate::conformance::TempDir;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(5);
+
+fn drivers() -> [Driver; 1 + cfg!(feature = "uring") as usize] {
+    [
+        Driver::Direct,
+        #[cfg(feature = "uring")]
+        Driver::Uring,
+    ]
+}
+
+fn open(dir: &TempDir, driver: Driver, segment: u64) -> CommitLog {
+    let options = CommitLogOptions {
+        driver,
+        segment_first: segment,
+        segment_max: segment,
+        cache_bytes: 0,
+        ..CommitLogOptions::default()
+    };
+    CommitLog::open(dir.path(), options).expect("opens").log
+}
+
+/// Whether it comes to hold within [`LONG`].
+fn in_time(mut holds: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    while !holds() {
+        if begin.elapsed() > LONG {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// A write fails while entries wait in memory for the next one: nobody goes on trying to write
+/// them, and the log can be closed.
+#[test]
+fn a_log_that_has_stopped_with_entries_in_memory_is_closed() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("stopped-{driver:?}"));
+        let log = open(&dir, driver, 8 << 20);
+        for _ in 0..90 {
+            drop(log.append(&[1; 60 << 10]).expect("taken"));
+        }
+        log.sync().wait().expect("durable");
+        let next = dir.path().join(segment_file(SegmentNumber(2)));
+        assert!(in_time(|| std::fs::remove_file(&next).is_ok()), "it is prepared ahead");
+        let mut taken = Vec::new();
+        let stopped = loop {
+            match log.append(&[2; 60 << 10]) {
+                Ok(appended) => taken.push(appended),
+                Err(error) => break error,
+            }
+            assert!(taken.len() < 10_000);
+        };
+        assert!(matches!(stopped, Error::Write { .. }), "{stopped}");
+        let last = taken.pop().expect("some were taken").wait();
+        assert_eq!(last, Err(stopped));
+        drop(taken);
+        let (closed, is_closed) = channel();
+        thread::spawn(move || {
+            drop(log);
+            closed.send(()).expect("waited for");
+        });
+        is_closed.recv_timeout(LONG).unwrap_or_else(|_| panic!("{driver:?}: it is closed"));
+    }
+}
+
+/// Compaction has removed the log's last entries: a follower waits for those behind them.
+#[test]
+fn a_follower_waits_behind_entries_that_were_removed() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("removed-{driver:?}"));
+        for n in 0..4_u8 {
+            open(&dir, driver, 64 << 10).append(&[n]).expect("taken").wait().expect("durable");
+        }
+        // The last entry lies in a segment behind which the log goes on, in an empty one.
+        let log = open(&dir, driver, 64 << 10);
+        log.clean(Index(4)).expect("held");
+        let compacted = log.compact(Compaction::default(), |_| true).expect("runs");
+        assert_eq!(compacted.entries, 1);
+        let mut follower = log.follow(Index(3));
+        assert_eq!(follower.wait_next().expect("there").payload, [2]);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                log.append(b"next").expect("taken").wait().expect("durable");
+            });
+            let record = follower.wait_next().expect("it is waited for");
+            assert_eq!((record.index, record.payload), (Index(5), &b"next"[..]));
+        });
+    }
+}
+
+/// Readers look up a place, compaction exchanges the file, and the place is another one before the
+/// log has been told.
+#[test]
+fn readers_of_many_segments_go_on_while_they_are_rewritten() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("exchanged-{driver:?}"));
+        let log = open(&dir, driver, 64 << 10);
+        let entries = 40 * 10;
+        for n in 1..=entries {
+            let payload = [&u64::to_le_bytes(n)[..], &[7; 5_000]].concat();
+            log.append(&payload).expect("taken").wait().expect("durable");
+        }
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for stride in [2, 3, 5] {
+                    for n in (1..=entries).filter(|n| n % stride == 0) {
+                        log.clean(Index(n)).expect("held");
+                    }
+                    let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+                    log.compact(compaction, |_| true).expect("runs");
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let mut reader = log.read(..);
+                        while let Some(record) = reader.read_next().expect("readable") {
+                            assert!(record.payload.starts_with(&record.index.0.to_le_bytes()));
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
