@@ -100,6 +100,8 @@ pub struct Session {
     endpoints: Endpoints,
     /// Last time something was heard, or that nothing was due.
     quiet_since: Micros,
+    /// A call that was sent since has ended without an answer.
+    unheard: bool,
     /// Nothing is sent before this: the group has too much to do.
     held_until: Option<Micros>,
     load: Backoff,
@@ -155,6 +157,7 @@ impl Session {
             link: Link::Down { retry_at: now },
             endpoints,
             quiet_since: now,
+            unheard: false,
             held_until: None,
             load: backoff,
             cluster: config.cluster,

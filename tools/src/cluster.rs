@@ -49,7 +49,10 @@ Examples:
     #[command(after_help = "\
 Examples:
   margay cluster verify              # group 0: 3 replicas identical to index 1,234
-  margay cluster verify -o json      # group, identical, index, replicas, different")]
+  margay cluster verify -o json      # group, identical, index, replicas, compared, different, …
+
+All members are compared, also those that --endpoints does not name; exit code 3 where one does not
+answer.")]
     Verify,
     /// Make a node that runs a learner of every group, or tell the cluster its new address
     #[command(after_help = "\

@@ -1,6 +1,9 @@
 //! `margay cluster verify`: whether all replicas have the same log, byte for byte.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use margay::client::{NodeStatus, chain, compare, status_of_all};
 use margay_log::id::{GroupId, Index};
@@ -10,6 +13,9 @@ use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
 use crate::output;
 use crate::units;
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What is said of one group.
 struct Verified {
@@ -117,8 +123,24 @@ fn verify(
     replicas: &[(String, String)],
 ) -> Result<Verified, Exit> {
     let ask = |at: usize, index| chain(&replicas[at].1, group, index, connect.timeout);
-    let comparison = compare(replicas.len(), ask)
-        .map_err(|error| Exit::new(UNREACHABLE, format!("group {}: {error}", group.0)))?;
+    let not_compared = |why: &dyn Display| {
+        Err(Exit::new(UNREACHABLE, format!("group {}: nothing is compared: {why}", group.0)))
+    };
+    let end = Instant::now() + connect.timeout;
+    let comparison = loop {
+        let comparison = match compare(replicas.len(), ask) {
+            Ok(comparison) => comparison,
+            Err(error) => return not_compared(&error),
+        };
+        // Every group has entries; but who has just started knows none that is committed.
+        if comparison.index > Index::ZERO || !comparison.different.is_empty() {
+            break comparison;
+        }
+        if Instant::now() >= end {
+            return not_compared(&"a replica does not know yet what is committed");
+        }
+        thread::sleep(LOOK);
+    };
     let name = |at: usize| replicas[at].0.clone();
     let different = comparison.different.iter().map(|&(at, index)| (name(at), index));
     Ok(Verified {

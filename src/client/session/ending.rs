@@ -60,6 +60,10 @@ impl Session {
                 }
                 Outcome::NotApplied
             }
+            Some(Work::Query { sent: true, .. } | Work::Status { sent: true }) => {
+                self.unheard = true;
+                Outcome::NotApplied
+            }
             _ => Outcome::NotApplied,
         }
     }

@@ -43,7 +43,7 @@ impl Session {
         if !matches!(self.link, Link::Greeting { .. } | Link::Open | Link::Closing { .. }) {
             return;
         }
-        self.quiet_since = self.now;
+        (self.quiet_since, self.unheard) = (self.now, false);
         // Whole frames are read where they are; only an incomplete one is kept.
         if self.inbox.is_empty() {
             let used = self.read(bytes);
@@ -149,7 +149,7 @@ impl Session {
         self.link = Link::Down { retry_at };
         self.inbox.clear();
         self.out.clear();
-        self.held_until = None;
+        (self.held_until, self.unheard) = (None, false);
         self.keep_alive = None;
         self.register_asked = false;
         if let Some(member) = &mut self.member {
@@ -249,7 +249,7 @@ impl Session {
 
     pub(super) fn keep_alive(&mut self) {
         let Some(Member { session, .. }) = self.member else { return };
-        if self.outstanding() == 0 {
+        if self.outstanding() == 0 && !self.unheard {
             self.quiet_since = self.now;
         }
         self.keep_alive = Some(self.now);

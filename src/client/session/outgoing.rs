@@ -9,7 +9,7 @@ impl Session {
         if self.link != Link::Open || self.out.len() >= OUT_HIGH {
             return;
         }
-        if self.outstanding() == 0 {
+        if self.outstanding() == 0 && !self.unheard {
             self.quiet_since = self.now;
         }
         if self.held_until.is_some_and(|until| until > self.now) {

@@ -300,6 +300,25 @@ fn silence_counts_from_the_first_request_after_an_idle_time() {
     assert_ne!(world.address, address);
 }
 
+/// Each call ends before the silence has been long enough; together they have heard nothing.
+#[test]
+fn calls_that_end_early_do_not_hide_the_silence() {
+    let mut world = World::new();
+    world.connect();
+    let silent = world.address.clone();
+    for _ in 0..4 {
+        world.look();
+        assert_eq!(world.address, silent);
+        let (level, kind, schema, resource) = (Level::Linearizable, 18, 1, ResourceId(5));
+        let call = Call::Query { level, kind, schema, resource, payload: Vec::new() };
+        world.session.submit(world.now, call, world.now.after(Micros(SECOND.0 / 2)));
+        assert_eq!(world.sent().len(), 1);
+        world.pass(Micros(SECOND.0 * 3 / 4));
+    }
+    world.look();
+    assert_ne!(world.address, silent);
+}
+
 #[test]
 fn an_idle_session_without_members_needs_no_connection() {
     let mut world = World::new();
