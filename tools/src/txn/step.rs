@@ -12,12 +12,13 @@ use serde_json::{Map as Object, Value as Json};
 use crate::exit::Exit;
 
 type Steps = Transaction<Group>;
+type Add<'a> = Box<dyn FnOnce(Steps, &Client) -> Result<Steps, Exit> + 'a>;
 
 /// One that was read: what it is about, and what it adds to a transaction once that is open.
 pub(super) struct Step<'a> {
     pub(super) name: &'a str,
     pub(super) kind: u8,
-    add: Box<dyn FnOnce(Steps, &Client) -> Result<Steps, Exit> + 'a>,
+    add: Add<'a>,
 }
 
 impl<'a> Step<'a> {
@@ -181,7 +182,7 @@ fn check_of_others<'a>(fields: Fields<'a>, name: &'a str, what: &str) -> Result<
     let conditions = ["has", "lacks"];
     let has_or_lacks = |keys: &[&str]| {
         fields.only(&[keys, &conditions].concat())?;
-        Ok::<_, Exit>(fields.condition(&conditions)?)
+        fields.condition(&conditions)
     };
     Ok(match what {
         "set" => {
