@@ -161,6 +161,8 @@ pub(crate) struct Rewriting {
     size: u64,
     batches: Vec<BatchRef>,
     marks: Marks,
+    /// Entries that are left out: fewer than are marked where some were removed before.
+    gone: u64,
 }
 
 impl Log {
@@ -291,11 +293,11 @@ impl Log {
             return false;
         }
         let (segment, marks) = (candidate.segment, candidate.marks.clone());
-        let Packed { mut data, placed, .. } = packed;
+        let Packed { mut data, placed, gone } = packed;
         let size = data.len() as u64;
         self.segment_header(segment, size).encode(&mut data[..BLOCK]);
         let batches = placed.iter().map(BatchRef::placed).collect();
-        self.rewriting = Some(Rewriting { segment, size, batches, marks });
+        self.rewriting = Some(Rewriting { segment, size, batches, marks, gone });
         self.ops.push_back(Op::Rewrite { segment, data: Arc::new(data) });
         true
     }
@@ -312,7 +314,7 @@ impl Log {
         let retiring = self.retiring.iter_mut().find(|retiring| retiring.segment == segment);
         retiring.into_iter().for_each(|retiring| retiring.size = done.size);
         if let Some(segment) = self.segments.by_number(segment) {
-            segment.replace(done.size, done.batches, &done.marks);
+            segment.replace(done.size, done.batches, &done.marks, done.gone);
         }
     }
 }

@@ -236,7 +236,8 @@ pub enum Error {
         /// The schema it was appended with; the same if its bytes are no such value.
         found: u16,
     },
-    /// The log was opened for reading only, or as something else than it is.
+    /// The log was opened for reading only, or as something else than it is, or a value cannot be
+    /// written as bytes.
     #[error("cannot {action}: {reason}")]
     Unsupported {
         /// What was tried.

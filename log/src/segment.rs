@@ -148,12 +148,19 @@ impl Segment {
         all.saturating_sub(self.removed)
     }
 
-    /// Its file has been replaced. What has been cut off since stays cut off.
-    pub(crate) fn replace(&mut self, size: u64, mut batches: Vec<BatchRef>, marks: &Marks) {
+    /// Its file has been replaced, by one that lacks `gone` more entries. What has been cut off
+    /// since stays cut off.
+    pub(crate) fn replace(
+        &mut self,
+        size: u64,
+        mut batches: Vec<BatchRef>,
+        marks: &Marks,
+        gone: u64,
+    ) {
         batches.truncate(self.batches.len());
         let same = |(new, old): (&BatchRef, &BatchRef)| new.end() == old.end();
         assert!(batches.iter().zip(&self.batches).all(same), "the same batches, elsewhere");
-        self.removed += marks.count();
+        self.removed += gone;
         self.marks.subtract(marks);
         (self.size, self.cursor, self.batches) = (size, size, batches);
     }

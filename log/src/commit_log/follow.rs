@@ -11,11 +11,21 @@ use crate::id::Index;
 #[derive(Debug)]
 pub struct Follower {
     reader: Reader,
+    /// Under which its waker is registered.
+    number: u64,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let waker = self.reader.shared().state().forget_follower(self.number);
+        drop(waker);
+    }
 }
 
 impl Follower {
     pub(crate) fn new(reader: Reader) -> Follower {
-        Follower { reader }
+        let number = reader.shared().state().number_follower();
+        Follower { reader, number }
     }
 
     /// The next entry, once it is durable. What is no longer in memory is read from disk on the
@@ -78,7 +88,9 @@ impl Follower {
         if let Some(error) = state.log.poisoned() {
             return Poll::Ready(Err(error.clone()));
         }
-        state.wake_follower(context.waker());
+        let former = state.wake_follower(self.number, context.waker());
+        drop(state);
+        drop(former);
         Poll::Pending
     }
 

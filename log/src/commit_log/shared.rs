@@ -110,7 +110,9 @@ pub(crate) struct State {
     /// Of futures, by the entry that each waits for.
     wakers: Vec<(Index, Waker)>,
     meta_wakers: Vec<(Ticket, Waker)>,
-    followers: Vec<Waker>,
+    /// Of followers that wait, by their numbers: one each.
+    followers: Vec<(u64, Waker)>,
+    followers_made: u64,
     pub(crate) meta_durable: Ticket,
     /// Somebody has entries or futures that only the thread can see to.
     kicked: bool,
@@ -199,26 +201,46 @@ impl State {
         self.meta_wakers.push((ticket, waker.clone()));
     }
 
-    /// Registers a reader's waker: woken by the next progress.
-    pub(crate) fn wake_follower(&mut self, waker: &Waker) {
-        if !self.followers.iter().any(|other| other.will_wake(waker)) {
-            self.followers.push(waker.clone());
+    /// The number of a new follower.
+    pub(crate) fn number_follower(&mut self) -> u64 {
+        self.followers_made += 1;
+        self.followers_made
+    }
+
+    /// Registers a follower's waker: woken by the next progress. Gives back the one it had before,
+    /// to be dropped without the lock: a task may go with it.
+    pub(crate) fn wake_follower(&mut self, follower: u64, waker: &Waker) -> Option<Waker> {
+        match self.followers.iter_mut().find(|(number, _)| *number == follower) {
+            Some((_, former)) if former.will_wake(waker) => None,
+            Some((_, former)) => Some(std::mem::replace(former, waker.clone())),
+            None => {
+                self.followers.push((follower, waker.clone()));
+                None
+            }
         }
     }
 
-    fn wake_followers(&mut self) {
-        self.followers.drain(..).for_each(Waker::wake);
+    /// The follower waits no more. Its waker is to be dropped without the lock.
+    pub(crate) fn forget_follower(&mut self, follower: u64) -> Option<Waker> {
+        let at = self.followers.iter().position(|(number, _)| *number == follower)?;
+        Some(self.followers.swap_remove(at).1)
+    }
+
+    fn take_followers(&mut self, due: &mut Vec<Waker>) {
+        due.extend(self.followers.drain(..).map(|(_, waker)| waker));
     }
 
     fn has_sleepers(&self) -> bool {
         self.sleeping > 0 || !self.sleepers.is_empty()
     }
 
-    fn wake_all(&mut self) {
+    /// Wakes the threads, and takes out the wakers of all futures: an executor may poll within
+    /// `wake`, which takes the lock.
+    fn wake_all(&mut self, due: &mut Vec<Waker>) {
         self.sleepers.wake_all();
-        self.wakers.drain(..).for_each(|(_, waker)| waker.wake());
-        self.meta_wakers.drain(..).for_each(|(_, waker)| waker.wake());
-        self.wake_followers();
+        due.extend(self.wakers.drain(..).map(|(_, waker)| waker));
+        due.extend(self.meta_wakers.drain(..).map(|(_, waker)| waker));
+        self.take_followers(due);
     }
 
     /// Takes the end of an operation into account. Futures that it concerns are to be woken.
@@ -239,7 +261,7 @@ impl State {
             }
         }
         let Ok(progress) = self.log.on_done(done) else {
-            self.wake_all();
+            self.wake_all(due);
             return;
         };
         if let Some(ticket) = progress.meta {
@@ -249,7 +271,7 @@ impl State {
         }
         if let Some(durable) = progress.durable {
             self.take_wakers(durable, due);
-            due.append(&mut self.followers);
+            self.take_followers(due);
         }
     }
 }
@@ -296,6 +318,7 @@ impl Shared {
                 wakers: Vec::new(),
                 meta_wakers: Vec::new(),
                 followers: Vec::new(),
+                followers_made: 0,
                 meta_durable: Ticket(0),
                 kicked: false,
                 left: Index::ZERO,
@@ -416,9 +439,17 @@ impl Shared {
         }
         if !state.sleepers.is_empty() {
             state.sleepers.wake_one();
-        } else if state.sleeping > 0 {
+            return;
+        }
+        if state.sleeping > 0 {
             self.progress.notify_one();
-        } else if state.disk_under_way > 0 || !state.wakers.is_empty() {
+            return;
+        }
+        // The thread may have looked in vain while the disk was taken: it is told again of what it
+        // was told of, futures and an entry that a follower waits for.
+        let is_followed = !state.followers.is_empty() && state.left > state.log.durable();
+        let is_begun = state.disk_under_way > 0 || state.log.has_ops();
+        if is_begun || is_followed || !state.wakers.is_empty() {
             self.kick(state);
         }
     }
@@ -500,7 +531,7 @@ impl Shared {
             done => state.on_done(done, &mut due),
         }
         self.progress.notify_all();
-        due.append(&mut state.followers);
+        state.take_followers(&mut due);
         self.kick(&mut state);
         drop(state);
         due.into_iter().for_each(Waker::wake);
@@ -513,8 +544,11 @@ impl Shared {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut state = self.state();
         state.is_closed = true;
-        state.wake_all();
+        let mut due = Vec::new();
+        state.wake_all(&mut due);
         self.progress.notify_all();
+        drop(state);
+        due.into_iter().for_each(Waker::wake);
     }
 
     /// Tells everybody that the log is being closed.

@@ -78,10 +78,11 @@ impl<T: Value> TypedLog<T> {
     /// Appends a value.
     ///
     /// # Errors
-    /// As [`CommitLog::append`].
+    /// As [`CommitLog::append`]; [`Error::Unsupported`] if the value's own `Serialize` fails.
     pub fn append(&self, value: &T) -> Result<Appended, Error> {
+        let reason = "its Serialize fails; append one that it takes";
         let bytes = to_bytes_in::<_, Failure>(value, AlignedVec::new())
-            .expect("a value is written to memory");
+            .map_err(|_| Error::Unsupported { action: "append the value", reason })?;
         let header = EntryHeader { schema: self.schema, ..EntryHeader::default() };
         self.log.append_with(&header, bytes.len(), |place| place.copy_from_slice(&bytes))
     }

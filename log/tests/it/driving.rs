@@ -106,6 +106,30 @@ fn a_follower_waits_behind_entries_that_were_removed() {
     }
 }
 
+/// Entries that compaction has removed are marked again, as after a restart: they are not removed
+/// twice, and what is left is worth rewriting no sooner for it.
+#[test]
+fn entries_that_are_marked_again_are_not_removed_again() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("again-{driver:?}"));
+        let log = open(&dir, driver, 64 << 10);
+        for n in 0..20_u8 {
+            drop(log.append(&[n]).expect("taken"));
+        }
+        log.sync().wait().expect("durable");
+        drop(log);
+        let log = open(&dir, driver, 64 << 10);
+        let compaction = Compaction { dead_percent: 50, ..Compaction::default() };
+        let compact = |indexes: std::ops::RangeInclusive<u64>| {
+            indexes.for_each(|n| log.clean(Index(n)).expect("held"));
+            log.compact(compaction, |_| true).expect("runs")
+        };
+        assert_eq!(compact(1..=10).entries, 10);
+        assert_eq!(compact(1..=10).entries, 0);
+        assert_eq!(compact(11..=11).segments, 0, "one of ten that are left");
+    }
+}
+
 /// Readers look up a place, compaction exchanges the file, and the place is another one before the
 /// log has been told.
 #[test]

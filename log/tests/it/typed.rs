@@ -4,6 +4,7 @@
 use margay_log::Error;
 use margay_log::commit_log::{CommitLog, CommitLogOptions, TypedLog};
 use margay_log::id::Index;
+use rkyv::rancor::{Fallible, Source};
 use rkyv::{Archive, Serialize};
 
 use crate::conformance::TempDir;
@@ -48,6 +49,33 @@ fn values_are_read_where_they_lie() {
     }
     assert!(reader.read_next().expect("readable").is_none());
     assert_eq!(reader.read_prev().expect("readable").expect("there").0, Index(50));
+}
+
+/// Writes itself, and not every value of it.
+#[derive(Archive)]
+struct Odd {
+    number: u32,
+}
+
+impl<S: Fallible<Error: Source> + ?Sized> Serialize<S> for Odd {
+    fn serialize(&self, _: &mut S) -> Result<OddResolver, S::Error> {
+        if self.number.is_multiple_of(2) {
+            return Err(S::Error::new(std::io::Error::other("it is even")));
+        }
+        Ok(OddResolver { number: () })
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_written_is_an_error() {
+    let dir = TempDir::new("typed-odd");
+    let log = CommitLog::open(dir.path(), CommitLogOptions::default()).expect("opens").log;
+    let log = TypedLog::<Odd>::new(log, 1);
+    let error = log.append(&Odd { number: 2 }).expect_err("refused");
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    assert_eq!(log.append(&Odd { number: 3 }).expect("room").wait(), Ok(Index(1)));
+    let mut reader = log.read(..);
+    assert_eq!(reader.read_next().expect("readable").expect("there").1.number.to_native(), 3);
 }
 
 #[test]

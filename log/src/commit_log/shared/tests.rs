@@ -165,6 +165,83 @@ fn what_somebody_follows_is_not_left() {
     assert!(fixture.shared().state().kicked);
 }
 
+/// The thread was told, and found the disk taken. Whoever had it ends.
+#[test]
+fn what_the_thread_could_not_see_to_is_passed_on_to_it() {
+    let used_up = |fixture: &Fixture| {
+        assert!(std::mem::take(&mut fixture.shared().state().kicked));
+        fixture.shared().wait_until(|_| true);
+        assert!(fixture.shared().state().kicked);
+    };
+    let fixture = Fixture::new();
+    let mut recorded = fixture.log.set_meta(b"of a future").expect("open");
+    let polled = Pin::new(&mut recorded).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending());
+    used_up(&fixture);
+
+    let fixture = Fixture::new();
+    let mut follower = fixture.log.follow(Index(1));
+    assert!(follower.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(fixture.put());
+    used_up(&fixture);
+}
+
+/// Looks whether the log's lock is free, as an executor that polls within `wake` needs it.
+struct Looking {
+    shared: Arc<Shared>,
+    found_free: AtomicUsize,
+}
+
+impl Wake for Looking {
+    fn wake(self: Arc<Self>) {
+        let is_free = self.shared.state.try_lock().is_ok();
+        self.found_free.fetch_add(usize::from(is_free), Ordering::Relaxed);
+    }
+}
+
+impl Looking {
+    fn at(fixture: &Fixture) -> Arc<Looking> {
+        let shared = Arc::clone(&fixture.log.handle.shared);
+        Arc::new(Looking { shared, found_free: AtomicUsize::new(0) })
+    }
+}
+
+#[test]
+fn futures_are_woken_without_the_lock_when_the_log_is_closed() {
+    let fixture = Fixture::new();
+    let looking = Looking::at(&fixture);
+    let waker = Waker::from(Arc::clone(&looking));
+    let context = &mut Context::from_waker(&waker);
+    let mut appended = fixture.log.append(b"not written").expect("room");
+    assert!(Pin::new(&mut appended).poll(context).is_pending());
+    let mut recorded = fixture.log.set_meta(b"not written").expect("open");
+    assert!(Pin::new(&mut recorded).poll(context).is_pending());
+    let mut follower = fixture.log.follow(Index(1));
+    assert!(follower.poll_ready(context).is_pending());
+    fixture.shared().finish();
+    assert_eq!(looking.found_free.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_follower_has_one_waker_and_takes_it_along() {
+    let fixture = Fixture::new();
+    let mut follower = fixture.log.follow(Index(1));
+    let tasks: Vec<_> = (0..8).map(|_| Looking::at(&fixture)).collect();
+    for task in &tasks {
+        let waker = Waker::from(Arc::clone(task));
+        assert!(follower.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(fixture.shared().state().followers.len(), 1);
+    fixture.put().wait().expect("durable");
+    let woken: Vec<_> = tasks.iter().map(|task| task.found_free.load(Ordering::Relaxed)).collect();
+    assert_eq!(woken, [0, 0, 0, 0, 0, 0, 0, 1]);
+
+    let mut follower = fixture.log.follow(Index(2));
+    assert!(follower.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(follower);
+    assert!(fixture.shared().state().followers.is_empty());
+}
+
 #[test]
 fn a_write_waits_for_futures_that_append_again() {
     let fixture = Fixture::new();
