@@ -11,6 +11,7 @@ use super::{
 };
 use margay_log::breaks;
 use margay_log::id::Index;
+use margay_log::snapshot::CHUNK_MAX;
 use std::any::Any;
 
 /// Sessions, log time and state of one group, as of one index.
@@ -263,7 +264,7 @@ impl<S: StateMachine> Machine<S> {
     /// As [`Frozen::next_chunk`] of a view of this machine.
     ///
     /// # Errors
-    /// Code of a user panicked.
+    /// Code of a user panicked, or wrote more than a chunk may have.
     pub fn chunk_or_halt(
         &self,
         frozen: &mut FrozenMachine<S>,
@@ -271,6 +272,10 @@ impl<S: StateMachine> Machine<S> {
         out: &mut Vec<u8>,
     ) -> Result<bool, Halted> {
         let more = halt::caught(S::IS_OURS, || frozen.next_chunk(max, out));
+        let more = more.and_then(|more| match out.len() {
+            length if length > CHUNK_MAX => Err(format!("a slice of {length} bytes")),
+            _ => Ok(more),
+        });
         more.map_err(|text| self.halted(format!("writing out the state: {text}")))
     }
 

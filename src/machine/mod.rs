@@ -345,7 +345,7 @@ pub trait StateMachine: Sized + Send + 'static {
 /// A state as it was at one index, written out slice by slice. Equal states write equal bytes.
 pub trait Frozen {
     /// Appends about `max` bytes: whole items only, so possibly one item more. Returns whether
-    /// more follow.
+    /// more follow. A slice of more than 16 MiB halts the group.
     fn next_chunk(&mut self, max: usize, out: &mut Vec<u8>) -> bool;
 }
 

@@ -401,6 +401,10 @@ impl<S: StateMachine> Replica<S> {
 
     /// Looks through the next piece of what is at rest, if it is time.
     fn scrub(&mut self, now: Micros) {
+        if self.is_suspicious() {
+            self.scrub_snapshots();
+            return;
+        }
         let pause = self.config.scrub_pause;
         let due = pause > Micros(0) && now >= self.repairs.scrub_at;
         if !due || self.repairs.scrubbing.is_some() {

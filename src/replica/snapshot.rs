@@ -63,6 +63,8 @@ pub(super) struct Snapshots<S: StateMachine> {
     /// Where looking through them is, and the last that was found whole in this round.
     scrubbing: Option<Scrub>,
     scrubbed: Index,
+    /// Refused by the node that it was brought to: it is looked through at once.
+    suspected: Option<Index>,
     /// One of those kept turned out to be damaged, or another node needs one: it is made whatever
     /// the log has grown by.
     is_overdue: bool,
@@ -82,6 +84,7 @@ impl<S: StateMachine> Snapshots<S> {
             sending: Vec::new(),
             scrubbing: None,
             scrubbed: Index::ZERO,
+            suspected: None,
             is_overdue: false,
             counts: SnapshotCounts::default(),
         }

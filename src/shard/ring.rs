@@ -262,9 +262,14 @@ impl Ring {
     /// # Safety
     /// The memory that `entry` names must live until its final completion.
     unsafe fn push(&mut self, entry: squeue::Entry) {
-        // Nothing overtakes what waits. SAFETY: the caller's promise.
-        let waits = !self.backlog.is_empty();
-        if waits || unsafe { self.ring.submission().push(&entry) }.is_err() {
+        // Nothing overtakes what waits.
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(entry);
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        if pushed.is_err() {
             self.backlog.push_back(entry);
         }
     }

@@ -211,9 +211,9 @@ impl Reader {
         self.try_hold(index, way)
     }
 
-    /// Whether the batch of `index` is listed elsewhere than where it was just looked for. While its
-    /// segment is rewritten the file may be another one already and the list not: that is waited
-    /// for.
+    /// Whether the batch of `index` is listed elsewhere than where it was just looked for. While
+    /// its segment is rewritten the file may be another one already and the list not: that is
+    /// waited for.
     fn has_moved(&self, index: Index) -> bool {
         self.shared.wait_until(|state| !state.log.is_rewriting_batch(index));
         let listed = self.shared.state().log.listed(index);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::{disk_error, listed};
+use crate::disk::direct::{disk_error, listed, read_slots};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::HardState;
@@ -150,9 +150,10 @@ impl Storage for View {
     }
 
     fn hard_state(&mut self) -> Result<Option<Vec<u8>>, DiskError> {
-        match std::fs::read(self.path.join(HARD_STATE_FILE)) {
-            Ok(mut bytes) => {
-                bytes.resize(crate::hard_state::HARD_STATE_BYTES, 0);
+        match File::open(self.path.join(HARD_STATE_FILE)) {
+            Ok(file) => {
+                let mut bytes = vec![0; crate::hard_state::HARD_STATE_BYTES];
+                read_slots(&mut bytes, |bytes, at| file.read_at(bytes, at))?;
                 Ok(Some(bytes))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,5 +1,6 @@
 //! Looking through the snapshots on this disk for rot, a piece at a time: one that is damaged is
-//! found while the other is still there, and another is made in its place.
+//! found while the other is still there, and another is made in its place. One that another node
+//! has refused comes before all others, and without pauses.
 
 use margay_log::Buffer;
 use margay_log::disk::{DiskError, SnapshotStep};
@@ -42,13 +43,21 @@ impl Scrub {
 }
 
 impl<S: StateMachine> Replica<S> {
+    /// One is kept that another node has refused.
+    pub(in super::super) fn is_suspicious(&self) -> bool {
+        let of = |kept: &SnapshotHeader| Some(kept.end.id.index) == self.snapshots.suspected;
+        self.snapshots.kept.iter().any(of)
+    }
+
     /// Begins to read the next piece, unless one is being read. `false`: all snapshots have been
     /// looked through.
     pub(in super::super) fn scrub_snapshots(&mut self) -> bool {
         let snapshots = &mut self.snapshots;
         if snapshots.scrubbing.is_none() {
             let after = snapshots.scrubbed;
-            let next = snapshots.kept.iter().find(|kept| kept.end.id.index > after);
+            let of = |kept: &&SnapshotHeader| Some(kept.end.id.index) == snapshots.suspected;
+            let next = snapshots.kept.iter().find(of);
+            let next = next.or(snapshots.kept.iter().find(|kept| kept.end.id.index > after));
             let Some(header) = next.cloned() else {
                 snapshots.scrubbed = Index::ZERO;
                 return false;
@@ -87,6 +96,7 @@ impl<S: StateMachine> Replica<S> {
             Ok(piece) => scrub.feed(piece.as_deref().unwrap_or_default()),
             Err(error) => Err(error.to_string()),
         };
+        let is_suspected = self.snapshots.suspected == Some(index);
         let is_kept = self.snapshots.kept.iter().any(|kept| kept == scrub.reader.header());
         match looked {
             // It has been deleted or replaced meanwhile.
@@ -94,6 +104,7 @@ impl<S: StateMachine> Replica<S> {
             Ok(()) if scrub.reader.position() < scrub.reader.header().length => {
                 self.snapshots.scrubbing = Some(scrub);
             }
+            Ok(()) if is_suspected => self.snapshots.suspected = None,
             Ok(()) => self.snapshots.scrubbed = index,
             Err(why) => {
                 tracing::error!(group = self.config.group.0, %index, why,

@@ -171,7 +171,8 @@ impl<S: StateMachine> Replica<S> {
                 if ack.state == SnapshotState::Refused {
                     let index = sending.index();
                     tracing::warn!(group = self.config.group.0, to = %from, %index,
-                        "the snapshot was refused");
+                        "the snapshot was refused; it is looked through");
+                    self.snapshots.suspected = Some(index);
                 }
                 self.snapshots.sending.swap_remove(at);
                 self.forget_old_snapshots();

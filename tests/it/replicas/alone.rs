@@ -96,6 +96,9 @@ struct Copied(Notebook);
 impl Frozen for Copied {
     fn next_chunk(&mut self, _: usize, out: &mut Vec<u8>) -> bool {
         self.0.breaks_at(b"break when written out");
+        if self.0.note == b"write out too much" {
+            out.resize((16 << 20) + 1, 0);
+        }
         bytes::put_u64(out, self.0.applied);
         bytes::put_bytes(out, &self.0.note);
         false
@@ -389,7 +392,7 @@ fn a_group_of_one_that_has_lost_its_state_stops() {
 /// Whatever of a user's breaks, the process goes on and the group says that it does not.
 #[test]
 fn a_users_code_that_breaks_while_a_snapshot_is_taken_halts_its_group() {
-    for note in ["break when frozen", "break when written out"] {
+    for note in ["break when frozen", "break when written out", "write out too much"] {
         let mut world = World::open(SimDisk::new(3), 3, Micros(0));
         world.lead();
         for _ in 0..20 {

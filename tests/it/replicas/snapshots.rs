@@ -39,7 +39,11 @@ fn begin(group: &Group, n: u32) -> Index {
 
 impl Scene {
     fn new() -> Scene {
-        let mut group = Group::with(3, often);
+        Scene::with(often)
+    }
+
+    fn with(configure: fn(&mut ReplicaConfig)) -> Scene {
+        let mut group = Group::with(3, configure);
         let (leader, others) = group.led();
         let mut caller = Caller::new(&group, 1, &[leader], 60_000);
         let counter = caller.open(&mut group, "counter", kind::COUNTER);
@@ -404,6 +408,27 @@ pub(super) fn corrupt_snapshot_on_minority_never_deletes_data() {
         assert!(counts.damaged > 0, "{counts:?}");
         assert_eq!(counts.installed, u64::from(rotten == 2), "both rot: the others have it");
     }
+    scene.ends_well(1);
+}
+
+/// Nobody looks at it otherwise for a long time.
+#[test]
+fn a_snapshot_that_was_refused_is_looked_through_at_once() {
+    let mut scene = Scene::with(|config| {
+        often(config);
+        config.scrub_pause = Micros::from_millis(600_000);
+    });
+    scene.group.isolate(scene.away);
+    scene.leave_behind();
+    let disk = &mut scene.group.node(scene.leader).disk;
+    let (newest, size) = disk.finished_snapshots().last().expect("one was made");
+    assert!(disk.flip_snapshot(newest, size - 4_000, 3));
+    scene.group.heal();
+    let away = scene.away;
+    scene.group.until("the next one to be brought", |group| {
+        group.replica(away).snapshot_counts().installed == 1
+    });
+    assert_eq!(scene.group.replica(scene.leader).snapshot_counts().damaged, 1);
     scene.ends_well(1);
 }
 

@@ -87,7 +87,7 @@ impl Fixture {
             pauses += 1;
             if more > 0 {
                 more -= 1;
-                let _ = self.ask();
+                drop(self.ask());
             }
             true
         });
@@ -172,10 +172,10 @@ fn a_write_waits_for_futures_that_append_again() {
     fixture.drive();
     assert_eq!((fixture.log.durable(), fixture.writes()), (Index(8), 1));
     // All of them come again, then three of them, then nobody else.
-    let _ = fixture.ask();
+    drop(fixture.ask());
     assert_eq!(fixture.pauses(100), 7);
     fixture.drive();
-    let _ = fixture.ask();
+    drop(fixture.ask());
     assert_eq!(fixture.pauses(2), 3);
     fixture.drive();
     assert_eq!((fixture.log.durable(), fixture.writes()), (Index(19), 3));
