@@ -338,9 +338,8 @@ impl<S: Submit> Task<S> {
     fn end(mut self, end: impl FnOnce(&Handle<S>) -> Reply<Answer>) -> Reply<()> {
         let Some(handle) = &self.handle else { return Reply::ready(Ok(())) };
         end(handle).map(move |result| {
-            if is_over(&result) {
-                self.handle = None;
-            }
+            // Without it there is nothing for the drop to give back.
+            drop(self.handle.take_if(|_| is_over(&result)));
             result.map(drop)
         })
     }
