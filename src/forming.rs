@@ -383,6 +383,14 @@ impl Forming {
     }
 
     fn on_offer(&mut self, offer: Offer, out: &mut Vec<Output>) {
+        // What a stranger wants decides nothing. He is told of, as he may be a founder whose list
+        // or name is wrong; so many of them that there are no founders like that are passed over.
+        let is_listed = self.peers.iter().any(|peer| peer.name == offer.name);
+        let is_known = is_listed || self.disagrees.contains_key(&offer.name);
+        let is_one_too_many = !is_known && self.disagrees.len() >= 2 * FOUNDERS_MAX;
+        if is_one_too_many || (!is_listed && offer.peers == self.own.peers) {
+            return;
+        }
         let disagreement = if offer.name == self.own.name {
             let myself = offer.incarnation == self.own.incarnation;
             (!myself).then(|| Disagreement::SameName { name: offer.name.clone() })

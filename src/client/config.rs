@@ -2,6 +2,8 @@
 
 use margay_log::id::{ClusterId, GroupId, Micros};
 
+use crate::wire::client::NOTICES_MAX;
+
 /// Operations of one session under way, at most: asked for and not answered. Unit: operations.
 pub const IN_FLIGHT_MAX: usize = 1_024;
 
@@ -11,8 +13,9 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// Encoding stops while this many bytes wait to be sent; the rest is encoded as they go.
 pub(super) const OUT_HIGH: usize = 1 << 20;
 
-/// Holdings mirrored, at most; the cluster's own limits are far lower.
-pub(super) const HOLDINGS_MAX: usize = 65_536;
+/// Holdings mirrored, at most: what a node can list when the session attaches. A session that has
+/// more is ended then.
+pub(super) const HOLDINGS_MAX: usize = NOTICES_MAX;
 
 /// What a client does when its session has expired, after telling what was lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -158,3 +158,19 @@ fn a_second_node_of_the_same_name_is_noticed() {
     let out = step(&mut forming, 0, Input::Offer(twin));
     assert!(matches!(&out[0], Output::Disagrees(Disagreement::SameName { .. })));
 }
+
+#[test]
+fn strangers_decide_nothing_and_are_not_remembered_without_end() {
+    let mut forming = Forming::new(offer(1, 2), peers(2));
+    let mut stranger = offer(9, 2);
+    stranger.ask = Ask { shards: 1, groups: 7 };
+    assert!(step(&mut forming, 1, Input::Offer(stranger.clone())).len() <= 1, "asked for nothing");
+    stranger.peers = "x=h:1".into();
+    for n in 0..1_000 {
+        stranger.name = format!("s{n}");
+        step(&mut forming, 2, Input::Offer(stranger.clone()));
+    }
+    assert!(forming.disagrees.len() <= 2 * FOUNDERS_MAX);
+    let out = step(&mut forming, 3, Input::Offer(offer(2, 2)));
+    assert!(matches!(&out[..], [Output::Formed(record)] if record.groups() == 8), "{out:?}");
+}

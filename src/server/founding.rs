@@ -175,6 +175,11 @@ fn answer(own: &Offer, mut stream: TcpStream) -> io::Result<Input> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let input = read_message(&mut stream, until)?;
+    // Anybody can connect: only a founder that was asked, where the list says it is, tells of a
+    // record, which can end the forming.
+    if matches!(input, Input::Record(_)) {
+        return Err(invalid("a record that nobody asked for"));
+    }
     stream.write_all(&speech(own))?;
     Ok(input)
 }
@@ -279,4 +284,29 @@ fn read_some(stream: &mut TcpStream, room: &mut [u8], until: Instant) -> io::Res
 
 fn invalid(why: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forming::Founder;
+
+    /// A record that does not know this node would end it.
+    #[test]
+    fn a_guest_cannot_tell_of_a_record() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut guest = TcpStream::connect(listener.local_addr().expect("bound")).expect("heard");
+        let (stream, _) = listener.accept().expect("connected");
+        let (name, incarnation) = ("n1".to_owned(), Incarnation(1));
+        let ask = Ask { shards: 1, groups: 0 };
+        let own = Offer { name, incarnation, peers: "n1=h:1".to_owned(), ask };
+        let (name, address) = ("n9".to_owned(), "h:9".to_owned());
+        let founder = Founder { name, address, incarnation: Incarnation(9) };
+        let record = FoundingRecord::new(1, vec![founder]).expect("a right record").encode();
+        let mut said = own_hello(&own, HelloKind::Forming).encode().to_vec();
+        Message::Founded { record: &record }.encode(&mut said);
+        guest.write_all(&said).expect("heard");
+        let error = answer(&own, stream).expect_err("it is not believed");
+        assert_eq!(error.to_string(), "a record that nobody asked for");
+    }
 }

@@ -80,12 +80,18 @@ impl<S: Submit> Held<S> {
         self.listed.as_deref()
     }
 
-    /// Gives it back and says whether it was still held.
+    /// Gives it back and says whether it was still held. Where that fails, or nobody waits to see,
+    /// it is given back as if it had been dropped.
     pub(in super::super) fn release(&self) -> Reply<()> {
         if self.let_go.swap(true, Ordering::Relaxed) {
             return Reply::ready(Ok(()));
         }
-        (self.ways.release)(&self.handle, &self.grant).and_then(|_| Ok(()))
+        let (handle, grant, ways) = (self.handle.clone(), self.grant, self.ways);
+        let mut unsure = Unsure { handle, grant, ways, is_over: false };
+        (self.ways.release)(&self.handle, &self.grant).map(move |result| {
+            unsure.learn(&result);
+            result.map(drop)
+        })
     }
 
     /// Is not given back when this is dropped.
@@ -105,6 +111,37 @@ impl<S: Submit> Drop for Held<S> {
             drop((self.ways.release)(&self.handle.lasting(), &self.grant));
         }
     }
+}
+
+/// Was to be given back, with an answer that nobody has seen yet. Dropped before it is over, it is
+/// given back once more; what is not held any more is not touched by that. No guard: who asks
+/// again meanwhile must not share the hold.
+struct Unsure<S: Submit> {
+    handle: Handle<S>,
+    grant: Grant,
+    ways: Ways<S>,
+    is_over: bool,
+}
+
+impl<S: Submit> Unsure<S> {
+    fn learn(&mut self, result: &Result<Answer, Failure>) {
+        self.is_over = is_over(result);
+    }
+}
+
+impl<S: Submit> Drop for Unsure<S> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            drop((self.ways.release)(&self.handle.lasting(), &self.grant));
+        }
+    }
+}
+
+/// Whether what was to be given back with this result is certainly not held any more.
+pub(in super::super) fn is_over(result: &Result<Answer, Failure>) -> bool {
+    result.as_ref().err().is_none_or(|failure| {
+        failure.outcome() == Outcome::Applied || failure.code == Code::SESSION_EXPIRED
+    })
 }
 
 /// Asks for something. `None` where it was not to be had in time.

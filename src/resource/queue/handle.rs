@@ -6,7 +6,7 @@ use super::{
 };
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
-use crate::resource::claims::handle::{Ways, acquire, milliseconds};
+use crate::resource::claims::handle::{Ways, acquire, is_over, milliseconds};
 use crate::resource::handle::{Handle, read_bool, read_count};
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch};
@@ -316,13 +316,13 @@ impl<S: Submit> Task<S> {
 
     /// It is done, and will never be handed out again. Fails with [`Code::LEASE_EXPIRED`] where the
     /// lease had ended before: then somebody else has it, or will.
-    pub fn ack(mut self) -> Reply<()> {
+    pub fn ack(self) -> Reply<()> {
         let (task, token) = (self.id, self.token);
         self.end(move |handle| handle.command(&AckV1 { task, token }))
     }
 
     /// Gives it back; it can be had again when `delay` has passed, in log time.
-    pub fn nack(mut self, delay: Duration) -> Reply<()> {
+    pub fn nack(self, delay: Duration) -> Reply<()> {
         let (task, token, delay_ms) = (self.id, self.token, milliseconds(delay));
         self.end(move |handle| handle.command(&NackV1 { task, token, delay_ms }))
     }
@@ -334,11 +334,14 @@ impl<S: Submit> Task<S> {
         handle.command(&ExtendV1 { task, token, lease_ms }).and_then(|_| Ok(()))
     }
 
-    fn end(&mut self, end: impl FnOnce(&Handle<S>) -> Reply<Answer>) -> Reply<()> {
-        match self.handle.take() {
-            Some(handle) => end(&handle).and_then(|_| Ok(())),
-            None => Reply::ready(Ok(())),
-        }
+    /// Where that fails, or nobody waits to see, it is given back as if it had been dropped.
+    fn end(mut self, end: impl FnOnce(&Handle<S>) -> Reply<Answer>) -> Reply<()> {
+        let Some(handle) = &self.handle else { return Reply::ready(Ok(())) };
+        end(handle).map(move |result| {
+            // Without it there is nothing for the drop to give back.
+            drop(self.handle.take_if(|_| is_over(&result)));
+            result.map(drop)
+        })
     }
 }
 

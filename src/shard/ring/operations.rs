@@ -100,7 +100,9 @@ impl Ring {
         id
     }
 
-    /// Cancels everything on a descriptor; each operation still completes once.
+    /// Cancels everything on a descriptor; each operation still completes once. Entries go to the
+    /// kernel in the order they were pushed in, so one that waits in the backlog cannot hit what
+    /// has the same number later: that is pushed behind it.
     pub(crate) fn cancel(&mut self, fd: &OwnedFd) {
         let which = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
         let entry = opcode::AsyncCancel2::new(which).build().user_data(TAG_IGNORED);
