@@ -6,6 +6,7 @@ mod collections;
 mod election;
 mod events;
 mod gather;
+mod given_back;
 mod golden;
 mod group;
 mod guards;

@@ -9,8 +9,8 @@ use margay::resource::map::{MapEntry, MapEvent, MapRange};
 use margay::resource::subscription::{Delivery, Feed, Subscription};
 use margay::resource::value::ValueEvent;
 use margay::resource::{
-    Answer, Completer, Counter, Directory, Failure, IdGenerator, Lock, Map, Queue, Removal, Reply,
-    Submit, Swap, Value,
+    Answer, Completer, Counter, Directory, Failure, IdGenerator, Lock, Map, Removal, Reply, Submit,
+    Swap, Value,
 };
 use margay_log::id::{Index, Micros};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub(super) struct Far {
     notices: usize,
     events: usize,
     /// Commands are refused for load, but for those that give something back.
-    is_loaded: bool,
+    pub(super) is_loaded: bool,
 }
 
 #[derive(Default)]
@@ -158,7 +158,7 @@ impl Near {
             listed.iter().map(|notice| ((notice.resource, notice.waiter), notice.state)).collect();
     }
 
-    fn holder(&self, id: ResourceId) -> Option<u64> {
+    pub(super) fn holder(&self, id: ResourceId) -> Option<u64> {
         let payload = self.far().world.query(self.session, id.0, &HolderV1 {}).payload;
         (payload[0] == 1).then(|| u64::from_le_bytes(payload[1..9].try_into().unwrap()))
     }
@@ -606,56 +606,6 @@ fn a_request_that_is_dropped_is_taken_back_whatever_has_become_of_it() {
         drop(guard);
         assert_eq!(one.holder(first.id()), None, "held {held}, reply first {reply_first}");
     }
-}
-
-/// Nobody is told what becomes of a drop, so nobody would try again.
-#[test]
-fn what_is_dropped_is_given_back_whatever_else_is_refused() {
-    let (one, two) = Near::pair();
-    let lock = Lock::open(one.clone(), "l").wait().unwrap();
-    let guard = lock.lock().wait().unwrap();
-    let mut waiting = Lock::open(two, "l").wait().unwrap().lock();
-    assert!(poll(&mut waiting).is_pending());
-    one.far().is_loaded = true;
-    assert_eq!(lock.lock().wait().err().unwrap().code, Code::OVERLOADED);
-    drop(waiting);
-    drop(guard);
-    assert_eq!(one.holder(lock.id()), None);
-}
-
-/// An explicit release takes the guard: where it is refused, nobody could try again.
-#[test]
-fn what_could_not_be_released_is_given_back_all_the_same() {
-    let (one, _) = Near::pair();
-    let lock = Lock::open(one.clone(), "l").wait().unwrap();
-    for is_awaited in [true, false] {
-        let guard = lock.lock().wait().unwrap();
-        one.far().is_loaded = true;
-        let unlocked = guard.unlock();
-        assert_eq!(one.holder(lock.id()), Some(one.session), "it was refused");
-        if is_awaited {
-            assert_eq!(unlocked.wait().unwrap_err().code, Code::OVERLOADED);
-        } else {
-            drop(unlocked);
-        }
-        assert_eq!(one.holder(lock.id()), None, "awaited {is_awaited}");
-        one.far().is_loaded = false;
-    }
-}
-
-#[test]
-fn a_task_that_could_not_be_acknowledged_is_given_back() {
-    let (one, _) = Near::pair();
-    let queue = Queue::open(one.clone(), "q").wait().unwrap();
-    let lease = Duration::from_secs(60);
-    queue.offer(b"work").wait().unwrap();
-    let task = queue.take(1, lease).wait().unwrap().remove(0);
-    one.far().is_loaded = true;
-    assert_eq!(task.ack().wait().unwrap_err().code, Code::OVERLOADED);
-    one.far().is_loaded = false;
-    let again = queue.take(1, lease).wait().unwrap().remove(0);
-    assert_eq!(again.deliveries(), 2);
-    again.ack().wait().unwrap();
 }
 
 #[test]
