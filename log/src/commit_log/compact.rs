@@ -117,8 +117,9 @@ impl CommitLog {
             shared.kick(&mut state);
         }
         let mut result = None;
+        // It may be asked again after it said yes.
         shared.wait_until(|state| {
-            result = state.rewritten.take();
+            result = result.take().or_else(|| state.rewritten.take());
             result.is_some()
         });
         match result {

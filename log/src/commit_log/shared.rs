@@ -381,7 +381,8 @@ impl Shared {
         state
     }
 
-    /// Drives, or waits for whoever does, until `is_done`. Ends early when the log has stopped.
+    /// Drives, or waits for whoever does, until `is_done`, which may be asked again after it said
+    /// yes. Ends early when the log has stopped.
     pub(crate) fn wait_until(&self, is_done: impl FnMut(&mut State) -> bool) {
         self.wait(None, is_done);
     }
