@@ -28,6 +28,9 @@ pub(super) struct Subject<S> {
 /// Draws what clients do, or some of it that a focus names.
 pub(super) type Draw = fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>;
 
+/// Events at one instant, at most: whoever has more to do without waiting for anything has no end.
+const INSTANT_MAX: u64 = 100_000;
+
 /// See the module's text.
 pub(super) struct Run<S: StateMachine> {
     options: Options,
@@ -107,8 +110,14 @@ impl<S: StateMachine> Run<S> {
             trouble_ends = trouble_ends.after(self.options.trouble);
         }
         let peace_ends = trouble_ends.after(self.options.peace);
+        let (mut instant, mut within) = (began, 0);
         while let Some(event) = self.cluster.next() {
             self.events += 1;
+            within = if self.cluster.now == instant { within + 1 } else { 0 };
+            instant = self.cluster.now;
+            if within > INSTANT_MAX {
+                return Err(Failure::new("time goes on", self.describe()));
+            }
             if !self.peaceful && self.cluster.now >= trouble_ends {
                 self.make_peace()?;
             }
@@ -283,6 +292,10 @@ impl<S: StateMachine> Run<S> {
     }
 
     fn no_end(&self) -> Failure {
+        Failure::new("in peace everything comes to its end", self.describe())
+    }
+
+    fn describe(&self) -> String {
         let mut details = String::new();
         for node in &self.cluster.nodes {
             let Some(replica) = &node.replica else { continue };
@@ -293,7 +306,7 @@ impl<S: StateMachine> Run<S> {
             let state = client.session.state();
             details.push_str(&format!("\n  client {at}: done {done}, {state:?}, tried {tried}"));
         }
-        Failure::new("in peace everything comes to its end", details)
+        details
     }
 
     fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {

@@ -264,3 +264,24 @@ fn snapshot_index(name: &[u8]) -> Option<Index> {
     let index = Index(digits.parse().ok()?);
     (snapshot_file(index) == name).then_some(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_gets_the_spare_back() {
+        let path = std::env::temp_dir().join(format!("margay-spare-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        let directory = Arc::new(File::open(&path).expect("just made"));
+        let mut files = SnapshotFiles::new(&path, directory, 0);
+        for step in [SnapshotStep::Begin, SnapshotStep::Publish, SnapshotStep::Remove] {
+            files.perform(Index(7), &step).expect("done");
+        }
+        assert!(path.join(SPARE_FILE).exists());
+        files.give_up_spare();
+        assert!(!path.join(SPARE_FILE).exists());
+        files.begin(Index(8)).expect("a new one");
+        std::fs::remove_dir_all(&path).expect("ours");
+    }
+}

@@ -126,8 +126,6 @@ fn files_are_used_again<D: Disk>(
     path: &std::path::Path,
     mut open_disk: impl FnMut() -> (Opened, D),
 ) {
-    use margay_log::disk::Op;
-    use margay_log::id::SegmentNumber;
     use std::os::unix::fs::MetadataExt;
 
     let file = |index: u64| {
@@ -170,18 +168,6 @@ fn files_are_used_again<D: Disk>(
     let bytes = step(&mut log, &mut disk, 24, read_all).expect("there").expect("bytes");
     assert!(bytes[..] == whole(24)[..]);
     assert_eq!(temporary(path), 0);
-
-    // Where there is no space for the log it is given up.
-    step(&mut log, &mut disk, 24, SnapshotStep::Remove).expect("removed");
-    assert_eq!(temporary(path), 1);
-    let (segment, header) = (SegmentNumber(99), Arc::new(Buffer::zeroed(BLOCK)));
-    disk.submit(Op::Prepare { segment, size: 15 << 40, header, spare: None });
-    let mut done = Vec::new();
-    disk.poll(true, &mut done);
-    let full = Err(DiskError { errno: libc::ENOSPC });
-    assert!(matches!(&done[..], [Done::Prepared { result, .. }] if *result == full), "{done:?}");
-    assert_eq!(temporary(path), 0);
-    make(&mut log, &mut disk, 25).expect("made without it");
 }
 
 /// Files that the next opening removes.
