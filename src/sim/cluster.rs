@@ -159,6 +159,11 @@ impl<S: StateMachine> Cluster<S> {
         Some(event)
     }
 
+    /// Events that are to come.
+    pub(super) fn under_way(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Puts an event into the trace.
     pub(super) fn note(&mut self, event: &Event) {
         let now = self.now;

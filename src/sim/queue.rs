@@ -19,6 +19,10 @@ impl<E> Queue<E> {
         Queue { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), scheduled: 0 }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     pub(super) fn push(&mut self, at: Micros, event: E) {
         let place = self.free.pop().unwrap_or_else(|| {
             self.events.push(None);

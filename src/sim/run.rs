@@ -28,8 +28,8 @@ pub(super) struct Subject<S> {
 /// Draws what clients do, or some of it that a focus names.
 pub(super) type Draw = fn(&mut Rng, Option<Focus>) -> Vec<Box<dyn Running>>;
 
-/// Events at one instant, at most: whoever has more to do without waiting for anything has no end.
-const INSTANT_MAX: u64 = 100_000;
+/// Events that are to come, at most: where each message brings two there is no end.
+const UNDER_WAY_MAX: usize = 100_000;
 
 /// See the module's text.
 pub(super) struct Run<S: StateMachine> {
@@ -110,13 +110,10 @@ impl<S: StateMachine> Run<S> {
             trouble_ends = trouble_ends.after(self.options.trouble);
         }
         let peace_ends = trouble_ends.after(self.options.peace);
-        let (mut instant, mut within) = (began, 0);
         while let Some(event) = self.cluster.next() {
             self.events += 1;
-            within = if self.cluster.now == instant { within + 1 } else { 0 };
-            instant = self.cluster.now;
-            if within > INSTANT_MAX {
-                return Err(Failure::new("time goes on", self.describe()));
+            if self.cluster.under_way() > UNDER_WAY_MAX {
+                return Err(Failure::new("messages do not multiply", self.describe()));
             }
             if !self.peaceful && self.cluster.now >= trouble_ends {
                 self.make_peace()?;
