@@ -13,9 +13,11 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// Encoding stops while this many bytes wait to be sent; the rest is encoded as they go.
 pub(super) const OUT_HIGH: usize = 1 << 20;
 
-/// Holdings mirrored, at most: what a node can list when the session attaches. A session that has
-/// more is ended then.
-pub(super) const HOLDINGS_MAX: usize = NOTICES_MAX;
+/// Holdings mirrored, at most. More than any node lists when the session attaches: what is not
+/// mirrored would look as if it had timed out, a session that has too many is ended and told so.
+pub(super) const HOLDINGS_MAX: usize = 65_536;
+
+const _: () = assert!(HOLDINGS_MAX > NOTICES_MAX);
 
 /// What a client does when its session has expired, after telling what was lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
