@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use margay_log::id::ClusterId;
 
-use super::driver::{Driver, ORDERS_MAX, Order, Settings};
+use super::driver::{Driver, Late, ORDERS_MAX, Order, Settings};
 use super::{Client, Error, Recovery, Shared, net};
 use crate::resource::Reply;
 
@@ -137,9 +137,10 @@ impl Builder {
             seed: u64::from_le_bytes(std::array::from_fn(|n| seed[n])),
         };
         let (orders, inbox) = sync_channel(ORDERS_MAX);
-        let driver = Driver::new(settings, inbox, orders.clone());
+        let late = Late::default();
+        let driver = Driver::new(settings, inbox, Late::clone(&late), orders.clone());
         thread::Builder::new().name("margay-client".to_owned()).spawn(move || driver.run())?;
-        let shared = Shared { orders, endpoints, unique: AtomicU64::new(0) };
+        let shared = Shared { orders, late, endpoints, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
         shared.order(Order::Meet { deadline: Instant::now() + self.timeout, completer });

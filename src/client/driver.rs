@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use margay_log::id::{ClusterId, GroupId, Index, Micros};
@@ -49,11 +50,17 @@ pub(super) enum Order {
     Watch(SyncSender<(GroupId, SessionState)>),
     /// Tell them with what was lost.
     Follow(StateFeed),
+    /// Some are [`Late`].
+    Late,
     /// From the thread of a connection.
     Heard(ConnectionId, Heard),
     /// End all sessions, then the thread.
     Close(Option<Completer<()>>),
 }
+
+/// Orders that must not be lost, and found no place in the queue: one for each thing held that was
+/// dropped meanwhile.
+pub(super) type Late = Arc<Mutex<Vec<Order>>>;
 
 /// What the thread starts with.
 pub(super) struct Settings {
@@ -74,6 +81,7 @@ pub(super) struct Driver {
     settings: Settings,
     start: Instant,
     orders: Receiver<Order>,
+    late: Late,
     /// For the threads of connections.
     sender: SyncSender<Order>,
     exchanges: BTreeMap<GroupId, Exchange>,
@@ -88,6 +96,7 @@ impl Driver {
     pub(super) fn new(
         settings: Settings,
         orders: Receiver<Order>,
+        late: Late,
         sender: SyncSender<Order>,
     ) -> Driver {
         let start = Instant::now();
@@ -95,6 +104,7 @@ impl Driver {
             settings,
             start,
             orders,
+            late,
             sender,
             exchanges: BTreeMap::new(),
             meeting: Vec::new(),
@@ -113,9 +123,14 @@ impl Driver {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let more = (1..ORDERS_PER_TURN).map_while(|_| self.orders.try_recv().ok());
+            // What is late comes behind all that was in the queue then: what it gives back may be
+            // asked for there.
+            let late =
+                std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+            let most = if late.is_empty() { ORDERS_PER_TURN } else { ORDERS_MAX };
+            let more = (0..most).map_while(|_| self.orders.try_recv().ok());
             let orders: Vec<Order> = first.into_iter().chain(more).collect();
-            for order in orders {
+            for order in orders.into_iter().chain(late) {
                 self.take(order);
             }
             self.turn();
@@ -176,6 +191,7 @@ impl Driver {
                     exchange.hear(now, id, heard);
                 }
             }
+            Order::Late => {}
             Order::Close(completer) => {
                 self.closing.get_or_insert_default().extend(completer);
                 self.exchanges.values_mut().for_each(|exchange| exchange.close(now));

@@ -19,16 +19,16 @@
 //! other time.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use margay_log::id::{ClusterId, GroupId};
 
 use crate::machine::{Code, Outcome};
 use crate::resource::{Completer, Failure, Reply};
-use driver::{ORDERS_MAX, Order};
+use driver::{Late, ORDERS_MAX, Order};
 use session::SessionState;
 
 pub mod admin;
@@ -80,6 +80,7 @@ pub struct Client {
 /// What all clones share: the way to the thread.
 struct Shared {
     orders: SyncSender<Order>,
+    late: Late,
     endpoints: Vec<String>,
     unique: AtomicU64,
 }
@@ -191,14 +192,15 @@ impl Shared {
         }
     }
 
-    /// Orders what must not be lost. Whoever drops something must not wait: where the thread is too
-    /// far behind, another one does.
+    /// Orders what must not be lost. Whoever drops something must not wait: where there is no place
+    /// in the queue, the thread finds it beside.
     fn ask_surely<T>(&self, order: impl FnOnce(Completer<T>) -> Order) -> Reply<T> {
         let (completer, reply) = Reply::channel();
         if let Err(TrySendError::Full(order)) = self.orders.try_send(order(completer)) {
-            let orders = self.orders.clone();
-            let sender = std::thread::Builder::new();
-            drop(sender.spawn(move || drop(orders.send(order))));
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+            // It looks there whenever it takes something out of the queue, which may be empty by
+            // now; where that is full again, it will.
+            drop(self.orders.try_send(Order::Late));
         }
         reply
     }
@@ -214,5 +216,57 @@ impl Drop for Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::driver::{Driver, Settings};
+    use super::*;
+
+    #[test]
+    fn what_must_not_be_lost_is_left_beside_a_full_queue() {
+        let (orders, inbox) = sync_channel(1);
+        let (late, endpoints, unique) = (Late::default(), Vec::new(), AtomicU64::new(0));
+        let shared = Shared { orders, late: Late::clone(&late), endpoints, unique };
+        let close = |completer| Order::Close(Some(completer));
+        let (_first, _second) = (shared.ask_surely(close), shared.ask_surely(close));
+        assert!(matches!(inbox.try_recv(), Ok(Order::Close(Some(_)))));
+        assert!(inbox.try_recv().is_err(), "it was full, and will be looked at");
+        assert!(matches!(&late.lock().expect("whole")[..], [Order::Close(Some(_))]));
+        let third = shared.ask(close);
+        assert!(matches!(inbox.try_recv(), Ok(Order::Close(Some(_)))));
+        drop((third, inbox));
+    }
+
+    #[test]
+    fn what_was_left_there_is_found() {
+        let (orders, inbox) = sync_channel(1);
+        let (completer, closed) = Reply::channel();
+        let late = Late::new(Mutex::new(vec![Order::Close(Some(completer))]));
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            endpoints: vec!["127.0.0.1:1".to_owned()],
+            cluster: ClusterId(0),
+            session_timeout: second,
+            connect_timeout: second,
+            silence: second,
+            backoff: (second, second),
+            recovery: Recovery::default(),
+            in_order: true,
+            key: [0; 16],
+            seed: 1,
+        };
+        let driver = Driver::new(settings, inbox, late, orders.clone());
+        orders.send(Order::Late).expect("there is a place");
+        let (sender, ended) = sync_channel(1);
+        std::thread::spawn(move || {
+            driver.run();
+            sender.send(()).expect("waited for");
+        });
+        ended.recv_timeout(Duration::from_secs(30)).expect("it takes what is there");
+        closed.wait().expect("closed");
     }
 }
