@@ -331,8 +331,8 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Appends everything the session holds or waits for at `now`.
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>);
 
-    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]). A
-    /// resource that does not exist has none.
+    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]);
+    /// [`Events::Gone`] ends the subscription, unless the resource is yet to be created.
     fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events;
 
     /// A view of the state as it is now. Copies pointers, not data.

@@ -443,12 +443,12 @@ impl<S: StateMachine> Replica<S> {
         let Some(out) = host.client(conn) else { return };
         let index = self.machine.applied();
         Response::Subscribed { id, index }.encode(out);
-        if let Some(after) = after.filter(|_| !breaks::EVENT_LOST.on())
-            && let Err(halted) = self.send_missed(out, id, resource, after, filter)
-        {
-            return self.halt(halted, host);
+        let after = after.filter(|_| !breaks::EVENT_LOST.on()).unwrap_or((index, u32::MAX));
+        match self.send_missed(out, id, resource, after, filter) {
+            Ok(true) => self.front.subscribe(conn, id, resource, filter),
+            Ok(false) => self.front.unsubscribe(conn, id),
+            Err(halted) => self.halt(halted, host),
         }
-        self.front.subscribe(conn, id, resource, filter);
     }
 
     /// The state has leapt ahead of `before`: sends every subscription what is kept of the events
@@ -456,14 +456,16 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
         for (conn, id, resource, filter) in self.front.all_subscriptions() {
             let Some(out) = host.client(conn) else { continue };
-            let sent = self.send_missed(out, id, resource, (before, u32::MAX), &filter);
-            if let Err(halted) = sent {
-                return self.halt(halted, host);
+            match self.send_missed(out, id, resource, (before, u32::MAX), &filter) {
+                Ok(true) => {}
+                Ok(false) => self.front.unsubscribe(conn, id),
+                Err(halted) => return self.halt(halted, host),
             }
         }
     }
 
     /// Sends the kept events after a position; says so first where some are not kept any more.
+    /// Returns whether more can come: of a resource that was deleted nothing is kept, not even that.
     fn send_missed(
         &self,
         out: &mut Vec<u8>,
@@ -471,18 +473,26 @@ impl<S: StateMachine> Replica<S> {
         resource: ResourceId,
         after: (Index, u32),
         filter: &[u8],
-    ) -> Result<(), Halted> {
+    ) -> Result<bool, Halted> {
         let mut kept = self.machine.events_or_halt(resource, after, filter)?;
         if let Events::Lagged { oldest } = kept {
             Response::Lagged { subscription: id, oldest }.encode(out);
             let after = (oldest.prev(), u32::MAX);
             kept = self.machine.events_or_halt(resource, after, filter)?;
         }
-        if let Events::Some(missed) = kept {
-            for (index, event) in missed {
-                send_event(out, id, index, &event);
+        match kept {
+            Events::Some(missed) => {
+                missed.iter().for_each(|(index, event)| send_event(out, id, *index, event));
             }
+            // Where its creation is not applied here yet, all of it is to come.
+            Events::Gone if resource.0 <= self.machine.applied().0 => {
+                let (of, code) = (RefusedOf::Subscription(id), Code::NO_SUCH_RESOURCE);
+                let (retry, leader, text) = (Micros(0), "", code.text());
+                Response::Refused { of, code, retry, leader, text }.encode(out);
+                return Ok(false);
+            }
+            Events::Gone | Events::Lagged { .. } => {}
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -237,7 +237,7 @@ impl StateMachine for Registry {
     fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events {
         match self.slot(resource) {
             Some(slot) => slot.ring.after(after, filter),
-            None => Events::Lagged { oldest: Index::ZERO },
+            None => Events::Gone,
         }
     }
 
