@@ -322,10 +322,12 @@ impl QueueState {
             }
             ReviveV1::SCHEMA => {
                 let name = Index(access::<ReviveV1>(payload, &mut scratch)?.task.to_native());
-                let fits = self.fits(self.dead.get(&name).map_or(0, |task| task.pair.size()));
-                let revived = if fits { self.dead.remove(&name) } else { None };
-                effects.reply.push(u8::from(revived.is_some()));
-                if let Some(mut task) = revived {
+                let size = self.dead.get(&name).map(|task| task.pair.size());
+                if size.is_some_and(|size| !self.fits(size)) {
+                    return Err(Code::QUEUE_FULL);
+                }
+                effects.reply.push(u8::from(size.is_some()));
+                if let Some(mut task) = self.dead.remove(&name) {
                     Tasks::forget_deliveries(&mut task);
                     self.tasks.insert(name, task);
                 }
