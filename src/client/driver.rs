@@ -208,7 +208,8 @@ impl Driver {
             let endpoints = settings.endpoints.clone();
             let mut config = SessionConfig::new(group, endpoints, key.to_le_bytes(), seed);
             config.cluster = settings.cluster;
-            let micros = |span: Duration| Micros(span.as_micros() as u64);
+            let micros =
+                |span: Duration| Micros(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
             config.timeout = micros(settings.session_timeout);
             config.connect_timeout = micros(settings.connect_timeout);
             config.silence = micros(settings.silence);
@@ -273,18 +274,22 @@ impl Driver {
 
     /// Answers what came too late.
     fn end(self) {
-        let late = || Failure::with_outcome(Code::CLIENT_CLOSED, Outcome::NotApplied, "");
-        while let Ok(order) = self.orders.try_recv() {
-            match order {
-                Order::Call { completer, .. } => completer.complete(Err(late())),
-                Order::Await { completer, .. } | Order::AwaitEnd { completer, .. } => {
-                    completer.complete(Err(late()));
-                }
-                Order::Subscribe { feed, .. } => feed.end(late()),
-                Order::Close(Some(completer)) => completer.complete(Ok(())),
-                _ => {}
+        let Driver { orders, late, closing, .. } = self;
+        let failure = || Failure::with_outcome(Code::CLIENT_CLOSED, Outcome::NotApplied, "");
+        let answer = |order| match order {
+            Order::Call { completer, .. } => completer.complete(Err(failure())),
+            Order::Await { completer, .. } | Order::AwaitEnd { completer, .. } => {
+                completer.complete(Err(failure()));
             }
-        }
-        self.closing.into_iter().flatten().for_each(|completer| completer.complete(Ok(())));
+            Order::Subscribe { feed, .. } => feed.end(failure()),
+            Order::Close(Some(completer)) => completer.complete(Ok(())),
+            _ => {}
+        };
+        orders.try_iter().for_each(answer);
+        // Who leaves something beside the queue from now on finds nobody there.
+        drop(orders);
+        let left = std::mem::take(&mut *late.lock().unwrap_or_else(PoisonError::into_inner));
+        left.into_iter().for_each(answer);
+        closing.into_iter().flatten().for_each(|completer| completer.complete(Ok(())));
     }
 }

@@ -146,16 +146,24 @@ impl Client {
     }
 
     /// Ends all sessions: the cluster releases what they hold. Calls under way fail. Returns when
-    /// all groups know, or after a second.
+    /// all groups know, or when the time to connect is over. A group that is not reachable just now
+    /// learns of it by the silence, after the session's time-out. Dropping the last clone does the
+    /// same and does not wait: a program that ends right after it may be too fast.
     ///
     /// # Errors
     /// When the client's thread is no more.
     pub fn close(&self) -> Result<(), Error> {
-        let (completer, closed) = Reply::channel();
-        if !self.shared.order(Order::Close(Some(completer))) {
-            return Ok(());
-        }
-        Ok(closed.wait()?)
+        Ok(self.closing().wait()?)
+    }
+
+    /// The same as [`Client::close`] for futures.
+    pub fn closing(&self) -> Reply<()> {
+        let closed = self.shared.ask_surely(|completer| Order::Close(Some(completer)));
+        closed.map(|closed| match closed {
+            // Its thread has ended: it was closed before.
+            Err(failure) if failure.code == Code::CLIENT_CLOSED => Ok(()),
+            other => other,
+        })
     }
 }
 
@@ -197,19 +205,24 @@ impl Shared {
     fn ask_surely<T>(&self, order: impl FnOnce(Completer<T>) -> Order) -> Reply<T> {
         let (completer, reply) = Reply::channel();
         if let Err(TrySendError::Full(order)) = self.orders.try_send(order(completer)) {
-            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+            let late = || self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            late().push(order);
             // It looks there whenever it takes something out of the queue, which may be empty by
             // now; where that is full again, it will.
-            drop(self.orders.try_send(Order::Late));
+            if let Err(TrySendError::Disconnected(_)) = self.orders.try_send(Order::Late) {
+                let left = std::mem::take(&mut *late());
+                drop(left);
+            }
         }
         reply
     }
 }
 
-/// The thread ends with the last client.
+/// The thread ends with the last client. It must not wait for itself: waking a task may drop that,
+/// and with it the client.
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.order(Order::Close(None));
+        drop(self.ask_surely(|completer| Order::Close(Some(completer))));
     }
 }
 
@@ -239,6 +252,22 @@ mod tests {
         let third = shared.ask(close);
         assert!(matches!(inbox.try_recv(), Ok(Order::Close(Some(_)))));
         drop((third, inbox));
+    }
+
+    #[test]
+    fn the_last_client_does_not_wait_for_a_full_queue() {
+        let (orders, inbox) = sync_channel(1);
+        let (late, endpoints, unique) = (Late::default(), Vec::new(), AtomicU64::new(0));
+        let shared = Shared { orders, late: Late::clone(&late), endpoints, unique };
+        shared.order(Order::Late);
+        let (sender, dropped) = sync_channel(1);
+        std::thread::spawn(move || {
+            drop(shared);
+            sender.send(()).expect("waited for");
+        });
+        dropped.recv_timeout(Duration::from_secs(30)).expect("nobody takes from the queue");
+        assert!(matches!(&late.lock().expect("whole")[..], [Order::Close(_)]));
+        drop(inbox);
     }
 
     #[test]
