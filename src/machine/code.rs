@@ -97,8 +97,8 @@ codes! {
     TOO_MANY_OPERATIONS = 207, NotApplied, "too many operations in one transaction";
     /// A key named twice in one transaction.
     DUPLICATE_KEY = 208, NotApplied, "a key is named twice in one transaction";
-    /// A value over 1 MiB.
-    VALUE_TOO_LARGE = 209, NotApplied, "values are at most 1 MiB";
+    /// A value over 1 MiB, or several values of one operation that are over 1 MiB together.
+    VALUE_TOO_LARGE = 209, NotApplied, "values are at most 1 MiB, all of one operation together";
     /// The events asked for are no longer kept.
     LAGGED = 210, NotApplied, "the events asked for are no longer kept; read the state, then go on";
     /// A key over 4 KiB.
