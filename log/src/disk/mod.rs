@@ -24,7 +24,7 @@ mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "direct")]
-mod snapshots;
+pub(crate) mod snapshots;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;
