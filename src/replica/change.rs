@@ -11,7 +11,8 @@ use margay_log::format::EntryHeader;
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
 use margay_log::snapshot::SnapshotHeader;
 
-use super::membership::{Change, Membership, Memberships, Senseless};
+use super::membership::{Change, Membership, Senseless};
+use super::memberships::Memberships;
 use super::{ConnId, Fatal, Host, RETRY, Replica, ReplicaConfig};
 use crate::machine::{Code, StateMachine, kind};
 use crate::raft::Configuration;

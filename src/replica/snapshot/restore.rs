@@ -10,7 +10,7 @@ use margay_log::disk::{DiskError, SnapshotStep};
 use margay_log::id::{Micros, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
 
-use super::super::membership::Memberships;
+use super::super::memberships::Memberships;
 use super::super::{Host, Replica};
 use crate::machine::{Machine, RestoringMachine, StateMachine};
 use crate::raft::message::Input;
