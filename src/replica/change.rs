@@ -132,9 +132,10 @@ impl<S: StateMachine> Replica<S> {
         Ok(self.members.current().changed(change)?)
     }
 
-    /// When a change that cannot begin is given up.
+    /// When a change that cannot begin is given up; one that is in the open batch has begun.
     pub(super) fn change_deadline(&self) -> Option<Micros> {
-        let waiting = self.changes.asked.as_ref().filter(|asked| asked.next.is_some());
+        let begins = self.changes.opened.is_some();
+        let waiting = self.changes.asked.as_ref().filter(|asked| asked.next.is_some() && !begins);
         waiting.map(|asked| asked.at.after(self.config.raft.election_max))
     }
 

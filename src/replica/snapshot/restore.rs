@@ -170,6 +170,12 @@ impl<S: StateMachine> Replica<S> {
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
         (self.apply_fetch, self.started) = (None, None);
+        // One that is brought may come before an older one has been read here.
+        let overtaken =
+            |restore: &mut Restore<S>| restore.feeding.header().end.id.index <= end.id.index;
+        if let Some(overtaken) = self.snapshots.restoring.take_if(overtaken) {
+            host.dispose(Box::new(overtaken.feeding.machine));
+        }
         let configuration = (at, members.configuration());
         if holds {
             // The log may lack the batch that says so.
