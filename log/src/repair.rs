@@ -2,8 +2,8 @@
 //!
 //! Nothing is changed in place. What can be saved is put together in a directory beside, from links
 //! to the segments and a new hard state, and opened there: that says what is kept and what is lost.
-//! [`Repair::finish`] then exchanges the two; the originals stay, beside. Of a group's log it is put
-//! together from copies: a node uses its files again, and writes over what a link would share.
+//! [`Repair::finish`] then exchanges the two; the originals stay, beside. Of a group's log copies
+//! are put together: a node uses its files again, and would write over what is shared.
 //!
 //! What is done, in this order, as far as it is needed: segments that bear each other's names get
 //! their own; a hard state that is lost is made anew from what the segments say; a segment that

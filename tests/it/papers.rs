@@ -86,7 +86,7 @@ fn the_tests_against_known_mistakes_are_there() {
     assert!(count >= 15, "only {count} tests are named");
 }
 
-/// Every bad input has its row, and every row a test that is there, or the reason why there is none.
+/// Every bad input has its row, and every row a test that is there, or a reason to have none.
 #[test]
 fn the_tests_of_bad_input_are_there() {
     let tests = tests();

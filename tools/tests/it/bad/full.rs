@@ -1,5 +1,5 @@
-//! Disks that are full, that fail, or that know no direct writes: file systems made for one node, in
-//! a mount namespace of its own that goes with it.
+//! Disks that are full, that fail, or that know no direct writes: file systems made for one node,
+//! in a mount namespace of its own that goes with it.
 
 use std::fs::{self, File};
 use std::io::Write;
