@@ -154,8 +154,8 @@ fn lock(path: &Path) -> Result<File, Error> {
         let pid = text.trim().parse().unwrap_or(0);
         return Err(Error::Locked { path: path.to_owned(), pid });
     }
-    let write = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    write.map_err(fail)?;
+    // It is there to be told to others: on a full disk they do without.
+    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     Ok(lock)
 }
 

@@ -468,7 +468,7 @@ impl Shared {
         let Driven { disk, ops, done, due } = driven;
         let mut state = self.state();
         state.seal();
-        self.take_ops(&mut state, ops);
+        self.take_ops(&mut state, ops, disk);
         drop(state);
         for op in ops.drain(..) {
             disk.submit(op);
@@ -479,7 +479,7 @@ impl Shared {
     }
 
     /// What the disk is to do; what makes or frees space goes to the spacer.
-    fn take_ops(&self, state: &mut State, ops: &mut Vec<Op>) {
+    fn take_ops(&self, state: &mut State, ops: &mut Vec<Op>, disk: &mut BoxedDisk) {
         let State { log, spacer, disk_under_way, writes_under_way, space_under_way, .. } = state;
         for op in log.ops() {
             match op {
@@ -490,6 +490,9 @@ impl Shared {
                 op => {
                     *disk_under_way += 1;
                     *writes_under_way += usize::from(matches!(op, Op::Write { .. }));
+                    if let Op::Retire { segment, .. } | Op::Rewrite { segment, .. } = &op {
+                        disk.forget(*segment);
+                    }
                     ops.push(op);
                 }
             }
