@@ -291,14 +291,19 @@ fn dump(
     let first = log.first().max(*range.start());
     let mut reader = log.read(first..=*range.end());
     let mut array = output::Array::begin(place.output);
-    while let Some(record) = reader.read_next().map_err(|error| unreadable(&error))? {
-        if place.is_json() {
-            array.add(&record_json(&record, payload))?;
-        } else {
-            output::line(&record_line(&record, payload))?;
+    loop {
+        match reader.read_next() {
+            Ok(Some(record)) if place.is_json() => array.add(&record_json(&record, payload))?,
+            Ok(Some(record)) => output::line(&record_line(&record, payload))?,
+            Ok(None) => return array.end(),
+            Err(Error::Gone { index, first }) => {
+                let last = first.prev();
+                output::aside(&format!("entries {index} to {last} were removed meanwhile\n"));
+                reader.seek(first);
+            }
+            Err(error) => return Err(unreadable(&error)),
         }
     }
-    array.end()
 }
 
 fn record_json(record: &Record<'_>, payload: Payload) -> Value {
