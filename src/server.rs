@@ -432,14 +432,15 @@ fn open_log(
     let mut files = Direct::open(path).map_err(|e| failed(e.to_string()))?;
     if is_made && begins_anew(&mut files).map_err(|e| failed(e.to_string()))? {
         let why = "the log of this group is gone, and with it what this node has acknowledged; \
-                   restore it, or remove the node and use --join with an empty --data"
-            .to_owned();
-        return Err(Error::Damaged { path: path.to_owned(), why });
+                   restore it as it was";
+        return Err(Error::lost(path, why));
     }
     let founders = group::founding(node.founders.clone());
     let refuse = |found: &Found<'_>| is_beyond_repair(node.id, &founders, found);
     let opened = margay_log::open_unless(&mut files, options, refuse);
-    let opened = opened.map_err(|e| failed(e.to_string()))?;
+    let opened = opened.map_err(|e| {
+        failed(if e.is_loss() { format!("{e}, {}", Error::REJOIN) } else { e.to_string() })
+    })?;
     let known = address_of(node.id, &founders, &opened);
     Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48), known))
 }
