@@ -11,6 +11,7 @@ mod founding;
 mod group;
 mod join;
 mod local;
+mod lookups;
 mod options;
 mod signals;
 mod twin;
@@ -42,6 +43,7 @@ pub use local::{LocalBuilder, LocalCluster};
 
 use cluster::belong;
 use directory::Directory;
+use lookups::Lookups;
 use options::check;
 use preflight::{Finding, Level};
 use signals::SignalWatch;
@@ -136,6 +138,7 @@ pub struct Server {
     running: Vec<Running>,
     address: SocketAddr,
     notes: Vec<String>,
+    _lookups: Lookups,
     /// Held until the last shard has ended.
     _directory: Directory,
 }
@@ -207,8 +210,9 @@ impl Server {
             }
         }
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
+        let lookups = Lookups::begin(&node)?;
         let running = start(&node, plans)?;
-        Ok(Server { node, running, address, notes, _directory: directory })
+        Ok(Server { node, running, address, notes, _lookups: lookups, _directory: directory })
     }
 
     /// Where it listens.
@@ -270,10 +274,9 @@ impl Server {
     /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh
     /// meanwhile.
     fn watch(&self, signals: &SignalWatch) {
-        const FRESH: i32 = 10_000;
+        const FOREVER: i32 = -1;
         while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
-            sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FRESH);
-            self.node.refresh_addresses();
+            sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FOREVER);
         }
     }
 
