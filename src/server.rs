@@ -271,8 +271,7 @@ impl Server {
         }
     }
 
-    /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh
-    /// meanwhile.
+    /// Waits until a signal arrives or a shard has failed.
     fn watch(&self, signals: &SignalWatch) {
         const FOREVER: i32 = -1;
         while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
@@ -394,7 +393,8 @@ fn plan(
         let path = directory.group(group);
         let (opened, driver, known) = open_log(node, group, &path, slot, are_made)?;
         if let (GroupId(0), Some(known)) = (group, &known) {
-            twin::refuse(&config.name, node.incarnation, known, address)?;
+            let listeners: Vec<&OwnedFd> = plans.iter().map(|plan| &plan.listener).collect();
+            twin::refuse(&config.name, node.incarnation, known, address, &listeners)?;
         }
         let seed = Seed {
             cluster: node.cluster,

@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -15,7 +15,7 @@ use margay::wire::Hello;
 use margay_log::id::{ClusterId, GroupId};
 
 use super::{One, Wire, connect, ends, serve, serves};
-use crate::harness::{Scratch, beside_others};
+use crate::harness::{Scratch, beside_others, until};
 use crate::sys;
 
 /// The same command with one argument replaced.
