@@ -71,8 +71,8 @@ fn answer(group: &mut Group, conn: ConnId) -> Option<String> {
     }
 }
 
-/// A change that waits in the open batch, because the followers' disks stand still, has begun: it is
-/// not refused, to be made all the same when they go on.
+/// A change that waits in the open batch, because the followers' disks stand still, has begun: it
+/// is not refused, to be made all the same when they go on.
 #[test]
 fn a_change_that_has_begun_is_not_refused_as_late() {
     let mut group = Group::new(3);
