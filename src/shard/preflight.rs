@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -218,6 +218,11 @@ pub fn directory(path: &Path) -> Finding {
         ),
         Err(e) if e.raw_os_error() == Some(libc::EROFS) => {
             Finding::problem(format!("{shown} is read-only"), "remount it, or use another --data")
+        }
+        // A node whose logs are there serves what they hold, and goes on when there is space.
+        Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            let what = format!("{shown} has no space left: nothing is taken");
+            Finding::warning(what, "free some, writes go on by themselves then")
         }
         Err(e) => Finding::problem(
             format!("{shown} cannot be written to: {e}"),

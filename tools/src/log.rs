@@ -316,6 +316,11 @@ fn dump(
             Ok(Some(record)) if place.is_json() => array.add(&record_json(&record, payload))?,
             Ok(Some(record)) => output::line(&record_line(&record, payload))?,
             Ok(None) => break Ok(()),
+            Err(Error::Gone { index, first }) => {
+                let last = first.prev();
+                output::aside(&format!("entries {index} to {last} were removed meanwhile\n"));
+                reader.seek(first);
+            }
             Err(error) => break Err(unreadable(&error)),
         }
     };

@@ -190,12 +190,13 @@ fn a_lost_or_rotten_hard_state_is_refused() {
     let path = node.data.join(HARD_STATE);
     let whole = fs::read(&path).expect("it is there");
     fs::remove_file(&path).expect("ours");
-    node.refuses(6, &["group 0", "hard-state is missing", "restore it, or wipe"]);
+    let remedy = "restore it as it was, or, if others have its data, remove the node";
+    node.refuses(6, &["group 0", "hard-state is missing", remedy]);
     assert!(!path.exists(), "none is made in its place");
     fs::write(&path, [0; 4 * BLOCK]).expect("ours");
-    node.refuses(6, &["group 0", "hard-state", "none of four copies", "restore it, or wipe"]);
+    node.refuses(6, &["group 0", "hard-state", "none of four copies", remedy]);
     fs::write(&path, []).expect("ours");
-    node.refuses(6, &["group 0", "hard-state", "restore it, or wipe"]);
+    node.refuses(6, &["group 0", "hard-state", remedy]);
     fs::write(&path, &whole).expect("ours");
     // One rotten copy of each pair is none: there is another.
     let file = OpenOptions::new().write(true).open(&path).expect("ours");
@@ -213,7 +214,7 @@ fn a_group_whose_log_is_gone_does_not_begin_anew() {
     let node = Stopped::new("bad-gone");
     let (path, away) = (node.data.join("group-0"), node.data.join("group-0-away"));
     fs::rename(&path, &away).expect("ours");
-    node.refuses(6, &["group-0", "is gone", "restore it, or remove the node"]);
+    node.refuses(6, &["group-0", "is gone", "restore it as it was", "remove the node"]);
     assert!(!path.join("hard-state").exists(), "none is made in its place");
     fs::remove_dir_all(&path).expect("ours");
     fs::rename(&away, &path).expect("ours");
@@ -227,20 +228,23 @@ fn a_damaged_identity_is_refused() {
     let (identity, founding) = (node.data.join("node"), node.data.join("founding"));
     let whole = fs::read(&identity).expect("it is there");
     node.change("node", |bytes| bytes[20] ^= 1);
-    node.refuses(6, &["node is damaged", "restore it"]);
+    node.refuses(6, &["node is damaged", "restore it as it was", "remove the node"]);
     fs::remove_file(&identity).expect("ours");
-    node.refuses(6, &["node is damaged", "who this node is"]);
+    node.refuses(6, &["node is damaged", "holds a cluster", "restore it as it was"]);
     fs::write(&identity, &whole).expect("ours");
 
     let record = fs::read(&founding).expect("it is there");
     node.change("founding", |bytes| bytes.fill(0));
-    node.refuses(6, &["founding is damaged", "no copy is whole"]);
+    node.refuses(6, &["founding is damaged", "no copy is whole", "restore it as it was"]);
     fs::remove_file(&founding).expect("ours");
     // Without it the node would found another cluster over the logs of this one.
     node.refuses(6, &["founding", "group-0"]);
     fs::write(&founding, &record).expect("ours");
     node.change("founding", |bytes| bytes[0] ^= 1);
-    node.recovers().serves();
+    let one = node.recovers();
+    one.serves();
+    assert!(one.said().contains("founding: one of two copies"), "{}", one.said());
+    assert_eq!(fs::read(&founding).expect("it is there"), record, "it is put back");
 }
 
 /// A write that was cut off and never acknowledged is no damage.
