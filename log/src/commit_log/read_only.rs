@@ -114,7 +114,16 @@ impl ReadOnlyLog {
     /// The log in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.state().log.stats()
+        let state = self.shared.state();
+        let mut stats = state.log.stats();
+        if stats.segments > self.report.segments {
+            // Whoever wrote it would make this one first.
+            let next = state.log.segments.active();
+            stats.segments -= 1;
+            stats.file_bytes -= next.size;
+            stats.free_bytes -= next.room();
+        }
+        stats
     }
 
     /// As [`CommitLog::verify`](super::CommitLog::verify).
