@@ -211,12 +211,12 @@ fn rot_in_history(mut world: World, rng: &mut Rng, count: &mut Rotted) {
     for step in 0..120 {
         world.act();
         match rng.below(8) {
-            0 => count.flips += u64::from(flip_at_rest(&mut world, rng)),
-            1 => {
+            0..3 => count.flips += u64::from(flip_at_rest(&mut world, rng)),
+            3 => {
                 let behind = rng.below(world.log.last().index.0 + 1);
                 world.log.scrub(Index(behind));
             }
-            2 => count.mended += put_back_all(&world.made, &mut world.log),
+            4 => count.mended += put_back_all(&world.made, &mut world.log),
             _ => {}
         }
         world.log.ops().for_each(|op| world.disk.submit(op));
@@ -240,13 +240,16 @@ fn rot_in_history(mut world: World, rng: &mut Rng, count: &mut Rotted) {
 /// A bit in the body of a batch flips, where the next opening would miss it.
 fn flip_at_rest(world: &mut World, rng: &mut Rng) -> bool {
     let below = world.log.at_rest_below();
-    if world.disk.segment_numbers().next().is_none() {
+    let segments = world.disk.segment_numbers().filter(|segment| *segment < below);
+    let blocks = segments.flat_map(|segment| {
+        let blocks = world.disk.written_blocks(segment).filter(|block| *block > 0);
+        blocks.map(move |block| (segment, block))
+    });
+    let blocks: Vec<_> = blocks.collect();
+    if blocks.is_empty() {
         return false;
     }
-    let (segment, block) = some_block(&world.disk, rng);
-    if segment >= below || block == 0 {
-        return false;
-    }
+    let (segment, block) = blocks[rng.below(blocks.len() as u64) as usize];
     world.disk.flip(segment, block + 128 + rng.below(3968), rng.below(8) as u8)
 }
 
