@@ -18,7 +18,7 @@ use crate::commit_log::ahead::{Piece, Plan, ReadAhead};
 use crate::commit_log::shared::Shared;
 use crate::error::{Error, ReadError};
 use crate::format::{BatchHeader, EntryHeader};
-use crate::id::{Index, Position};
+use crate::id::{Index, Position, SegmentNumber};
 use crate::log::Log;
 use crate::pack::{Entries, kept_entry};
 use crate::segment::BatchRef;
@@ -62,7 +62,7 @@ pub struct Reader {
     /// Which of them is likely to be asked for next.
     likely: usize,
     batch: Option<BatchHeader>,
-    /// How often a suffix had been cut off when all this was looked up.
+    /// How often entries had gone when all this was looked up.
     cuts: u64,
     /// Bytes of the next piece.
     window: u64,
@@ -173,9 +173,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range.
+    /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range, which may
+    /// end before it begins.
     pub fn seek(&mut self, index: Index) {
-        self.next = index.clamp(self.first, self.last.next());
+        self.next = index.min(self.last.next()).max(self.first);
     }
 
     /// Goes behind the last durable entry, to read backwards from there.
@@ -204,7 +205,7 @@ impl Reader {
         for _ in 0..LOOKS_MAX {
             match self.try_hold(index, way) {
                 // Compaction may have moved it since its place was looked up.
-                Err(Error::Unreadable { .. }) if self.has_moved(index) => {}
+                Err(Error::Unreadable { segment, .. }) if self.has_moved(segment, index) => {}
                 other => return other,
             }
         }
@@ -213,9 +214,10 @@ impl Reader {
 
     /// Whether the batch of `index` is listed elsewhere than where it was just looked for. While
     /// its segment is rewritten the file may be another one already and the list not: that is
-    /// waited for.
-    fn has_moved(&self, index: Index) -> bool {
+    /// waited for, or where somebody else writes the log, looked for.
+    fn has_moved(&self, segment: SegmentNumber, index: Index) -> bool {
         self.shared.wait_until(|state| !state.log.is_rewriting_batch(index));
+        self.shared.look_again(segment);
         let listed = self.shared.state().log.listed(index);
         listed.is_none() || listed != self.looked_for
     }
