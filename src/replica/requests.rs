@@ -465,7 +465,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Sends the kept events after a position; says so first where some are not kept any more.
-    /// Returns whether more can come: of a resource that was deleted nothing is kept, not even that.
+    /// Returns whether more can come: of a deleted resource nothing is kept, not even that.
     fn send_missed(
         &self,
         out: &mut Vec<u8>,

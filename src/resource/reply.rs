@@ -66,8 +66,8 @@ impl Failure {
         self.outcome
     }
 
-    /// The failure of an operation of several parts, where those before it `have_changed` something:
-    /// that this one has not does not mean that nothing is changed.
+    /// The failure of one of several parts, where those before it `have_changed` something: that
+    /// this one has not does not mean that nothing is changed.
     pub(super) fn behind(self, have_changed: bool) -> Failure {
         match self.outcome {
             Outcome::NotApplied if have_changed => Failure { outcome: Outcome::Unknown, ..self },

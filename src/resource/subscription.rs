@@ -162,8 +162,8 @@ impl Stream for Subscription {
 }
 
 impl Feed {
-    /// Delivers. Where the reader is [`FEED_MAX`] or [`FEED_BYTES_MAX`] behind, all it has not read is
-    /// replaced by [`Delivery::Lagged`] with the index of this delivery.
+    /// Delivers. Where the reader is [`FEED_MAX`] or [`FEED_BYTES_MAX`] behind, all it has not read
+    /// is replaced by [`Delivery::Lagged`] with the index of this delivery.
     pub fn push(&self, delivery: Delivery) {
         let waker = {
             let mut state = self.queue.state();

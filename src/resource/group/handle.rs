@@ -247,8 +247,8 @@ impl<S: Submit> MemberGroup<S> {
     /// [`Code::MESSAGE_FAILED`] and what the member says, where that could not do what was asked;
     /// with [`Code::NO_SUCH_MEMBER`] where it left before it answered (one for any goes to the next
     /// then), [`Code::TIMEOUT`] where no answer came: in these two, and whatever else happens once
-    /// it is sent, the member may have done it, and the outcome is unknown. Dropping the reply withdraws the question; so does the end of the
-    /// session.
+    /// it is sent, the member may have done it, and the outcome is unknown. Dropping the reply
+    /// withdraws the question; so does the end of the session.
     pub fn ask(&self, to: To<'_>, value: &[u8], within: Duration) -> Reply<Vec<u8>> {
         self.question(to.parts(), value, within).and_then(|mut answers| match answers.pop() {
             Some(answered) => answered.answer,

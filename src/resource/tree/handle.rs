@@ -183,8 +183,8 @@ impl<S: Submit> Tree<S> {
 
     /// Deletes everything below a node, then the node, unless it is the root: 1,000 nodes at a
     /// time, children before parents. Returns how many. Fails with [`Code::HAS_CHILDREN`] where
-    /// somebody creates nodes there meanwhile. Where it fails and some are gone already, the outcome
-    /// is unknown.
+    /// somebody creates nodes there meanwhile. Where it fails and some are gone already, the
+    /// outcome is unknown.
     pub fn delete_all(&self, path: &str) -> Reply<u64> {
         self.clone().delete_more(path.to_owned(), 0)
     }
