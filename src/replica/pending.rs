@@ -247,8 +247,8 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// A session that holds and waits for more than one frame can list is ended: all of it is
-    /// free then.
+    /// A session that holds and waits for more than one frame can list is ended, and all of it is
+    /// free then. A session cannot come to that by margay's own types, only by those of users.
     fn end_overgrown(
         &mut self,
         now: Micros,

@@ -10,10 +10,10 @@
 //!   of exclusive grants rise strictly. Grants of one entry share theirs: they hold together.
 //! - Each change is a notice; all that is held or waited for is listed at attach.
 
-use super::Firing;
 use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::waiters::{Waiter, Waiters};
+use super::{ENDED_AT_ONCE, Firing, HOLDINGS_MAX};
 use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::Due;
 use crate::machine::{Code, Commit, Effects, LogTime, Notice, NoticeState, ResourceId, SessionId};
@@ -178,6 +178,10 @@ impl Claims {
         if self.requests.contains_key(&named) || self.waiters.find(session, request).is_some() {
             return Err(Code::ALREADY_HELD);
         }
+        let is_kept = free || wait_ms != Some(0);
+        if is_kept && effects.held >= HOLDINGS_MAX {
+            return Err(Code::TOO_MANY_HOLDINGS);
+        }
         let answer = if free {
             let waiter = Waiter { session, request, amount, due: None };
             self.grant(at.index, waiter, at, effects);
@@ -329,18 +333,20 @@ impl Claims {
         self.requests.get(&of).copied().or_else(|| self.waiters.find(of.0, of.1))
     }
 
-    /// All that a session holds or waits for.
-    pub(super) fn names_of(&self, session: SessionId) -> Vec<Index> {
-        let held = self.held_by(session).map(|hold| hold.waiter);
-        held.chain(self.waiters.of_session(session).map(|(index, _)| index)).collect()
+    /// The next few waits and holds of a session. The waits come first, so that none of them is
+    /// granted while the session ends.
+    pub(super) fn some_of(&self, session: SessionId) -> Vec<Index> {
+        let waits = self.waiters.of_session(session).map(|(index, _)| index);
+        let holds = self.held_by(session).map(|hold| hold.waiter);
+        waits.chain(holds).take(ENDED_AT_ONCE).collect()
     }
 
-    /// A session is over: nothing of it is left, and nobody is told.
-    pub(super) fn end_session(&mut self, session: SessionId) {
-        self.waiters.remove_session(session);
-        let ended: Vec<Index> = self.held_by(session).map(|hold| hold.waiter).collect();
-        for waiter in ended {
-            self.remove(waiter);
+    /// A session is ending: some of its waits and holds are gone, and nobody is told.
+    pub(super) fn end(&mut self, names: &[Index]) {
+        for name in names {
+            if self.waiters.remove(*name).is_none() {
+                self.remove(*name);
+            }
         }
     }
 

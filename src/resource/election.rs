@@ -135,14 +135,21 @@ impl Resource for ElectionState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
+        let names = self.claims.some_of(session);
         self.change(commit.into(), effects, |state, effects| {
             state.claims.drop_due(commit.into(), effects);
-            for name in state.claims.names_of(session) {
-                state.data.remove(&name);
+            state.claims.end(&names);
+            for name in &names {
+                state.data.remove(name);
             }
-            state.claims.end_session(session);
         });
+        names.len()
     }
 
     fn fire(&mut self, firing: &Firing, effects: &mut Effects) {

@@ -151,9 +151,17 @@ pub trait Resource: Send + Sync + fmt::Debug {
     /// Answers a query.
     fn query(&self, query: &Query<'_>, effects: &mut Effects);
 
-    /// A session is over that this involves, or did.
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    /// A session is ending that this involves: about [`ENDED_AT_ONCE`] things that it holds, waits
+    /// for or owns here go. Returns how many, what is told not counted. It is called again as long
+    /// as the session is involved; a user's own type once.
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let _ = (session, commit, effects);
+        0
     }
 
     /// The resource is being deleted: whoever holds or waits for something here has lost it.
@@ -226,6 +234,13 @@ impl Clone for Box<dyn Resource> {
         self.boxed_clone()
     }
 }
+
+/// What one session holds and waits for in a group, at most; memberships and questions included.
+/// All of it is listed when the session attaches.
+pub const HOLDINGS_MAX: usize = 10_000;
+
+/// What a resource lets go of at a time when a session ends, about.
+pub const ENDED_AT_ONCE: usize = 8;
 
 /// A timer fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,6 +21,7 @@ use margay_log::id::Index;
 use std::any::Any;
 use std::ops::Bound;
 
+mod involved;
 mod slot;
 
 pub(super) use slot::Slot;
@@ -186,22 +187,14 @@ impl StateMachine for Registry {
         self.query_resource(query, effects);
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
-        for resource in self.involving(session) {
-            self.links.involved.remove(&(session, resource));
-            let Some(slot) = self.slots.get_mut(&resource) else { continue };
-            let commit = Commit { resource, ..*commit };
-            let slot = own_copy(slot);
-            slot.change(
-                (resource, None),
-                commit.index,
-                effects,
-                &mut self.links,
-                |state, effects| {
-                    state.session_ended(session, &commit, effects);
-                },
-            );
-        }
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        limit: usize,
+        effects: &mut Effects,
+    ) -> usize {
+        self.let_go(session, commit, limit, effects)
     }
 
     fn next_timer(&self) -> Option<LogTime> {
@@ -261,6 +254,7 @@ impl Registry {
         }
         let slot = own_copy(slot);
         let whose = (commit.resource, Some(commit.session));
+        effects.held = self.links.holdings.get(&commit.session).copied().unwrap_or_default();
         slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
             state.apply(commit, effects);
         });
@@ -319,18 +313,11 @@ impl Registry {
         if id <= newest || self.names.insert(slot.name.clone(), id).is_some() {
             return Err(Code::BAD_PAYLOAD);
         }
-        let (timer, sessions) =
-            own::run(slot.kind, || (slot.state.next_timer(), slot.state.sessions()));
-        slot.timer = timer;
+        slot.timer = own::run(slot.kind, || slot.state.next_timer());
         self.links.agenda.extend(slot.timer.map(|due| (due, id)));
-        self.links.involved.extend(sessions.into_iter().map(|session| (session, id)));
+        self.links.adopt(id, &slot);
         self.slots.insert(id, Shared::new(slot));
         Ok(())
-    }
-
-    fn involving(&self, session: SessionId) -> Vec<ResourceId> {
-        let all = (session, ResourceId(0))..=(session, ResourceId(u64::MAX));
-        self.links.involved.range(all).map(|(_, resource)| *resource).collect()
     }
 
     fn apply_own(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
@@ -401,7 +388,11 @@ impl Registry {
         }
         let commit = Commit { resource: id, ..*commit };
         let slot = own_copy(&mut slot);
+        let told = effects.notices.len();
         own::run(slot.kind, || slot.state.deleted(&commit, effects));
+        if !own::is_own(slot.kind) {
+            self.links.count(commit.index, &effects.notices[told..]);
+        }
         if let Some(waste) = slot.state.take_waste() {
             self.waste.add(waste);
         }

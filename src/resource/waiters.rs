@@ -150,14 +150,6 @@ impl Waiters {
         self.requests.get(&(session, request)).copied()
     }
 
-    /// Removes all waits of a session.
-    pub fn remove_session(&mut self, session: SessionId) {
-        let ended: Vec<Index> = self.of_session(session).map(|(index, _)| index).collect();
-        for index in ended {
-            self.remove(index);
-        }
-    }
-
     /// All waits of a session, in order of their request numbers.
     pub fn of_session(&self, session: SessionId) -> impl Iterator<Item = (Index, Waiter)> {
         self.requests

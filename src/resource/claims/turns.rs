@@ -80,11 +80,18 @@ impl<R: Rules> Resource for Turns<R> {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
         self.claims.drop_due(at, effects);
-        self.claims.end_session(session);
+        let names = self.claims.some_of(session);
+        self.claims.end(&names);
         self.rules.serve(&mut self.claims, at, effects);
+        names.len()
     }
 
     fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {

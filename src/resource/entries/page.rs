@@ -101,7 +101,7 @@ impl<T: Extra> Entries<T> {
 
     /// The first entry of a range whose life is not over.
     pub(in crate::resource) fn first(&self, page: &Page<'_>, now: LogTime) -> Option<&Held<T>> {
-        let is_there = |held: &&Held<T>| self.end_of(held, now).is_none();
+        let is_there = |held: &&Held<T>| !held.is_due(now);
         page.with_bounds(|bounds| {
             let mut range = self.held.range(bounds);
             if page.descending { range.rfind(is_there) } else { range.find(is_there) }
@@ -123,7 +123,7 @@ impl<T: Extra> Entries<T> {
                 let next = if page.descending { range.next_back() } else { range.next() };
                 let held = next?;
                 let stops = scanned == SCAN_MAX;
-                if stops || (self.end_of(held, now).is_none() && !visit(held)) {
+                if stops || (!held.is_due(now) && !visit(held)) {
                     break;
                 }
                 last = Some(held);

@@ -44,13 +44,27 @@ impl Resource for GroupState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
         self.drop_due(at, effects);
-        let mut names = self.claims.names_of(session);
+        let mut names = self.claims.some_of(session);
         names.sort_unstable();
-        self.claims.end_session(session);
+        // At least one, and no more than have about as many messages as one inbox holds.
+        let (mut messages, mut fits) = (0, 0);
+        for name in &names {
+            messages += self.mail.waiting_for(*name);
+            fits += usize::from(fits == 0 || messages <= INBOX_MAX);
+        }
+        names.truncate(fits);
+        let released = names.len() + messages.min(INBOX_MAX) as usize;
+        self.claims.end(&names);
         self.let_go(&names, SESSION_ENDED, at, effects);
+        released
     }
 
     fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {

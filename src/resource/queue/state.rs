@@ -10,7 +10,7 @@ use crate::resource::codec::{Operation, Scratch, access, number_or, page_limit};
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
-use crate::resource::{Created, Firing};
+use crate::resource::{Created, ENDED_AT_ONCE, Firing};
 use imbl::OrdMap;
 use margay_log::id::{Index, Micros};
 
@@ -61,16 +61,26 @@ impl Resource for QueueState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
         self.settle(at, effects);
-        let names = self.claims.names_of(session);
-        self.claims.end_session(session);
+        let (mut released, names) = (0, self.claims.some_of(session));
         for name in names {
+            if released >= ENDED_AT_ONCE {
+                break;
+            }
+            released += 1 + self.tasks.of_take(name).count();
+            self.claims.end(&[name]);
             self.asked.remove(&name);
             self.give_back_all(name, at, effects);
         }
         self.serve(at, effects);
+        released
     }
 
     fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {

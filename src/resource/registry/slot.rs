@@ -1,10 +1,10 @@
 //! One resource with what is kept for it, and what all of them are found by.
 
 use crate::machine::clock::Due;
-use crate::machine::{Effects, ResourceId, SessionId, Shared, halt};
+use crate::machine::{Effects, LogTime, Notice, ResourceId, SessionId, Shared, halt};
 use crate::resource::ring::Ring;
 use crate::resource::{Resource, own, type_name};
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 use margay_log::id::Index;
 
 /// What can be derived from the resources, kept so that nobody has to look at all of them.
@@ -15,6 +15,9 @@ pub(super) struct Links {
     /// Which resources a session holds, waits for or owns something in. May name more: what it
     /// owned may be gone, and the resource too.
     pub(super) involved: OrdSet<(SessionId, ResourceId)>,
+    /// How much each session holds and waits for, where that is something: what listing it when it
+    /// attaches comes to. Of users' own types nobody keeps count.
+    pub(super) holdings: OrdMap<SessionId, usize>,
 }
 
 /// One resource with what is kept for it.
@@ -30,6 +33,11 @@ pub(in super::super) struct Slot {
 }
 
 impl Slot {
+    /// Whether a session holds, waits for or owns something here.
+    pub(super) fn involves(&self, session: SessionId) -> bool {
+        own::run(self.kind, || self.state.involves(session))
+    }
+
     /// Changes its state, in the name of a session or of none, and settles it. A panic of a user's
     /// own type halts the group.
     pub(super) fn change(
@@ -73,14 +81,50 @@ impl Slot {
             }
             links.agenda.extend(timer.map(|due| (due, id)));
         }
-        let noticed = effects.notices[before.1..].iter().map(|notice| notice.session);
-        for session in noticed.chain(who) {
+        let notices = &effects.notices[before.1..];
+        for session in notices.iter().map(|notice| notice.session).chain(who) {
             links.note(session, id, &*self.state);
+        }
+        if !own::is_own(self.kind) {
+            links.count(index, notices);
         }
     }
 }
 
 impl Links {
+    /// Keeps count of what sessions hold, by what one change at `index` told of one resource: what
+    /// is asked for there is named by that index, and it is one thing.
+    pub(super) fn count(&mut self, index: Index, notices: &[Notice]) {
+        let is_new = |notice: &&Notice| notice.waiter == index && !notice.state.is_final();
+        if let Some(asked) = notices.iter().find(is_new) {
+            *self.holdings.entry(asked.session).or_default() += 1;
+        }
+        for over in notices.iter().filter(|notice| notice.state.is_final()) {
+            let left = self.holdings.get_mut(&over.session).map(|held| {
+                *held = held.saturating_sub(1);
+                *held
+            });
+            if left == Some(0) {
+                self.holdings.remove(&over.session);
+            }
+        }
+    }
+
+    /// Notes all sessions that a resource out of a snapshot involves.
+    pub(super) fn adopt(&mut self, id: ResourceId, slot: &Slot) {
+        let mut held = Vec::new();
+        for session in own::run(slot.kind, || slot.state.sessions()) {
+            self.involved.insert((session, id));
+            if !own::is_own(slot.kind) {
+                held.clear();
+                slot.state.holdings(id, session, LogTime(0), &mut held);
+            }
+            if !held.is_empty() {
+                *self.holdings.entry(session).or_default() += held.len();
+            }
+        }
+    }
+
     /// Notes whether a session is involved in a resource.
     fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
         let link = (session, id);
