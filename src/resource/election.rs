@@ -126,6 +126,7 @@ impl Resource for ElectionState {
             if let Err(code) = state.try_apply(commit, effects) {
                 effects.refuse(code, "");
             }
+            state.claims.settle(1, commit.into(), effects);
         });
     }
 
@@ -143,19 +144,19 @@ impl Resource for ElectionState {
     ) -> usize {
         let names = self.claims.some_of(session);
         self.change(commit.into(), effects, |state, effects| {
-            state.claims.drop_due(commit.into(), effects);
             state.claims.end(&names);
             for name in &names {
                 state.data.remove(name);
             }
+            state.claims.settle(1, commit.into(), effects);
         });
         names.len()
     }
 
     fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
-        let told = effects.notices.len();
-        self.claims.drop_one_due(firing.into(), effects);
-        self.forget(told, effects);
+        self.change(firing.into(), effects, |state, effects| {
+            state.claims.fire(1, firing.into(), effects);
+        });
     }
 
     fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
@@ -163,7 +164,7 @@ impl Resource for ElectionState {
     }
 
     fn next_timer(&self) -> Option<Due> {
-        self.claims.next_timer()
+        self.claims.next_timer_of(1)
     }
 
     fn involves(&self, session: SessionId) -> bool {
@@ -248,8 +249,7 @@ impl Resource for ElectionState {
 }
 
 impl ElectionState {
-    /// Lets something happen, then lets the next one lead where nobody does. What became of
-    /// candidates and leader is noted and told.
+    /// Lets something happen. What became of candidates and leader is noted and told.
     fn change(
         &mut self,
         at: Moment,
@@ -258,7 +258,6 @@ impl ElectionState {
     ) {
         let (before, told) = (self.leader(), effects.notices.len());
         act(self, effects);
-        self.claims.serve(1, at, effects);
         self.forget(told, effects);
         let leader = self.leader();
         if leader == before {
@@ -298,7 +297,7 @@ impl ElectionState {
             CampaignV1::SCHEMA => {
                 let campaign = access::<CampaignV1>(payload, &mut scratch)?;
                 let ask = Ask::new(session, campaign.request, 1, &campaign.wait_ms);
-                let free = self.claims.is_free(1, 1);
+                let free = self.claims.is_free(1, 1, at.now);
                 if self.claims.ask(ask, free, at, effects)? != NOT_ACQUIRED {
                     self.data.insert(commit.index, campaign.data[..].into());
                 }
@@ -313,6 +312,7 @@ impl ElectionState {
             }
             PromoteV1::SCHEMA => {
                 let candidate = access::<PromoteV1>(payload, &mut scratch)?.candidate.to_native();
+                self.claims.drop_if_due(Index(candidate), at, effects);
                 if !self.claims.waiters.move_to_front(Index(candidate), commit.index) {
                     return Err(Code::NO_SUCH_CANDIDATE);
                 }
@@ -330,6 +330,7 @@ impl ElectionState {
         if self.leader() == Some(candidate) {
             return Ok(());
         }
+        self.claims.drop_if_due(candidate, at, effects);
         let chosen = self.claims.waiters.remove(candidate).ok_or(Code::NO_SUCH_CANDIDATE)?;
         if let Some(leader) = self.leader() {
             self.claims.lose(leader, at, effects);
@@ -342,6 +343,7 @@ impl ElectionState {
         if self.claims.lose(candidate, at, effects) {
             return Ok(());
         }
+        self.claims.drop_if_due(candidate, at, effects);
         let evicted = self.claims.waiters.remove(candidate).ok_or(Code::NO_SUCH_CANDIDATE)?;
         effects.notice(evicted.session, at.resource, candidate, NoticeState::Lost);
         Ok(())

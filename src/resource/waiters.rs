@@ -30,6 +30,14 @@ pub struct Waiter {
     pub due: Option<LogTime>,
 }
 
+impl Waiter {
+    /// Whether its wait is over though it is still in the list.
+    #[must_use]
+    pub fn is_due(&self, now: LogTime) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+}
+
 /// The list. A waiter is named by the index of the command that asked.
 #[derive(Clone, Debug, Default)]
 pub struct Waiters {
@@ -110,13 +118,6 @@ impl Waiters {
         if let Some(by) = self.moved.remove(&index) {
             self.front.remove(&Reverse(by));
         }
-    }
-
-    /// Takes the one whose turn is next.
-    pub fn pop(&mut self) -> Option<(Index, Waiter)> {
-        let (index, waiter) = self.first()?;
-        self.remove(index);
-        Some((index, waiter))
     }
 
     /// Removes one.

@@ -14,6 +14,9 @@ use crate::resource::snapshot::Items;
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::{Index, Micros};
 
+/// Joins that are due that one command looks after, at most; timers do the rest.
+const DUE_PER_COMMAND: usize = 256;
+
 /// See the module above. A membership and a question that is answered are holds; a join that waits
 /// for its id and a question that is not answered are waits.
 #[derive(Clone, Debug, Default)]
@@ -243,7 +246,11 @@ impl GroupState {
 
     /// Joins that are due are over, whether or not their timers have fired.
     fn drop_due(&mut self, at: Moment, effects: &mut Effects) {
-        while self.drop_one_due(at, effects) {}
+        for _ in 0..DUE_PER_COMMAND {
+            if !self.drop_one_due(at, effects) {
+                return;
+            }
+        }
     }
 
     fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
@@ -279,8 +286,14 @@ impl GroupState {
 
     /// A free id goes to the first who waits for it.
     fn hand_over(&mut self, id: &[u8], at: Moment, effects: &mut Effects) {
-        let next = self.wanted.range((id.into(), Index::ZERO)..).next();
-        let Some(&(_, name)) = next.filter(|(wanted, _)| &wanted[..] == id) else { return };
+        let name = loop {
+            let next = self.wanted.range((id.into(), Index::ZERO)..).next();
+            let Some(&(_, name)) = next.filter(|(wanted, _)| &wanted[..] == id) else { return };
+            if !self.claims.drop_if_due(name, at, effects) {
+                break name;
+            }
+            self.stop_waiting(name);
+        };
         let waiter = self.claims.waiters.remove(name);
         if let (Some(waiter), Some(pair)) = (waiter, self.stop_waiting(name)) {
             self.claims.grant(name, waiter, at, effects);

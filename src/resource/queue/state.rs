@@ -14,7 +14,7 @@ use crate::resource::{Created, ENDED_AT_ONCE, Firing};
 use imbl::OrdMap;
 use margay_log::id::{Index, Micros};
 
-/// Ends of delays and leases that one command looks after, at most; timers do the rest.
+/// Waits, and delays and leases, whose ends one command looks after, at most; timers do the rest.
 const DUE_PER_COMMAND: usize = 256;
 /// Dead letters on one page, at most.
 const PAGE_MAX: u32 = 1_000;
@@ -143,7 +143,11 @@ impl Resource for QueueState {
 impl QueueState {
     /// What is due is over, as far as one command goes; then takes that wait get what there is.
     fn settle(&mut self, at: Moment, effects: &mut Effects) {
-        while self.drop_one_due(at, effects) {}
+        for _ in 0..DUE_PER_COMMAND {
+            if !self.drop_one_due(at, effects) {
+                break;
+            }
+        }
         for _ in 0..DUE_PER_COMMAND {
             if !self.end_one_due(at, effects) {
                 break;
@@ -174,12 +178,16 @@ impl QueueState {
         true
     }
 
-    /// Hands out to takes that wait, in order. What is due must be gone.
+    /// Hands out to takes that wait, in order.
     fn serve(&mut self, at: Moment, effects: &mut Effects) {
         while self.can_hand_out()
-            && let Some((name, waiter)) = self.claims.waiters.pop()
+            && let Some((name, waiter)) = self.claims.waiters.first()
         {
             let lease_ms = self.asked.remove(&name).unwrap_or(1);
+            if self.claims.drop_if_due(name, at, effects) {
+                continue;
+            }
+            self.claims.waiters.remove(name);
             self.claims.grant(name, Waiter { amount: 1, ..waiter }, at, effects);
             self.hand_out(name, waiter.amount, lease_ms, at);
         }
@@ -401,7 +409,7 @@ impl QueueState {
     ) -> Result<(), Code> {
         let (name, at) = (commit.index, Moment::from(commit));
         let (max, lease_ms) = (take.max.to_native(), take.lease_ms.to_native());
-        let free = self.claims.waiters.is_empty() && self.can_hand_out();
+        let free = self.can_hand_out() && self.claims.waiting(at.now) == 0;
         let amount = if free { 1 } else { max.into() };
         let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
         match self.claims.ask(ask, free, at, effects)? {

@@ -81,11 +81,18 @@ impl Slot {
             }
             links.agenda.extend(timer.map(|due| (due, id)));
         }
-        let notices = &effects.notices[before.1..];
-        for session in notices.iter().map(|notice| notice.session).chain(who) {
+        let (notices, is_own) = (&effects.notices[before.1..], own::is_own(self.kind));
+        for notice in notices {
+            if is_own || notice.state.is_final() {
+                links.note(notice.session, id, &*self.state);
+            } else {
+                links.involve(notice.session, id);
+            }
+        }
+        if let Some(session) = who {
             links.note(session, id, &*self.state);
         }
-        if !own::is_own(self.kind) {
+        if !is_own {
             links.count(index, notices);
         }
     }
@@ -128,10 +135,18 @@ impl Links {
     /// Notes whether a session is involved in a resource.
     fn note(&mut self, session: SessionId, id: ResourceId, state: &dyn Resource) {
         let link = (session, id);
-        match (state.involves(session), self.involved.contains(&link)) {
-            (true, false) => drop(self.involved.insert(link)),
-            (false, true) => drop(self.involved.remove(&link)),
-            _ => {}
+        if state.involves(session) {
+            self.involve(session, id);
+        } else if self.involved.contains(&link) {
+            self.involved.remove(&link);
+        }
+    }
+
+    /// Notes that a session is involved in a resource. A copy that is shared stays so where that is
+    /// known.
+    fn involve(&mut self, session: SessionId, id: ResourceId) {
+        if !self.involved.contains(&(session, id)) {
+            self.involved.insert((session, id));
         }
     }
 }
