@@ -51,13 +51,7 @@ impl StateMachine for Words {
     }
 
     // Nothing here belongs to a session, ends with time, or is told to watchers.
-    fn session_ended(
-        &mut self,
-        _: SessionId,
-        _: &Commit<'_>,
-        _: usize,
-        _: &mut Effects,
-    ) -> usize {
+    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: usize, _: &mut Effects) -> usize {
         0
     }
 

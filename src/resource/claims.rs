@@ -10,6 +10,7 @@
 //!   of exclusive grants rise strictly. Grants of one entry share theirs: they hold together.
 //! - Each change is a notice; all that is held or waited for is listed at attach.
 
+use super::describe::{HOLDERS_MAX, Holders};
 use super::waiters::{Waiter, Waiters};
 use super::{ENDED_AT_ONCE, Firing, HOLDINGS_MAX};
 use crate::machine::bytes;
@@ -395,14 +396,22 @@ impl Claims {
             .map(|(_, waiter)| &self.holds[waiter])
     }
 
-    /// Everybody loses what is held or waited for.
-    pub(super) fn lose_all(&mut self, at: Moment, effects: &mut Effects) {
-        self.drop_due(at, effects);
-        for hold in self.holds.values() {
-            effects.notice(hold.session, at.resource, hold.waiter, NoticeState::Lost);
+    /// Up to `limit` lose what they hold or wait for. Returns whether there are more.
+    pub(super) fn lose_some(&mut self, limit: usize, at: Moment, effects: &mut Effects) -> bool {
+        for _ in 0..limit {
+            if self.drop_one_due(at, effects) {
+                continue;
+            }
+            if let Some(name) = self.holds.get_min().map(|(name, _)| *name) {
+                self.lose(name, at, effects);
+            } else if let Some((name, waiter)) = self.waiters.first() {
+                self.waiters.remove(name);
+                effects.notice(waiter.session, at.resource, name, NoticeState::Lost);
+            } else {
+                return false;
+            }
         }
-        self.lose_waiting(at, effects);
-        *self = Claims { last_token: self.last_token, ..Claims::default() };
+        !self.holds.is_empty() || !self.waiters.is_empty()
     }
 
     /// Those who wait lose their places.
@@ -422,13 +431,22 @@ impl Claims {
         self.held_by(session).next().is_some() || self.waiters.of_session(session).next().is_some()
     }
 
-    pub(super) fn sessions(&self) -> Vec<SessionId> {
+    pub(super) fn sessions(&self, limit: usize) -> Vec<SessionId> {
         let holding = self.holds.values().map(|hold| hold.session);
         let waiting = self.waiters.iter().map(|(_, waiter)| waiter.session);
-        let mut sessions: Vec<SessionId> = holding.chain(waiting).collect();
+        let mut sessions: Vec<SessionId> = holding.chain(waiting).take(limit).collect();
         sessions.sort_unstable();
         sessions.dedup();
         sessions
+    }
+
+    pub(super) fn holders(&self, now: LogTime) -> Holders {
+        let holds = self.requests.values().map(|waiter| &self.holds[waiter]);
+        Holders {
+            held: u32::try_from(self.holds.len()).expect("at most HOLDS_MAX"),
+            waiting: self.waiting(now),
+            first: holds.take(HOLDERS_MAX).map(|hold| (hold.session, hold.token)).collect(),
+        }
     }
 
     /// How many wait whose time-out has not passed.

@@ -7,6 +7,7 @@
 
 use super::claims::{Ask, Claims, Moment, cancel_operation};
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation, page_limit};
+use super::describe::Holders;
 use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::{Firing, Resource};
@@ -159,8 +160,11 @@ impl Resource for ElectionState {
         });
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        let told = effects.notices.len();
+        let more = self.claims.lose_some(limit, firing.into(), effects);
+        self.forget(told, effects);
+        more
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -171,8 +175,12 @@ impl Resource for ElectionState {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(

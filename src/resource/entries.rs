@@ -21,7 +21,7 @@ use super::waste::Waste;
 use super::{ENDED_AT_ONCE, Firing};
 use crate::machine::bytes::Reader;
 use crate::machine::clock::{Due, Timers};
-use crate::machine::{Code, Commit, Effects, LogTime, Pair, ResourceId, SessionId};
+use crate::machine::{Code, Commit, Effects, LogTime, Pair, SessionId};
 use imbl::OrdSet;
 use margay_log::id::Index;
 use std::ops::Bound;
@@ -36,6 +36,10 @@ pub const CLEARED: u16 = 3;
 pub const EXPIRED: u16 = 4;
 /// Event: the session a key belonged to is over, and the key with it. With it the old value.
 pub const SESSION_ENDED: u16 = 5;
+
+/// Sessions that are told apart when all entries go at once, at most. Of the others it stays noted
+/// that they own something, until they end.
+const LEFT_MAX: usize = 256;
 
 /// What a resource whose whole state is entries leaves to them.
 macro_rules! delegate_to_entries {
@@ -52,10 +56,12 @@ macro_rules! delegate_to_entries {
 
         fn deleted(
             &mut self,
-            _commit: &$crate::machine::Commit<'_>,
+            _firing: &$crate::resource::Firing,
+            _limit: usize,
             _effects: &mut $crate::machine::Effects,
-        ) {
+        ) -> bool {
             self.$entries.discard();
+            false
         }
 
         fn next_timer(&self) -> Option<$crate::machine::clock::Due> {
@@ -74,12 +80,20 @@ macro_rules! delegate_to_entries {
             self.$entries.involves(session)
         }
 
-        fn sessions(&self) -> Vec<$crate::machine::SessionId> {
-            self.$entries.sessions()
+        fn sessions(&self, limit: usize) -> Vec<$crate::machine::SessionId> {
+            self.$entries.sessions(limit)
+        }
+
+        fn holders(&self, _now: $crate::machine::LogTime) -> $crate::resource::describe::Holders {
+            $crate::resource::describe::Holders::default()
         }
 
         fn size(&self, now: $crate::machine::LogTime) -> u64 {
             self.$entries.len(now) as u64
+        }
+
+        fn take_left(&mut self) -> Vec<$crate::machine::SessionId> {
+            self.$entries.take_left()
         }
 
         fn take_waste(&mut self) -> Option<Box<dyn $crate::resource::waste::Waste>> {
@@ -115,6 +129,8 @@ pub(super) struct Entries<T: Extra = ()> {
     held: OrdSet<Held<T>>,
     deadlines: Timers<Key>,
     owned: OrdSet<(SessionId, Key)>,
+    /// Sessions whose last entry is gone, until somebody takes them.
+    left: Vec<SessionId>,
     /// What was cleared, until somebody takes it.
     waste: Vec<Entries<T>>,
 }
@@ -125,6 +141,7 @@ impl<T: Extra> Default for Entries<T> {
             held: OrdSet::new(),
             deadlines: Timers::default(),
             owned: OrdSet::new(),
+            left: Vec::new(),
             waste: Vec::new(),
         }
     }
@@ -213,9 +230,16 @@ impl<T: Extra> Entries<T> {
 
     /// Removes all entries without a word.
     pub(super) fn discard(&mut self) {
+        let left = self.sessions(LEFT_MAX);
         let mut all = std::mem::take(self);
         self.waste = std::mem::take(&mut all.waste);
         self.waste.push(all);
+        self.left = left;
+    }
+
+    /// Sessions that own nothing here any more, since this was last asked.
+    pub(super) fn take_left(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.left)
     }
 
     /// What was cleared: to be freed bit by bit.
@@ -235,6 +259,9 @@ impl<T: Extra> Entries<T> {
         let key = Key::of(&held.pair);
         if let Some(owner) = life.owner {
             self.owned.remove(&(owner, key.clone()));
+            if !self.involves(owner) {
+                self.left.push(owner);
+            }
         }
         if let Some(at) = life.due {
             let was_there = self.deadlines.cancel(Due { at, created: held.version }, key);
@@ -254,16 +281,17 @@ impl<T: Extra> Entries<T> {
         self.owned_by(session).next().is_some()
     }
 
-    /// All sessions it involves.
-    pub(super) fn sessions(&self) -> Vec<SessionId> {
+    /// Sessions it involves, up to `limit`.
+    pub(super) fn sessions(&self, limit: usize) -> Vec<SessionId> {
         let mut sessions = Vec::new();
         let mut next = SessionId(0);
-        loop {
+        while sessions.len() < limit {
             let rest = self.owned.range((next, Key::default())..).next();
-            let Some((session, _)) = rest else { return sessions };
+            let Some((session, _)) = rest else { break };
             sessions.push(*session);
             next = SessionId(session.0 + 1);
         }
+        sessions
     }
 
     /// The next few that a session owned are gone.

@@ -84,7 +84,12 @@ impl Rules for RwLockRules {
                 let lock = access::<LockV1>(payload, &mut scratch)?;
                 let amount = if lock.write { ALL } else { 1 };
                 let ask = Ask::new(commit.session, lock.request, amount, &lock.wait_ms);
-                claims.ask(ask, claims.is_free(ALL, amount, commit.time), commit.into(), effects)?;
+                claims.ask(
+                    ask,
+                    claims.is_free(ALL, amount, commit.time),
+                    commit.into(),
+                    effects,
+                )?;
             }
             UnlockV1::SCHEMA => {
                 let hold = Index(access::<UnlockV1>(payload, &mut scratch)?.hold.to_native());

@@ -5,6 +5,7 @@ use super::{Claims, Moment};
 use crate::machine::bytes::Reader;
 use crate::machine::clock::Due;
 use crate::machine::{Code, Commit, Effects, LogTime, Notice, Query, ResourceId, SessionId};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::{Firing, Resource};
 use margay_log::id::Index;
@@ -91,8 +92,8 @@ impl<R: Rules> Resource for Turns<R> {
         names.len()
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        self.claims.lose_some(limit, firing.into(), effects)
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -107,8 +108,12 @@ impl<R: Rules> Resource for Turns<R> {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(

@@ -10,7 +10,9 @@ use crate::machine::{
 use crate::resource::Firing;
 use crate::resource::claims::{Ask, Moment};
 use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
+use crate::resource::waste::Waste;
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::{Index, Micros};
 
@@ -31,6 +33,22 @@ pub(in super::super) struct GroupState {
     pub(super) mail: Mail,
     /// Who was the last in turn to get a message for any.
     pub(super) last: Index,
+    /// All of it, once the group is deleted.
+    gone: Option<Box<GroupState>>,
+}
+
+impl GroupState {
+    /// Whether nobody is here and nothing is under way.
+    fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.joining.is_empty() && self.mail.is_empty()
+    }
+}
+
+/// Dropped as a whole: it has no more than 50,000 messages.
+impl Waste for GroupState {
+    fn shed(&mut self, _limit: usize) -> bool {
+        false
+    }
 }
 
 impl Resource for GroupState {
@@ -70,8 +88,19 @@ impl Resource for GroupState {
         released
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        let more = self.claims.lose_some(limit, firing.into(), effects);
+        // The claims of a group that is deleted are all that is left of it.
+        let claims = std::mem::take(&mut self.claims);
+        let rest = std::mem::replace(self, GroupState { claims, ..GroupState::default() });
+        if !rest.is_empty() {
+            self.gone = Some(Box::new(rest));
+        }
+        more
+    }
+
+    fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
+        Some(self.gone.take()?)
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -95,8 +124,12 @@ impl Resource for GroupState {
         self.members.len() as u64
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(

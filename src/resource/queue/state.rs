@@ -7,6 +7,7 @@ use crate::machine::clock::Due;
 use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
 use crate::resource::claims::{Ask, Moment};
 use crate::resource::codec::{Operation, Scratch, access, number_or, page_limit};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
@@ -83,9 +84,11 @@ impl Resource for QueueState {
         released
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
-        self.cleared.push(std::mem::take(&mut self.tasks));
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        if self.tasks.len() > 0 {
+            self.cleared.push(std::mem::take(&mut self.tasks));
+        }
+        self.claims.lose_some(limit, firing.into(), effects)
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -109,8 +112,12 @@ impl Resource for QueueState {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(

@@ -2,7 +2,7 @@
 
 use super::{Registry, own_copy};
 use crate::machine::{Commit, Effects, ResourceId, SessionId};
-use crate::resource::own;
+use crate::resource::{Firing, own};
 
 impl Registry {
     /// Where a session holds, waits for or owns something; perhaps more.
@@ -45,5 +45,26 @@ impl Registry {
             released += effects.events.len() + effects.notices.len() - told;
         }
         released
+    }
+
+    /// A resource that is deleted: up to `limit` of those who hold something there are told. The
+    /// resource is gone when all are.
+    pub(super) fn dismantle(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) {
+        let (id, mut more) = (firing.resource, false);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let slot = own_copy(slot);
+        slot.change((id, None), firing.index, effects, &mut self.links, |state, effects| {
+            more = state.deleted(firing, limit, effects);
+        });
+        if let Some(waste) = slot.state.take_waste() {
+            self.waste.add(waste);
+        }
+        if more {
+            return;
+        }
+        if let Some(due) = slot.timer {
+            self.links.agenda.remove(&(due, id));
+        }
+        self.slots.remove(&id);
     }
 }

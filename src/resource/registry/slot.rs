@@ -13,7 +13,7 @@ pub(super) struct Links {
     /// The next timer of each resource that has one.
     pub(super) agenda: OrdSet<(Due, ResourceId)>,
     /// Which resources a session holds, waits for or owns something in. May name more: what it
-    /// owned may be gone, and the resource too.
+    /// owned may have been cleared with what many others owned, and the resource be gone.
     pub(super) involved: OrdSet<(SessionId, ResourceId)>,
     /// How much each session holds and waits for, where that is something: what listing it when it
     /// attaches comes to. Of users' own types nobody keeps count.
@@ -30,12 +30,20 @@ pub(in super::super) struct Slot {
     pub(in super::super) ring: Ring,
     /// What the agenda says of it.
     pub(in super::super) timer: Option<Due>,
+    /// It is deleted, and some who held something here are still to be told.
+    pub(in super::super) deleted: bool,
 }
 
 impl Slot {
     /// Whether a session holds, waits for or owns something here.
     pub(super) fn involves(&self, session: SessionId) -> bool {
         own::run(self.kind, || self.state.involves(session))
+    }
+
+    /// When it has something to do next: at once, where it is deleted.
+    pub(super) fn next_timer(&self, id: ResourceId) -> Option<Due> {
+        let at_once = Due { at: LogTime(0), created: Index(id.0) };
+        if self.deleted { Some(at_once) } else { self.state.next_timer() }
     }
 
     /// Changes its state, in the name of a session or of none, and settles it. A panic of a user's
@@ -74,7 +82,7 @@ impl Slot {
         for event in &effects.events[before.0..] {
             self.ring.push(index, event.clone());
         }
-        let timer = self.state.next_timer();
+        let timer = self.next_timer(id);
         if timer != self.timer {
             if let Some(due) = std::mem::replace(&mut self.timer, timer) {
                 links.agenda.remove(&(due, id));
@@ -89,7 +97,7 @@ impl Slot {
                 links.involve(notice.session, id);
             }
         }
-        if let Some(session) = who {
+        for session in self.state.take_left().into_iter().chain(who) {
             links.note(session, id, &*self.state);
         }
         if !is_own {
@@ -120,7 +128,7 @@ impl Links {
     /// Notes all sessions that a resource out of a snapshot involves.
     pub(super) fn adopt(&mut self, id: ResourceId, slot: &Slot) {
         let mut held = Vec::new();
-        for session in own::run(slot.kind, || slot.state.sessions()) {
+        for session in own::run(slot.kind, || slot.state.sessions(usize::MAX)) {
             self.involved.insert((session, id));
             if !own::is_own(slot.kind) {
                 held.clear();

@@ -63,13 +63,7 @@ impl StateMachine for Notebook {
         }
     }
 
-    fn session_ended(
-        &mut self,
-        _: SessionId,
-        _: &Commit<'_>,
-        _: usize,
-        _: &mut Effects,
-    ) -> usize {
+    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: usize, _: &mut Effects) -> usize {
         0
     }
 

@@ -7,7 +7,7 @@ use margay::machine::{
 };
 use margay::resource::codec::Encode;
 use margay::resource::registry::{DeleteV1, OpenV1};
-use margay::resource::{HOLDINGS_MAX, election, group, lock, map, queue, semaphore};
+use margay::resource::{HOLDINGS_MAX, election, group, latch, lock, map, queue, semaphore};
 use margay_log::id::Micros;
 
 const FOREVER: Option<u64> = None;
@@ -22,8 +22,9 @@ fn open(world: &mut World, session: u64, name: &str, kind: u8, options: Vec<u8>)
 /// The session's next commands, all in one batch.
 fn all<O: Encode>(world: &mut World, session: u64, commands: impl IntoIterator<Item = (u64, O)>) {
     let before = world.sequences.get(&session).copied().unwrap_or_default();
-    let entries = (before + 1..).zip(commands).map(|(sequence, (resource, operation))| {
-        Logged { acked: sequence - 1, ..command(session, sequence, resource, &operation) }
+    let entries = (before + 1..).zip(commands).map(|(sequence, (resource, operation))| Logged {
+        acked: sequence - 1,
+        ..command(session, sequence, resource, &operation)
     });
     let batch = Batched { time: world.time, entries: entries.collect() };
     world.sequences.insert(session, before + batch.entries.len() as u64);
@@ -52,9 +53,8 @@ fn laden() -> (World, u64, Vec<u64>, u64) {
     let ask = |lock: &u64| (*lock, lock::LockV1 { request: 1, wait_ms: FOREVER });
     all(&mut world, ending, locks.iter().map(ask));
     all(&mut world, other, locks.iter().map(ask));
-    let maps: Vec<u64> = (0..2)
-        .map(|n| open(&mut world, other, &named("map", n), kind::MAP, Vec::new()))
-        .collect();
+    let maps: Vec<u64> =
+        (0..2).map(|n| open(&mut world, other, &named("map", n), kind::MAP, Vec::new())).collect();
     let put = |n: u64| map::PutV1 {
         key: n.to_be_bytes().to_vec(),
         value: Vec::new(),
@@ -76,12 +76,8 @@ fn laden() -> (World, u64, Vec<u64>, u64) {
     let take = |request| queue::TakeV1 { request, max: 30, lease_ms: 10, wait_ms: FOREVER };
     all(&mut world, ending, (0..30).map(|request| (tasks, take(request))));
     let members = open(&mut world, other, "members", kind::GROUP, Vec::new());
-    let join = |request| group::JoinV1 {
-        request,
-        id: Vec::new(),
-        data: Vec::new(),
-        wait_ms: FOREVER,
-    };
+    let join =
+        |request| group::JoinV1 { request, id: Vec::new(), data: Vec::new(), wait_ms: FOREVER };
     all(&mut world, ending, (0..40).map(|request| (members, join(request))));
     all(&mut world, other, [(members, join(0))]);
     let send = |_| {
@@ -120,7 +116,10 @@ fn the_end_of_a_session_that_holds_much_is_done_in_parts_and_told_when_it_is_ove
             world.seen = Seen::default();
             world.tick(Micros::from_millis(1));
         }
-        assert!(copy.seen == world.seen && chunks(&copy.machine, 5_000) == chunks(&world.machine, 5_000));
+        assert!(
+            copy.seen == world.seen
+                && chunks(&copy.machine, 5_000) == chunks(&world.machine, 5_000)
+        );
         assert!(told(&world) < ENDED_PER_BATCH + slack, "{}", told(&world));
         batches += 1;
     }
@@ -191,7 +190,10 @@ fn a_session_that_holds_as_much_as_it_may_is_told_so() {
     world.tick(Micros::from_millis(5));
     assert!(world.seen.notices.iter().any(|notice| notice.state == NoticeState::TimedOut));
     assert_eq!(world.command(session, permits, &more).code, Code::OK);
-    assert_eq!(world.command(session, lock, &lock::LockV1 { request, wait_ms: FOREVER }).code, Code::TOO_MANY_HOLDINGS);
+    assert_eq!(
+        world.command(session, lock, &lock::LockV1 { request, wait_ms: FOREVER }).code,
+        Code::TOO_MANY_HOLDINGS
+    );
 }
 
 #[test]
@@ -199,6 +201,7 @@ fn what_is_deleted_is_held_no_more() {
     let (mut world, session, permits, lock) = full();
     let told = world.command(session, 0, &DeleteV1 { resource: permits });
     assert_eq!(told.code, Code::OK);
+    follow(&mut world);
     let permits = open(&mut world, session, "permits", kind::SEMAPHORE, semaphore::options(9_000));
     let ask = |n: usize| (permits, acquire(n as u64, FOREVER));
     all(&mut world, session, (0..HOLDINGS_MAX - 1).map(ask));
@@ -224,5 +227,124 @@ fn a_turn_that_comes_at_once_counts_once() {
         assert_eq!((told.code, told.payload[0]), (Code::OK, lock::GRANTED));
         let token = told.index;
         assert_eq!(world.command(session, lock, &lock::UnlockV1 { token }).code, Code::OK);
+    }
+}
+
+// ---- many turns at once ---------------------------------------------------------------------
+
+/// Ten times as many wait for a latch as one entry lets pass.
+fn waiting(world: &mut World, sessions: &[u64], id: u64, wait_ms: Option<u64>) {
+    for (session, request) in sessions.iter().cycle().zip(0..2_500) {
+        let told = world.command(*session, id, &latch::AwaitV1 { request, wait_ms });
+        assert_eq!((told.code, told.payload[0]), (Code::OK, latch::WAITING));
+    }
+    world.seen = Seen::default();
+}
+
+/// Batch by batch, a copy that is restored before each of them does the same. How much each told.
+fn follow(world: &mut World) -> Vec<usize> {
+    let mut all = vec![told(world)];
+    let mut copy = World::new();
+    while world.machine.next_timer().is_some_and(|due| due <= LogTime(world.time)) {
+        copy.machine = restore(&chunks(&world.machine, 5_000)).expect("what we wrote");
+        copy.time = world.time;
+        for world in [&mut *world, &mut copy] {
+            world.seen = Seen::default();
+            world.tick(Micros(0));
+        }
+        assert!(copy.seen == world.seen && chunks(&copy.machine, 99) == chunks(&world.machine, 99));
+        all.push(told(world));
+    }
+    all
+}
+
+fn three() -> (World, Vec<u64>) {
+    let mut world = World::new();
+    let sessions = (1..=3).map(|key| world.register(key)).collect();
+    (world, sessions)
+}
+
+fn next<O: Encode>(world: &mut World, session: u64, resource: u64, operation: &O) -> Logged {
+    let sequence = world.sequences.entry(session).or_default();
+    *sequence += 1;
+    command(session, *sequence, resource, operation)
+}
+
+#[test]
+fn a_latch_lets_thousands_pass_bit_by_bit() {
+    let (mut world, sessions) = three();
+    let id = world.open(sessions[0], "latch", kind::LATCH);
+    waiting(&mut world, &sessions, id, FOREVER);
+    world.command(sessions[0], id, &latch::CountDownV1 { by: 1 });
+    let parts = follow(&mut world);
+    assert_eq!(parts, [256, 1_024, 1_024, 196]);
+}
+
+#[test]
+fn waits_that_are_over_are_over_for_everybody_though_not_all_have_been_told() {
+    let (mut world, sessions) = three();
+    let id = world.open(sessions[0], "lock", kind::LOCK);
+    let ask = |request, wait_ms| lock::LockV1 { request, wait_ms };
+    world.command(sessions[0], id, &ask(9_999, FOREVER));
+    for request in 0..6_000 {
+        world.command(sessions[1], id, &ask(request, Some(5)));
+    }
+    world.time += 5_000;
+    let waiting = world.query(sessions[0], id, &lock::HolderV1 {}).payload[17..].to_vec();
+    assert_eq!(waiting, 0_u32.to_le_bytes(), "nobody waits any more");
+    // Timers come first; what they have not come to is in nobody's way.
+    let entries = vec![
+        next(&mut world, sessions[0], id, &lock::CancelV1 { request: 9_999 }),
+        next(&mut world, sessions[2], id, &ask(1, Some(0))),
+        next(&mut world, sessions[1], id, &lock::CancelV1 { request: 5_999 }),
+        next(&mut world, sessions[1], id, &ask(5_998, Some(7))),
+    ];
+    world.seen = Seen::default();
+    let batch = Batched { time: world.time, entries };
+    world.batch(&batch);
+    let answers: Vec<u8> = world.seen.replies.iter().map(|told| told.payload[0]).collect();
+    assert_eq!(answers, [2, lock::GRANTED, 0, lock::WAITING]);
+    assert!(world.machine.next_timer().is_some_and(|due| due <= LogTime(world.time)));
+    follow(&mut world);
+    world.tick(Micros::from_millis(7));
+    let mut held = Vec::new();
+    world.machine.holdings(SessionId(sessions[1]), &mut held);
+    assert_eq!(held, []);
+}
+
+#[test]
+fn who_holds_something_of_a_deleted_resource_is_told_bit_by_bit() {
+    let (mut world, sessions) = three();
+    let id = world.open(sessions[0], "latch", kind::LATCH);
+    waiting(&mut world, &sessions, id, FOREVER);
+    assert_eq!(world.command(sessions[0], 0, &DeleteV1 { resource: id }).code, Code::OK);
+    let again = world.command(sessions[0], 0, &DeleteV1 { resource: id });
+    assert_eq!(again.code, Code::NO_SUCH_RESOURCE, "it is gone for everybody");
+    let count = latch::CountDownV1 { by: 1 };
+    assert_eq!(world.command(sessions[0], id, &count).code, Code::NO_SUCH_RESOURCE);
+    let next = world.open(sessions[0], "latch", kind::LATCH);
+    assert_ne!(next, id, "the name is free");
+    let mut held = Vec::new();
+    world.machine.holdings(SessionId(sessions[0]), &mut held);
+    assert_eq!(held, [], "what is listed exists");
+    follow(&mut world);
+    assert_eq!(world.machine.next_timer(), None);
+    assert_eq!(world.machine.state().len(), 1);
+    for session in sessions {
+        world.end(kind::CLOSE, session);
+        assert_eq!(world.machine.sessions().is_empty(), session == 3);
+    }
+}
+
+#[test]
+fn groups_and_elections_are_deleted_bit_by_bit_too() {
+    let (mut world, _, _, other) = laden();
+    for name in ["members", "election", "tasks", "permits", "map0"] {
+        let find = margay::resource::registry::FindV1 { name: name.as_bytes().to_vec(), kind: 0 };
+        let found = world.query(other, 0, &find).payload;
+        let resource = u64::from_le_bytes(found[..8].try_into().expect("an id"));
+        assert_eq!(world.command(other, 0, &DeleteV1 { resource }).code, Code::OK);
+        follow(&mut world);
+        assert_eq!(world.query(other, 0, &find).code, Code::NO_SUCH_RESOURCE);
     }
 }

@@ -352,6 +352,35 @@ fn a_huge_map_is_cleared_and_deleted_at_once() {
     pass(&mut world, SECOND);
 }
 
+/// What a session owned and is gone is not looked for at its end: that may be in many resources.
+#[test]
+fn what_is_gone_leaves_no_trace() {
+    let (mut world, session, map) = world();
+    let other = world.register(2);
+    let links = |world: &World| world.machine.state().links();
+    let gone: [fn(&mut World, u64, u64); 4] = [
+        |world, _, _| pass(world, SECOND),
+        |world, other, map| {
+            world.command(other, map, &put("k", 0, false));
+        },
+        |world, other, map| {
+            world.command(other, map, &RemoveV1 { key: b"k".to_vec(), previous: false });
+        },
+        |world, other, map| {
+            world.command(other, map, &ClearV1 {});
+        },
+    ];
+    for gone in gone {
+        world.command(session, map, &put("k", SECOND, true));
+        assert_eq!(links(&world), 1);
+        gone(&mut world, other, map);
+        assert_eq!(links(&world), 0);
+    }
+    world.command(session, map, &put("k", SECOND, true));
+    world.command(other, 0, &margay::resource::registry::DeleteV1 { resource: map });
+    assert_eq!(links(&world), 0);
+}
+
 // ---- against a model ------------------------------------------------------------------------
 
 #[derive(Clone, Debug)]
