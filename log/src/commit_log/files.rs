@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::DiskError;
-use crate::disk::direct::disk_error;
+use crate::disk::sys::disk_error;
 use crate::disk::view::open_to_read;
 use crate::error::segment_file;
 use crate::format::BatchHeader;
@@ -45,6 +45,11 @@ impl Files {
     pub(crate) fn forget(&self, segment: SegmentNumber) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|&(number, _)| number != segment);
+    }
+
+    /// Forgets all of them.
+    pub(crate) fn forget_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The batch at the front of `bytes`, if that is whole and the one that is listed.
