@@ -362,6 +362,54 @@ pub(super) fn damage_of_the_last_voter_is_refused_and_changes_nothing() {
     assert_eq!(caller.add(&mut group, counter), count + 1);
 }
 
+/// A voter has lost the end of its log, and the leader to whom it had acknowledged that leads on. On
+/// the way back there it holds much that is committed: it votes when it holds all of it.
+#[test]
+fn who_is_brought_its_lost_end_by_the_same_leader_votes_when_it_has_all_of_it() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let (victim, away) = (others[0], others[1]);
+    let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    group.isolate(away);
+    for _ in 0..30 {
+        caller.add(&mut group, counter);
+    }
+    // Two disks have it all, and know that they do.
+    group.run(1_000);
+    let last = group.replica(leader).commit();
+    assert_eq!(group.replica(victim).log().durable(), last);
+    group.crash(victim);
+    let all = bodies(&mut group, victim);
+    let (_, segment, offset) = all[all.len() - 20];
+    assert!(group.node(victim).disk.overwrite(segment, offset & !4_095, &[0; 4_096]));
+    group.start(victim);
+    assert_eq!(group.replica(victim).log().repair(), Some(last));
+    // Half of it comes.
+    let half = Index(last.0 - 10);
+    group.weather = Some(Box::new(move |flight| {
+        let is_behind = flight.batch.as_ref().is_some_and(|it| it.header().last().index > half);
+        (!is_behind).then_some(Micros(0))
+    }));
+    group.until("half of it", |group| group.replica(victim).log().durable() == half);
+    group.run(1_000);
+    assert_eq!(group.replica(victim).commit(), half, "committed in the leader's own term");
+    assert_eq!(group.leads(), Some(leader));
+    group.crash(leader);
+    group.weather = None;
+    group.heal();
+    group.run(5_000);
+    assert_eq!(group.leads(), None, "the only one that has it is away");
+    group.start(leader);
+    group.converge();
+    let mut caller = Caller::new(&group, 2, &[1, 2, 3], 60_000);
+    assert_eq!(caller.count(&mut group, counter), 30);
+    // And now it votes.
+    group.crash(leader);
+    group.until("another leader", |group| group.leads().is_some());
+}
+
 /// A founder that was alone has its damage mended by those who joined it.
 #[test]
 pub(super) fn damage_of_a_founder_is_mended_by_who_joined() {
