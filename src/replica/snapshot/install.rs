@@ -260,6 +260,7 @@ impl<S: StateMachine> Replica<S> {
             host.dispose(Box::new(machine));
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot comes late");
         } else if self.take_over(now, &header, machine, host) {
+            self.note_applied(now, host);
             self.snapshots.counts.installed += 1;
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
             self.forget_all_snapshots();
