@@ -171,6 +171,8 @@ struct World {
     holds_reads: bool,
     /// How often the others were asked for what is lacking.
     asked_for_state: usize,
+    /// How often another was told to stand.
+    handed_over: usize,
     sequence: u64,
 }
 
@@ -218,6 +220,7 @@ impl World {
             now,
             holds_reads: false,
             asked_for_state: 0,
+            handed_over: 0,
             sequence: 0,
         }
     }
@@ -254,6 +257,7 @@ impl World {
             self.asked_for_state += 1;
         }
         let Ok(PeerMessage { message, chain, .. }) = PeerMessage::decode(&frame) else { return };
+        self.handed_over += usize::from(message.body == Body::TimeoutNow);
         let (body, chain) = match message.body {
             Body::PreVote { .. } => (Body::PreVoteReply { granted: true }, chain),
             Body::Vote { .. } => (Body::VoteReply { granted: true }, chain),
@@ -428,6 +432,27 @@ fn a_users_code_that_breaks_while_a_snapshot_is_taken_halts_its_group() {
         (0..2_000).for_each(|_| world.turn());
         assert!(world.leads() && world.is_halted());
     }
+}
+
+/// Others may go on: what breaks while a state is frozen breaks on one node.
+#[test]
+fn a_leader_that_has_halted_hands_over_and_takes_nothing_back() {
+    let mut world = World::open(SimDisk::new(11), 3, Micros(0));
+    world.lead();
+    for _ in 0..20 {
+        world.note(&vec![b'x'; 4_000]);
+    }
+    assert_eq!(world.handed_over, 0);
+    world.note(b"break when frozen");
+    world.until("halted", World::is_halted);
+    (0..8_000).for_each(|_| world.turn());
+    assert!(world.handed_over > 0, "to anybody who is well");
+    world.is_deposed_by(NodeId(2));
+    world.turn();
+    let (term, body) = (world.replica.term(), Body::TimeoutNow);
+    world.is_told(NodeId(2), Message { term, body }, Chain::default());
+    assert_eq!(world.replica.raft().role(), RoleKind::Follower);
+    assert_eq!(world.replica.term(), term, "it could answer nobody");
 }
 
 #[test]
