@@ -51,7 +51,7 @@ pub(super) struct Repairs {
     /// Requests that wait for a read.
     giving: Vec<(Ticket, NodeId, RepairRequest)>,
     /// Followers that need what is lacking here, and what they have.
-    pub waiting: Vec<(NodeId, Index)>,
+    waiting: Vec<(NodeId, Index)>,
     /// Where looking through goes on, and when.
     scrubbed: Index,
     scrub_at: Micros,
@@ -59,6 +59,14 @@ pub(super) struct Repairs {
     /// Damaged batches when this was last looked at.
     known: usize,
     pub counts: RepairCounts,
+}
+
+impl Repairs {
+    /// A follower needs what is lacking here, and has everything up to `has`.
+    pub(super) fn wait(&mut self, to: NodeId, has: Index) {
+        self.waiting.retain(|(node, _)| *node != to);
+        self.waiting.push((to, has));
+    }
 }
 
 /// How often what happened, since this replica began.
