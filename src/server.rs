@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use margay_log::disk::DiskError;
 use margay_log::disk::direct::Direct;
-use margay_log::disk::uring::Driver;
+use margay_log::disk::driver::Driver;
 use margay_log::id::{ClusterId, GroupId, Micros, NodeId};
 use margay_log::recover::Storage;
 use margay_log::{Found, Opened};

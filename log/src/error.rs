@@ -376,7 +376,7 @@ pub enum Error {
 impl Error {
     /// A thread of the log could not be started.
     pub(crate) fn thread(error: &std::io::Error) -> Error {
-        let cause = crate::disk::direct::disk_error(error);
+        let cause = crate::disk::sys::disk_error(error);
         Error::Path { action: "start", path: "a thread".to_owned(), cause }
     }
 }

@@ -12,7 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::direct::{Direct, disk_error};
+use crate::disk::direct::Direct;
+use crate::disk::sys::disk_error;
 use crate::disk::view::View;
 use crate::disk::{Disk, Done};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};

@@ -11,7 +11,8 @@ use margay_log::format::EntryHeader;
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
 use margay_log::snapshot::SnapshotHeader;
 
-use super::membership::{Change, Membership, Memberships, Senseless};
+use super::membership::{Change, Membership, Senseless};
+use super::memberships::Memberships;
 use super::{ConnId, Fatal, Host, RETRY, Replica, ReplicaConfig};
 use crate::machine::{Code, StateMachine, kind};
 use crate::raft::Configuration;
@@ -131,9 +132,10 @@ impl<S: StateMachine> Replica<S> {
         Ok(self.members.current().changed(change)?)
     }
 
-    /// When a change that cannot begin is given up.
+    /// When a change that cannot begin is given up; one that is in the open batch has begun.
     pub(super) fn change_deadline(&self) -> Option<Micros> {
-        let waiting = self.changes.asked.as_ref().filter(|asked| asked.next.is_some());
+        let begins = self.changes.opened.is_some();
+        let waiting = self.changes.asked.as_ref().filter(|asked| asked.next.is_some() && !begins);
         waiting.map(|asked| asked.at.after(self.config.raft.election_max))
     }
 

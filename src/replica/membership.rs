@@ -6,15 +6,15 @@
 //! count, and, once that is committed, the one that ends it (thesis §4.3). Everything else takes
 //! one.
 //!
-//! What does not live here: when a change is safe (`raft::membership`), who asks for it
-//! (`replica::change`).
+//! What does not live here: which memberships a log holds (`replica::memberships`), when a change is
+//! safe (`raft::membership`), who asks for it (`replica::change`).
 //!
 //! Invariants
 //! - A number is given to one data directory and never again.
 //! - Names are unique; one data directory (incarnation) has one name.
 //! - Members are in the order of their numbers, and there is always a voter on either side.
 
-use margay_log::id::{Incarnation, Index, NodeId};
+use margay_log::id::{Incarnation, NodeId};
 
 use crate::config::{ADDRESS_BYTES_MAX, MEMBERS_MAX, NAME_BYTES_MAX};
 use crate::raft::Configuration;
@@ -137,7 +137,7 @@ pub enum Senseless {
 /// Bytes that are not a membership of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a membership: {0}")]
-pub struct BadMembership(&'static str);
+pub struct BadMembership(pub(super) &'static str);
 
 /// The members of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -419,110 +419,6 @@ impl Rest<'_> {
         self.0 = back;
         let text = std::str::from_utf8(front).map_err(|_| BadMembership("not UTF-8"))?;
         if fits(text, max) { Ok(text.to_owned()) } else { Err(BadMembership("length of a text")) }
-    }
-}
-
-/// The memberships in a log that may still count, each with the index of its entry: the latest that
-/// is committed, and those behind it. The last one is in force (thesis §4.1: from its append on).
-#[derive(Clone, Debug)]
-pub struct Memberships(Vec<(Index, Membership)>);
-
-impl Memberships {
-    /// The membership as of `index`, which is committed, and those behind it, rising.
-    #[must_use]
-    pub fn new(index: Index, membership: Membership) -> Memberships {
-        Memberships(vec![(index, membership)])
-    }
-
-    /// The one in force.
-    #[must_use]
-    pub fn current(&self) -> &Membership {
-        &self.0.last().expect("there is always one").1
-    }
-
-    /// All that may still count, the one in force last.
-    pub fn iter(&self) -> impl Iterator<Item = &(Index, Membership)> {
-        self.0.iter()
-    }
-
-    /// Whether it is known what was in force as of `index`: not where a later one is committed.
-    #[must_use]
-    pub fn reaches(&self, index: Index) -> bool {
-        self.0.first().is_some_and(|(at, _)| *at <= index)
-    }
-
-    /// The one in force as of `index`; what a snapshot at `index` must carry.
-    ///
-    /// `index` must not be before the latest committed one: see [`Memberships::reaches`].
-    #[must_use]
-    pub fn at(&self, index: Index) -> &Membership {
-        let found = self.0.iter().rfind(|(at, _)| *at <= index);
-        &found.expect("the committed membership is kept").1
-    }
-
-    /// The bytes of the one in force as of `index`, behind the index of its entry: what a snapshot
-    /// carries.
-    #[must_use]
-    pub fn encode_at(&self, index: Index) -> Vec<u8> {
-        let found = self.0.iter().rfind(|(at, _)| *at <= index);
-        let (at, membership) = found.expect("the committed membership is kept");
-        let mut out = at.0.to_le_bytes().to_vec();
-        out.extend_from_slice(&membership.encode());
-        out
-    }
-
-    /// Reads what [`Memberships::encode_at`] wrote.
-    ///
-    /// # Errors
-    /// When it is anything else.
-    pub fn decode(bytes: &[u8]) -> Result<(Index, Membership), BadMembership> {
-        let (index, rest) = bytes.split_first_chunk().ok_or(BadMembership("too short"))?;
-        Ok((Index(u64::from_le_bytes(*index)), Membership::decode(rest)?))
-    }
-
-    /// An entry was appended.
-    pub fn append(&mut self, index: Index, membership: Membership) {
-        assert!(self.0.last().is_some_and(|(last, _)| *last < index), "memberships rise");
-        self.0.push((index, membership));
-    }
-
-    /// Gives one its place that was in the log all the time, and has come to light. Whether it may
-    /// still count and was not known.
-    pub fn insert(&mut self, index: Index, membership: Membership) -> bool {
-        let place = self.0.partition_point(|(at, _)| *at < index);
-        let is_known = self.0.get(place).is_some_and(|(at, _)| *at == index);
-        let is_new = place > 0 && !is_known;
-        if is_new {
-            self.0.insert(place, (index, membership));
-        }
-        is_new
-    }
-
-    /// The log was cut behind `index`. Whether that changed who is a member.
-    pub fn truncate_after(&mut self, index: Index) -> bool {
-        let before = self.0.len();
-        self.0.retain(|(at, _)| *at <= index);
-        assert!(!self.0.is_empty(), "a committed membership would be truncated");
-        self.0.len() < before
-    }
-
-    /// The log is committed up to `index`. Whether a membership was settled by that.
-    pub fn commit(&mut self, index: Index) -> bool {
-        let committed = self.0.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
-        self.0.drain(..committed);
-        committed > 0
-    }
-
-    /// Whether the one in force is committed, and no change of voters under way.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.0.len() == 1 && !self.current().is_joint()
-    }
-
-    /// A member of this number in any of them; the latest wins.
-    #[must_use]
-    pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.0.iter().rev().find_map(|(_, membership)| membership.member(id))
     }
 }
 

@@ -20,7 +20,8 @@ use margay_log::recover::Rotten;
 use margay_log::snapshot::SnapshotHeader;
 use margay_log::{Buffer, Found, Opened, Read};
 
-use super::membership::{Member, Membership, Memberships, Standing};
+use super::membership::{Member, Membership, Standing};
+use super::memberships::Memberships;
 use super::{Fault, Host, Replica};
 use crate::machine::{StateMachine, kind};
 use crate::raft::message::{Input, RoleKind};

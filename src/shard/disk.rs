@@ -1,7 +1,7 @@
 //! A group's log directory behind the shard's ring: operations in, ends of operations out.
 
 use io_uring::squeue;
-use margay_log::disk::uring::Driver;
+use margay_log::disk::driver::Driver;
 use margay_log::disk::{Done, Op};
 
 use super::ring::Ring;

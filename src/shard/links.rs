@@ -21,7 +21,7 @@ use super::{Node, sys};
 use crate::config;
 use crate::machine::Code;
 use crate::raft::message::WINDOW_BYTES;
-use crate::replica::membership::Memberships;
+use crate::replica::memberships::Memberships;
 use crate::wire::{FRAME_MAX, Hello, HelloKind};
 
 /// Bytes waiting to be sent to a peer, at most: more than may be under way to it, even where the

@@ -44,7 +44,7 @@ use margay_log::disk::{Done, Op};
 use margay_log::id::{GroupId, Incarnation, Micros, NodeId};
 
 use crate::machine::Code;
-use crate::replica::membership::Memberships;
+use crate::replica::memberships::Memberships;
 use crate::replica::{ConnId, Fatal, Fault, Host, LongestTurn};
 use crate::wire::Frame;
 use disk::GroupDisk;

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use margay_log::disk::uring::Driver;
+use margay_log::disk::driver::Driver;
 use margay_log::id::{GroupId, Micros};
 
 use super::disk::GroupDisk;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::DiskError;
-use crate::disk::direct::disk_error;
+use crate::disk::sys::disk_error;
 use crate::disk::view::open_to_read;
 use crate::error::segment_file;
 use crate::format::BatchHeader;

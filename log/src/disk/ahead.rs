@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::disk_error;
+use crate::disk::sys::disk_error;
 use crate::id::Position;
 
 /// What is read: `length` bytes at a place.

@@ -14,10 +14,8 @@
 //! cache where the file system can do that); at most [`FILES_MAX`] segments are open at a time,
 //! plus those in use.
 
-use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::{
     ffi::OsStrExt,
     fs::{DirBuilderExt, FileExt, OpenOptionsExt},
@@ -30,6 +28,7 @@ use crate::buffer::Buffer;
 use crate::disk::ahead::{Ahead, Piece};
 use crate::disk::maker::Maker;
 use crate::disk::snapshots::SnapshotFiles;
+use crate::disk::sys::{self, disk_error, try_lock};
 use crate::disk::{Disk, DiskError, Done, Op};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::BLOCK;
@@ -423,11 +422,7 @@ impl Storage for Direct {
     }
 
     fn entropy(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        assert!(got == bytes.len() as isize, "eight random bytes are always given in full");
-        u64::from_ne_bytes(bytes)
+        sys::entropy()
     }
 }
 
@@ -498,18 +493,6 @@ pub(crate) fn listed(path: &Path) -> io::Result<Vec<(SegmentNumber, u64)>> {
     Ok(listed)
 }
 
-/// The system's error, by number.
-pub(crate) fn disk_error(error: &io::Error) -> DiskError {
-    DiskError { errno: error.raw_os_error().unwrap_or(libc::EIO) }
-}
-
-/// Takes the lock if nobody has it.
-pub(crate) fn try_lock(file: &File) -> io::Result<()> {
-    // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
-    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), Error> {
     let begin = Instant::now();
     loop {
@@ -554,52 +537,6 @@ fn probe(path: &Path) -> io::Result<Mode> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Mode::Buffered),
         Err(error) => Err(error),
     }
-}
-
-/// Reserves space, so that a full disk is noticed at once and extents are long. Not all file
-/// systems can.
-pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
-    let size = libc::off_t::try_from(size).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
-    loop {
-        // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is involved.
-        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(()),
-            _ => return Err(error),
-        }
-    }
-}
-
-/// Renames, but never over another file: what is there under the final name is a segment in use.
-pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let (source, target) = (path_string(from)?, path_string(to)?);
-    // SAFETY: both strings end in a zero byte and outlive the call.
-    let result = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            source.as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // The file system cannot promise it; the lock on the directory must do.
-        Some(libc::EINVAL | libc::ENOSYS) if !to.exists() => std::fs::rename(from, to),
-        _ => Err(error),
-    }
-}
-
-fn path_string(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 fn write(file: &File, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
@@ -661,30 +598,5 @@ mod tests {
         assert_eq!(given(&[]), Ok(vec![1, 2, 3, 4]));
         assert_eq!(given(&[0, 3]), Ok(vec![0, 2, 3, 0]));
         assert_eq!(given(&[2, 3]), Err(DiskError { errno: libc::EIO }));
-    }
-
-    #[test]
-    fn random_numbers_differ() {
-        let path = std::env::temp_dir().join(format!("margay-entropy-{}", std::process::id()));
-        let mut direct = Direct::open(&path).expect("a fresh directory");
-        assert_ne!(direct.entropy(), direct.entropy());
-        drop(direct);
-        std::fs::remove_dir_all(&path).expect("it is ours");
-    }
-
-    #[test]
-    fn space_can_be_reserved_and_files_are_not_replaced() {
-        let path = std::env::temp_dir().join(format!("margay-rename-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory");
-        let (one, two) = (path.join("one"), path.join("two"));
-        let file = File::create(&one).expect("a file");
-        allocate(&file, 1 << 20).expect("space");
-        try_lock(&file).expect("free");
-        try_lock(&File::open(&one).expect("there")).expect_err("taken");
-        std::fs::write(&two, b"here").expect("another file");
-        rename_new(&one, &two).expect_err("it is there");
-        std::fs::remove_file(&two).expect("ours");
-        rename_new(&one, &two).expect("free now");
-        std::fs::remove_dir_all(&path).expect("ours");
     }
 }

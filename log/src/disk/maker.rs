@@ -11,7 +11,8 @@ use crate::buffer::Buffer;
 use crate::disk::DiskError;
 #[cfg(doc)]
 use crate::disk::Op;
-use crate::disk::direct::{TEMPORARY, ZEROS, allocate, disk_error, rename_new};
+use crate::disk::direct::{TEMPORARY, ZEROS};
+use crate::disk::sys::{allocate, disk_error, rename_new};
 use crate::error::segment_file;
 use crate::id::SegmentNumber;
 

@@ -15,8 +15,10 @@ use crate::id::{Index, SegmentNumber, Ticket};
 #[cfg(feature = "direct")]
 mod ahead;
 #[cfg(feature = "direct")]
-#[allow(unsafe_code)]
 pub mod direct;
+#[cfg(feature = "uring")]
+#[allow(unsafe_code)]
+pub mod driver;
 #[cfg(feature = "direct")]
 pub(crate) mod maker;
 #[cfg(feature = "uring")]
@@ -25,6 +27,9 @@ mod prepare;
 pub mod sim;
 #[cfg(feature = "direct")]
 mod snapshots;
+#[cfg(feature = "direct")]
+#[allow(unsafe_code)]
+pub(crate) mod sys;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;

@@ -22,9 +22,10 @@ use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::{Direct, TEMPORARY, disk_error, try_lock};
+use crate::disk::direct::{Direct, TEMPORARY};
+use crate::disk::driver::{EIO, c_string, checked};
 use crate::disk::maker::spare_file;
-use crate::disk::uring::{EIO, c_string, checked};
+use crate::disk::sys::{disk_error, try_lock};
 use crate::error::segment_file;
 use crate::format::BLOCK;
 use crate::id::SegmentNumber;

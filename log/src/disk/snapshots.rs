@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::disk::direct::{TEMPORARY, disk_error};
+use crate::disk::direct::TEMPORARY;
+use crate::disk::sys::disk_error;
 use crate::disk::{DiskError, SnapshotStep};
 use crate::id::Index;
 use crate::snapshot::snapshot_file;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::{disk_error, listed, read_slots};
+use crate::disk::direct::{listed, read_slots};
+use crate::disk::sys::disk_error;
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::HardState;

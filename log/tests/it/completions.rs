@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use io_uring::squeue;
 use margay_log::disk::direct::Direct;
-use margay_log::disk::uring::{Driver, Uring};
+use margay_log::disk::driver::Driver;
+use margay_log::disk::uring::Uring;
 use margay_log::disk::{Disk, DiskError, Done, Op};
 use margay_log::format::BLOCK;
 use margay_log::id::{SegmentNumber, Ticket};

@@ -10,7 +10,7 @@ use margay_log::disk::{DiskError, SnapshotStep};
 use margay_log::id::{Micros, Ticket};
 use margay_log::snapshot::{SnapshotHeader, SnapshotReader};
 
-use super::super::membership::Memberships;
+use super::super::memberships::Memberships;
 use super::super::{Host, Replica};
 use crate::machine::{Machine, RestoringMachine, StateMachine};
 use crate::raft::message::Input;
@@ -170,6 +170,12 @@ impl<S: StateMachine> Replica<S> {
         let old = std::mem::replace(&mut self.machine, machine);
         host.dispose(Box::new(old));
         (self.apply_fetch, self.started) = (None, None);
+        // One that is brought may come before an older one has been read here.
+        let overtaken =
+            |restore: &mut Restore<S>| restore.feeding.header().end.id.index <= end.id.index;
+        if let Some(overtaken) = self.snapshots.restoring.take_if(overtaken) {
+            host.dispose(Box::new(overtaken.feeding.machine));
+        }
         let configuration = (at, members.configuration());
         if holds {
             // The log may lack the batch that says so.

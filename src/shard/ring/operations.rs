@@ -126,7 +126,7 @@ impl Ring {
             let tag = entry.get_user_data() >> 48;
             assert!(tag >= u64::from(TAG_DRIVER), "a driver's entries carry its tag");
             self.in_flight += 1;
-            // SAFETY: `margay_log::disk::uring::Driver` owns the memory of its entries until it is
+            // SAFETY: `margay_log::disk::driver::Driver` owns the memory of its entries until it is
             // told of their completion, and a shard keeps its drivers until nothing is in flight.
             unsafe { self.push(entry) };
         }

@@ -225,6 +225,40 @@ pub(super) fn old_snapshot_must_not_replace_newer_state() {
     scene.ends_well(2);
 }
 
+/// A node that restores its own snapshot, slowly, is brought a newer one meanwhile: what it restores
+/// is of no use then, and it goes on from the newer one at once.
+#[test]
+pub(super) fn old_snapshot_restored_late_must_not_replace_newer_state() {
+    let mut scene = Scene::new();
+    let away = scene.away;
+    while begin(&scene.group, away) == Index::ZERO {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    scene.group.converge();
+    let last = scene.group.replica(away).log().last().index;
+    scene.group.crash(away);
+    while begin(&scene.group, scene.leader) <= last {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    let reads = |op: &Op| matches!(op, Op::Snapshot { step: SnapshotStep::Read { .. }, .. });
+    scene.group.node(away).holds = Some(reads);
+    scene.group.start(away);
+    scene.group.until("the newer one to be brought", |group| {
+        group.replica(away).snapshot_counts().installed == 1
+    });
+    let last = scene.group.replica(scene.leader).log().last().index;
+    scene.group.until("it to go on", |group| group.replica(away).machine().applied() >= last);
+    let (start, state) = (begin(&scene.group, away), scene.group.state(away));
+    scene.group.isolate(away);
+    scene.group.node(away).holds = None;
+    scene.group.run(100);
+    assert_eq!(scene.group.replica(away).snapshot_counts().restored, 0);
+    assert_eq!(begin(&scene.group, away), start);
+    assert!(scene.group.state(away) == state, "the newer state stays");
+    scene.group.heal();
+    scene.ends_well(1);
+}
+
 /// Whose log begins behind a hole does not vote, serves nothing, and is brought a snapshot.
 #[test]
 pub(super) fn log_gap_after_snapshot_detected_at_start() {

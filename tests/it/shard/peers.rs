@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use margay::forming::Peer;
 use margay::raft::message::{Body, Message, Round};
-use margay::replica::membership::{Member, Membership, Memberships};
+use margay::replica::membership::{Member, Membership};
+use margay::replica::memberships::Memberships;
 use margay::replica::{ConnId, Fatal, Fault, Host};
 use margay::server::{Group, MakeGroup, Seed, Server, ServerConfig};
 use margay::wire::Frame;

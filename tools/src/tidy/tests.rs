@@ -28,7 +28,7 @@ fn deterministic_tiers_have_no_clock_and_others_do() {
     let text = "use std::time::{Duration, Instant};\n";
     assert_eq!(found("src/replica/mod.rs", text), ["1 determinism"]);
     assert_eq!(found("log/src/disk/sim.rs", text), ["1 determinism"]);
-    assert!(found("log/src/disk/direct.rs", text).is_empty());
+    assert!(found("log/src/disk/sys.rs", text).is_empty());
     assert!(found("src/client/driver.rs", text).is_empty());
     assert!(found("src/shard/mod.rs", text).is_empty());
 }
