@@ -315,7 +315,7 @@ pub(super) fn snapshot_of_unreachable_node_does_not_block_leader() {
     }
     assert_eq!(scene.group.leader(), leader);
     let kept = scene.group.node(leader).disk.finished_snapshots().count();
-    assert!(kept <= 2, "{kept} snapshots are kept for nobody");
+    assert!(kept <= 3, "{kept} are kept: the two newest, and one that it may still ask for");
     scene.group.start(away);
     scene.ends_well(21);
 }
