@@ -134,6 +134,16 @@ impl Error {
         Error::Data { what, path: path.into(), cause }
     }
 
+    /// What else helps a node that has lost something of its disk. A wiped directory is no remedy:
+    /// the node would have forgotten whom it voted for, and is refused.
+    pub(crate) const REJOIN: &str = "or, if others have its data, remove the node from the cluster \
+                                     and use --join with an empty --data";
+
+    /// A file that cannot be done without; `why` ends with how to get it back.
+    pub(crate) fn lost(path: impl Into<PathBuf>, why: &str) -> Error {
+        Error::Damaged { path: path.into(), why: format!("{why}, {}", Error::REJOIN) }
+    }
+
     pub(crate) fn executor(cause: &dyn Display) -> Error {
         Error::Shard(format!("an executor does not start: {cause}; raise ulimit -l and ulimit -n"))
     }

@@ -11,6 +11,7 @@ mod founding;
 mod group;
 mod join;
 mod local;
+mod lookups;
 mod options;
 mod signals;
 mod twin;
@@ -42,6 +43,7 @@ pub use local::{LocalBuilder, LocalCluster};
 
 use cluster::belong;
 use directory::Directory;
+use lookups::Lookups;
 use options::check;
 use preflight::{Finding, Level};
 use signals::SignalWatch;
@@ -136,6 +138,7 @@ pub struct Server {
     running: Vec<Running>,
     address: SocketAddr,
     notes: Vec<String>,
+    _lookups: Lookups,
     /// Held until the last shard has ended.
     _directory: Directory,
 }
@@ -207,8 +210,9 @@ impl Server {
             }
         }
         let plans = plan(config, &directory, &node, listener, address, &cpus, &make)?;
+        let lookups = Lookups::begin(&node)?;
         let running = start(&node, plans)?;
-        Ok(Server { node, running, address, notes, _directory: directory })
+        Ok(Server { node, running, address, notes, _lookups: lookups, _directory: directory })
     }
 
     /// Where it listens.
@@ -267,13 +271,11 @@ impl Server {
         }
     }
 
-    /// Waits until a signal arrives or a shard has failed, and keeps the peers' addresses fresh
-    /// meanwhile.
+    /// Waits until a signal arrives or a shard has failed.
     fn watch(&self, signals: &SignalWatch) {
-        const FRESH: i32 = 10_000;
+        const FOREVER: i32 = -1;
         while !self.node.is_stopping() && !signals.stop.load(Ordering::SeqCst) {
-            sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FRESH);
-            self.node.refresh_addresses();
+            sys::wait_readable(&[signals.arrived().as_fd(), self.node.failed.as_fd()], FOREVER);
         }
     }
 
@@ -391,7 +393,8 @@ fn plan(
         let path = directory.group(group);
         let (opened, driver, known) = open_log(node, group, &path, slot, are_made)?;
         if let (GroupId(0), Some(known)) = (group, &known) {
-            twin::refuse(&config.name, node.incarnation, known, address)?;
+            let listeners: Vec<&OwnedFd> = plans.iter().map(|plan| &plan.listener).collect();
+            twin::refuse(&config.name, node.incarnation, known, address, &listeners)?;
         }
         let seed = Seed {
             cluster: node.cluster,
@@ -432,14 +435,15 @@ fn open_log(
     let mut files = Direct::open(path).map_err(|e| failed(e.to_string()))?;
     if is_made && begins_anew(&mut files).map_err(|e| failed(e.to_string()))? {
         let why = "the log of this group is gone, and with it what this node has acknowledged; \
-                   restore it, or remove the node and use --join with an empty --data"
-            .to_owned();
-        return Err(Error::Damaged { path: path.to_owned(), why });
+                   restore it as it was";
+        return Err(Error::lost(path, why));
     }
     let founders = group::founding(node.founders.clone());
     let refuse = |found: &Found<'_>| is_beyond_repair(node.id, &founders, found);
     let opened = margay_log::open_unless(&mut files, options, refuse);
-    let opened = opened.map_err(|e| failed(e.to_string()))?;
+    let opened = opened.map_err(|e| {
+        failed(if e.is_loss() { format!("{e}, {}", Error::REJOIN) } else { e.to_string() })
+    })?;
     let known = address_of(node.id, &founders, &opened);
     Ok((opened, Driver::new(files, u64::from(driver_tag(slot)) << 48), known))
 }

@@ -277,7 +277,7 @@ pub enum Error {
     /// What was durable is not there; nothing has been written.
     #[error(
         "{} is damaged at offset {offset}: index {index} was durable and is {cause}; \
-         restore this node's data or wipe it and join anew",
+         restore it as it was",
         segment_file(*.segment)
     )]
     Damaged {
@@ -291,19 +291,15 @@ pub enum Error {
         cause: Cause,
     },
     /// Segments without a hard state: the file was deleted, or not everything was copied.
-    #[error(
-        "{HARD_STATE_FILE} is missing but segments are there; restore it, or wipe the directory"
-    )]
+    #[error("{HARD_STATE_FILE} is missing but segments are there; restore it as it was")]
     HardStateMissing,
     /// All four copies of the hard state are unreadable.
-    #[error(
-        "{HARD_STATE_FILE}: none of four copies is readable; restore it, or wipe the directory"
-    )]
+    #[error("{HARD_STATE_FILE}: none of four copies is readable; restore it as it was")]
     HardStateUnreadable,
     /// The newest hard state known to be durable is not there.
     #[error(
         "{HARD_STATE_FILE} holds update {found}, but update {needed} was durable; \
-         the file is old or rotten: restore it, or wipe the directory"
+         the file is old or rotten: restore it as it was"
     )]
     HardStateLost {
         /// The newest readable update.
@@ -344,14 +340,14 @@ pub enum Error {
         found: GroupId,
     },
     /// A segment in the middle is not there.
-    #[error("{} is missing; restore it, or wipe the directory", segment_file(*.segment))]
+    #[error("{} is missing; restore it as it was", segment_file(*.segment))]
     SegmentMissing {
         /// The segment.
         segment: SegmentNumber,
     },
     /// A segment file has another size than it was made with.
     #[error(
-        "{} has {found} bytes instead of {expected}; restore it, or wipe the directory",
+        "{} has {found} bytes instead of {expected}; restore it as it was",
         segment_file(*.segment)
     )]
     SegmentSize {
@@ -370,6 +366,23 @@ pub enum Error {
         /// The segment its header says.
         found: SegmentNumber,
     },
+}
+
+impl Error {
+    /// Whether what was durable is not there any more. An older copy brings back an older log. A
+    /// program that can do without may also remove the directory and begin anew.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Error::Damaged { .. }
+                | Error::HardStateMissing
+                | Error::HardStateUnreadable
+                | Error::HardStateLost { .. }
+                | Error::SegmentMissing { .. }
+                | Error::SegmentSize { .. }
+        )
+    }
 }
 
 #[cfg(feature = "direct")]

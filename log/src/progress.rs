@@ -128,8 +128,7 @@ impl Log {
             Done::Mend { ticket, result } => self.on_mend(ticket, result),
             Done::Prepared { segment, result } => self.on_prepared(segment, result),
             Done::Read { ticket, result } => progress.read = self.on_read(ticket, result),
-            // A file that could not be deleted is deleted by the next opening.
-            Done::Retired { segment, result } => self.spares.on_retired(segment, result.is_ok()),
+            Done::Retired { segment, result } => self.on_retired(segment, result),
             Done::Rewritten { segment, result } => self.on_rewritten(segment, result),
             // Whoever asked for it is told by whoever drives the log.
             Done::Snapshot { .. } => {}
@@ -371,13 +370,25 @@ impl Log {
                 }
                 self.preparing = Preparing::default();
             }
-            Err(error) => {
-                let pause = Micros(self.preparing.pause.0.saturating_mul(2));
-                self.preparing.pause = pause.clamp(RETRY_MIN, RETRY_MAX);
-                self.preparing.retry_at = Some(self.idle.now.after(self.preparing.pause));
-                self.preparing.failed = Some(error);
-            }
+            Err(error) => self.note_unprepared(error),
         }
+    }
+
+    /// A file that could not be deleted is deleted by the next opening. One that was may have been
+    /// what there was no space beside.
+    fn on_retired(&mut self, segment: SegmentNumber, result: Result<(), DiskError>) {
+        self.spares.on_retired(segment, result.is_ok());
+        if result.is_ok() {
+            self.preparing.retry_at = None;
+        }
+    }
+
+    /// The segment that is due could not be prepared: it is tried again by and by.
+    pub(crate) fn note_unprepared(&mut self, error: DiskError) {
+        let pause = Micros(self.preparing.pause.0.saturating_mul(2));
+        self.preparing.pause = pause.clamp(RETRY_MIN, RETRY_MAX);
+        self.preparing.retry_at = Some(self.idle.now.after(self.preparing.pause));
+        self.preparing.failed = Some(error);
     }
 
     /// Stops the log. The first failure is the one that is told.

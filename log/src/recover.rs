@@ -589,7 +589,7 @@ fn recovered(
 }
 
 /// Brings the hard state up to date, unless it says just this, and prepares the segment to go on
-/// in.
+/// in; where the disk is full, that is left to the log.
 fn go_on(
     storage: &mut dyn Storage,
     log: &mut Log,
@@ -608,13 +608,21 @@ fn go_on(
     let size = log.options.segment_first;
     let mut header = Buffer::zeroed(BLOCK);
     log.segment_header(number, size).encode(&mut header);
-    storage
-        .prepare(number, size, &header)
-        .map_err(|cause| failed("prepare", &segment_file(number), cause))?;
-    if let Some(segment) = log.segments.by_number(number) {
-        segment.ready = true;
+    match storage.prepare(number, size, &header) {
+        Ok(()) => {
+            if let Some(segment) = log.segments.by_number(number) {
+                segment.ready = true;
+            }
+            Ok(())
+        }
+        // What is there can be read, and cut, which makes room. The first of all segments must be
+        // there before anything else is recorded.
+        Err(cause) if cause.is_full() && number > SegmentNumber(1) => {
+            log.note_unprepared(cause);
+            Ok(())
+        }
+        Err(cause) => Err(failed("prepare", &segment_file(number), cause)),
     }
-    Ok(())
 }
 
 fn failed(action: &'static str, file: &str, cause: DiskError) -> Error {

@@ -143,7 +143,7 @@ impl Builder {
         let shared = Shared { orders, late, endpoints, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
-        shared.order(Order::Meet { deadline: Instant::now() + self.timeout, completer });
+        shared.leave(Order::Meet { deadline: Instant::now() + self.timeout, completer });
         let after = self.timeout;
         match met.wait() {
             Ok((cluster, groups)) => {

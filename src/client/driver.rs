@@ -62,6 +62,11 @@ pub(super) enum Order {
 /// dropped meanwhile.
 pub(super) type Late = Arc<Mutex<Vec<Order>>>;
 
+/// Takes all of them.
+pub(super) fn take_late(late: &Late) -> Vec<Order> {
+    std::mem::take(&mut *late.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// What the thread starts with.
 pub(super) struct Settings {
     pub(super) endpoints: Vec<String>,
@@ -125,8 +130,7 @@ impl Driver {
             };
             // What is late comes behind all that was in the queue then: what it gives back may be
             // asked for there.
-            let late =
-                std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+            let late = take_late(&self.late);
             let most = if late.is_empty() { ORDERS_PER_TURN } else { ORDERS_MAX };
             let more = (0..most).map_while(|_| self.orders.try_recv().ok());
             let orders: Vec<Order> = first.into_iter().chain(more).collect();
@@ -273,18 +277,24 @@ impl Driver {
 
     /// Answers what came too late.
     fn end(self) {
-        let late = || Failure::with_outcome(Code::CLIENT_CLOSED, Outcome::NotApplied, "");
-        while let Ok(order) = self.orders.try_recv() {
-            match order {
-                Order::Call { completer, .. } => completer.complete(Err(late())),
-                Order::Await { completer, .. } | Order::AwaitEnd { completer, .. } => {
-                    completer.complete(Err(late()));
-                }
-                Order::Subscribe { feed, .. } => feed.end(late()),
-                Order::Close(Some(completer)) => completer.complete(Ok(())),
-                _ => {}
+        let Driver { orders, late, closing, .. } = self;
+        let answer = |order| match order {
+            Order::Call { completer, .. } => completer.complete(Err(closed())),
+            Order::Await { completer, .. } | Order::AwaitEnd { completer, .. } => {
+                completer.complete(Err(closed()));
             }
-        }
-        self.closing.into_iter().flatten().for_each(|completer| completer.complete(Ok(())));
+            Order::Subscribe { feed, .. } => feed.end(closed()),
+            Order::Close(Some(completer)) => completer.complete(Ok(())),
+            _ => {}
+        };
+        orders.try_iter().for_each(answer);
+        // Whoever leaves something from here on learns that nobody looks.
+        drop(orders);
+        take_late(&late).into_iter().for_each(answer);
+        closing.into_iter().flatten().for_each(|completer| completer.complete(Ok(())));
     }
+}
+
+fn closed() -> Failure {
+    Failure::with_outcome(Code::CLIENT_CLOSED, Outcome::NotApplied, "")
 }

@@ -28,7 +28,7 @@ use margay_log::id::{ClusterId, GroupId};
 
 use crate::machine::{Code, Outcome};
 use crate::resource::{Completer, Failure, Reply};
-use driver::{Late, ORDERS_MAX, Order};
+use driver::{Late, ORDERS_MAX, Order, take_late};
 use session::SessionState;
 
 pub mod admin;
@@ -132,7 +132,7 @@ impl Client {
     #[must_use]
     pub fn session_states(&self) -> Receiver<(GroupId, SessionState)> {
         let (sender, receiver) = sync_channel(STATES_MAX);
-        self.shared.order(Order::Watch(sender));
+        self.shared.leave(Order::Watch(sender));
         receiver
     }
 
@@ -141,7 +141,7 @@ impl Client {
     #[must_use]
     pub fn state_changes(&self) -> StateChanges {
         let (feed, changes) = states::changes();
-        self.shared.order(Order::Follow(feed));
+        self.shared.leave(Order::Follow(feed));
         changes
     }
 
@@ -152,7 +152,7 @@ impl Client {
     /// When the client's thread is no more.
     pub fn close(&self) -> Result<(), Error> {
         let (completer, closed) = Reply::channel();
-        if !self.shared.order(Order::Close(Some(completer))) {
+        if !self.shared.leave(Order::Close(Some(completer))) {
             return Ok(());
         }
         Ok(closed.wait()?)
@@ -160,11 +160,6 @@ impl Client {
 }
 
 impl Shared {
-    /// Waits for a place in the queue. Returns whether the thread is there to take the order.
-    fn order(&self, order: Order) -> bool {
-        self.orders.send(order).is_ok()
-    }
-
     /// Does not wait: where the thread is too far behind, the order comes back.
     fn try_order(&self, order: Order) -> Result<(), (Order, Failure)> {
         let failure = |code, text| Failure::with_outcome(code, Outcome::NotApplied, text);
@@ -192,24 +187,38 @@ impl Shared {
         }
     }
 
-    /// Orders what must not be lost. Whoever drops something must not wait: where there is no place
-    /// in the queue, the thread finds it beside.
+    /// Orders what is answered and must not be lost.
     fn ask_surely<T>(&self, order: impl FnOnce(Completer<T>) -> Order) -> Reply<T> {
         let (completer, reply) = Reply::channel();
-        if let Err(TrySendError::Full(order)) = self.orders.try_send(order(completer)) {
-            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-            // It looks there whenever it takes something out of the queue, which may be empty by
-            // now; where that is full again, it will.
-            drop(self.orders.try_send(Order::Late));
-        }
+        self.leave(order(completer));
         reply
+    }
+
+    /// Orders what must not be lost. Whoever drops something must not wait: where there is no place
+    /// in the queue, the thread finds it beside. False if there is no thread any more.
+    fn leave(&self, order: Order) -> bool {
+        let order = match self.orders.try_send(order) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(order)) => order,
+        };
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        // It looks there whenever it takes something out of the queue, which may be empty by now;
+        // where that is full again, it will.
+        let is_gone =
+            matches!(self.orders.try_send(Order::Late), Err(TrySendError::Disconnected(_)));
+        if is_gone {
+            // It may have looked for the last time before that: whoever waits is told here.
+            drop(take_late(&self.late));
+        }
+        !is_gone
     }
 }
 
 /// The thread ends with the last client.
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.order(Order::Close(None));
+        self.leave(Order::Close(None));
     }
 }
 
@@ -226,11 +235,31 @@ mod tests {
     use super::driver::{Driver, Settings};
     use super::*;
 
-    #[test]
-    fn what_must_not_be_lost_is_left_beside_a_full_queue() {
+    /// With a queue of one place.
+    fn shared() -> (Shared, Receiver<Order>, Late) {
         let (orders, inbox) = sync_channel(1);
         let (late, endpoints, unique) = (Late::default(), Vec::new(), AtomicU64::new(0));
-        let shared = Shared { orders, late: Late::clone(&late), endpoints, unique };
+        (Shared { orders, late: Late::clone(&late), endpoints, unique }, inbox, late)
+    }
+
+    /// The last client may be dropped on an executor's thread.
+    #[test]
+    fn who_drops_the_last_client_does_not_wait() {
+        let (shared, inbox, late) = shared();
+        let _first = shared.ask_surely(|completer| Order::Close(Some(completer)));
+        let (sender, ended) = sync_channel(1);
+        std::thread::spawn(move || {
+            drop(shared);
+            sender.send(()).expect("waited for");
+        });
+        ended.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a place");
+        assert!(matches!(&take_late(&late)[..], [Order::Close(None)]));
+        drop(inbox);
+    }
+
+    #[test]
+    fn what_must_not_be_lost_is_left_beside_a_full_queue() {
+        let (shared, inbox, late) = shared();
         let close = |completer| Order::Close(Some(completer));
         let (_first, _second) = (shared.ask_surely(close), shared.ask_surely(close));
         assert!(matches!(inbox.try_recv(), Ok(Order::Close(Some(_)))));

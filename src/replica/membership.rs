@@ -6,8 +6,8 @@
 //! count, and, once that is committed, the one that ends it (thesis §4.3). Everything else takes
 //! one.
 //!
-//! What does not live here: which memberships a log holds (`replica::memberships`), when a change is
-//! safe (`raft::membership`), who asks for it (`replica::change`).
+//! What does not live here: which memberships a log holds (`replica::memberships`), when a change
+//! is safe (`raft::membership`), who asks for it (`replica::change`).
 //!
 //! Invariants
 //! - A number is given to one data directory and never again.

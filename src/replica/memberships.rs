@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(kept.iter().count(), 1);
     }
 
-    /// What is applied may be behind what is committed: then nobody can say any more what was in force.
+    /// What is applied may be behind what is committed: then nobody can say any more what was in
+    /// force.
     #[test]
     fn what_was_in_force_is_known_from_the_latest_committed_on() {
         let four = of(4);

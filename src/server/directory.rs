@@ -12,7 +12,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c;
@@ -43,9 +43,9 @@ impl Directory {
         let file = path.join("node");
         let incarnation = match read(&file)? {
             Some(bytes) => read_node(&file, &bytes, name)?,
-            None if path.join("founding").exists() => {
-                let why = "the directory holds a cluster but not who this node is".to_owned();
-                return Err(Error::Damaged { path: file, why });
+            None if may_exist(&path.join("founding")) => {
+                let why = "it is missing, but the directory holds a cluster; restore it as it was";
+                return Err(Error::lost(file, why));
             }
             None => found_node(&file, name)?,
         };
@@ -64,28 +64,26 @@ impl Directory {
     /// The record this node has made durable, if it has.
     pub(super) fn founding(&self) -> Result<Option<FoundingRecord>, Error> {
         let path = self.path.join("founding");
-        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        let Some(bytes) = read(&path)? else {
+        let Some(bytes) = read_copies(&path)? else {
             // It is durable before the first log is made. Founding again would put another cluster
             // over the logs of this one.
-            return match self.group(GroupId(0)).exists() {
-                true => Err(damaged("it is missing, but group-0 is there; restore it".to_owned())),
+            let why = "it is missing, but group-0 is there; restore it as it was";
+            return match may_exist(&self.group(GroupId(0))) {
+                true => Err(Error::lost(path, why)),
                 false => Ok(None),
             };
         };
-        let copy = either_copy(&bytes)
-            .ok_or_else(|| damaged("no copy is whole; restore it".to_owned()))?;
-        FoundingRecord::decode(copy).map(Some).map_err(|e| damaged(e.to_string()))
+        let record = FoundingRecord::decode(&bytes).map(Some);
+        record.map_err(|e| Error::lost(path, &format!("{e}; restore it as it was")))
     }
 
     /// The number this node was given when it joined, if it did.
     pub(super) fn joined(&self) -> Result<Option<NodeId>, Error> {
         let path = self.path.join("joined");
-        let Some(bytes) = read(&path)? else { return Ok(None) };
-        let copy = either_copy(&bytes).and_then(|copy| copy.try_into().ok());
-        let why = || "no copy is whole; restore it".to_owned();
-        let id = copy.map(u32::from_le_bytes).filter(|id| *id > 0);
-        id.map(|id| Some(NodeId(id))).ok_or_else(|| Error::Damaged { path, why: why() })
+        let Some(bytes) = read_copies(&path)? else { return Ok(None) };
+        let id = bytes.try_into().ok().map(u32::from_le_bytes).filter(|id| *id > 0);
+        let why = "it holds no number; restore it as it was";
+        id.map(|id| Some(NodeId(id))).ok_or_else(|| Error::lost(path, why))
     }
 
     /// Makes the number durable.
@@ -101,7 +99,7 @@ impl Directory {
     /// Whether all logs have been made. A group whose log is gone must not begin anew: what this
     /// node has acknowledged and whom it has voted for would be forgotten.
     pub(super) fn has_groups(&self) -> bool {
-        self.path.join("groups").exists()
+        may_exist(&self.path.join("groups"))
     }
 
     /// All logs have been made, `count` of them.
@@ -146,7 +144,13 @@ fn lock(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let fail = |e| Error::data("cannot lock", &file, e);
-    let mut lock = options.open(&file).map_err(fail)?;
+    let mut lock = options.open(&file).map_err(|e| match e.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            let why = "is on a file system that is read-only; remount it, or use another --data";
+            Error::Unsafe { path: path.to_owned(), why }
+        }
+        _ => fail(e),
+    })?;
     if !sys::try_lock(lock.as_fd()).map_err(fail)? {
         let mut text = String::new();
         // Without a readable number the message says 0.
@@ -154,8 +158,8 @@ fn lock(path: &Path) -> Result<File, Error> {
         let pid = text.trim().parse().unwrap_or(0);
         return Err(Error::Locked { path: path.to_owned(), pid });
     }
-    let write = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    write.map_err(fail)?;
+    // It is there to be told to others: on a full disk they do without.
+    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     Ok(lock)
 }
 
@@ -169,11 +173,8 @@ fn found_node(path: &Path, name: &str) -> Result<Incarnation, Error> {
 }
 
 fn read_node(path: &Path, bytes: &[u8], name: &str) -> Result<Incarnation, Error> {
-    let (known, incarnation) = decode_node(bytes).ok_or_else(|| Error::Damaged {
-        path: path.to_owned(),
-        why: "its checksum does not match; restore it, or start the node with an empty directory"
-            .to_owned(),
-    })?;
+    let (known, incarnation) = decode_node(bytes)
+        .ok_or_else(|| Error::lost(path, "its checksum does not match; restore it as it was"))?;
     if known != name {
         return Err(Error::Mismatch(format!(
             "{} belongs to node {known}, this one was started with --name {name}",
@@ -202,9 +203,48 @@ fn decode_node(bytes: &[u8]) -> Option<(&str, Incarnation)> {
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::data("cannot read", path, e)),
+        Err(e) => unread(path, e),
     }
+}
+
+/// Whether a file is there, or may be: nothing is begun anew in its place then.
+fn may_exist(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+/// What is not there is nothing; what the disk does not give any more is lost.
+fn unread<T>(path: &Path, error: io::Error) -> Result<Option<T>, Error> {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Ok(None),
+        Some(libc::EIO) => {
+            Err(Error::lost(path, &format!("it cannot be read: {error}; restore it as it was")))
+        }
+        _ => Err(Error::data("cannot read", path, error)),
+    }
+}
+
+/// What a file holds twice, if it is there. A copy that cannot be read or is not whole is put back
+/// from the other: some day that one would be lost, too.
+fn read_copies(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (length, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return unread(path, error),
+    };
+    let copies = either_copy(length, |bytes, at| file.read_exact_at(bytes, at));
+    let (bytes, are_both_whole) = match copies {
+        Ok(copies) => copies,
+        Err(Some(error)) => return unread(path, error),
+        Err(None) => return Err(Error::lost(path, "no copy is whole; restore it as it was")),
+    };
+    if !are_both_whole {
+        let file = path.display();
+        match replace(path, &two_copies(&bytes)) {
+            Ok(()) => tracing::warn!("{file}: one of two copies was not whole and is put back"),
+            Err(e) => tracing::warn!("{file}: one of two copies is not whole: {e}"),
+        }
+    }
+    Ok(Some(bytes))
 }
 
 /// Writes a file so that after a crash either the old or the new one is there, whole.
@@ -235,33 +275,66 @@ fn two_copies(bytes: &[u8]) -> Vec<u8> {
     copy.repeat(2)
 }
 
-fn either_copy(bytes: &[u8]) -> Option<&[u8]> {
-    let half = bytes.len() / 2;
-    [&bytes[..half], &bytes[half..]].into_iter().find_map(|copy| {
-        let rest = copy.strip_prefix(&COPY_MAGIC)?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (crc, rest) = rest.split_first_chunk::<4>()?;
-        let body = rest.get(..u32::from_le_bytes(*length) as usize)?;
-        (crc32c(body) == u32::from_le_bytes(*crc)).then_some(body)
-    })
+/// What a file of `length` bytes holds twice, and whether both copies are whole. Where none is, why
+/// one of them cannot be read, if that is so.
+fn either_copy(
+    length: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> Result<(Vec<u8>, bool), Option<io::Error>> {
+    let half = length / 2;
+    let copy = |at| {
+        let mut bytes = vec![0; usize::try_from(half).unwrap_or_default()];
+        read(&mut bytes, at).map(|()| whole_copy(&bytes).map(<[u8]>::to_vec))
+    };
+    match (copy(0), copy(half)) {
+        (Ok(Some(one)), other) => Ok((one, matches!(other, Ok(Some(_))))),
+        (_, Ok(Some(other))) => Ok((other, false)),
+        (Err(error), _) | (_, Err(error)) => Err(Some(error)),
+        (Ok(None), Ok(None)) => Err(None),
+    }
+}
+
+/// The bytes of a copy, if their checksum says so.
+fn whole_copy(copy: &[u8]) -> Option<&[u8]> {
+    let rest = copy.strip_prefix(&COPY_MAGIC)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let body = rest.get(..u32::from_le_bytes(*length) as usize)?;
+    (crc32c(body) == u32::from_le_bytes(*crc)).then_some(body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As a disk gives it that does not give the block at `lost`.
+    fn read(file: &[u8], lost: Option<usize>) -> Result<(Vec<u8>, bool), Option<i32>> {
+        let given = either_copy(file.len() as u64, |bytes, at| {
+            let (from, until) = (at as usize, at as usize + bytes.len());
+            if lost.is_some_and(|lost| (from..until).contains(&lost)) {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            bytes.copy_from_slice(&file[from..until]);
+            Ok(())
+        });
+        given.map_err(|error| error.and_then(|error| error.raw_os_error()))
+    }
+
     #[test]
     fn either_copy_is_enough() {
         let bytes = vec![7; 5_000];
         let whole = two_copies(&bytes);
-        assert_eq!(either_copy(&whole), Some(&bytes[..]));
+        assert_eq!(read(&whole, None), Ok((bytes.clone(), true)));
         for at in [0, 9, 13, 100] {
             let mut one = whole.clone();
             one[at] ^= 1;
-            assert_eq!(either_copy(&one), Some(&bytes[..]), "first copy damaged at {at}");
+            assert_eq!(read(&one, None), Ok((bytes.clone(), false)), "first copy damaged at {at}");
+            assert_eq!(read(&one, Some(4_096)), Ok((bytes.clone(), false)), "and unreadable");
+            assert_eq!(read(&one, Some(whole.len() - 1)), Err(Some(libc::EIO)), "both lost");
             one[whole.len() / 2 + at] ^= 1;
-            assert_eq!(either_copy(&one), None, "both damaged at {at}");
+            assert_eq!(read(&one, None), Err(None), "both damaged at {at}");
         }
-        assert_eq!(either_copy(&[]), None);
+        assert_eq!(read(&whole, Some(whole.len() - 1)), Ok((bytes, false)));
+        assert_eq!(read(&[], None), Err(None));
     }
 }

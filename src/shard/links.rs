@@ -268,18 +268,24 @@ impl Net {
         }
     }
 
-    /// A node has connected to the group in `slot`, from this address.
+    /// A node has connected to the group in `slot`, from this address. Who is in no configuration
+    /// here is answered there: where it was before it is no more.
     pub(crate) fn introduce(&mut self, node: &Node, slot: u32, hello: &Hello, from: IpAddr) {
         let strangers = |net: &Net| {
             let links = net.links_of(slot).iter().map(|number| &net.links[*number as usize]);
             links.filter(|link| link.incarnation.is_none()).count()
         };
-        if self.link_to(slot, hello.node).is_none()
-            && hello.port != 0
-            && strangers(self) < config::MEMBERS_MAX
-        {
+        let may_be_new = match self.link_to(slot, hello.node) {
+            Some(known) => self.links[known].incarnation.is_none(),
+            None => strangers(self) < config::MEMBERS_MAX,
+        };
+        if hello.port != 0 && may_be_new {
             node.note_address(hello.node, SocketAddr::new(from, hello.port));
-            self.link_or_new(slot, hello.group, hello.node);
+            let number = self.link_or_new(slot, hello.group, hello.node);
+            let status = &mut self.links[number].status;
+            if let Status::Down(at) = status {
+                *at = self.now;
+            }
             self.links_due = self.now;
         }
     }

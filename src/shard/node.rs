@@ -24,6 +24,8 @@ struct Place {
     text: String,
     /// As last resolved.
     address: Option<SocketAddr>,
+    /// It was given at the start; no configuration has said otherwise since.
+    is_given: bool,
 }
 
 /// Shared by the shards of a node and by whoever started them.
@@ -134,10 +136,11 @@ impl Node {
         let as_founded = founder.is_some_and(|founder| founder.address == text);
         let mut places = self.places();
         let place = places.entry(id).or_default();
-        if place.text == text || (as_founded && !place.text.is_empty()) {
+        if place.text == text || (as_founded && place.is_given) {
             return;
         }
         text.clone_into(&mut place.text);
+        place.is_given = false;
         place.address = text.parse().ok();
         if place.address.is_none() {
             let (node, text) = (Arc::clone(self), text.to_owned());
@@ -174,6 +177,7 @@ impl Node {
             let place = places.entry(id).or_default();
             if place.text.is_empty() {
                 text.clone_into(&mut place.text);
+                place.is_given = true;
             }
         }
         match text.to_socket_addrs().map(|mut found| found.next()) {
@@ -289,5 +293,33 @@ impl Hush {
         let may = self.said <= 10;
         self.kept += u64::from(!may);
         may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forming::FoundingRecord;
+
+    #[test]
+    fn a_member_is_where_it_was_said_to_be_last() {
+        let founder = |n: u64| Founder {
+            name: format!("n{n}"),
+            address: format!("127.0.0.1:{n}"),
+            incarnation: Incarnation(n),
+        };
+        let record = FoundingRecord::new(1, vec![founder(1), founder(2)]).expect("a right record");
+        let node = Node::new(&record, (NodeId(1), Incarnation(1)), 1, 1, 1);
+        let node = Arc::new(node.expect("descriptors"));
+        let port = || node.address(NodeId(2)).map(|address| address.port());
+        // What the operator has said at the start counts more than the founding.
+        node.resolve(NodeId(2), "127.0.0.1:22");
+        node.set_place(NodeId(2), "127.0.0.1:2");
+        assert_eq!(port(), Some(22));
+        // It moves, and comes back.
+        node.set_place(NodeId(2), "127.0.0.1:222");
+        assert_eq!(port(), Some(222));
+        node.set_place(NodeId(2), "127.0.0.1:2");
+        assert_eq!(port(), Some(2));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -77,20 +77,10 @@ fn kernel() -> Finding {
 }
 
 fn ring() -> Finding {
-    let built = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .build(8);
-    let ring: IoUring = match built {
-        Ok(ring) => ring,
+    let probe = match try_ring() {
+        Ok(probe) => probe,
         Err(e) => return ring_problem(&e),
     };
-    let mut probe = Probe::new();
-    if let Err(e) = ring.submitter().register_probe(&mut probe) {
-        return Finding::problem(format!("io_uring cannot be probed: {e}"), "update the kernel");
-    }
     let needed = [
         (opcode::Accept::CODE, "accept"),
         (opcode::Connect::CODE, "connect"),
@@ -115,6 +105,20 @@ fn ring() -> Finding {
         let what = format!("io_uring lacks {}", missing.join(", "));
         Finding::problem(what, "update the kernel, or allow these operations")
     }
+}
+
+/// Makes a ring, enters it and asks what it can do: each of the three calls may be blocked alone.
+fn try_ring() -> io::Result<Probe> {
+    let ring: IoUring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .build(8)?;
+    ring.submitter().submit()?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    Ok(probe)
 }
 
 /// Why no ring could be made. Containers block io_uring by default, and fleets switch it off.
@@ -214,6 +218,11 @@ pub fn directory(path: &Path) -> Finding {
         ),
         Err(e) if e.raw_os_error() == Some(libc::EROFS) => {
             Finding::problem(format!("{shown} is read-only"), "remount it, or use another --data")
+        }
+        // A node whose logs are there serves what they hold, and goes on when there is space.
+        Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            let what = format!("{shown} has no space left: nothing is taken");
+            Finding::warning(what, "free some, writes go on by themselves then")
         }
         Err(e) => Finding::problem(
             format!("{shown} cannot be written to: {e}"),

@@ -8,12 +8,12 @@ use std::io::{self, BufRead};
 use margay::client::Client;
 use margay::resource::transaction::{OPERATIONS_MAX, Outcome, Transaction, one_group};
 use margay::resource::{Directory, type_name};
-use serde_json::{Map as Object, Value as Json, json};
+use serde_json::json;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
 use crate::output;
-use step::Step;
+use step::{Line, Step};
 
 /// Check and commit: all of it takes effect at one moment, or nothing
 #[derive(clap::Args, Debug)]
@@ -61,12 +61,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         true => io::stdin().lock().lines().collect::<Result<_, _>>()?,
         false => args.steps.clone(),
     };
-    let mut objects = Vec::new();
+    let mut read = Vec::new();
     for line in lines.iter().filter(|line| !line.trim().is_empty()) {
-        let step = serde_json::from_str::<Object<String, Json>>(line);
-        objects.push(step.map_err(|error| step::bad(line, &error.to_string()))?);
+        let step = serde_json::from_str::<Line>(line);
+        read.push(step.map_err(|error| step::bad(line, &error.to_string()))?);
     }
-    let steps = objects.iter().map(step::read).collect::<Result<Vec<_>, _>>()?;
+    let steps = read.iter().map(step::read).collect::<Result<Vec<_>, _>>()?;
     if steps.is_empty() {
         return Err(Exit::usage("no steps").hint("margay txn --help shows what they look like"));
     }

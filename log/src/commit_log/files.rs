@@ -47,6 +47,11 @@ impl Files {
         open.retain(|&(number, _)| number != segment);
     }
 
+    /// Forgets all of them.
+    pub(crate) fn forget_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The batch at the front of `bytes`, if that is whole and the one that is listed.
     pub(crate) fn verified<'a>(
         &self,

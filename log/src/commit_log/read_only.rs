@@ -1,16 +1,20 @@
 //! A log that is looked at, without a lock: beside the program that writes it, or long after it.
 
+use std::fs;
 use std::ops::RangeBounds;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::commit_log::manage::{Stats, Verified, verify};
 use crate::commit_log::reader::Reader;
-use crate::commit_log::shared::Shared;
+use crate::commit_log::shared::{Shared, State};
+use crate::disk::direct::listed;
 use crate::disk::view::View;
-use crate::error::Error;
-use crate::id::Index;
+use crate::error::{Error, segment_file};
+use crate::id::{Index, SegmentNumber};
 use crate::recover::{Opened, Report};
 
 /// How often a directory that looks damaged is looked at: a writer may be at work.
@@ -19,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A log opened for reading only: as it was at that moment. Nothing in its directory is changed,
 /// and nobody is kept from it.
+///
+/// What its writer has removed since is [`Error::Gone`] to a reader, which may go on behind it. If
+/// the writer has compacted what is read, the reader sees the log as it is then.
 #[derive(Debug)]
 pub struct ReadOnlyLog {
     path: PathBuf,
@@ -47,11 +54,12 @@ impl ReadOnlyLog {
         loop {
             let mut view = View::open(path)?;
             prepare(&mut view);
+            let sight = Sight::of(path);
             let looked = view.walk();
             let is_sound = looked.as_ref().is_ok_and(|opened| opened.report.damage.is_none());
             if is_sound || looks == LOOKS_MAX {
                 let Opened { log, meta, report, .. } = looked?;
-                let (path, shared) = (path.to_owned(), Shared::to_read(log, path));
+                let (path, shared) = (path.to_owned(), Shared::to_read(log, path, sight));
                 return Ok(ReadOnlyLog { path, shared, report, meta });
             }
             looks += 1;
@@ -115,5 +123,80 @@ impl ReadOnlyLog {
     /// None but what cannot be.
     pub fn verify(&self, progress: impl FnMut(Index, Index) -> bool) -> Result<Verified, Error> {
         verify(self.read(..), self.last(), progress)
+    }
+}
+
+/// The segments' files as they were when the log was looked at.
+pub(crate) struct Sight(Mutex<Vec<(SegmentNumber, Stamp)>>);
+
+/// Another one if the file is another, or has been written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` if there is no such file.
+    fn of(path: &Path, segment: SegmentNumber) -> Option<Stamp> {
+        let meta = fs::metadata(path.join(segment_file(segment))).ok()?;
+        Some(Stamp { inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+}
+
+impl Sight {
+    /// What cannot be seen is another file later.
+    fn of(path: &Path) -> Sight {
+        let segments = listed(path).unwrap_or_default().into_iter();
+        let stamp = |(segment, _)| Some((segment, Stamp::of(path, segment)?));
+        Sight(Mutex::new(segments.filter_map(stamp).collect()))
+    }
+}
+
+impl Shared {
+    /// Of a log that is only read: looks at it again if the file of `segment`, which does not hold
+    /// what is listed, is another one by now. Should it be there no more, what is listed and gone
+    /// is no longer listed.
+    pub(crate) fn look_again(&self, segment: SegmentNumber) {
+        let Some(Sight(stamps)) = &self.sight else { return };
+        // One at a time: the others find what this one has found.
+        let mut stamps = stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = stamps.iter().find(|(number, _)| *number == segment).map(|(_, stamp)| *stamp);
+        let is = Stamp::of(&self.path, segment);
+        let is_gone = is.is_none();
+        if (!is_gone && was == is) || (is_gone && self.forget_removed(segment)) {
+            return;
+        }
+        // Whatever keeps it from being looked at: the reader says what it has found.
+        let Ok(ReadOnlyLog { shared, .. }) = ReadOnlyLog::open(&self.path) else { return };
+        let Ok(Shared { state, sight: Some(Sight(seen)), .. }) = Arc::try_unwrap(shared) else {
+            return;
+        };
+        let log = state.into_inner().unwrap_or_else(PoisonError::into_inner).log;
+        let mut state = self.state();
+        if (log.incarnation(), log.salt) != (state.log.incarnation(), state.log.salt) {
+            return;
+        }
+        state.log = log;
+        self.files.forget_all();
+        self.cuts.fetch_add(1, Ordering::Release);
+        *stamps = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// The hard state says where the log begins by now: mostly that is all that has become of a
+    /// segment that was removed. Whether it is.
+    fn forget_removed(&self, segment: SegmentNumber) -> bool {
+        let hard = View::open(&self.path).and_then(|mut view| view.newest_hard_state());
+        let Ok(hard) = hard else { return false };
+        let mut state = self.state();
+        let State { log, .. } = &mut *state;
+        let start = hard.start.id.index;
+        if hard.incarnation != log.incarnation() || start > log.last().index {
+            return false;
+        }
+        let is_cut = log.truncate_prefix(start).is_ok() && log.segments.oldest() > segment;
+        // Nobody does what it asks for.
+        log.ops().for_each(drop);
+        is_cut
     }
 }

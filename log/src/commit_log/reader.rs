@@ -18,7 +18,7 @@ use crate::commit_log::ahead::{Piece, Plan, ReadAhead};
 use crate::commit_log::shared::Shared;
 use crate::error::{Error, ReadError};
 use crate::format::{BatchHeader, EntryHeader};
-use crate::id::{Index, Position};
+use crate::id::{Index, Position, SegmentNumber};
 use crate::log::Log;
 use crate::pack::{Entries, kept_entry};
 use crate::segment::BatchRef;
@@ -204,7 +204,7 @@ impl Reader {
         for _ in 0..LOOKS_MAX {
             match self.try_hold(index, way) {
                 // Compaction may have moved it since its place was looked up.
-                Err(Error::Unreadable { .. }) if self.has_moved(index) => {}
+                Err(Error::Unreadable { segment, .. }) if self.has_moved(segment, index) => {}
                 other => return other,
             }
         }
@@ -213,9 +213,10 @@ impl Reader {
 
     /// Whether the batch of `index` is listed elsewhere than where it was just looked for. While
     /// its segment is rewritten the file may be another one already and the list not: that is
-    /// waited for.
-    fn has_moved(&self, index: Index) -> bool {
+    /// waited for, or where somebody else writes the log, looked for.
+    fn has_moved(&self, segment: SegmentNumber, index: Index) -> bool {
         self.shared.wait_until(|state| !state.log.is_rewriting_batch(index));
+        self.shared.look_again(segment);
         let listed = self.shared.state().log.listed(index);
         listed.is_none() || listed != self.looked_for
     }

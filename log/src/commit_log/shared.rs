@@ -31,6 +31,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::commit_log::ahead::Threads;
 use crate::commit_log::files::Files;
 use crate::commit_log::options::Retention;
+use crate::commit_log::read_only::Sight;
 use crate::commit_log::sleepers::{Crew, Sleepers, wake};
 use crate::commit_log::space::Spacer;
 use crate::disk::{Disk, DiskError, Done, Op};
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) files: Files,
     /// That read ahead.
     pub(crate) threads: Threads,
+    /// Of a log that is only read.
+    pub(crate) sight: Option<Sight>,
     /// How often a suffix was cut off: what a reader holds may no longer be part of the log then.
     pub(crate) cuts: AtomicU64,
     pub(crate) path: PathBuf,
@@ -278,13 +281,15 @@ impl State {
 
 impl Shared {
     /// Of a log that is only read: closed from the beginning.
-    pub(crate) fn to_read(log: Log, path: &Path) -> Arc<Shared> {
-        let shared = Shared::made(log, None, false, path.to_owned(), Retention::default());
+    pub(crate) fn to_read(log: Log, path: &Path, sight: Sight) -> Arc<Shared> {
+        let path = path.to_owned();
+        let mut shared = Shared::made(log, None, false, path, Retention::default());
+        shared.sight = Some(sight);
         {
             let mut state = shared.state();
             (state.closing, state.is_closed) = (true, true);
         }
-        shared
+        Arc::new(shared)
     }
 
     pub(crate) fn new(
@@ -294,7 +299,7 @@ impl Shared {
         path: PathBuf,
         retention: Retention,
     ) -> Arc<Shared> {
-        Shared::made(log, Some(disk), is_async, path, retention)
+        Arc::new(Shared::made(log, Some(disk), is_async, path, retention))
     }
 
     fn made(
@@ -303,10 +308,10 @@ impl Shared {
         is_async: bool,
         path: PathBuf,
         retention: Retention,
-    ) -> Arc<Shared> {
+    ) -> Shared {
         let salt = log.salt;
         let incarnation = log.incarnation();
-        Arc::new(Shared {
+        Shared {
             state: Mutex::new(State {
                 log,
                 spacer: Spacer::default(),
@@ -340,11 +345,12 @@ impl Shared {
             rest: Condvar::new(),
             files: Files::new(&path, salt, incarnation),
             threads: Threads::default(),
+            sight: None,
             cuts: AtomicU64::new(0),
             path,
             is_async,
             begin: Instant::now(),
-        })
+        }
     }
 
     /// Nothing that panics leaves the log half changed: a poisoned lock is still good.
@@ -468,7 +474,7 @@ impl Shared {
         let Driven { disk, ops, done, due } = driven;
         let mut state = self.state();
         state.seal();
-        self.take_ops(&mut state, ops);
+        self.take_ops(&mut state, ops, disk);
         drop(state);
         for op in ops.drain(..) {
             disk.submit(op);
@@ -479,11 +485,14 @@ impl Shared {
     }
 
     /// What the disk is to do; what makes or frees space goes to the spacer.
-    fn take_ops(&self, state: &mut State, ops: &mut Vec<Op>) {
+    fn take_ops(&self, state: &mut State, ops: &mut Vec<Op>, disk: &mut BoxedDisk) {
         let State { log, spacer, disk_under_way, writes_under_way, space_under_way, .. } = state;
         for op in log.ops() {
             match op {
                 Op::Prepare { .. } | Op::Retire { .. } | Op::Rewrite { .. } => {
+                    if let Op::Retire { segment, .. } | Op::Rewrite { segment, .. } = &op {
+                        disk.forget(*segment);
+                    }
                     *space_under_way += 1;
                     spacer.submit(op);
                 }

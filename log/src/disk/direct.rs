@@ -279,7 +279,7 @@ impl Direct {
             }
             Op::Prepare { segment, size, header, spare: None } => {
                 let result = Storage::prepare(self, segment, size, &header);
-                if result == Err(DiskError { errno: libc::ENOSPC }) {
+                if result.is_err_and(|error| error.is_full()) {
                     self.snapshots.give_up_spare();
                 }
                 Done::Prepared { segment, result }
@@ -431,6 +431,10 @@ impl Disk for Direct {
         self.queue.push(op);
     }
 
+    fn forget(&mut self, segment: SegmentNumber) {
+        self.close(segment);
+    }
+
     /// Does everything that was submitted, whether or not to `wait`.
     fn poll(&mut self, _wait: bool, done: &mut Vec<Done>) {
         let mut queue = std::mem::take(&mut self.queue);
@@ -522,7 +526,8 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing.
+/// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing. Where
+/// there is no space to try, what is there is read that way.
 fn probe(path: &Path) -> io::Result<Mode> {
     let probe = path.join(format!("{HARD_STATE_FILE}.probe{TEMPORARY}"));
     let mut options = OpenOptions::new();
@@ -535,7 +540,19 @@ fn probe(path: &Path) -> io::Result<Mode> {
     match written {
         Ok(()) => removed.map(|()| Mode::Direct),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Mode::Buffered),
+        Err(error) if disk_error(&error).is_full() => probe_by_reading(path).ok_or(error),
         Err(error) => Err(error),
+    }
+}
+
+/// `None` if there is nothing to read.
+fn probe_by_reading(path: &Path) -> Option<Mode> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_DIRECT).open(path.join(HARD_STATE_FILE));
+    match file.and_then(|file| file.read_at(&mut Buffer::zeroed(BLOCK), 0)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Some(Mode::Buffered),
+        _ => Some(Mode::Direct),
     }
 }
 

@@ -124,6 +124,19 @@ impl Data {
             Data::Read(buffer) | Data::ReadSnapshot(buffer) => buffer.len(),
         }
     }
+
+    /// Nobody gives its memory back.
+    fn leak(&mut self) {
+        match self {
+            Data::Write(buffer)
+            | Data::Mend(buffer)
+            | Data::HardState(buffer)
+            | Data::Snapshot(buffer) => std::mem::forget(Arc::clone(buffer)),
+            Data::Read(buffer) | Data::ReadSnapshot(buffer) => {
+                std::mem::forget(std::mem::replace(buffer, Buffer::empty()));
+            }
+        }
+    }
 }
 
 impl Driver {
@@ -221,6 +234,22 @@ impl Driver {
     pub(super) fn abandon(&mut self) {
         self.slots.clear();
         self.free.clear();
+    }
+
+    /// The ring tells nothing any more: everything that has begun has failed. What the kernel may
+    /// still read or write is leaked.
+    pub(super) fn fail(&mut self, error: DiskError, done: &mut Vec<Done>) {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(work) = slot.work.take() {
+                done.push(work.fail(error));
+                self.free.push(at);
+            }
+        }
+    }
+
+    /// See [`Disk::forget`](crate::disk::Disk::forget).
+    pub(super) fn forget(&mut self, segment: SegmentNumber) {
+        self.files.close(segment);
     }
 
     fn begin(&mut self, op: Op) -> Work {
@@ -333,7 +362,7 @@ impl Driver {
                 }
                 Err(error) => {
                     prepare.clean_up(&self.files);
-                    if error.errno == libc::ENOSPC {
+                    if error.is_full() {
                         self.files.snapshots().give_up_spare();
                     }
                     Err(Done::Prepared { segment: prepare.segment(), result: Err(error) })
@@ -386,6 +415,34 @@ impl Drop for Driver {
         // The kernel may still read or write what the slots own.
         if self.in_flight() > 0 {
             std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+impl Work {
+    /// Ends it with `error`, and leaks what an entry of it points to.
+    fn fail(self, error: DiskError) -> Done {
+        let result = Err(error);
+        match self {
+            Work::Transfer(mut transfer) => {
+                transfer.data.leak();
+                transfer.finish(result)
+            }
+            Work::Prepare(prepare) => {
+                let segment = prepare.segment();
+                std::mem::forget(prepare);
+                Done::Prepared { segment, result }
+            }
+            Work::Retire { segment, path, kept, .. } => {
+                std::mem::forget((path, kept));
+                Done::Retired { segment, result }
+            }
+            Work::Snapshot(publish) => {
+                let ticket = publish.ticket;
+                std::mem::forget(publish);
+                over(ticket, result)
+            }
+            Work::Over(done) => done,
         }
     }
 }

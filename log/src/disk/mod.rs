@@ -26,7 +26,7 @@ mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "direct")]
-mod snapshots;
+pub(crate) mod snapshots;
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub(crate) mod sys;
@@ -219,10 +219,24 @@ pub struct DiskError {
     pub errno: i32,
 }
 
+impl DiskError {
+    /// There is no space, for anybody or for this user: there may be some later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        const ENOSPC: i32 = 28;
+        const EDQUOT: i32 = 122;
+        matches!(self.errno, ENOSPC | EDQUOT)
+    }
+}
+
 /// Where an [`Op`] goes. Implementations never block in `submit`.
 pub trait Disk {
     /// Starts `op`. Its `Done` comes out of a later `poll`.
     fn submit(&mut self, op: Op);
+
+    /// Somebody else removes or replaces the file of a segment, which is not written to any more:
+    /// it must not stay open, for it would go on taking its space.
+    fn forget(&mut self, _segment: SegmentNumber) {}
 
     /// Appends what has finished to `done`; waits for at least one if `wait` and something is under
     /// way.

@@ -1,5 +1,5 @@
-//! System calls that the standard library lacks: locks, space, a rename that replaces nothing, random
-//! numbers; and errors by number.
+//! System calls that the standard library lacks: locks, space, a rename that replaces nothing,
+//! random numbers; and errors by number.
 
 use std::ffi::CString;
 use std::fs::File;

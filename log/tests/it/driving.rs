@@ -1,12 +1,15 @@
 //! Those who wait for a log, read it and close it, while it stops or is compacted.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use margay_log::Error;
-use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver};
+use margay_log::commit_log::{
+    CommitLog, CommitLogOptions, Compaction, Driver, ReadOnlyLog, Reader,
+};
 use margay_log::error::segment_file;
 use margay_log::id::{Index, SegmentNumber};
 
@@ -166,4 +169,69 @@ fn readers_of_many_segments_go_on_while_they_are_rewritten() {
             }
         });
     }
+}
+
+/// Whoever looks at a log reads on beside a writer that rewrites and removes what was listed.
+#[test]
+fn a_view_goes_on_where_segments_are_rewritten_and_removed() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("view-{driver:?}"));
+        let log = open(&dir, driver, 64 << 10);
+        let append = |entries: RangeInclusive<u64>| {
+            for n in entries {
+                let payload = [&u64::to_le_bytes(n)[..], &[7; 5_000]].concat();
+                log.append(&payload).expect("taken").wait().expect("durable");
+            }
+        };
+        let is_removed = || {
+            let files = std::fs::read_dir(dir.path()).expect("ours").flatten();
+            let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+            let segments = names.filter(|name| name.starts_with("segment-"));
+            segments.count() as u64 == log.stats().segments
+        };
+        append(1..=200);
+        let view = ReadOnlyLog::open(dir.path()).expect("can be looked at");
+        let (mut one, mut other) = (view.read(..), view.read(Index(100)..));
+        assert_eq!(one.read_next().expect("readable").expect("there").index, Index(1));
+
+        for n in (2..=150).step_by(2) {
+            log.clean(Index(n)).expect("held");
+        }
+        let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+        assert!(log.compact(compaction, |_| true).expect("runs").entries >= 70);
+        let kept = |first: u64, last: u64| {
+            (first..=last).filter(|n| n % 2 == 1 || *n > 150).collect::<Vec<_>>()
+        };
+        assert_eq!(rest(&mut other), kept(100, 200));
+
+        let first = log.truncate_prefix(Index(90)).expect("runs");
+        assert!(first > Index(20) && in_time(is_removed));
+        let gone = std::iter::from_fn(|| one.read_next().map(|read| read.map(|_| ())).transpose());
+        let gone = gone.filter_map(Result::err).next();
+        assert!(matches!(gone, Some(Error::Gone { first: from, .. }) if from == first), "{gone:?}");
+        assert_eq!(view.first(), first);
+        one.seek(first);
+        assert_eq!(rest(&mut one), kept(first.0, 200));
+        assert_eq!(view.verify(|_, _| true).expect("runs").unreadable, []);
+
+        // Nothing is left of what was listed.
+        append(201..=260);
+        let mut one = view.read(..);
+        let first = log.truncate_prefix(Index(250)).expect("runs");
+        assert!(first > Index(200) && in_time(is_removed));
+        let gone = one.read_next().map(|_| ()).expect_err("removed");
+        assert!(matches!(gone, Error::Gone { first: from, .. } if from == first), "{gone}");
+        one.seek(first);
+        assert_eq!(rest(&mut one), kept(first.0, 260));
+    }
+}
+
+/// Reads to the end: which entries there are.
+fn rest(reader: &mut Reader) -> Vec<u64> {
+    let mut found = Vec::new();
+    while let Some(record) = reader.read_next().expect("readable") {
+        assert!(record.payload.starts_with(&record.index.0.to_le_bytes()));
+        found.push(record.index.0);
+    }
+    found
 }

@@ -3,8 +3,8 @@
 use margay_log::disk::Disk;
 use margay_log::disk::sim::{EIO, ENOSPC, SimDisk};
 use margay_log::format::EntryHeader;
-use margay_log::id::{BatchEnd, Chain, EntryId, Index, Micros, Term};
-use margay_log::{Error, Full, Log, Progress, Read, Refused, Space, open};
+use margay_log::id::{BatchEnd, Chain, EntryId, Index, Micros, SegmentNumber, Term};
+use margay_log::{Error, Full, Log, Opened, Progress, Read, Refused, Space, open};
 
 use crate::world::{World, make, options, received};
 
@@ -118,6 +118,62 @@ fn a_full_disk_is_waited_out() {
     assert_eq!((log.space(), log.durable()), (Space::Ready, log.last().index));
     let last = log.last();
     assert_eq!(open(&mut disk, options()).expect("opens").report.last, last);
+}
+
+/// What is there can be read, and cut, which makes room: at once, not at the next attempt.
+#[test]
+fn a_full_disk_is_opened_and_cut() {
+    let mut disk = SimDisk::new(9);
+    let mut log = open(&mut disk, options()).expect("a new log").log;
+    // None is prepared in which it could go on.
+    let is_begun = |disk: &SimDisk| {
+        let newest = disk.segment_numbers().last().expect("a segment");
+        newest > SegmentNumber(3) && disk.written_blocks(newest).count() > 1
+    };
+    while !is_begun(&disk) {
+        append(&mut log, 3_000).expect("the queue has room");
+        settle(&mut log, &mut disk).expect("no fault");
+    }
+    let (last, segments) = (log.last(), disk.segment_numbers().count());
+    drop(log);
+    for _ in 0..2 {
+        disk.fail_prepares(Some(ENOSPC));
+        let opened = open(&mut disk, options()).expect("opens");
+        assert_eq!((opened.report.last, opened.report.damage), (last, None));
+        let mut log = opened.log;
+        assert_eq!(log.space(), Space::Full(ENOSPC));
+        // What is taken nevertheless waits.
+        append(&mut log, 3_000).expect("one batch may always wait");
+        log.set_meta(b"in place");
+        settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+        assert_eq!((log.durable(), disk.segment_numbers().count()), (last.index, segments));
+        let before = log.ops().count();
+        assert_eq!(before, 0, "it is tried again by and by");
+        assert!(log.deadline().is_some());
+    }
+    let Opened { mut log, meta, .. } = open(&mut disk, options()).expect("opens");
+    assert_eq!(meta, b"in place");
+    append(&mut log, 3_000).expect("one batch may always wait");
+    disk.fail_prepares(None);
+    log.truncate_prefix(last.index).expect("not poisoned");
+    let progress = settle(&mut log, &mut disk).expect("room");
+    assert!(progress.iter().any(|progress| progress.space));
+    assert_eq!((log.first(), log.durable()), (last.index.next(), last.index.next()));
+    let report = open(&mut disk, options()).expect("opens").report;
+    assert_eq!((report.last, report.damage), (log.last(), None));
+}
+
+/// A new log has nothing to be read, and its first segment is there before anything else is.
+#[test]
+fn a_new_log_needs_space() {
+    let mut disk = SimDisk::new(10);
+    disk.fail_prepares(Some(ENOSPC));
+    for _ in 0..2 {
+        let error = open(&mut disk, options()).expect_err("no space");
+        assert!(matches!(error, Error::Storage { cause: ENOSPC, .. }), "{error}");
+    }
+    disk.fail_prepares(None);
+    open(&mut disk, options()).expect("opens");
 }
 
 /// A segment that could not be prepared and is not needed any more still has its turn: a gap in the

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use margay_log::Error;
-use margay_log::commit_log::{Appended, CommitLog, CommitLogOptions, Driver};
+use margay_log::commit_log::{Appended, CommitLog, CommitLogOptions, Compaction, Driver};
 use margay_log::id::Index;
 
 use crate::conformance::TempDir;
@@ -123,15 +123,7 @@ fn fills_up_and_resumes(base: &Path) {
         assert!(matches!(log.append(b"still full"), Err(Error::DiskFull { .. })));
         fs::remove_file(&balloon).expect("ours");
         // Nobody opens it anew.
-        let begin = Instant::now();
-        let appended = loop {
-            match log.append(&entry(next)) {
-                Ok(appended) => break appended,
-                Err(Error::DiskFull { .. }) => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => panic!("{error}"),
-            }
-            assert!(begin.elapsed() < Duration::from_secs(30), "it does not resume");
-        };
+        let appended = append_when_there_is_space(&log, &entry(next));
         assert_eq!(appended.wait(), Ok(Index(next)));
         for (n, appended) in (2..).zip(taken) {
             assert_eq!(appended.wait(), Ok(Index(n)));
@@ -143,6 +135,72 @@ fn fills_up_and_resumes(base: &Path) {
         assert_eq!(log.meta(), b"in place");
         drop(log);
         fs::remove_dir_all(&path).expect("ours");
+    }
+}
+
+/// Appends `entry` until it is taken.
+fn append_when_there_is_space(log: &CommitLog, entry: &[u8]) -> Appended {
+    let begin = Instant::now();
+    loop {
+        match log.append(entry) {
+            Ok(appended) => return appended,
+            Err(Error::DiskFull { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not resume");
+    }
+}
+
+/// Compacts after all but every tenth entry up to `through` has been marked.
+fn compact(log: &CommitLog, through: Index) -> Result<u64, Error> {
+    for n in (log.first().0..=through.0).filter(|n| n % 10 > 0) {
+        log.clean(Index(n)).expect("held");
+    }
+    log.compact(Compaction::default(), |_| true).map(|compacted| compacted.entries)
+}
+
+fn opens_and_makes_room(base: &Path) {
+    for driver in drivers() {
+        let path: PathBuf = base.join("disk").join(format!("log-{driver:?}"));
+        let balloon = base.join("disk/balloon");
+        let log = open(&path, driver);
+        for n in 1..200 {
+            drop(log.append(&entry(n)).expect("room"));
+        }
+        log.sync().wait().expect("durable");
+        drop(log);
+        // Whatever was prepared is used: there is none to go on in.
+        open(&path, driver).append(&entry(200)).expect("room").wait().expect("durable");
+        fill(&balloon);
+        for _ in 0..2 {
+            let log = open(&path, driver);
+            check(&log, 200);
+            let error = log.append(b"full").map(|_| ()).expect_err("no space");
+            assert!(matches!(&error, Error::DiskFull { cause } if cause.is_full()), "{error}");
+            log.set_meta(b"in place").expect("fits").wait().expect("needs no space");
+            // What a rewritten segment keeps has no place beside it.
+            let error = compact(&log, Index(100)).expect_err("no space");
+            assert!(matches!(&error, Error::Storage { cause, .. } if cause.is_full()), "{error}");
+            check(&log, 200);
+        }
+        let log = open(&path, driver);
+        assert_eq!(log.meta(), b"in place");
+        let first = log.truncate_prefix(Index(60)).expect("needs no space");
+        assert!(first > Index(1), "segments go");
+        assert_eq!(append_when_there_is_space(&log, &entry(201)).wait(), Ok(Index(201)));
+        assert!(compact(&log, Index(150)).expect("room by now") > 0);
+        drop(log);
+        let log = open(&path, driver);
+        let (mut reader, mut entries) = (log.read(..), 0);
+        while let Some(record) = reader.read_next().expect("readable") {
+            assert_eq!(record.payload, &entry(record.index.0)[..]);
+            entries += 1;
+        }
+        assert_eq!((log.first(), log.last()), (first, Index(201)));
+        assert!((40..190).contains(&entries), "{entries} left");
+        drop((reader, log));
+        fs::remove_dir_all(&path).expect("ours");
+        fs::remove_file(&balloon).expect("ours");
     }
 }
 
@@ -185,6 +243,11 @@ fn stops_at_the_first_failed_write(base: &Path) {
 #[test]
 fn a_full_disk_refuses_appends_and_resumes_by_itself() {
     on_a_small_disk("a_full_disk_refuses_appends_and_resumes_by_itself", fills_up_and_resumes);
+}
+
+#[test]
+fn a_log_on_a_full_disk_is_opened_read_and_cut() {
+    on_a_small_disk("a_log_on_a_full_disk_is_opened_read_and_cut", opens_and_makes_room);
 }
 
 #[test]

@@ -187,6 +187,28 @@ fn each_kind_of_harm_to_a_segment_is_told_apart() {
     }
 }
 
+/// It is no damage: whoever has the newer version reads it.
+#[test]
+fn what_a_newer_version_has_written_is_left_alone() {
+    let (_dir, path) = filled("newer");
+    let mut bytes = fs::read(segment(&path, 3)).expect("there");
+    bytes[4..6].copy_from_slice(&2_u16.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..4_092]);
+    bytes[4_092..4_096].copy_from_slice(&crc.to_le_bytes());
+    fs::write(segment(&path, 3), bytes).expect("writable");
+    let before = contents(&path);
+    for error in [
+        CommitLog::open(&path, options()).map(|_| ()).expect_err("newer"),
+        ReadOnlyLog::open(&path).map(|_| ()).expect_err("newer"),
+        Repair::plan(&path).map(|_| ()).expect_err("newer"),
+    ] {
+        assert!(matches!(error, Error::Newer { found: 2, .. }), "{error}");
+    }
+    assert_eq!(contents(&path), before);
+    let beside = fs::read_dir(path.parent().expect("in a directory")).expect("there");
+    assert_eq!(beside.count(), 1, "nothing is left beside");
+}
+
 #[test]
 fn exchanged_segments_lose_nothing() {
     let (_dir, path) = filled("exchanged");

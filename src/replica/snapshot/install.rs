@@ -81,11 +81,14 @@ impl<S: StateMachine> Replica<S> {
         installing.heard = now;
         installing.from = from;
         let position = installing.feeding.position();
-        let begins = piece.offset == 0 && position == SNAPSHOT_HEADER as u64;
-        let fresh = if begins { &piece.bytes[SNAPSHOT_HEADER..] } else { piece.bytes };
-        if !begins && piece.offset != position || installing.publish.is_some() {
+        // The first piece brings the header, which is known by now, and what follows it.
+        let fresh = match piece.offset {
+            0 if position == SNAPSHOT_HEADER as u64 => piece.bytes.get(SNAPSHOT_HEADER..),
+            offset => (offset == position).then_some(piece.bytes),
+        };
+        let Some(fresh) = fresh.filter(|_| installing.publish.is_none()) else {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
-        }
+        };
         if installing.backlog() >= BACKLOG_MAX {
             return;
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use margay::machine::kind;
 use margay::replica::ConnId;
+use margay::resource::counter::AddV1;
 use margay::wire::client::{Admin, Request, Response};
+use margay_log::disk::Op;
 use margay_log::disk::sim::ENOSPC;
 use margay_log::id::{Incarnation, Micros, NodeId};
 
@@ -40,10 +42,7 @@ pub(super) fn an_operator_asks_who_does_not_know_the_new_node() {
 
 /// What a node answers to an operator.
 pub(super) fn ask(group: &mut Group, n: u32, admin: Admin<'_>) -> String {
-    let conn = group.connect(n).expect("it runs");
-    let mut frame = Vec::new();
-    Request::Admin { id: 1, admin }.encode(&mut frame);
-    group.say(conn, &frame);
+    let conn = begin(group, n, admin);
     let mut said = None;
     group.until("an answer", |group| {
         said = answer(group, conn);
@@ -51,6 +50,15 @@ pub(super) fn ask(group: &mut Group, n: u32, admin: Admin<'_>) -> String {
     });
     group.disconnect(conn);
     said.expect("just seen")
+}
+
+/// Asks a node, on a connection of its own.
+fn begin(group: &mut Group, n: u32, admin: Admin<'_>) -> ConnId {
+    let conn = group.connect(n).expect("it runs");
+    let mut frame = Vec::new();
+    Request::Admin { id: 1, admin }.encode(&mut frame);
+    group.say(conn, &frame);
+    conn
 }
 
 fn answer(group: &mut Group, conn: ConnId) -> Option<String> {
@@ -61,6 +69,32 @@ fn answer(group: &mut Group, conn: ConnId) -> Option<String> {
         Response::Refused { code, text, .. } => Some(format!("{code:?} {text}")),
         other => panic!("{other:?}"),
     }
+}
+
+/// A change that waits in the open batch, because the followers' disks stand still, has begun: it
+/// is not refused, to be made all the same when they go on.
+#[test]
+fn a_change_that_has_begun_is_not_refused_as_late() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    for &other in &others {
+        group.node(other).holds = Some(|op| matches!(op, Op::Write { .. }));
+    }
+    let added = caller.command(&group, counter, &AddV1 { delta: 1 });
+    caller.carry(&mut group);
+    group.run(10);
+    let name = format!("n{}", others[0]);
+    let conn = begin(&mut group, leader, Admin::Demote { name: &name });
+    group.run(5_000);
+    assert_eq!(answer(&mut group, conn), None);
+    for &other in &others {
+        group.node(other).holds = None;
+    }
+    group.until("an answer", |group| answer(group, conn) == Some("done".to_owned()));
+    caller.finish(&mut group, added).expect("it is committed");
 }
 
 /// A leader that is told to go, or not to vote any more, says that it is done, and steps down.

@@ -225,8 +225,8 @@ pub(super) fn old_snapshot_must_not_replace_newer_state() {
     scene.ends_well(2);
 }
 
-/// A node that restores its own snapshot, slowly, is brought a newer one meanwhile: what it restores
-/// is of no use then, and it goes on from the newer one at once.
+/// A node that restores its own snapshot, slowly, is brought a newer one meanwhile: what it
+/// restores is of no use then, and it goes on from the newer one at once.
 #[test]
 pub(super) fn old_snapshot_restored_late_must_not_replace_newer_state() {
     let mut scene = Scene::new();

@@ -1,25 +1,29 @@
 //! Nodes among themselves: founding, links, and batches that follow their frames.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use margay::forming::Peer;
+use margay::machine::Code;
 use margay::raft::message::{Body, Message, Round};
 use margay::replica::membership::{Member, Membership};
 use margay::replica::memberships::Memberships;
 use margay::replica::{ConnId, Fatal, Fault, Host};
 use margay::server::{Group, MakeGroup, Seed, Server, ServerConfig};
-use margay::wire::Frame;
 use margay::wire::peer::PeerMessage;
+use margay::wire::{Frame, Hello, HelloKind};
 use margay_log::batch::{Batch, Received};
 use margay_log::disk::Done;
 use margay_log::format::EntryHeader;
-use margay_log::id::{Chain, ClusterId, EntryId, GroupId, Index, Micros, NodeId, Term};
+use margay_log::id::{
+    Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId, Term,
+};
 use margay_log::{Buffer, Log};
 
-use super::{Scratch, eventually};
+use super::{Scratch, alone, dial, eventually, read_hello, start};
 
 /// Sends a large batch to all peers on a timer, and counts what arrives.
 struct Sender {
@@ -168,4 +172,32 @@ fn nodes_found_a_cluster_and_exchange_batches() {
     for server in servers {
         server.stop().expect("an orderly end");
     }
+}
+
+/// A node that no configuration names, perhaps the leader that would bring it, starts again
+/// elsewhere: it is answered there, at once and not where it was.
+#[test]
+fn who_is_not_known_is_answered_where_it_is_now() {
+    let scratch = Scratch::new();
+    let server = start(&alone(&scratch.0));
+    let stranger = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let mut stream = dial(server.address());
+        let hello = Hello {
+            kind: HelloKind::Peer,
+            cluster: server.cluster(),
+            node: NodeId(7),
+            incarnation: Incarnation(7),
+            port,
+            ..Hello::client(server.cluster(), GroupId(0))
+        };
+        stream.write_all(&hello.encode()).expect("sent");
+        assert_eq!(read_hello(&mut stream).code, Code::OK);
+        listener.set_nonblocking(true).expect("an option");
+        eventually("the node to answer there", || listener.accept().is_ok());
+    };
+    stranger();
+    stranger();
+    server.stop().expect("an orderly end");
 }

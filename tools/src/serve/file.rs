@@ -40,10 +40,45 @@ impl File {
             let before = text.get(..at).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            Exit::usage(format!("{name}:{line}:{column}: {}", error.message()))
-                .hint("see margay serve --help: keys are named like its flags")
+            let hint = match meant(error.message()) {
+                Some(key) => format!("did you mean {key}?"),
+                None => "see margay serve --help: keys are named like its flags".to_owned(),
+            };
+            Exit::usage(format!("{name}:{line}:{column}: {}", error.message())).hint(hint)
         })
     }
+}
+
+/// The key that is likely to have been meant, where one is not known: the message quotes that, and
+/// then all that are.
+fn meant(message: &str) -> Option<&str> {
+    const TYPOS_MAX: usize = 2;
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown field "))?;
+    let (count, key) = quoted.map(|key| (typos(unknown, key), key)).min()?;
+    (count <= TYPOS_MAX).then_some(key)
+}
+
+/// How many letters must be put in, left out, changed or exchanged with their neighbours to make
+/// one word of the other.
+fn typos(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    // Of the first letters of one, and of the other: the last three rows of a table.
+    let mut before = Vec::new();
+    let mut last: Vec<usize> = (0..=other.len()).collect();
+    for i in 1..=one.len() {
+        let mut row = vec![i];
+        for j in 1..=other.len() {
+            let changed = last[j - 1] + usize::from(one[i - 1] != other[j - 1]);
+            let mut least = changed.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[other.len()]
 }
 
 #[cfg(test)]
@@ -66,6 +101,29 @@ mod tests {
         let file = read("all", text).expect("a right file");
         assert_eq!((file.groups, file.shards, file.cpus), (Some(4), Some(2), Some(vec![0, 1])));
         assert_eq!(file.peers.len(), 2);
+    }
+
+    #[test]
+    fn a_key_that_is_nearly_right_is_guessed() {
+        for (wrong, right) in [
+            ("lisen", Some("listen")),
+            ("snapshot_after", Some("snapshot-after")),
+            ("nmae", Some("name")),
+            ("no-leases", Some("no-lease")),
+            ("replicas", None),
+            ("x", None),
+        ] {
+            let path = std::env::temp_dir().join(format!("{}-{wrong}.toml", std::process::id()));
+            fs::write(&path, format!("{wrong} = 1\n")).expect("a file of the test's own");
+            let exit = File::read(&path).expect_err("a wrong file");
+            fs::remove_file(&path).expect("ours");
+            let said = format!("{exit:?}");
+            let guess = right.map(|right| format!("did you mean {right}?"));
+            match guess {
+                Some(guess) => assert!(said.contains(&guess), "{wrong}: {said}"),
+                None => assert!(!said.contains("did you mean"), "{wrong}: {said}"),
+            }
+        }
     }
 
     #[test]

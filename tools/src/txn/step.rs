@@ -2,11 +2,14 @@
 //!
 //! All of a step is read before its resource is opened, which creates it where there is none.
 
+use std::fmt;
+
 use margay::client::{Client, Group};
 use margay::machine::kind;
 use margay::resource::transaction::Transaction;
 use margay::resource::{Reply, Tree, Value};
 use margay_log::id::Index;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map as Object, Value as Json};
 
 use crate::exit::Exit;
@@ -43,8 +46,39 @@ pub(super) fn bad(step: &str, why: &str) -> Exit {
     Exit::usage(format!("{step}: {why}")).hint("margay txn --help shows what steps look like")
 }
 
+/// An object whose keys differ: of two that are the same, one would be left out in silence.
+pub(super) struct Line(Object<String, Json>);
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Line, D::Error> {
+        from.deserialize_map(Keys)
+    }
+}
+
+/// Takes a [`Line`] key by key.
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Line;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line, A::Error> {
+        let mut object = Object::new();
+        while let Some((key, value)) = map.next_entry::<String, Json>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("\"{key}\" is there twice")));
+            }
+            object.insert(key, value);
+        }
+        Ok(Line(object))
+    }
+}
+
 /// Reads a step.
-pub(super) fn read(object: &Object<String, Json>) -> Result<Step<'_>, Exit> {
+pub(super) fn read(Line(object): &Line) -> Result<Step<'_>, Exit> {
     let fields = Fields(object);
     let name = fields.text("name")?;
     match (object.get("check"), object.get("do")) {

@@ -4,6 +4,7 @@
 //! Nothing here waits by sleeping: answers are read with a time limit, and what has no answer is
 //! looked for until it is there.
 
+mod blocked;
 mod disk;
 mod frames;
 mod full;
@@ -58,7 +59,16 @@ impl One {
 
     /// Starts `command`, with what it says in a file in `dir`. Returns once it serves.
     #[track_caller]
-    fn launch(mut command: Command, dir: &Path) -> One {
+    fn launch(command: Command, dir: &Path) -> One {
+        let one = One::listen(command, dir);
+        // Before that its groups have no leader, and refuse everything for that.
+        serves(&one.address);
+        one
+    }
+
+    /// The same, but returns once it listens.
+    #[track_caller]
+    fn listen(mut command: Command, dir: &Path) -> One {
         let log = dir.join("log");
         let file = File::create(&log).expect("a file for its log");
         command.stdout(Stdio::null()).stderr(file);
@@ -73,8 +83,6 @@ impl One {
             one.address = address.unwrap_or_default().to_owned();
             address.is_some()
         });
-        // Before that its groups have no leader, and refuse everything for that.
-        serves(&one.address);
         one
     }
 

@@ -113,6 +113,7 @@ fn what_makes_no_transaction_is_refused_and_says_why() {
         (r#"{"check":"value","name":"t-v","equal":"v"}"#, "\"equal\" means nothing"),
         (r#"{"check":"value","name":"t-v"}"#, "exactly one of equals, version, absent"),
         (r#"{"do":"dance","name":"t-v"}"#, "\"do\" is set"),
+        (r#"{"do":"add","name":"t-n","by":1,"by":2}"#, "\"by\" is there twice"),
     ] {
         let refused = margay(&["txn", step]).with(2).err;
         assert!(refused.contains(why), "{step}: {refused}");

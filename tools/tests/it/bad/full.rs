@@ -1,10 +1,10 @@
-//! Disks that are full, and disks that fail: small file systems made for one node, in a mount
-//! namespace of its own that goes with it.
+//! Disks that are full, that fail, or that know no direct writes: file systems made for one node,
+//! in a mount namespace of its own that goes with it.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use margay::client::Group;
@@ -13,6 +13,7 @@ use margay::resource::{Failure, Map};
 
 use super::{One, connect, serve};
 use crate::harness::{Scratch, beside_others, run, until};
+use crate::sys;
 
 /// Writes into a file until there is no space left.
 fn fill(path: &Path) {
@@ -25,6 +26,17 @@ fn fill(path: &Path) {
             piece /= 2;
         }
     }
+}
+
+/// Whether what goes before a command works here. Where nobody may mount, that is said.
+fn can_be_mounted(before: &[&str]) -> bool {
+    let mut trial = Command::new(before[0]);
+    trial.args(&before[1..]).arg("true");
+    let may = run(trial);
+    if may.code != Some(0) {
+        println!("skipped: a file system cannot be mounted here: {}", may.err.trim());
+    }
+    may.code == Some(0)
 }
 
 /// A node whose data is on an ext4 of 64 MiB, in a file that lies in memory. What is at `path` in
@@ -47,13 +59,7 @@ impl Small {
                       rmdir \"$1/lost+found\" && chmod 700 \"$1\" && shift && exec \"$@\"";
         let (base, data) = (base.to_string_lossy(), data.to_string_lossy());
         let before = ["unshare", "--mount", "sh", "-c", script, &base, &data];
-        let mut trial = Command::new("unshare");
-        let may = run({
-            trial.args(&before[1..]).arg("true");
-            trial
-        });
-        if may.code != Some(0) {
-            println!("skipped: a small file system cannot be mounted here: {}", may.err.trim());
+        if !can_be_mounted(&before) {
             return None;
         }
         let command = serve(&before, data.as_ref().as_ref(), &["--shards", "1"]);
@@ -63,9 +69,37 @@ impl Small {
 
     /// A path of the node's namespace.
     fn seen(&self, path: &str) -> PathBuf {
+        self.seen_by(&self.one.child, path)
+    }
+
+    fn seen_by(&self, process: &Child, path: &str) -> PathBuf {
         let path = self.scratch.path().join(path);
         let inner = path.strip_prefix("/").expect("an absolute path");
-        PathBuf::from(format!("/proc/{}/root", self.one.child.id())).join(inner)
+        PathBuf::from(format!("/proc/{}/root", process.id())).join(inner)
+    }
+
+    /// Kills the node, fills its disk and starts it again.
+    fn restart_on_a_full_disk(&mut self) {
+        let enter = |process: &Child| {
+            let target = process.id().to_string();
+            ["nsenter", "--mount", "--target"].map(str::to_owned).into_iter().chain([target])
+        };
+        // A namespace lasts as long as somebody is in it.
+        let mut stays = Command::new("nsenter");
+        stays.args(enter(&self.one.child).skip(1)).args(["sleep", "600"]);
+        sys::die_with_parent(&mut stays, libc::SIGKILL);
+        let mut stays = stays.spawn().expect("somebody stays there");
+        until("somebody to be there", || self.seen_by(&stays, "data/node").exists());
+        self.one.child.kill().expect("it runs");
+        assert_eq!(self.one.wait(), None, "it was alive until now: {}", self.one.said());
+        fill(&self.seen_by(&stays, "data/balloon"));
+        let before: Vec<String> = enter(&stays).collect();
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
+        let data = self.scratch.path().join("data");
+        let command = serve(&before, &data, &["--shards", "1"]);
+        self.one = One::listen(command, self.scratch.path());
+        stays.kill().expect("it sleeps");
+        stays.wait().expect("it was ours");
     }
 }
 
@@ -102,6 +136,23 @@ fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
     assert_eq!(small.one.wait(), None, "it was alive until now: {}", small.one.said());
 }
 
+/// It takes nothing, and goes on when there is space: whoever watches it need not start it again.
+#[test]
+fn a_node_starts_on_a_full_disk_and_waits_for_space() {
+    let _beside = beside_others();
+    let Some(mut small) = Small::start("bad-full-start") else { return };
+    let client = connect(&small.one.address);
+    client.value("kept").wait().expect("opens").set(b"kept").wait().expect("sets");
+    drop(client);
+    small.restart_on_a_full_disk();
+    let said = small.one.said();
+    assert!(said.contains("has no space left"), "{said}");
+    fs::remove_file(small.seen("data/balloon")).expect("ours");
+    small.one.serves();
+    let value = connect(&small.one.address).value("kept").wait().expect("opens");
+    assert_eq!(*value.get().wait().expect("reads").expect("is there").value, *b"kept");
+}
+
 #[test]
 fn a_write_that_fails_stops_the_node_with_file_and_offset() {
     let _beside = beside_others();
@@ -128,4 +179,22 @@ fn a_write_that_fails_stops_the_node_with_file_and_offset() {
     let names = |line: &str| ["segment-", "hard-state"].iter().any(|file| line.contains(file));
     let fits = |line: &str| line.contains("error: ") && line.contains(" at offset ") && names(line);
     assert!(said.lines().any(fits), "{said}");
+}
+
+#[test]
+fn a_directory_without_direct_writes_works_and_says_so() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-indirect");
+    let data = scratch.path().join("data");
+    fs::create_dir_all(&data).expect("ours");
+    let script = "mount -t ramfs none \"$0\" && chmod 700 \"$0\" && exec \"$@\"";
+    let place = data.to_string_lossy();
+    let before = ["unshare", "--mount", "sh", "-c", script, &place];
+    if !can_be_mounted(&before) {
+        return;
+    }
+    let one = One::launch(serve(&before, &data, &["--shards", "1"]), scratch.path());
+    one.serves();
+    assert!(one.said().contains("no O_DIRECT here"), "{}", one.said());
+    assert_eq!(one.stop(), Some(0));
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -15,7 +15,7 @@ use margay::wire::Hello;
 use margay_log::id::{ClusterId, GroupId};
 
 use super::{One, Wire, connect, ends, serve, serves};
-use crate::harness::{Scratch, beside_others};
+use crate::harness::{Scratch, beside_others, until};
 use crate::sys;
 
 /// The same command with one argument replaced.
@@ -47,6 +47,7 @@ fn options_that_cannot_be_are_refused_with_the_remedy() {
     refused(&["--snapshot-after", "4KiB"], &["--snapshot-after 4096", "at least 65536 bytes"]);
     refused(&["--cpus", "4096"], &["cpu 4096"]);
     refused(&["--cpus", "0", "--shards", "2"], &["--cpus names 1 cpus for 2 shards"]);
+    refused(&["--cpus", "0,0"], &["--cpus names cpu 0 twice"]);
     refused(&["--peers", "n2=127.0.0.1:1"], &["n1 is not among them"]);
     let twins = "n1=127.0.0.1:1,n2=127.0.0.1:1";
     refused(&["--peers", twins], &["share a name or an address"]);
@@ -117,6 +118,79 @@ fn a_copy_of_a_directory_does_not_run_beside_its_original() {
     let moved = One::launch(serve(&[], &copy, &["--shards", "1"]), scratch.path());
     moved.serves();
     assert!(moved.said().contains("if it has moved, say margay cluster add n1="));
+}
+
+/// Names of nodes are looked up again and again. Who is told to end does not wait for that.
+#[test]
+fn a_node_ends_while_a_resolver_does_not_answer() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-resolver");
+    let file = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).expect("ours");
+        path.to_string_lossy().into_owned()
+    };
+    let hosts = file("hosts", "127.0.0.1 localhost n1.test\n");
+    let resolver = file("resolv.conf", "nameserver 10.9.9.2\n");
+    // What leaves by a dummy device is lost. $0 are the hosts, $1 is the resolver.
+    let script = "ip link set lo up && ip link add none type dummy && \
+                  ip address add 10.9.9.1/24 dev none && ip link set none up && \
+                  mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && \
+                  shift && exec \"$@\"";
+    let before = ["unshare", "--mount", "--net", "sh", "-c", script, &hosts, &resolver];
+    let mut trial = Command::new(before[0]);
+    trial.args(&before[1..]).arg("true");
+    let may = crate::harness::run(trial);
+    if may.code != Some(0) {
+        println!("skipped: no network of its own can be made here: {}", may.err.trim());
+        return;
+    }
+    let args = ["--shards", "1", "--peers", "n1=n1.test:5150"];
+    let command = serve(&before, &scratch.path().join("data"), &args);
+    let one = One::listen(command, scratch.path());
+    file("hosts", "127.0.0.1 localhost\n");
+    let sockets = format!("/proc/{}/net/udp", one.child.id());
+    until("its name to be looked up", || {
+        fs::read_to_string(&sockets).is_ok_and(|sockets| sockets.contains("0209090A:0035"))
+    });
+    let asked = Instant::now();
+    assert_eq!(one.stop(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
+}
+
+/// Others reach it through an address that it does not have: another port of the machine around it.
+#[test]
+fn a_node_behind_a_mapped_port_knows_itself() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-mapped");
+    let mapped = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = mapped.local_addr().expect("its address");
+    let own = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = own.local_addr().expect("its address").to_string();
+    drop(own);
+    let to = listen.clone();
+    thread::spawn(move || {
+        for stream in mapped.incoming().flatten() {
+            let Ok(other) = TcpStream::connect(&to) else { continue };
+            for (mut from, mut to) in [(&stream, &other), (&other, &stream)].map(|(from, to)| {
+                (from.try_clone().expect("a descriptor"), to.try_clone().expect("a descriptor"))
+            }) {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    let peers = format!("n1={address}");
+    for shards in ["1", "3"] {
+        let data = scratch.path().join("data");
+        let command = serve(&[], &data, &["--shards", shards, "--peers", &peers]);
+        let one = One::launch(with(&command, "127.0.0.1:0", &listen), scratch.path());
+        serves(&address.to_string());
+        assert!(!one.said().contains("the cluster knows n1 at"), "{}", one.said());
+        assert_eq!(one.stop(), Some(0));
+    }
 }
 
 #[test]
