@@ -274,7 +274,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// A session that holds and waits for more than one frame can list is ended, and all of it is
-    /// free then: it cannot come to that by margay's own types, only by those of users. By a leader:
+    /// free then: margay's own types do not let it come to that, those of users may. By a leader:
     /// this node may have been deposed since it was confirmed.
     fn end_overgrown(
         &mut self,
