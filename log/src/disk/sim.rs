@@ -359,7 +359,10 @@ impl SimDisk {
         snapshot: Index,
         step: &SnapshotStep,
     ) -> Result<Option<Buffer>, DiskError> {
-        let makes = !matches!(step, SnapshotStep::Read { .. } | SnapshotStep::Discard);
+        let makes = !matches!(
+            step,
+            SnapshotStep::Read { .. } | SnapshotStep::Discard | SnapshotStep::Remove
+        );
         if let Some(error) = self.fail_snapshots.filter(|_| makes) {
             return Err(error);
         }
