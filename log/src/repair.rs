@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::direct::Direct;
 use crate::disk::snapshots;
-use crate::disk::sys::disk_error;
+use crate::disk::sys::{disk_error, exchange};
 use crate::disk::view::View;
 use crate::disk::{Disk, Done};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
@@ -141,7 +141,7 @@ impl Repair {
     /// Puts the repaired log in place of the damaged one. Returns where the originals are.
     ///
     /// # Errors
-    /// The system's. The originals are then in one of the two places.
+    /// The system's. Then the log is as it was, or its originals are where they were to go.
     pub fn finish(self) -> Result<PathBuf, Error> {
         let mut originals = beside(&self.path, "damaged");
         let mut number = 1;
@@ -149,11 +149,26 @@ impl Repair {
             number += 1;
             originals = beside(&self.path, &format!("damaged-{number}"));
         }
-        fs::rename(&self.path, &originals).map_err(|error| failed("move", &self.path, &error))?;
-        fs::rename(&self.scratch, &self.path)
-            .map_err(|error| failed("move", &self.scratch, &error))?;
+        // At no moment is there nothing under the log's name: whoever opened it would begin anew.
+        let moved = fs::rename(&self.scratch, &originals);
+        moved.map_err(|error| failed("move", &self.scratch, &error))?;
+        let is_exchanged = exchange(&self.path, &originals).map_err(|error| {
+            let _ = fs::rename(&originals, &self.scratch);
+            failed("exchange", &self.path, &error)
+        })?;
+        if !is_exchanged {
+            let exchanged = self.exchange_in_steps(&originals);
+            exchanged.map_err(|error| failed("exchange", &self.path, &error))?;
+        }
         sync_parent(&self.path).map_err(|error| failed("sync", &self.path, &error))?;
         Ok(originals)
+    }
+
+    /// Exchanges the log and what is in `other`, where that cannot be done at once.
+    fn exchange_in_steps(&self, other: &Path) -> io::Result<()> {
+        fs::rename(other, &self.scratch)?;
+        fs::rename(&self.path, other)?;
+        fs::rename(&self.scratch, &self.path).inspect_err(|_| _ = fs::rename(other, &self.path))
     }
 
     /// Links every file into the scratch directory, or copies it where it would be written. Opening
@@ -248,6 +263,7 @@ impl Repair {
 
     /// Opens what is left for real, so that it is cut, and says that it lacks nothing any more.
     fn cut(&mut self, walked: &Opened) -> Result<(), Error> {
+        self.part()?;
         let hard = View::open(&self.scratch)?.newest_hard_state()?;
         let options = Options { cluster: hard.cluster, group: hard.group, ..Options::default() };
         let mut disk = Direct::open(&self.scratch)?;
@@ -307,6 +323,21 @@ impl Repair {
             Ok(reader.is_complete())
         };
         read().unwrap_or(false)
+    }
+
+    /// Copies the newest segments as far as nothing was written to them: the log will go on there,
+    /// and not in the originals.
+    fn part(&self) -> Result<(), Error> {
+        for (segment, _, _) in self.files(&self.scratch)?.into_iter().rev() {
+            let file = self.file(&self.scratch, segment);
+            let bytes = fs::read(&file).map_err(|error| failed("read", &file, &error))?;
+            if bytes.iter().skip(BLOCK).any(|&byte| byte != 0) {
+                return Ok(());
+            }
+            fs::remove_file(&file).map_err(|error| failed("remove", &file, &error))?;
+            fs::write(&file, bytes).map_err(|error| failed("copy", &file, &error))?;
+        }
+        Ok(())
     }
 
     /// Makes a hard state from what segments and frames say.

@@ -176,6 +176,9 @@ codes! {
     BAD_TIMEOUT = 406, NotApplied, "session time-outs are 1 to 300 seconds";
     /// The connection has not registered or attached a session.
     NO_SESSION = 407, NotApplied, "register or attach a session first";
+    /// The session holds and waits for as much as it may: 10,000 locks, permits, memberships and so
+    /// on, in one group.
+    TOO_MANY_HOLDINGS = 408, NotApplied, "the session holds and waits for too much; release some";
 
     /// No more connections.
     TOO_MANY_CONNECTIONS = 501, NotApplied, "too many connections; close some or raise the limit";

@@ -9,7 +9,7 @@ use margay_log::breaks;
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Micros};
 
-use super::front::{refuse, send_event};
+use super::front::{FAN_OUT_MAX, refuse, send_event};
 use super::pending::{Waiting, Want};
 use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
@@ -22,6 +22,8 @@ use crate::wire::{Frame, GroupStatus, Kind};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
+/// What looking through the kept events of a resource counts for, in bytes that are sent.
+const LOOKED_THROUGH: usize = 16 << 10;
 
 /// A command as it arrived.
 struct Arrived<'a> {
@@ -393,7 +395,8 @@ impl<S: StateMachine> Replica<S> {
         }
         if breaks::KEEP_ALIVE_UNCONFIRMED.on() {
             let want = Want::KeepAlive;
-            return self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
+            self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
+            return;
         }
         self.gather(now, conn, session, Want::KeepAlive, host);
     }
@@ -452,11 +455,19 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// The state has leapt ahead of `before`: sends every subscription what is kept of the events
-    /// in between.
+    /// in between, or that it lags, where there are many of them.
     pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
+        let mut left = FAN_OUT_MAX;
         for (conn, id, resource, filter) in self.front.all_subscriptions() {
             let Some(out) = host.client(conn) else { continue };
+            if left == 0 {
+                let oldest = self.machine.applied().next();
+                Response::Lagged { subscription: id, oldest }.encode(out);
+                continue;
+            }
+            let length = out.len();
             let sent = self.send_missed(out, id, resource, (before, u32::MAX), &filter);
+            left = left.saturating_sub(LOOKED_THROUGH + out.len() - length);
             if let Err(halted) = sent {
                 return self.halt(halted, host);
             }
@@ -480,7 +491,7 @@ impl<S: StateMachine> Replica<S> {
         }
         if let Events::Some(missed) = kept {
             for (index, event) in missed {
-                send_event(out, id, index, &event);
+                send_event(out, id, index, &event, &event.payload());
             }
         }
         Ok(())

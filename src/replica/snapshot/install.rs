@@ -13,7 +13,7 @@ use margay_log::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 
 use super::super::{Host, Replica};
 use super::restore::Feeding;
-use super::{SnapshotId, id_of};
+use super::{RETRY, SnapshotId, id_of};
 use crate::machine::StateMachine;
 use crate::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 
@@ -96,6 +96,7 @@ impl<S: StateMachine> Replica<S> {
             tracing::error!(group = self.config.group.0, %from, why,
                 "what came is no whole snapshot");
             self.abandon_install(host);
+            self.snapshots.retry_at = Some(now.after(RETRY));
             return self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
         }
         let mut data = Buffer::zeroed(piece.bytes.len());
@@ -138,7 +139,8 @@ impl<S: StateMachine> Replica<S> {
         installing.is_some_and(|installing| id_of(installing.header()) == *id)
     }
 
-    /// Begins anew with the first piece of a file; `false` where that is not what came.
+    /// Begins anew with the first piece of a file; `false` where that is not what came, or it is too
+    /// early to try again.
     fn begin_install(
         &mut self,
         now: Micros,
@@ -146,6 +148,9 @@ impl<S: StateMachine> Replica<S> {
         piece: &SnapshotPiece<'_>,
         host: &mut dyn Host,
     ) -> bool {
+        if self.snapshots.retry_at.is_some_and(|at| now < at) {
+            return false; // The sender tries again.
+        }
         if piece.offset != 0 {
             self.answer_piece(from, piece.id, 0, SnapshotState::Wanted, host);
             return false;
@@ -214,6 +219,7 @@ impl<S: StateMachine> Replica<S> {
             let (from, id) = (installing.from, id_of(installing.header()));
             self.abandon_install(host);
             self.snapshots.strays.retain(|&(_, stray)| stray != ticket);
+            self.snapshots.retry_at = Some(now.after(RETRY));
             // All that was taken is gone with it: the sender, who may have sent everything, would
             // wait for long.
             self.answer_piece(from, id, 0, SnapshotState::Wanted, host);
@@ -248,6 +254,7 @@ impl<S: StateMachine> Replica<S> {
                 tracing::error!(group = self.config.group.0, %from, %index, why,
                     "the snapshot that was brought does not restore");
                 self.snapshots.useless.push(index);
+                self.snapshots.retry_at = Some(now.after(RETRY));
                 return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
             }
         };
@@ -256,6 +263,7 @@ impl<S: StateMachine> Replica<S> {
             host.dispose(Box::new(machine));
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot comes late");
         } else if self.take_over(now, &header, machine, host) {
+            self.note_applied(now, host);
             self.snapshots.counts.installed += 1;
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
             self.forget_all_snapshots();

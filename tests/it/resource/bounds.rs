@@ -71,7 +71,7 @@ fn a_log_that_grew_by_transactions_comes_back() {
     let id = open(&mut world, session, kind::LOG, Retention::new().records(1).encode());
     let append = AppendV1 { records: vec![Vec::new(); 1_000], position: 0 };
     let mut commit = CommitV1::default();
-    for _ in 0..10 {
+    for _ in 0..4 {
         commit.kinds.push(AppendV1::KIND);
         commit.schemas.push(AppendV1::SCHEMA);
         commit.resources.push(id);
