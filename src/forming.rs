@@ -376,8 +376,8 @@ impl Forming {
         }
         if !self.formed && now >= self.ask_at {
             self.ask_at = now.after(FORMING_PAUSE);
-            // Those that have agreed, too: they may know of everybody and have founded meanwhile, and
-            // whom this node still waits for may be gone for good.
+            // Those that have agreed, too: they may know of everybody and have founded meanwhile,
+            // and whom this node still waits for may be gone for good.
             let others = self.peers.iter().filter(|peer| peer.name != self.own.name);
             out.extend(others.cloned().map(Output::Ask));
         }

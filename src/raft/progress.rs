@@ -160,8 +160,8 @@ impl Progress {
     }
 
     /// Searches on from `last`, which the peer may hold: at once where that moves the guess back,
-    /// else with the next heartbeat. So a search sends no more than there are guesses, however often
-    /// it is refused.
+    /// else with the next heartbeat. So a search sends no more than there are guesses, however
+    /// often it is refused.
     pub(super) fn become_probe(&mut self, last: Index) {
         let next = last.max(self.match_index).next();
         self.urgent |= next < self.next;

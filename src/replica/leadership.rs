@@ -33,8 +33,8 @@ const BEHIND: Micros = Micros::from_millis(500);
 /// A leader whose disk lags for this long gives leadership away.
 const LAGGED: Micros = Micros::from_millis(1_000);
 /// From one attempt to hand over that nobody asked for to the next, at least, in times of
-/// `settled`; so long who was given leadership keeps it with a full disk, or halted. It doubles when
-/// one fails,
+/// `settled`; so long who was given leadership keeps it with a full disk, or halted. It doubles
+/// when one fails,
 const PAUSE: u64 = 2;
 /// up to this.
 const PAUSE_MAX: u64 = 32;

@@ -72,7 +72,7 @@ impl<S: StateMachine> Checker<S> {
             let details = format!("{} has a batch that cannot be read", node.id);
             return Err(Failure::new("no damage without rot", details));
         }
-        // The two newest, one for each node that it is brought to, and some that are on their way out.
+        // The two newest, one for each node that it is brought to, and some on their way out.
         let (kept, max) = (node.disk.finished_snapshots().count(), 4 + nodes.len());
         if kept > max {
             let details = format!("{} keeps {kept}", node.id);

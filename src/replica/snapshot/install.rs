@@ -139,8 +139,8 @@ impl<S: StateMachine> Replica<S> {
         installing.is_some_and(|installing| id_of(installing.header()) == *id)
     }
 
-    /// Begins anew with the first piece of a file; `false` where that is not what came, or it is too
-    /// early to try again.
+    /// Begins anew with the first piece of a file; `false` where that is not what came, or it is
+    /// too early to try again.
     fn begin_install(
         &mut self,
         now: Micros,

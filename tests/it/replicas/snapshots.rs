@@ -414,8 +414,8 @@ pub(super) fn purge_during_stream() {
     assert!(scene.group.node(away).fatal.is_none());
 }
 
-/// Whose disk has no space for a snapshot is not sent it all the time, and keeps nobody from letting
-/// go of old log and old snapshots.
+/// Whose disk has no space for a snapshot is not sent it all the time, and keeps nobody from
+/// letting go of old log and old snapshots.
 #[test]
 fn who_has_no_space_for_a_snapshot_holds_nobody_up() {
     let mut scene = Scene::behind();

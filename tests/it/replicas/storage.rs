@@ -362,8 +362,8 @@ pub(super) fn damage_of_the_last_voter_is_refused_and_changes_nothing() {
     assert_eq!(caller.add(&mut group, counter), count + 1);
 }
 
-/// A voter has lost the end of its log, and the leader to whom it had acknowledged that leads on. On
-/// the way back there it holds much that is committed: it votes when it holds all of it.
+/// A voter has lost the end of its log, and the leader to whom it had acknowledged that leads on.
+/// On the way back there it holds much that is committed: it votes when it holds all of it.
 #[test]
 fn who_is_brought_its_lost_end_by_the_same_leader_votes_when_it_has_all_of_it() {
     let mut group = Group::new(3);
