@@ -3,9 +3,10 @@
 #
 #     scripts/power-cuts.sh [SCALE]      default 70: over a million cuts, some minutes
 #
-# Random histories of appends, batches of other leaders, cuts at both ends, resets, meta blocks,
-# cleaning and compaction. Each cut drops, completes or tears every write under way, any subset of
-# its sectors; then the log is opened and held against what it had promised.
+# Random histories of appends, batches of other leaders, cuts at both ends and within a batch,
+# resets, meta blocks, cleaning and compaction. Each cut drops, completes or tears every write under
+# way, any subset of its sectors, and may bring back what was removed since the directory was synced;
+# then the log is opened and held against what it had promised.
 set -eu
 . "$(dirname -- "$0")/lib.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac

@@ -376,9 +376,10 @@ impl Forming {
         }
         if !self.formed && now >= self.ask_at {
             self.ask_at = now.after(FORMING_PAUSE);
-            let waiting: Vec<&str> = self.waiting().collect();
-            let ask = self.peers.iter().filter(|peer| waiting.contains(&peer.name.as_str()));
-            out.extend(ask.cloned().map(Output::Ask));
+            // Those that have agreed, too: they may know of everybody and have founded meanwhile, and
+            // whom this node still waits for may be gone for good.
+            let others = self.peers.iter().filter(|peer| peer.name != self.own.name);
+            out.extend(others.cloned().map(Output::Ask));
         }
     }
 

@@ -368,6 +368,21 @@ impl Open {
         Ok(())
     }
 
+    /// Adds entries without fields; there must be room for all of them. All of them, or if one does
+    /// not fit, or panics, none.
+    #[cfg(feature = "direct")]
+    pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
+        let before = (self.used, self.count, self.summed, self.crc);
+        let mut added = Added { open: self, before: Some(before) };
+        for payload in payloads {
+            let payload = payload.as_ref();
+            let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
+            added.open.push_with(&EntryHeader::default(), payload.len(), fill)?;
+        }
+        added.before = None;
+        Ok(())
+    }
+
     /// Adds entries without fields, with stores that go past the caches; there must be room for all
     /// of them. Their checksum is taken from where they come from. All of them, or if that panics,
     /// none.
@@ -436,6 +451,24 @@ impl Open {
     /// The buffer, its content no longer wanted.
     pub(crate) fn discard(self) -> Buffer {
         self.buffer
+    }
+}
+
+/// Entries that go again unless all of them have been added.
+#[cfg(feature = "direct")]
+struct Added<'a> {
+    open: &'a mut Open,
+    /// How the batch was before the first of them.
+    before: Option<(usize, u32, usize, u32)>,
+}
+
+#[cfg(feature = "direct")]
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        if let Some((used, count, summed, crc)) = self.before {
+            let open = &mut *self.open;
+            (open.used, open.count, open.summed, open.crc) = (used, count, summed, crc);
+        }
     }
 }
 

@@ -199,7 +199,7 @@ impl Log {
                 continue;
             }
             let (marked, entries) = (segment.marks().count(), segment.entries_left());
-            if marked == 0 || marked * 100 < entries * percent {
+            if marked == 0 || marked * 100 < entries.saturating_mul(percent) {
                 continue;
             }
             let before = self.segments.end_at(first.first.prev());
@@ -281,15 +281,19 @@ impl Log {
         self.idle.begun.position = Position::default();
     }
 
+    /// Whether the segment still is what it was when it was chosen.
+    pub(crate) fn is_current(&self, candidate: &Candidate) -> bool {
+        let segment = self.segments.all().find(|segment| segment.number == candidate.segment);
+        segment.is_some_and(|segment| segment.batches() == candidate.batches)
+    }
+
     /// Replaces the file of a segment. False if it is no longer what it was when it was chosen.
     ///
     /// # Panics
     /// Unless [`Log::may_rewrite`], or if another segment is being rewritten.
     pub fn rewrite(&mut self, candidate: &Candidate, packed: Packed) -> bool {
         assert!(self.may_rewrite(candidate.segment) && self.rewriting.is_none());
-        let segment = self.segments.by_number(candidate.segment);
-        let is_same = segment.is_some_and(|segment| segment.batches() == candidate.batches);
-        if !is_same || self.poisoned.is_some() {
+        if !self.is_current(candidate) || self.poisoned.is_some() {
             return false;
         }
         let (segment, marks) = (candidate.segment, candidate.marks.clone());
@@ -315,6 +319,9 @@ impl Log {
         retiring.into_iter().for_each(|retiring| retiring.size = done.size);
         if let Some(segment) = self.segments.by_number(segment) {
             segment.replace(done.size, done.batches, &done.marks, done.gone);
+            // Batches in memory have what was left out. They go from the oldest on.
+            let through = segment.batches().last().map_or(Index::ZERO, |batch| batch.last);
+            self.tail.truncate_prefix(through);
         }
     }
 }

@@ -184,24 +184,18 @@ impl Log {
     }
 
     /// Adds all of `payloads` to the open batch, even beyond [`crate::format::BATCH_MAX`]. Returns
-    /// the index of the first.
+    /// the index of the first. If one of them panics, none is there.
     ///
     /// # Errors
-    /// [`Full`], and then some are in the open batch and some not: the caller has seen to it that
-    /// they fit.
+    /// [`Full`], and then the open batch is as before.
     #[cfg(feature = "direct")]
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
         let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
         let open = self.open_for(length as usize);
         if is_streamed(payloads.len(), length) {
             open.push_streamed(payloads)?;
-            return Ok(Index(self.open_last().0 + 1 - payloads.len() as u64));
-        }
-        let header = EntryHeader::default();
-        for payload in payloads {
-            let payload = payload.as_ref();
-            let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
-            self.push_with(&header, payload.len(), fill)?;
+        } else {
+            open.push_all(payloads)?;
         }
         Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
     }
@@ -388,6 +382,7 @@ impl Log {
         if !self.has_room(in_blocks(FRAME as u64 + u64::from(LENGTH_MAX))) {
             return Err(Error::NoSpace);
         }
+        let marked = self.segments.marked(end.id.index, after);
         self.truncate_suffix(end.id.index)?;
         self.replacing = after;
         for (header, payload) in kept {
@@ -395,6 +390,9 @@ impl Log {
                 .expect("they came from one batch");
         }
         self.seal(term, log_time)?;
+        for index in marked {
+            self.clean(index)?;
+        }
         Ok(after)
     }
 

@@ -31,8 +31,8 @@ pub struct Options {
     /// Bytes sealed and waiting for prepared space or for their turn, at most. Default 32 MiB. One
     /// batch may always wait.
     pub queue_bytes: u64,
-    /// Space that [`crate::Log::prepare_ahead`] has prepared, in bytes. Default 0. Beyond that, a
-    /// segment is asked for when half of the last one is used.
+    /// Space that [`crate::Log::prepare_ahead`] has prepared, in bytes, at most 1 TiB. Default 0.
+    /// Beyond that, a segment is asked for when half of the last one is used.
     pub prepared_bytes: u64,
     /// Files of segments that are no longer needed are kept for later segments, up to this many
     /// bytes. Default 0. Not for logs whose files others read beside the writer.
@@ -89,6 +89,9 @@ impl Options {
         }
         if self.segment_max > 1 << 40 {
             return wrong("segment_max", "at most 1 TiB");
+        }
+        if self.prepared_bytes > 1 << 40 {
+            return wrong("prepared_bytes", "at most 1 TiB");
         }
         if self.writes_in_flight == 0 {
             return wrong("writes_in_flight", "at least 1");

@@ -53,8 +53,8 @@ pub(crate) struct Reads {
     fetches: Vec<Fetch>,
     /// By first index of the batch.
     damaged: BTreeSet<Index>,
-    /// Writes that put batches back, the first index of each, and where.
-    mending: Vec<(Ticket, Index, SegmentNumber)>,
+    /// Writes that put batches back, and what goes where.
+    mending: Vec<(Ticket, Position, BatchRef)>,
 }
 
 impl Reads {
@@ -65,7 +65,7 @@ impl Reads {
     /// Whether a segment is being read, or something is put back there.
     pub(crate) fn is_using(&self, segment: SegmentNumber) -> bool {
         self.fetches.iter().any(|fetch| fetch.segment == segment)
-            || self.mending.iter().any(|&(_, _, number)| number == segment)
+            || self.mending.iter().any(|(_, position, _)| position.segment == segment)
     }
 
     pub(crate) fn truncate_suffix(&mut self, after: Index) {
@@ -237,7 +237,7 @@ impl Log {
         let ticket = self.next_ticket();
         let data = Arc::clone(batch.buffer());
         self.reads.damaged.remove(&header.first);
-        self.reads.mending.push((ticket, header.first, number));
+        self.reads.mending.push((ticket, position, listed));
         self.tail.fetch(batch);
         self.ops.push_back(Op::Mend { ticket, segment: number, offset: listed.offset, data });
         true
@@ -248,9 +248,10 @@ impl Log {
         let Some(at) = self.reads.mending.iter().position(|&(mend, ..)| mend == ticket) else {
             return;
         };
-        let (_, first, _) = self.reads.mending.swap_remove(at);
-        if result.is_err() && self.segments.find(first).is_some() {
-            self.reads.damaged.insert(first);
+        let (_, position, batch) = self.reads.mending.swap_remove(at);
+        // It may have been cut off meanwhile, and another one have its index.
+        if result.is_err() && self.is_held(position, &batch) {
+            self.reads.damaged.insert(batch.first);
         }
     }
 

@@ -2,26 +2,30 @@
 //!
 //! Nothing is changed in place. What can be saved is put together in a directory beside, from links
 //! to the segments and a new hard state, and opened there: that says what is kept and what is lost.
-//! [`Repair::finish`] then exchanges the two; the originals stay, beside.
+//! [`Repair::finish`] then exchanges the two; the originals stay, beside. Of a group's log copies
+//! are put together: a node uses its files again, and would write over what is shared.
 //!
 //! What is done, in this order, as far as it is needed: segments that bear each other's names get
 //! their own; a hard state that is lost is made anew from what the segments say; a segment that
-//! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks.
+//! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks. A
+//! group's snapshots go along. What a newer version has written is no damage: it is left alone.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::direct::Direct;
-use crate::disk::sys::disk_error;
+use crate::disk::snapshots;
+use crate::disk::sys::{disk_error, exchange};
 use crate::disk::view::View;
 use crate::disk::{Disk, Done};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, SegmentHeader};
 use crate::hard_state::{HARD_STATE_BYTES, HardState};
-use crate::id::{BatchEnd, Chain, EntryId, Index, Position, SegmentNumber, Term};
+use crate::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Position, SegmentNumber, Term};
 use crate::options::Options;
 use crate::recover::Opened;
+use crate::snapshot::snapshot_file;
 
 /// One thing that is done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,11 +80,13 @@ pub struct Repair {
     steps: Vec<Step>,
     first: Index,
     last: Index,
+    /// Nobody opens the log between the plan and its end.
+    _locked: File,
 }
 
 impl Repair {
     /// Finds out what would have to be done to the log in `path`. `None`: nothing. The log must not
-    /// be open anywhere.
+    /// be open anywhere, and cannot be opened until this is done or dropped.
     ///
     /// # Errors
     /// [`Error::Locked`], or why it cannot be repaired; nothing has changed then.
@@ -89,18 +95,19 @@ impl Repair {
         if View::open(path)?.walk().is_ok_and(|opened| opened.report.damage.is_none()) {
             return Ok(None);
         }
-        let scratch = beside(path, "repair");
+        // `.` has no name that another could be put beside.
+        let path = fs::canonicalize(path).map_err(|error| failed("find", path, &error))?;
+        let scratch = beside(&path, "repair");
         let _ = fs::remove_dir_all(&scratch);
         let mut repair = Repair {
-            path: path.to_owned(),
+            path,
             scratch,
             steps: Vec::new(),
             first: Index::ZERO,
             last: Index::ZERO,
+            _locked: locked,
         };
-        let result = repair.link().and_then(|()| repair.work());
-        drop(locked);
-        result.map(|()| Some(repair))
+        repair.link().and_then(|()| repair.work()).map(|()| Some(repair))
     }
 
     /// What is done, in order.
@@ -124,7 +131,7 @@ impl Repair {
     /// Puts the repaired log in place of the damaged one. Returns where the originals are.
     ///
     /// # Errors
-    /// The system's. The originals are then in one of the two places.
+    /// The system's. Then the log is as it was, or its originals are where they were to go.
     pub fn finish(self) -> Result<PathBuf, Error> {
         let mut originals = beside(&self.path, "damaged");
         let mut number = 1;
@@ -132,24 +139,56 @@ impl Repair {
             number += 1;
             originals = beside(&self.path, &format!("damaged-{number}"));
         }
-        fs::rename(&self.path, &originals).map_err(|error| failed("move", &self.path, &error))?;
-        fs::rename(&self.scratch, &self.path)
-            .map_err(|error| failed("move", &self.scratch, &error))?;
+        // At no moment is there nothing under the log's name: whoever opened it would begin anew.
+        let moved = fs::rename(&self.scratch, &originals);
+        moved.map_err(|error| failed("move", &self.scratch, &error))?;
+        let is_exchanged = exchange(&self.path, &originals).map_err(|error| {
+            let _ = fs::rename(&originals, &self.scratch);
+            failed("exchange", &self.path, &error)
+        })?;
+        if !is_exchanged {
+            let exchanged = self.exchange_in_steps(&originals);
+            exchanged.map_err(|error| failed("exchange", &self.path, &error))?;
+        }
         sync_parent(&self.path).map_err(|error| failed("sync", &self.path, &error))?;
         Ok(originals)
     }
 
-    /// Links every file into the scratch directory. The hard state is copied: it would be written.
+    /// Exchanges the log and what is in `other`, where that cannot be done at once.
+    fn exchange_in_steps(&self, other: &Path) -> io::Result<()> {
+        fs::rename(other, &self.scratch)?;
+        fs::rename(&self.path, other)?;
+        fs::rename(&self.scratch, &self.path).inspect_err(|_| _ = fs::rename(other, &self.path))
+    }
+
+    /// Links every file into the scratch directory, or copies it where it would be written. Opening
+    /// what is there syncs it, but for snapshots.
     fn link(&self) -> Result<(), Error> {
-        fs::create_dir(&self.scratch).map_err(|error| failed("create", &self.scratch, &error))?;
+        let made = fs::create_dir(&self.scratch).and_then(|()| {
+            fs::set_permissions(&self.scratch, fs::metadata(&self.path)?.permissions())
+        });
+        made.map_err(|error| failed("create", &self.scratch, &error))?;
         let hard_state = self.path.join(HARD_STATE_FILE);
         if hard_state.exists() {
-            fs::copy(&hard_state, self.scratch.join(HARD_STATE_FILE))
-                .map_err(|error| failed("copy", &hard_state, &error))?;
+            copy(&hard_state, &self.scratch.join(HARD_STATE_FILE))?;
         }
-        for (number, _, _) in self.files(&self.path)? {
+        let segments = self.files(&self.path)?;
+        let is_groups = |header: &SegmentHeader| header.cluster != ClusterId(0);
+        let is_groups =
+            segments.iter().any(|(_, _, header)| header.as_ref().is_some_and(is_groups));
+        for (number, _, _) in segments {
             let (from, to) = (self.file(&self.path, number), self.file(&self.scratch, number));
-            fs::hard_link(&from, &to).map_err(|error| failed("link", &from, &error))?;
+            match is_groups {
+                true => copy(&from, &to)?,
+                false => {
+                    fs::hard_link(&from, &to).map_err(|error| failed("link", &from, &error))?
+                }
+            }
+        }
+        let snapshots = snapshots::listed(&self.path);
+        for (index, _) in snapshots.map_err(|error| failed("list", &self.path, &error))? {
+            let name = snapshot_file(index);
+            copy(&self.path.join(&name), &self.scratch.join(&name))?;
         }
         Ok(())
     }
@@ -217,6 +256,7 @@ impl Repair {
         if let Some(damage) = walked.report.damage {
             self.steps.push(Step::Lose { first: damage.index, until: damage.until });
         }
+        self.part()?;
         let hard = View::open(&self.scratch)?.newest_hard_state()?;
         let options = Options { cluster: hard.cluster, group: hard.group, ..Options::default() };
         let mut disk = Direct::open(&self.scratch)?;
@@ -235,6 +275,21 @@ impl Repair {
             }
         }
         (self.first, self.last) = (log.first(), log.last().index);
+        Ok(())
+    }
+
+    /// Copies the newest segments as far as nothing was written to them: the log will go on there,
+    /// and not in the originals.
+    fn part(&self) -> Result<(), Error> {
+        for (segment, _, _) in self.files(&self.scratch)?.into_iter().rev() {
+            let file = self.file(&self.scratch, segment);
+            let bytes = fs::read(&file).map_err(|error| failed("read", &file, &error))?;
+            if bytes.iter().skip(BLOCK).any(|&byte| byte != 0) {
+                return Ok(());
+            }
+            fs::remove_file(&file).map_err(|error| failed("remove", &file, &error))?;
+            fs::write(&file, bytes).map_err(|error| failed("copy", &file, &error))?;
+        }
         Ok(())
     }
 
@@ -350,8 +405,7 @@ fn segment_of(error: &Error) -> Option<SegmentNumber> {
         | Error::SegmentSwapped { segment, .. } => Some(*segment),
         Error::Foreign { file }
         | Error::OtherIncarnation { file, .. }
-        | Error::OtherGroup { file, .. }
-        | Error::Newer { file, .. } => crate::disk::direct::segment_number(file.as_bytes()),
+        | Error::OtherGroup { file, .. } => crate::disk::direct::segment_number(file.as_bytes()),
         _ => None,
     }
 }
@@ -362,9 +416,14 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let copied = fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+    copied.map_err(|error| failed("copy", from, &error))
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match std::path::absolute(path)?.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
 }

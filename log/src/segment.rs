@@ -323,6 +323,14 @@ impl Segments {
         self.list[self.active].removed += entries;
     }
 
+    /// The entries behind `after` up to `through`, all of one batch, that are no longer wanted.
+    #[cfg(any(feature = "direct", feature = "sim"))]
+    pub(crate) fn marked(&self, after: Index, through: Index) -> Vec<Index> {
+        let Some((segment, _)) = self.find(through) else { return Vec::new() };
+        let entries = (after.next().0..=through.0).map(Index);
+        entries.filter(|&index| segment.marks.has(index)).collect()
+    }
+
     /// The batch that holds `index`, and its segment.
     pub(crate) fn find(&self, index: Index) -> Option<(&Segment, usize)> {
         if index <= self.start.id.index || index > self.last.id.index {

@@ -150,6 +150,24 @@ fn a_wiped_founder_is_told_that_it_is_known_with_another_disk() {
     assert_eq!(out, [Output::Formed(record.clone())]);
 }
 
+/// The third founder has made itself known to the first alone, and is gone for good: the second
+/// hears from the first what the two of them have founded.
+#[test]
+fn who_has_agreed_is_asked_until_the_cluster_is_founded() {
+    let mut first = Forming::new(offer(1, 3), peers(3));
+    step(&mut first, 0, Input::Offer(offer(2, 3)));
+    let out = step(&mut first, 0, Input::Offer(offer(3, 3)));
+    let [Output::Formed(record)] = &out[..] else { panic!("{out:?}") };
+
+    let mut second = Forming::new(offer(2, 3), peers(3));
+    step(&mut second, 0, Input::Offer(offer(1, 3)));
+    assert_eq!(second.waiting().collect::<Vec<_>>(), ["n3"]);
+    let asked = step(&mut second, FORMING_PAUSE.0, Input::Tick);
+    assert!(asked.contains(&Output::Ask(peers(3)[0].clone())), "{asked:?}");
+    let out = step(&mut second, FORMING_PAUSE.0, Input::Record(record.clone()));
+    assert_eq!(out, [Output::Formed(record.clone())]);
+}
+
 #[test]
 fn a_second_node_of_the_same_name_is_noticed() {
     let mut forming = Forming::new(offer(1, 2), peers(2));

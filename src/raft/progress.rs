@@ -159,10 +159,13 @@ impl Progress {
         self.match_index = self.match_index.min(last);
     }
 
-    /// Searches on from `last`, which the peer may hold.
+    /// Searches on from `last`, which the peer may hold: at once where that moves the guess back,
+    /// else with the next heartbeat. So a search sends no more than there are guesses, however often
+    /// it is refused.
     pub(super) fn become_probe(&mut self, last: Index) {
-        self.restart(State::Probe, last.max(self.match_index).next());
-        self.urgent = true;
+        let next = last.max(self.match_index).next();
+        self.urgent |= next < self.next;
+        self.restart(State::Probe, next);
     }
 
     /// The peer lacks what is behind `base`.

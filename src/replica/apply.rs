@@ -176,7 +176,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// What waited for the applied index to come this far.
-    fn note_applied(&mut self, now: Micros, host: &mut dyn Host) {
+    pub(super) fn note_applied(&mut self, now: Micros, host: &mut dyn Host) {
         if let Some(waste) = self.machine.take_waste() {
             host.dispose(waste);
         }

@@ -2,8 +2,9 @@
 //!
 //! All nodes rank a group's voters alike ([`rank`]), so that the leaders of many groups are spread
 //! over the nodes. A leader that is not the first hands over to one ranked above it that has been
-//! well for a while; one whose own disk lags, or is full, hands over to anybody who is well. All
-//! disks may be full, and nobody tells: who was given leadership waits longer with a full one.
+//! well for a while; one whose own disk lags, or is full, or who has halted, hands over to anybody
+//! who is well. All disks may be full, all may have halted, and nobody tells: who was given
+//! leadership waits longer for such a reason.
 //!
 //! *Well* is a voter that answers, is streamed to, and holds on its disk what was committed
 //! `BEHIND` ago. Whoever was not has to be well for [`ReplicaConfig::settled`] before it is
@@ -32,7 +33,8 @@ const BEHIND: Micros = Micros::from_millis(500);
 /// A leader whose disk lags for this long gives leadership away.
 const LAGGED: Micros = Micros::from_millis(1_000);
 /// From one attempt to hand over that nobody asked for to the next, at least, in times of
-/// `settled`; so long a full disk is kept by who was given leadership. It doubles when one fails,
+/// `settled`; so long who was given leadership keeps it with a full disk, or halted. It doubles when
+/// one fails,
 const PAUSE: u64 = 2;
 /// up to this.
 const PAUSE_MAX: u64 = 32;
@@ -72,6 +74,8 @@ pub(super) struct Leadership {
     lags: Option<Micros>,
     /// Since when it is full, if it is.
     full: Option<Micros>,
+    /// Since when this replica has halted, if it has.
+    halted: Option<Micros>,
     /// Looked at again then.
     look_at: Micros,
     /// No transfer by rank or lag before this.
@@ -140,9 +144,11 @@ impl Leadership {
         }
     }
 
-    /// Takes in whether the own disk is full. It takes nothing then that could lag on it.
-    fn note_space(&mut self, now: Micros, is_full: bool) {
+    /// Takes in whether the own disk is full, which takes nothing then that could lag on it, and
+    /// whether this replica has halted.
+    fn note_own(&mut self, now: Micros, is_full: bool, has_halted: bool) {
         self.full = is_full.then(|| self.full.unwrap_or(now));
+        self.halted = has_halted.then(|| self.halted.unwrap_or(now));
     }
 
     /// Who should lead in place of `own` now, if anybody.
@@ -159,9 +165,10 @@ impl Leadership {
             return None;
         }
         let mut candidates = candidates.filter(|node| Some(**node) != given_up);
-        let full_for = if given_up.is_some() { Micros(self.settled.0 * PAUSE) } else { LAGGED };
+        let idle_for = if given_up.is_some() { Micros(self.settled.0 * PAUSE) } else { LAGGED };
         let is_for = |since: Option<Micros>, span| since.is_some_and(|at| at.after(span) <= now);
-        if is_for(self.lags, LAGGED) || is_for(self.full, full_for) {
+        let is_idle = is_for(self.full, idle_for) || is_for(self.halted, idle_for);
+        if is_for(self.lags, LAGGED) || is_idle {
             return candidates.copied().find(|node| well_for(node, LAGGED));
         }
         if now < self.held_until {
@@ -194,7 +201,8 @@ impl<S: StateMachine> Replica<S> {
         self.leadership.look_at = now.after(beat);
         let (commit, durable) = (self.raft.commit(), self.raft.durable());
         self.leadership.note(now, commit, durable, beat, self.raft.peers());
-        self.leadership.note_space(now, matches!(self.log.space(), Space::Full(_)));
+        let is_full = matches!(self.log.space(), Space::Full(_));
+        self.leadership.note_own(now, is_full, self.halted.is_some());
         let ready = self.raft.may_serve() || self.leadership.retiring;
         if self.raft.transferring_to().is_some() || !ready {
             return;
@@ -202,7 +210,9 @@ impl<S: StateMachine> Replica<S> {
         let rank = rank(self.config.group, self.raft.configuration().voters());
         let Some(to) = self.leadership.successor(now, own, &rank) else { return };
         let (lags, full) = (self.leadership.lags.is_some(), self.leadership.full.is_some());
-        tracing::info!(group = self.config.group.0, %to, lags, full, "handing leadership over");
+        let halted = self.halted.is_some();
+        tracing::info!(group = self.config.group.0, %to, lags, full, halted,
+            "handing leadership over");
         self.step(now, Input::Transfer { to });
         self.run_outputs(now, host);
     }
@@ -310,9 +320,9 @@ impl<S: StateMachine> Replica<S> {
         self.look_at_leadership(now, host);
     }
 
-    /// Whether `retire` was called: this node takes no leadership from anybody.
-    pub(super) fn is_retiring(&self) -> bool {
-        self.leadership.retiring
+    /// Whether this node takes leadership from nobody: it is about to stop, or could not answer.
+    pub(super) fn takes_no_leadership(&self) -> bool {
+        self.leadership.retiring || self.halted.is_some()
     }
 
     /// Whether nothing is lost for the group by stopping now: somebody else leads, or nobody else

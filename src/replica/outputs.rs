@@ -138,7 +138,7 @@ impl<S: StateMachine> Replica<S> {
             Read::Pending(ticket) => self.fetching.push((ticket, to)),
             Read::End => {}
             // Nobody is sent what this node cannot read; it is being asked for.
-            Read::Damaged => self.repairs.waiting.push((to, after.index)),
+            Read::Damaged => self.repairs.wait(to, after.index),
             Read::Gone => {
                 tracing::warn!(group = self.config.group.0, %to, %after,
                     "what this follower needs cannot be read from the log");

@@ -45,7 +45,7 @@ impl<S: StateMachine> Replica<S> {
         {
             return Ok(());
         }
-        if peer.message.body == message::Body::TimeoutNow && self.is_retiring() {
+        if peer.message.body == message::Body::TimeoutNow && self.takes_no_leadership() {
             return Ok(());
         }
         self.arriving = None;

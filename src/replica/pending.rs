@@ -248,7 +248,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// A session that holds and waits for more than one frame can list is ended: all of it is
-    /// free then.
+    /// free then. By a leader: this node may have been deposed since it was confirmed.
     fn end_overgrown(
         &mut self,
         now: Micros,
@@ -256,6 +256,10 @@ impl<S: StateMachine> Replica<S> {
         session: SessionId,
         host: &mut dyn Host,
     ) {
+        if !self.speaks() {
+            let (of, leader) = (RefusedOf::Session(session), self.leader_address());
+            return refuse(host, conn, of, Code::NOT_LEADER, Micros(0), &leader);
+        }
         if self.push_system(kind::EXPIRE, session.0, &[]).is_some()
             && let Some(led) = self.front.hear(now, session)
         {

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use margay_log::batch::{Batch, Received};
-use margay_log::id::{BatchEnd, EntryId, Index, Micros, NodeId, Ticket};
+use margay_log::id::{BatchEnd, EntryId, Index, Micros, NodeId, Term, Ticket};
 use margay_log::recover::Rotten;
 use margay_log::snapshot::SnapshotHeader;
 use margay_log::{Buffer, Found, Opened, Read};
@@ -43,6 +43,8 @@ const GIVING_MAX: usize = 64;
 pub(super) struct Repairs {
     /// This node does not vote.
     pub abstains: bool,
+    /// The term in which the log was opened: what it lacks was acknowledged in that or before.
+    opened_in: Term,
     /// Not asked again before this time.
     ask_at: Micros,
     /// Since when this leader lacks something that may be nobody else's.
@@ -50,7 +52,7 @@ pub(super) struct Repairs {
     /// Requests that wait for a read.
     giving: Vec<(Ticket, NodeId, RepairRequest)>,
     /// Followers that need what is lacking here, and what they have.
-    pub waiting: Vec<(NodeId, Index)>,
+    waiting: Vec<(NodeId, Index)>,
     /// Where looking through goes on, and when.
     scrubbed: Index,
     scrub_at: Micros,
@@ -58,6 +60,14 @@ pub(super) struct Repairs {
     /// Damaged batches when this was last looked at.
     known: usize,
     pub counts: RepairCounts,
+}
+
+impl Repairs {
+    /// A follower needs what is lacking here, and has everything up to `has`.
+    pub(super) fn wait(&mut self, to: NodeId, has: Index) {
+        self.waiting.retain(|(node, _)| *node != to);
+        self.waiting.push((to, has));
+    }
 }
 
 /// How often what happened, since this replica began.
@@ -112,6 +122,7 @@ fn latest_members(
 impl<S: StateMachine> Replica<S> {
     /// Whether this log may vote as it was opened.
     pub(super) fn begin_repair(&mut self, rotten: usize) {
+        self.repairs.opened_in = self.raft.term();
         self.repairs.abstains = rotten > 0 || self.log.repair().is_some() || self.lacks_state();
         self.raft.abstain(self.repairs.abstains);
         if self.repairs.abstains {
@@ -233,11 +244,13 @@ impl<S: StateMachine> Replica<S> {
         if self.lacks_state() || self.first_needed().is_some() {
             return false;
         }
-        // What this leader has committed in its own term stands on all that was ever committed: a
-        // node that holds that durably lacks nothing that counts.
+        // What a leader that was elected since has committed in its own term stands on all that was
+        // committed before: a node that holds that durably lacks nothing that counts. Of a leader
+        // to whom it has itself acknowledged what it lacks, only all of that will do.
         let commit = self.raft.commit();
         let follows = self.raft.role() == RoleKind::Follower && self.raft.leader().is_some();
-        let of_term = self.log.term_at(commit) == Some(self.raft.term());
+        let term = self.raft.term();
+        let of_term = self.log.term_at(commit) == Some(term) && term > self.repairs.opened_in;
         if self.log.repair().is_some() && follows && of_term && self.log.durable() >= commit {
             self.log.set_repaired();
         }

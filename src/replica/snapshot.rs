@@ -12,8 +12,8 @@
 //! Invariants
 //! - A snapshot gets its name only when the log is durable here up to its end: a node that starts
 //!   from it has, in effect, the log it stands for.
-//! - The log is never cut behind the older of two finished snapshots, nor while one that is being
-//!   brought to somebody needs it.
+//! - The log is never cut behind the older of two finished snapshots, nor behind one that is being
+//!   brought to somebody, as long as that does not take too long.
 //! - One file is being made at a time: the own one, or one that is being brought.
 
 mod install;
@@ -40,7 +40,7 @@ use send::Sending;
 
 /// Chunks of the own snapshot on their way to the disk, at most.
 const WRITES_MAX: usize = 2;
-/// Pause after a snapshot that could not be made.
+/// Pause after a snapshot that could not be made, or taken from another node.
 const RETRY: Micros = Micros::from_millis(5_000);
 /// Finished snapshots kept.
 const KEPT: usize = 2;
@@ -396,6 +396,7 @@ impl<S: StateMachine> Replica<S> {
         host.dispose(Box::new(making.frozen));
         self.snapshots.counts.made += 1;
         self.snapshots.kept.push(header);
+        self.give_up_slow_ones();
         self.forget_old_snapshots();
         self.truncate_log(now);
     }
@@ -408,13 +409,12 @@ impl<S: StateMachine> Replica<S> {
                 self.log.snapshot_step(index, SnapshotStep::Remove);
             }
         }
-        while snapshots.kept.len() > KEPT {
-            let oldest = snapshots.kept[0].end.id.index;
-            if snapshots.sending.iter().any(|sending| sending.index() == oldest) {
-                return;
+        for at in (0..snapshots.kept.len().saturating_sub(KEPT)).rev() {
+            let old = snapshots.kept[at].end.id.index;
+            if snapshots.sending.iter().all(|sending| sending.index() != old) {
+                self.log.snapshot_step(old, SnapshotStep::Remove);
+                snapshots.kept.remove(at);
             }
-            self.log.snapshot_step(oldest, SnapshotStep::Remove);
-            snapshots.kept.remove(0);
         }
     }
 

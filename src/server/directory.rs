@@ -144,7 +144,13 @@ fn lock(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let fail = |e| Error::data("cannot lock", &file, e);
-    let mut lock = options.open(&file).map_err(fail)?;
+    let mut lock = options.open(&file).map_err(|e| match e.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            let why = "is on a file system that is read-only; remount it, or use another --data";
+            Error::Unsafe { path: path.to_owned(), why }
+        }
+        _ => fail(e),
+    })?;
     if !sys::try_lock(lock.as_fd()).map_err(fail)? {
         let mut text = String::new();
         // Without a readable number the message says 0.

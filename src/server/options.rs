@@ -38,17 +38,24 @@ pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error>
             let count = cpus.len();
             return Err(Error::Config(format!("--cpus names {count} cpus for {shards} shards")));
         }
-        Some(cpus) => match cpus.iter().find(|cpu| !available.contains(cpu)) {
-            Some(cpu) => {
-                return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use")));
-            }
-            None => cpus.clone(),
-        },
+        Some(cpus) => check_cpus(cpus, &available)?,
         // A machine of our own: pin. Otherwise the scheduler knows better.
         None if config.pin && available.len() >= shards && config.has_its_machine() => available,
         None => Vec::new(),
     };
     Ok((shards, cpus))
+}
+
+/// A shard has its CPU for itself.
+fn check_cpus(cpus: &[usize], available: &[usize]) -> Result<Vec<usize>, Error> {
+    if let Some(cpu) = cpus.iter().find(|cpu| !available.contains(cpu)) {
+        return Err(Error::Config(format!("--cpus: cpu {cpu} is not ours to use")));
+    }
+    let twice = |at: &usize| cpus[..*at].contains(&cpus[*at]);
+    match (0..cpus.len()).find(twice) {
+        Some(at) => Err(Error::Config(format!("--cpus names cpu {} twice", cpus[at]))),
+        None => Ok(cpus.to_vec()),
+    }
 }
 
 /// A node that listens on this machine only is not found where its list says it is.

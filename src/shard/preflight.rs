@@ -77,20 +77,10 @@ fn kernel() -> Finding {
 }
 
 fn ring() -> Finding {
-    let built = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .build(8);
-    let ring: IoUring = match built {
-        Ok(ring) => ring,
+    let probe = match try_ring() {
+        Ok(probe) => probe,
         Err(e) => return ring_problem(&e),
     };
-    let mut probe = Probe::new();
-    if let Err(e) = ring.submitter().register_probe(&mut probe) {
-        return Finding::problem(format!("io_uring cannot be probed: {e}"), "update the kernel");
-    }
     let needed = [
         (opcode::Accept::CODE, "accept"),
         (opcode::Connect::CODE, "connect"),
@@ -115,6 +105,20 @@ fn ring() -> Finding {
         let what = format!("io_uring lacks {}", missing.join(", "));
         Finding::problem(what, "update the kernel, or allow these operations")
     }
+}
+
+/// Makes a ring, enters it and asks what it can do: each of the three calls may be blocked alone.
+fn try_ring() -> io::Result<Probe> {
+    let ring: IoUring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .build(8)?;
+    ring.submitter().submit()?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    Ok(probe)
 }
 
 /// Why no ring could be made. Containers block io_uring by default, and fleets switch it off.

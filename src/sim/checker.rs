@@ -72,6 +72,12 @@ impl<S: StateMachine> Checker<S> {
             let details = format!("{} has a batch that cannot be read", node.id);
             return Err(Failure::new("no damage without rot", details));
         }
+        // The two newest, one for each node that it is brought to, and some that are on their way out.
+        let (kept, max) = (node.disk.finished_snapshots().count(), 4 + nodes.len());
+        if kept > max {
+            let details = format!("{} keeps {kept}", node.id);
+            return Err(Failure::new("old snapshots are let go of", details));
+        }
         let applied = replica.machine().applied();
         // The same indexes on every node: what is drawn by the node would seldom meet.
         if applied.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SAMPLE_BITS) == 0 {

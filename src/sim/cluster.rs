@@ -85,7 +85,7 @@ pub(super) struct Cluster<S: StateMachine> {
     cluster: ClusterId,
     /// All nodes there are, by number, members or not.
     places: Vec<Member>,
-    founders: usize,
+    pub founders: usize,
     /// When somebody last asked for a change of the membership.
     pub changed: Micros,
     state: fn() -> S,
@@ -104,6 +104,8 @@ pub(super) struct Cluster<S: StateMachine> {
     segment_first: u64,
     /// Bytes under way to a follower, at most: seldom so many that nobody ever waits.
     window_bytes: u64,
+    /// Whether leaders answer by their lease.
+    lease: bool,
     /// What replicas have counted, those included that are gone.
     pub counted: Summary,
 }
@@ -143,6 +145,7 @@ impl<S: StateMachine> Cluster<S> {
             snapshot_after: 64 << 10 << rng.below(5),
             segment_first: 16 << 10 << rng.below(3),
             window_bytes: WINDOW_BYTES >> (5 * rng.below(3)),
+            lease: rng.chance(15, 16),
             counted: Summary::default(),
             rng,
         }
@@ -308,7 +311,8 @@ impl<S: StateMachine> Cluster<S> {
         node.fails = false;
         let shown = node.clock.at(self.now);
         let window_bytes = self.window_bytes;
-        let raft = Config { checked: true, window_bytes, ..Config::new(node.id, seed) };
+        let lease = self.lease;
+        let raft = Config { checked: true, window_bytes, lease, ..Config::new(node.id, seed) };
         let members = self.places[..self.founders].to_vec();
         let config = ReplicaConfig {
             snapshot_after: self.snapshot_after,
@@ -406,17 +410,21 @@ impl<S: StateMachine> Cluster<S> {
 
     /// The others notice that the connection to a node broke.
     fn tell_peers_down(&mut self, down: usize) {
-        let peer = self.nodes[down].id;
         for at in 0..self.nodes.len() {
-            let now = self.nodes[at].clock.at(self.now);
-            let node = &mut self.nodes[at];
-            if at == down || !self.network.reaches(End::Node(down), End::Node(at)) {
-                continue;
+            if at != down && self.network.reaches(End::Node(down), End::Node(at)) {
+                self.tell_peer_down(at, down);
             }
-            if let Some(replica) = &mut node.replica {
-                replica.on_peer_down(now, peer, &mut node.out);
-                self.turn_soon(at);
-            }
+        }
+    }
+
+    /// A node learns that its connection to another broke.
+    pub(super) fn tell_peer_down(&mut self, at: usize, down: usize) {
+        let peer = self.nodes[down].id;
+        let now = self.nodes[at].clock.at(self.now);
+        let node = &mut self.nodes[at];
+        if let Some(replica) = &mut node.replica {
+            replica.on_peer_down(now, peer, &mut node.out);
+            self.turn_soon(at);
         }
     }
 

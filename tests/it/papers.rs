@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Scenarios of others, numbered from 1.
 const SCENARIOS: usize = 118;
+/// Bad inputs, numbered from 1.
+const BAD_INPUTS: usize = 56;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -84,23 +86,27 @@ fn the_tests_against_known_mistakes_are_there() {
     assert!(count >= 15, "only {count} tests are named");
 }
 
-/// Every row names tests in its last column.
+/// Every bad input has its row, and every row a test that is there, or a reason to have none.
 #[test]
 fn the_tests_of_bad_input_are_there() {
     let tests = tests();
-    let table = section("## Bad input per resource");
-    let rows = table.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
-    let mut next = 12;
-    for row in rows {
+    let tables = section("## Bad input");
+    let mut next = 1;
+    for row in tables.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-        assert!(cells[0].starts_with(&format!("{next}. ")), "{row}");
-        assert!(named(cells[2]).count() > 0, "no test: {row}");
+        let number = cells[0].split_once(". ").and_then(|(number, _)| number.parse::<usize>().ok());
+        let Some(number) = number else { continue };
+        assert_eq!(next, number, "{row}");
+        assert_eq!(cells.len(), 3, "input, answer and test: {row}");
+        next = number + 1;
+        let mut count = 0;
         for name in named(cells[2]) {
             assert!(exists(name, &tests), "no test {name}: {row}");
+            count += 1;
         }
-        next += 1;
+        assert!(count > 0 || cells[2].starts_with("does not apply: "), "no test: {row}");
     }
-    assert_eq!(next, 32, "rows are missing");
+    assert_eq!(next, BAD_INPUTS + 1, "rows are missing");
 }
 
 /// Every scenario has its row, and every row a test that is there, or the reason why there is none.

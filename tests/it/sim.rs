@@ -84,8 +84,10 @@ fn a_laggard_slows_nobody_down_and_catches_up_under_load() {
     let (mut alone, mut together, mut installs) = (0, 0, 0);
     for seed in 1..=12 {
         for (faults, operations) in [(Faults::None, &mut alone), (Faults::Laggard, &mut together)] {
-            let trouble = Micros::from_millis(5_000);
-            match run(Options { faults, trouble, ..Options::new(seed) }) {
+            let (trouble, drawn) = (Micros::from_millis(5_000), Options::new(seed));
+            // Of two nodes each is needed.
+            let nodes = drawn.nodes.max(3);
+            match run(Options { faults, trouble, nodes, ..drawn }) {
                 Ok(summary) => {
                     *operations += summary.operations;
                     installs += summary.installs;

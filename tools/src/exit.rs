@@ -59,6 +59,11 @@ impl Exit {
         self
     }
 
+    /// Why, without the hint.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Whether it is a negative answer, not a failure to answer.
     pub(crate) fn is_negative(&self) -> bool {
         self.code == NEGATIVE
@@ -128,7 +133,8 @@ fn code_of(failure: &Failure) -> u8 {
         (Outcome::Unknown, _) => UNKNOWN,
         (Outcome::Applied, _) => 0,
         (_, Code::OVERFLOW) => NEGATIVE,
-        (_, Code(100..=299) | Code::CLUSTER_MISMATCH | Code::NO_SUCH_GROUP) => USAGE,
+        (_, Code(100..=299) | Code::BAD_TIMEOUT) => USAGE,
+        (_, Code::CLUSTER_MISMATCH | Code::NO_SUCH_GROUP) => USAGE,
         (_, Code(300..=399)) => NEGATIVE,
         _ => UNREACHABLE,
     }
@@ -159,6 +165,7 @@ mod tests {
     fn codes_say_what_a_script_must_know() {
         assert_eq!(code(Code::BAD_NAME, Outcome::NotApplied), USAGE);
         assert_eq!(code(Code::WRONG_TYPE, Outcome::NotApplied), USAGE);
+        assert_eq!(code(Code::BAD_TIMEOUT, Outcome::NotApplied), USAGE);
         assert_eq!(code(Code::OVERFLOW, Outcome::NotApplied), NEGATIVE);
         assert_eq!(code(Code::NOT_HOLDER, Outcome::NotApplied), NEGATIVE);
         assert_eq!(code(Code::TIMEOUT, Outcome::NotApplied), UNREACHABLE);

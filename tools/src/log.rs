@@ -106,16 +106,36 @@ impl Place {
             view.on_progress(move |read, total| shown.show(read, total));
         });
         bar.clear();
-        opened.map_err(|error| unreadable(&error))
+        opened.map_err(|error| self.unreadable(&error))
+    }
+
+    /// What keeps it from being read. A node has a log for each group.
+    fn unreadable(&self, error: &Error) -> Exit {
+        let exit = unreadable(error);
+        match self.dir.join("group-0").is_dir() {
+            true => exit.hint("it is a node's: name the log of one group, as in DIR/group-0"),
+            false => exit,
+        }
+    }
+
+    /// The same of a repair, which is not to be tried again.
+    fn unrepairable(&self, error: &Error) -> Exit {
+        match error {
+            Error::Path { .. } => self.unreadable(error),
+            _ => Exit::new(USAGE, error.to_string()),
+        }
     }
 }
 
-/// What keeps a log from being read.
+/// What keeps a log, or part of it, from being read.
 fn unreadable(error: &Error) -> Exit {
-    let exit = Exit::new(USAGE, error.to_string());
+    let (code, text) = match error {
+        Error::Unreadable { .. } => (NEGATIVE, error.to_string()),
+        _ => (USAGE, error.to_string()),
+    };
     match error {
-        Error::Path { .. } | Error::Newer { .. } => exit,
-        _ => exit.hint("`margay log repair DIR` says what could be saved"),
+        Error::Path { .. } | Error::Newer { .. } => Exit::new(code, text),
+        _ => Exit::new(code, text).hint("`margay log repair DIR` says what could be saved"),
     }
 }
 
@@ -147,7 +167,7 @@ impl Bar {
 }
 
 fn inspect(place: &Place) -> Result<(), Exit> {
-    let mut view = View::open(&place.dir).map_err(|error| unreadable(&error))?;
+    let mut view = View::open(&place.dir).map_err(|error| place.unreadable(&error))?;
     let hard = view.newest_hard_state();
     let files = view.files().map_err(|error| Exit::new(USAGE, error.to_string()))?;
     let walked = place.open();
@@ -170,7 +190,7 @@ fn inspect(place: &Place) -> Result<(), Exit> {
             "segments": segments,
             "log": report,
             "first_index": walked.as_ref().ok().map(|log| log.first().0),
-            "error": walked.as_ref().err().map(|exit| exit.to_string()),
+            "error": walked.as_ref().err().map(Exit::message),
         }))?;
     } else {
         match &hard {
@@ -291,19 +311,22 @@ fn dump(
     let first = log.first().max(*range.start());
     let mut reader = log.read(first..=*range.end());
     let mut array = output::Array::begin(place.output);
-    loop {
+    let read = loop {
         match reader.read_next() {
             Ok(Some(record)) if place.is_json() => array.add(&record_json(&record, payload))?,
             Ok(Some(record)) => output::line(&record_line(&record, payload))?,
-            Ok(None) => return array.end(),
+            Ok(None) => break Ok(()),
             Err(Error::Gone { index, first }) => {
                 let last = first.prev();
                 output::aside(&format!("entries {index} to {last} were removed meanwhile\n"));
                 reader.seek(first);
             }
-            Err(error) => return Err(unreadable(&error)),
+            Err(error) => break Err(unreadable(&error)),
         }
-    }
+    };
+    array.end()?;
+    read?;
+    damage(log.report())
 }
 
 fn record_json(record: &Record<'_>, payload: Payload) -> Value {
@@ -356,10 +379,11 @@ fn stats(place: &Place) -> Result<(), Exit> {
                 json!({ "kind": kind, "entries": entries, "payload_bytes": bytes })
             })
             .collect();
-        return output::json(&json!({
+        output::json(&json!({
             "first_index": stats.first.0, "last_index": stats.last.0, "batches": stats.batches,
             "segments": stats.segments, "file_bytes": stats.file_bytes, "kinds": kinds,
-        }));
+        }))?;
+        return damage(log.report());
     }
     output::line(&format!(
         "{} to {} in {} batches, {} segments, {} bytes of files",
@@ -373,11 +397,12 @@ fn stats(place: &Place) -> Result<(), Exit> {
     for (kind, (entries, bytes)) in kinds {
         table.row(vec![kind.to_string(), units::grouped(entries), units::grouped(bytes)]);
     }
-    table.print()
+    table.print()?;
+    damage(log.report())
 }
 
 fn repair(place: &Place, yes: bool) -> Result<(), Exit> {
-    let planned = Repair::plan(&place.dir).map_err(|error| Exit::new(USAGE, error.to_string()))?;
+    let planned = Repair::plan(&place.dir).map_err(|error| place.unrepairable(&error))?;
     let Some(repair) = planned else {
         return report_repair(place, &[], None, "nothing to repair");
     };
@@ -390,15 +415,19 @@ fn repair(place: &Place, yes: bool) -> Result<(), Exit> {
             output::line("it belongs to a node: entries lost here may be what its peers rely on")?;
         }
     }
+    let kept = (repair.first(), repair.last());
     if !yes && !confirmed()? {
+        if place.is_json() {
+            report_repair(place, &steps, Some((kept, None)), "not repaired")?;
+        }
         return Err(Exit::new(NEGATIVE, "not repaired").hint("--yes does it without asking"));
     }
-    let kept = (repair.first(), repair.last());
     let originals = repair.finish().map_err(|error| Exit::new(NEGATIVE, error.to_string()))?;
-    report_repair(place, &steps, Some((kept, &originals)), "repaired")
+    report_repair(place, &steps, Some((kept, Some(&originals))), "repaired")
 }
 
-type Kept<'a> = ((Index, Index), &'a Path);
+/// The first and last entry that the log then holds, and where the originals are.
+type Kept<'a> = ((Index, Index), Option<&'a Path>);
 
 fn report_repair(
     place: &Place,
@@ -411,21 +440,21 @@ fn report_repair(
             "result": said, "steps": steps,
             "first_index": kept.map(|((first, _), _)| first.0),
             "last_index": kept.map(|((_, last), _)| last.0),
-            "originals": kept.map(|(_, path)| path.display().to_string()),
+            "originals": kept.and_then(|(_, path)| path).map(|path| path.display().to_string()),
         }));
     }
-    match kept {
-        Some((_, path)) => {
-            output::line(&format!("{said}; the originals are in {}", path.display()))
-        }
+    match kept.and_then(|(_, path)| path) {
+        Some(path) => output::line(&format!("{said}; the originals are in {}", path.display())),
         None => output::line(said),
     }
 }
 
+/// Whether any of it names a cluster, whatever else is lost.
 fn is_of_a_node(dir: &Path) -> bool {
-    View::open(dir)
-        .and_then(|mut view| view.newest_hard_state())
-        .is_ok_and(|hard| hard.cluster.0 != 0)
+    let Ok(mut view) = View::open(dir) else { return false };
+    let hard = view.newest_hard_state().is_ok_and(|hard| hard.cluster.0 != 0);
+    let mut headers = view.files().into_iter().flatten().filter_map(|(_, _, header)| header);
+    hard || headers.any(|header| header.cluster.0 != 0)
 }
 
 /// Asks on the terminal. Where there is none, the answer is no.

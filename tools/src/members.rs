@@ -27,6 +27,7 @@ const BEHIND: Duration = Duration::from_secs(1);
 #[derive(clap::Args, Debug)]
 pub(crate) struct Node {
     /// The node's name
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
     /// How long to try where it cannot be done yet
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]

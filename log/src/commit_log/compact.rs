@@ -107,7 +107,12 @@ impl CommitLog {
     /// changed meanwhile.
     fn compact_segment(&self, candidate: &Candidate) -> Result<Option<(u64, u64)>, Error> {
         let shared = &self.handle.shared;
-        let packed = candidate.pack(|position, bytes| shared.files.read(position, bytes))?;
+        let packed = match candidate.pack(|position, bytes| shared.files.read(position, bytes)) {
+            Ok(packed) => packed,
+            // It was let go of meanwhile.
+            Err(_) if !self.state()?.log.is_current(candidate) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let (gone, size) = (packed.gone, packed.size());
         {
             let mut state = self.state()?;

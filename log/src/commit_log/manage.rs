@@ -64,7 +64,8 @@ impl CommitLog {
 
     /// Drops every entry behind `after` and blocks until that is durable. All that is under way
     /// becomes durable first, so that every append has its answer. Not for use while others append:
-    /// it waits for a moment in which nothing is under way.
+    /// it waits for a moment in which nothing is under way. Readers and followers that have passed
+    /// `after` are not told, and stay where they are: seek, or follow anew.
     ///
     /// # Errors
     /// [`Error::Gone`] if `after` lies before the first entry, [`Error::Unreadable`] if the batch
@@ -90,7 +91,9 @@ impl CommitLog {
             if after.next() < first {
                 return Err(Error::Gone { index: after, first });
             }
-            if state.log.end_up_to(after).id.index.next() != kept.first {
+            // Retention or compaction may have been there meanwhile.
+            let begins_so = state.log.end_up_to(after).id.index.next() == kept.first;
+            if !begins_so || after.since(kept.first.prev()) != kept.entries.len() as u64 {
                 continue;
             }
             state.generation += 1;

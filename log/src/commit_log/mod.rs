@@ -60,14 +60,15 @@ pub use self::read_only::ReadOnlyLog;
 pub use self::reader::{Reader, Record};
 #[cfg(feature = "typed")]
 pub use self::typed::{InPlace, TypedFollower, TypedLog, TypedReader, Value, Written};
-use crate::commit_log::shared::{Shared, State};
+use crate::commit_log::shared::{Shared, State, is_waking};
 use crate::error::{Error, Full};
 use crate::format::{EntryHeader, LENGTH_MAX, PAYLOAD_MAX};
 use crate::hard_state::META_MAX;
 use crate::id::Index;
 
 /// A handle of an open log. Clones are handles of the same log; the last one that is dropped makes
-/// durable what is not yet, and closes it.
+/// durable what is not yet, and closes it. That blocks, but where a future that is polled within
+/// `wake` drops it: then the log is closed soon after.
 #[derive(Clone, Debug)]
 pub struct CommitLog {
     handle: Arc<Handle>,
@@ -89,10 +90,20 @@ impl std::fmt::Debug for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let (shared, thread) = (Arc::clone(&self.shared), self.thread.take());
+        let finish = move || {
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+            shared.finish();
+        };
+        if is_waking() {
+            // A future had it that was polled where it was woken, by whoever drives the log and
+            // must not wait for that. Without a thread the directory stays locked.
+            let _ = std::thread::Builder::new().name("log-close".to_owned()).spawn(finish);
+        } else {
+            finish();
         }
-        self.shared.finish();
     }
 }
 
@@ -255,7 +266,11 @@ impl CommitLog {
             let state = shared.state();
             state.check()?;
             if Shared::room(&state)? {
-                return Ok(shared.begin(state, bytes));
+                match shared.begin(state, bytes) {
+                    Some(state) => return Ok(state),
+                    // Others may have been there meanwhile.
+                    None => continue,
+                }
             }
             drop(state);
             shared.wait_until(|state| Shared::room(state).unwrap_or(true));

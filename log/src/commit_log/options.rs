@@ -49,8 +49,8 @@ pub struct CommitLogOptions {
     /// is written round and round should stay in the processor's caches.
     pub cache_bytes: u64,
     /// Space written with zeros when the log is opened, in the background, in bytes, so that a
-    /// burst of that size finds it. Default 0. Beyond that, a segment is begun when half of the
-    /// last one is used.
+    /// burst of that size finds it; at most 1 TiB. Default 0. Beyond that, a segment is begun when
+    /// half of the last one is used.
     pub prepared_bytes: u64,
     /// What is let go of by itself. Default: nothing.
     pub retention: Retention,

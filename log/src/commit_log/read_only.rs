@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::commit_log::manage::{Stats, Verified, verify};
@@ -114,7 +114,17 @@ impl ReadOnlyLog {
     /// The log in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.state().log.stats()
+        let seen = self.shared.sight.as_ref().map(Sight::stamps);
+        let state = self.shared.state();
+        let mut stats = state.log.stats();
+        let next = state.log.segments.active();
+        if seen.is_some_and(|seen| seen.iter().all(|(segment, _)| *segment != next.number)) {
+            // Whoever wrote it would make this one first.
+            stats.segments -= 1;
+            stats.file_bytes -= next.size;
+            stats.free_bytes -= next.room();
+        }
+        stats
     }
 
     /// As [`CommitLog::verify`](super::CommitLog::verify).
@@ -145,6 +155,11 @@ impl Stamp {
 }
 
 impl Sight {
+    fn stamps(&self) -> MutexGuard<'_, Vec<(SegmentNumber, Stamp)>> {
+        let Sight(stamps) = self;
+        stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What cannot be seen is another file later.
     fn of(path: &Path) -> Sight {
         let segments = listed(path).unwrap_or_default().into_iter();
@@ -158,9 +173,9 @@ impl Shared {
     /// what is listed, is another one by now. Should it be there no more, what is listed and gone
     /// is no longer listed.
     pub(crate) fn look_again(&self, segment: SegmentNumber) {
-        let Some(Sight(stamps)) = &self.sight else { return };
+        let Some(sight) = &self.sight else { return };
         // One at a time: the others find what this one has found.
-        let mut stamps = stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stamps = sight.stamps();
         let was = stamps.iter().find(|(number, _)| *number == segment).map(|(_, stamp)| *stamp);
         let is = Stamp::of(&self.path, segment);
         let is_gone = is.is_none();

@@ -62,7 +62,7 @@ pub struct Reader {
     /// Which of them is likely to be asked for next.
     likely: usize,
     batch: Option<BatchHeader>,
-    /// How often a suffix had been cut off when all this was looked up.
+    /// How often entries had gone when all this was looked up.
     cuts: u64,
     /// Bytes of the next piece.
     window: u64,
@@ -173,9 +173,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range.
+    /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range, which may
+    /// end before it begins.
     pub fn seek(&mut self, index: Index) {
-        self.next = index.clamp(self.first, self.last.next());
+        self.next = index.min(self.last.next()).max(self.first);
     }
 
     /// Goes behind the last durable entry, to read backwards from there.

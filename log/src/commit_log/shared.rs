@@ -21,9 +21,10 @@
 mod tests;
 mod thread;
 
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -42,8 +43,8 @@ use crate::log::{Log, Space};
 /// A batch that has reached this many bytes is large: it is written even while another write is
 /// under way.
 const LARGE_BYTES: u64 = 128 << 10;
-/// Every batch of a log used alone has this term.
-pub(crate) const TERM: Term = Term(1);
+/// Every batch of a log used alone has this term, unless somebody else has begun it in a later one.
+const TERM: Term = Term(1);
 
 pub(crate) type BoxedDisk = Box<dyn Disk + Send>;
 
@@ -65,7 +66,30 @@ struct Due {
 impl Due {
     fn wake(&mut self) {
         wake(&mut self.sleepers);
-        self.wakers.drain(..).for_each(Waker::wake);
+        wake_futures(&mut self.wakers);
+    }
+}
+
+thread_local! {
+    /// This thread is waking futures, and may have the disk meanwhile, or be one of a log's own.
+    static IS_WAKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread must not wait for a log: an executor may poll within `wake`.
+pub(crate) fn is_waking() -> bool {
+    IS_WAKING.get()
+}
+
+fn wake_futures(due: &mut Vec<Waker>) {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IS_WAKING.set(self.0);
+        }
+    }
+    if !due.is_empty() {
+        let _before = Before(IS_WAKING.replace(true));
+        due.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -83,7 +107,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     /// Of a log that is only read.
     pub(crate) sight: Option<Sight>,
-    /// How often a suffix was cut off: what a reader holds may no longer be part of the log then.
+    /// How often a suffix was cut off, or compaction has removed entries: what a reader holds may
+    /// no longer be part of the log then.
     pub(crate) cuts: AtomicU64,
     pub(crate) path: PathBuf,
     /// A write can be begun without waiting for it.
@@ -181,8 +206,8 @@ impl State {
     /// Seals the open batch. Where there is no space it stays open; where the log has stopped, too:
     /// whoever waits is told.
     pub(crate) fn seal_now(&mut self) {
-        let time = self.log.log_time().max(wall_clock());
-        let _ = self.log.seal(TERM, time);
+        let (term, time) = (self.log.last().term, self.log.log_time());
+        let _ = self.log.seal(term.max(TERM), time.max(wall_clock()));
     }
 
     /// Registers a future's waker: woken when `index` is durable or never will be.
@@ -201,7 +226,10 @@ impl State {
     }
 
     pub(crate) fn wake_at_meta(&mut self, ticket: Ticket, waker: &Waker) {
-        self.meta_wakers.push((ticket, waker.clone()));
+        let mut of_it = self.meta_wakers.iter().filter(|(at, _)| *at == ticket);
+        if !of_it.any(|(_, other)| other.will_wake(waker)) {
+            self.meta_wakers.push((ticket, waker.clone()));
+        }
     }
 
     /// The number of a new follower.
@@ -361,19 +389,20 @@ impl Shared {
     /// Before another append, of `bytes`: begins the write of a batch that is full, or large as the
     /// append is, so that it is under way while the next one is filled. What is small joins a large
     /// batch instead: that takes less than a write of its own would. What is not begun waits for
-    /// whoever asks whether it is durable, and may be joined until then.
+    /// whoever asks whether it is durable, and may be joined until then. `None` if a write was
+    /// begun, without the lock.
     pub(crate) fn begin<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         bytes: u64,
-    ) -> MutexGuard<'a, State> {
+    ) -> Option<MutexGuard<'a, State>> {
         let are_large = bytes >= LARGE_BYTES && state.log.open_bytes() >= LARGE_BYTES;
         if !are_large && !state.log.open_is_full() {
-            return state;
+            return Some(state);
         }
         if !self.is_async {
             self.kick(&mut state);
-            return state;
+            return Some(state);
         }
         if let Some(mut disk) = self.try_disk()
             && let Some(open) = disk.as_mut()
@@ -381,10 +410,10 @@ impl Shared {
             drop(state);
             self.turn(open, false);
             drop(disk);
-            state = self.state();
-            self.pass_on(&mut state);
+            self.pass_on(&mut self.state());
+            return None;
         }
-        state
+        Some(state)
     }
 
     /// Drives, or waits for whoever does, until `is_done`, which may be asked again after it said
@@ -536,6 +565,7 @@ impl Shared {
             Done::Rewritten { segment, result } => {
                 state.on_done(done, &mut due);
                 self.files.forget(segment);
+                self.cuts.fetch_add(1, Ordering::Release);
                 state.rewritten = Some((segment, result));
             }
             done => state.on_done(done, &mut due),
@@ -544,7 +574,7 @@ impl Shared {
         state.take_followers(&mut due);
         self.kick(&mut state);
         drop(state);
-        due.into_iter().for_each(Waker::wake);
+        wake_futures(&mut due);
     }
 
     /// Waits for the spacer and lets go of the directory.
@@ -558,7 +588,7 @@ impl Shared {
         state.wake_all(&mut due);
         self.progress.notify_all();
         drop(state);
-        due.into_iter().for_each(Waker::wake);
+        wake_futures(&mut due);
     }
 
     /// Tells everybody that the log is being closed.

@@ -18,7 +18,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::{
     ffi::OsStrExt,
-    fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub(crate) const ZEROS: usize = 256 << 10;
 pub(crate) const TEMPORARY: &str = ".tmp";
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// Times a directory is locked that turns out to be another one by then.
+const LOCK_TRIES: u32 = 10;
 
 /// How the directory is read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,8 +114,7 @@ impl Direct {
     /// As [`Direct::open`].
     pub fn open_with(path: &Path, access: Access) -> Result<Direct, Error> {
         make_directory(path).map_err(|error| failed("create", path, &error))?;
-        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
-        lock(&directory, path, access.lock_wait)?;
+        let directory = lock_directory(path, access.lock_wait)?;
         let possible = probe(path).map_err(|error| failed("write to", path, &error))?;
         let directory = Arc::new(directory);
         let mode = if access.buffered { Mode::Buffered } else { possible };
@@ -179,7 +180,16 @@ impl Direct {
             self.segments[at..].rotate_left(1);
         } else {
             let path = self.path.join(segment_file(segment));
-            let file = self.options().open(&path).map_err(|error| disk_error(&error))?;
+            let file = match self.options().open(&path) {
+                // A write that fails stops the log. For want of a descriptor it need not: those of
+                // other segments are open to be at hand.
+                Err(error) if sys::is_short_of_descriptors(&error) => {
+                    self.segments.retain(|(_, file)| Arc::strong_count(file) > 1);
+                    self.options().open(&path)
+                }
+                opened => opened,
+            };
+            let file = file.map_err(|error| disk_error(&error))?;
             try_lock(&file).map_err(|error| disk_error(&error))?;
             self.keep(segment, Arc::new(file));
         }
@@ -187,12 +197,16 @@ impl Direct {
         Ok(Arc::clone(file))
     }
 
-    /// Keeps a segment open that is open and locked; closes the one not used for longest if they
-    /// are many.
+    /// Keeps a segment open that is open and locked; if they are many, closes the one not used for
+    /// longest. Not one that something is under way for: it would stay locked, and could not be
+    /// opened again before that has ended.
     pub(crate) fn keep(&mut self, segment: SegmentNumber, file: Arc<File>) {
         self.segments.retain(|&(number, _)| number != segment);
-        if self.segments.len() >= FILES_MAX {
-            self.segments.remove(0);
+        let is_idle = |(_, file): &(SegmentNumber, Arc<File>)| Arc::strong_count(file) == 1;
+        while self.segments.len() >= FILES_MAX
+            && let Some(at) = self.segments.iter().position(is_idle)
+        {
+            self.segments.remove(at);
         }
         self.segments.push((segment, file));
     }
@@ -244,9 +258,7 @@ impl Direct {
 
     /// Locks a directory that is there, and looks at nothing: nobody else opens it meanwhile.
     pub(crate) fn lock_only(path: &Path) -> Result<File, Error> {
-        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
-        lock(&directory, path, LOCK_RETRY)?;
-        Ok(directory)
+        lock_directory(path, LOCK_RETRY)
     }
 
     /// Makes a file and opens it, locked.
@@ -514,16 +526,39 @@ fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), Error> {
     }
 }
 
+/// Opens and locks the directory at `path`: not one that was moved away while it was waited for.
+fn lock_directory(path: &Path, wait: Duration) -> Result<File, Error> {
+    for _ in 0..LOCK_TRIES {
+        let directory = File::open(path).map_err(|error| failed("open", path, &error))?;
+        lock(&directory, path, wait)?;
+        let is_there = || -> io::Result<bool> {
+            let (locked, named) = (directory.metadata()?, std::fs::metadata(path)?);
+            Ok((locked.dev(), locked.ino()) == (named.dev(), named.ino()))
+        };
+        if is_there().map_err(|error| failed("look at", path, &error))? {
+            return Ok(directory);
+        }
+    }
+    Err(Error::Locked { path: path.display().to_string() })
+}
+
+/// Makes a directory, and all above it that is missing, so that it stays there when the power goes.
 fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let absolute = std::path::absolute(path)?;
-    match absolute.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+    let made = absolute.ancestors().take_while(|directory| !directory.exists()).count();
+    if !path.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     }
+    for parent in absolute.ancestors().skip(1).take(made) {
+        File::open(parent)?.sync_all()?;
+    }
+    if made == 0 && !path.join(HARD_STATE_FILE).exists() {
+        // Somebody else has made it just now, or a start that did not come as far as here. Who may
+        // not look above it has to have seen to that.
+        let parent = absolute.parent().and_then(|parent| File::open(parent).ok());
+        parent.map_or(Ok(()), |parent| parent.sync_all())?;
+    }
+    Ok(())
 }
 
 /// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing.

@@ -26,7 +26,7 @@ mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "direct")]
-mod snapshots;
+pub(crate) mod snapshots;
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub(crate) mod sys;

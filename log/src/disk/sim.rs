@@ -43,6 +43,8 @@ pub struct SimDisk {
     /// Set aside: temporary files, which opening removes.
     spares: BTreeMap<SegmentNumber, File>,
     hard_state: Option<File>,
+    /// Removed or set aside, and the directory not synced since, if that is to count.
+    removed: Option<BTreeMap<SegmentNumber, File>>,
     /// Finished snapshots, and the one being made.
     snapshots: BTreeMap<Index, File>,
     making: Option<(Index, File)>,
@@ -55,6 +57,7 @@ pub struct SimDisk {
     unreadable: BTreeSet<(SegmentNumber, u64)>,
     overwrites: u64,
     reused: u64,
+    back: u64,
     fuse: Option<u32>,
 }
 
@@ -78,6 +81,7 @@ impl SimDisk {
         SimDisk {
             segments: BTreeMap::new(),
             spares: BTreeMap::new(),
+            removed: None,
             hard_state: None,
             snapshots: BTreeMap::new(),
             making: None,
@@ -90,6 +94,7 @@ impl SimDisk {
             unreadable: BTreeSet::new(),
             overwrites: 0,
             reused: 0,
+            back: 0,
             fuse: None,
         }
     }
@@ -136,6 +141,7 @@ impl SimDisk {
                     (None, Some(Ok(file))) => self.reuse(file, segment, size, &header),
                     (None, None) => self.make(segment, size, &header),
                 };
+                self.sync_directory_if(result.is_ok());
                 Finished::Prepared(segment, result)
             }
             Op::Retire { segment, keep } => {
@@ -146,6 +152,7 @@ impl SimDisk {
                     Some(error) => Err(error),
                     None => self.replace(segment, &data),
                 };
+                self.sync_directory_if(result.is_ok());
                 Finished::Rewritten(segment, result)
             }
             Op::HardState { ticket, pair, data } => {
@@ -153,6 +160,7 @@ impl SimDisk {
             }
             Op::Snapshot { ticket, snapshot, step } => {
                 let result = self.snapshot_step(snapshot, &step);
+                self.sync_directory_if(matches!(step, SnapshotStep::Publish) && result.is_ok());
                 Finished::Snapshot(ticket, result.map(|bytes| bytes.map(Arc::new)))
             }
         };
@@ -166,7 +174,37 @@ impl SimDisk {
             let fate = [Fate::Dropped, Fate::Whole, Fate::Torn][rng.below(3) as usize];
             self.resolve(op, fate, rng);
         }
+        for (segment, file) in self.removed.iter_mut().flat_map(std::mem::take) {
+            if !self.segments.contains_key(&segment) && rng.chance(1, 2) {
+                self.segments.insert(segment, file);
+                self.back += 1;
+            }
+        }
         self.restart();
+    }
+
+    /// From now on a power cut may bring back the file of a segment that was removed or set aside,
+    /// until a directory that has changed otherwise is synced: nobody waits for a name to be gone.
+    pub fn bring_back_removed(&mut self) {
+        self.removed.get_or_insert_default();
+    }
+
+    /// How many segments came back.
+    #[must_use]
+    pub fn back(&self) -> u64 {
+        self.back
+    }
+
+    fn sync_directory_if(&mut self, is_synced: bool) {
+        if is_synced {
+            self.removed.iter_mut().for_each(BTreeMap::clear);
+        }
+    }
+
+    fn note_removed(&mut self, segment: SegmentNumber, file: &File) {
+        if let Some(removed) = &mut self.removed {
+            removed.insert(segment, file.clone());
+        }
     }
 
     /// The process is killed, the machine goes on: each operation under way is dropped or whole.
@@ -321,7 +359,10 @@ impl SimDisk {
         snapshot: Index,
         step: &SnapshotStep,
     ) -> Result<Option<Buffer>, DiskError> {
-        let makes = !matches!(step, SnapshotStep::Read { .. } | SnapshotStep::Discard);
+        let makes = !matches!(
+            step,
+            SnapshotStep::Read { .. } | SnapshotStep::Discard | SnapshotStep::Remove
+        );
         if let Some(error) = self.fail_snapshots.filter(|_| makes) {
             return Err(error);
         }
@@ -396,6 +437,7 @@ impl SimDisk {
                 let is_new = !self.segments.contains_key(&segment);
                 if lands() && is_new && self.fail_prepare.is_none() {
                     let _ = self.reuse(file, segment, size, &header);
+                    self.removed.iter_mut().for_each(|removed| _ = removed.remove(&spare));
                 } else if fate == Fate::Torn && !self.segments.contains_key(&spare) {
                     file.write(0, &header, || true);
                     self.segments.insert(spare, file);
@@ -493,6 +535,7 @@ impl SimDisk {
         assert!(!busy, "{segment} is retired when nothing works on it");
         let file = self.segments.remove(&segment)?;
         self.unreadable.retain(|&(of, _)| of != segment);
+        self.note_removed(segment, &file);
         if keep {
             self.spares.insert(segment, file);
         }
@@ -558,6 +601,8 @@ impl Disk for SimDisk {
 
 impl Storage for SimDisk {
     fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
+        // Whoever opens a directory syncs it first.
+        self.sync_directory_if(true);
         Ok(self.segments.iter().map(|(&number, file)| (number, file.size)).collect())
     }
 
@@ -605,7 +650,11 @@ impl Storage for SimDisk {
         }
         match self.fail_prepare {
             Some(error) => Err(error),
-            None => self.make(segment, size, header),
+            None => {
+                self.make(segment, size, header)?;
+                self.sync_directory_if(true);
+                Ok(())
+            }
         }
     }
 
@@ -613,7 +662,9 @@ impl Storage for SimDisk {
         if self.is_crashed() {
             return Err(EIO);
         }
-        self.segments.remove(&segment).map(|_| ()).ok_or(ENOENT)
+        let file = self.segments.remove(&segment).ok_or(ENOENT)?;
+        self.note_removed(segment, &file);
+        Ok(())
     }
 
     fn snapshots(&mut self) -> Result<Vec<(Index, u64)>, DiskError> {

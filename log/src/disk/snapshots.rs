@@ -72,15 +72,7 @@ impl SnapshotFiles {
 
     /// Those that are there, with their sizes.
     pub(crate) fn list(&self) -> io::Result<Vec<(Index, u64)>> {
-        let mut listed = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if let Some(index) = snapshot_index(entry.file_name().as_bytes()) {
-                listed.push((index, entry.metadata()?.len()));
-            }
-        }
-        listed.sort_unstable();
-        Ok(listed)
+        listed(&self.path)
     }
 
     /// Begins a file, in place of one that was begun.
@@ -256,6 +248,19 @@ fn unless_gone(removed: io::Result<()>) -> Result<(), DiskError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(&error)),
         _ => Ok(()),
     }
+}
+
+/// The snapshots in a directory, with their sizes.
+pub(crate) fn listed(path: &Path) -> io::Result<Vec<(Index, u64)>> {
+    let mut listed = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if let Some(index) = snapshot_index(entry.file_name().as_bytes()) {
+            listed.push((index, entry.metadata()?.len()));
+        }
+    }
+    listed.sort_unstable();
+    Ok(listed)
 }
 
 /// The index in the name of a snapshot's file, if it is exactly that.

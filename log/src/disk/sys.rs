@@ -1,5 +1,5 @@
-//! System calls that the standard library lacks: locks, space, a rename that replaces nothing,
-//! random numbers; and errors by number.
+//! System calls that the standard library lacks: locks, space, renames that replace nothing or
+//! exchange, random numbers; and errors by number.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -13,6 +13,11 @@ use crate::disk::DiskError;
 /// The system's error, by number.
 pub(crate) fn disk_error(error: &io::Error) -> DiskError {
     DiskError { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// Whether a file could not be opened because the process, or the system, has too many open.
+pub(crate) fn is_short_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Takes the lock if nobody has it.
@@ -42,26 +47,32 @@ pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
 
 /// Renames, but never over another file: what is there under the final name is a segment in use.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let (source, target) = (path_string(from)?, path_string(to)?);
-    // SAFETY: both strings end in a zero byte and outlive the call.
-    let result = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            source.as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
+    match rename(from, to, libc::RENAME_NOREPLACE) {
         // The file system cannot promise it; the lock on the directory must do.
-        Some(libc::EINVAL | libc::ENOSYS) if !to.exists() => std::fs::rename(from, to),
-        _ => Err(error),
+        Err(error) if is_refused(&error) && !to.exists() => std::fs::rename(from, to),
+        renamed => renamed,
     }
+}
+
+/// Exchanges two names at once. False if the file system cannot.
+pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+    match rename(one, other, libc::RENAME_EXCHANGE) {
+        Err(error) if is_refused(&error) => Ok(false),
+        renamed => renamed.map(|()| true),
+    }
+}
+
+/// Whether renaming in a special way is more than the system can.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS))
+}
+
+fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
+    let (source, target) = (path_string(from)?, path_string(to)?);
+    let (source, target) = (source.as_ptr(), target.as_ptr());
+    // SAFETY: both strings end in a zero byte and outlive the call.
+    let result = unsafe { libc::renameat2(libc::AT_FDCWD, source, libc::AT_FDCWD, target, flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn path_string(path: &Path) -> io::Result<CString> {
@@ -71,10 +82,16 @@ fn path_string(path: &Path) -> io::Result<CString> {
 /// A number that nobody can guess, nor draw a second time.
 pub(crate) fn entropy() -> u64 {
     let mut bytes = [0; 8];
-    // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert!(got == bytes.len() as isize, "eight random bytes are always given in full");
-    u64::from_ne_bytes(bytes)
+    loop {
+        // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if got == bytes.len() as isize {
+            return u64::from_ne_bytes(bytes);
+        }
+        // Soon after the system's start it may wait for randomness, and be interrupted.
+        let error = io::Error::last_os_error();
+        assert!(error.kind() == ErrorKind::Interrupted, "no random numbers: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use margay_log::disk::Disk;
-use margay_log::disk::sim::SimDisk;
+use margay_log::disk::sim::{ENOSPC, SimDisk};
 use margay_log::format::{BLOCK, EntryHeader, SegmentHeader};
-use margay_log::id::{Index, SegmentNumber, Term};
+use margay_log::id::{Index, Micros, Position, SegmentNumber, Term};
 use margay_log::recover::Storage;
 use margay_log::rng::Rng;
 use margay_log::{Error, Log, Opened, Options, open};
@@ -26,25 +26,47 @@ struct Store {
     ever_cleaned: BTreeSet<Index>,
     /// Segments that were rewritten and whose files were others before.
     rewritten_reused: u64,
+    halved: u64,
+    now: Micros,
 }
 
 impl Store {
     fn new(seed: u64, options: Options) -> Store {
         let mut disk = SimDisk::new(seed);
+        disk.bring_back_removed();
         let Opened { log, .. } = open(&mut disk, options.clone()).expect("a new log");
         let (appended, cleaned, ever_cleaned) = Default::default();
         let rng = Rng::new(seed);
-        Store { options, log, disk, rng, appended, cleaned, ever_cleaned, rewritten_reused: 0 }
+        Store {
+            options,
+            log,
+            disk,
+            rng,
+            appended,
+            cleaned,
+            ever_cleaned,
+            rewritten_reused: 0,
+            halved: 0,
+            now: Micros(0),
+        }
     }
 
     fn act(&mut self) {
-        match self.rng.below(16) {
+        match self.rng.below(20) {
             0..7 => self.append(),
             7 if self.options.spare_bytes > 0 => self.truncate_prefix(),
             7..11 => self.clean(),
             11..14 => self.compact(),
             14 => self.cut(),
-            _ => self.truncate_prefix(),
+            15 => self.truncate_prefix(),
+            16 => self.cut_in_two(),
+            17 => _ = self.log.set_meta(b"somebody's"),
+            18 => self.disk.fail_prepares(Some(ENOSPC)),
+            _ => {
+                self.disk.fail_prepares(None);
+                self.now = self.now.after(Micros::from_millis(150));
+                self.log.on_tick(self.now);
+            }
         }
         self.log.ops().for_each(|op| self.disk.submit(op));
     }
@@ -53,7 +75,8 @@ impl Store {
         let first = self.log.last().index.0 + 1;
         let mut entries = Vec::new();
         for n in 0..=self.rng.below(6) {
-            let length = self.rng.below(900) as usize;
+            let is_long = self.rng.chance(1, 40);
+            let length = self.rng.below(if is_long { 30_000 } else { 900 }) as usize;
             let payload = [&(first + n).to_le_bytes()[..], &vec![n as u8; length]].concat();
             self.log.push(&EntryHeader::default(), &payload).expect("fits");
             entries.push((Index(first + n), payload));
@@ -111,6 +134,36 @@ impl Store {
         self.log.truncate_suffix(end).expect("a batch end");
     }
 
+    /// A batch is cut in two, whether or not compaction has been there or is at work.
+    fn cut_in_two(&mut self) {
+        let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
+        let after = Index(last - self.rng.below(8).min(last - start));
+        let end = self.log.end_up_to(after).id.index;
+        let is_quiet = self.log.durable() == self.log.last().index && !self.log.is_replacing();
+        if !is_quiet || end == after {
+            return;
+        }
+        let mut kept = Vec::new();
+        let disk = &mut self.disk;
+        let read = |position: Position, bytes: &mut [u8]| {
+            Storage::read(&mut *disk, position.segment, position.offset, bytes)
+        };
+        let read = self.log.each_entry(read, |index, payload| {
+            if end < index && index <= after {
+                kept.push((EntryHeader::default(), payload.to_vec()));
+            }
+        });
+        // A file that is exchanged has its new places when the log is told.
+        if read.is_err() || kept.len() as u64 != after.since(end) {
+            return;
+        }
+        match self.log.replace_suffix(after, &kept) {
+            Ok(_) => self.halved += 1,
+            Err(Error::NoSpace) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     fn truncate_prefix(&mut self) {
         let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
         let through = start + self.rng.below(last - start + 1) / 2;
@@ -138,7 +191,7 @@ impl Store {
         assert_eq!(report.damage, None, "no false damage: {report:?}");
         assert!(log.last().index >= self.log.durable().min(self.log.last().index));
         let mut found = BTreeSet::new();
-        let read = |position: margay_log::id::Position, bytes: &mut [u8]| {
+        let read = |position: Position, bytes: &mut [u8]| {
             Storage::read(&mut *disk, position.segment, position.offset, bytes)
         };
         log.each_entry(read, |index, payload| {
@@ -172,6 +225,9 @@ struct Count {
     reused: u64,
     /// Rewritten ones that had been made so.
     rewritten_reused: u64,
+    halved: u64,
+    /// Segments that had been removed and came back.
+    back: u64,
 }
 
 #[test]
@@ -180,9 +236,10 @@ fn power_cut_while_compacting() {
     for_seeds("power_cut_while_compacting", &seeds(12), |seed| {
         history(Store::new(seed, options()), seed, &mut count);
     });
-    let Count { cuts, removed, reused, .. } = count;
-    println!("{cuts} power cuts, {removed} entries were found removed");
-    assert!(removed > 1000 && reused == 0);
+    let Count { cuts, removed, reused, halved, back, .. } = count;
+    println!("{cuts} power cuts, {removed} entries were found removed;");
+    println!("{halved} batches were cut in two, {back} removed segments came back");
+    assert!(removed > 1000 && reused == 0 && halved > 0 && back > 0);
 }
 
 /// Files go from hand to hand: a segment that is rewritten was another one before, and what is
@@ -193,7 +250,7 @@ fn power_cut_while_compacting_files_that_are_used_again() {
     for_seeds("power_cut_while_compacting_files_that_are_used_again", &seeds(30), |seed| {
         history(Store::new(seed, thrifty()), seed, &mut count);
     });
-    let Count { cuts, removed, reused, rewritten_reused } = count;
+    let Count { cuts, removed, reused, rewritten_reused, .. } = count;
     println!("{cuts} power cuts, {removed} entries were found removed;");
     println!("{reused} segments made from the files of others, {rewritten_reused} then rewritten");
     assert!(removed > 1000 && reused > 50 && rewritten_reused > 10);
@@ -206,6 +263,7 @@ fn history(mut store: Store, seed: u64, count: &mut Count) {
         loop {
             let mut disk = store.disk.clone();
             disk.power_cut(&mut rng);
+            count.back += disk.back() - store.disk.back();
             count.removed += store.check(&mut disk, &store.ever_cleaned).1;
             count.cuts += 1;
             if !rng.chance(2, 3) || !store.finish_one() {
@@ -224,10 +282,14 @@ fn history(mut store: Store, seed: u64, count: &mut Count) {
         }
     }
     // A cut that no hard state speaks of is undone by a crash.
+    store.disk.fail_prepares(None);
+    store.now = store.now.after(Micros::from_millis(60_000));
+    store.log.on_tick(store.now);
     store.log.record_place();
     store.log.ops().for_each(|op| store.disk.submit(op));
     while store.finish_one() {}
     count.reused += store.disk.reused();
+    count.halved += store.halved;
     count.rewritten_reused += store.rewritten_reused;
     let mut disk = store.disk.clone();
     let (log, _) = store.check(&mut disk, &store.cleaned);

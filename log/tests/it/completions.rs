@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use io_uring::squeue;
-use margay_log::disk::direct::Direct;
+use margay_log::disk::direct::{Direct, FILES_MAX};
 use margay_log::disk::driver::Driver;
 use margay_log::disk::uring::Uring;
 use margay_log::disk::{Disk, DiskError, Done, Op};
 use margay_log::format::BLOCK;
 use margay_log::id::{SegmentNumber, Ticket};
+use margay_log::recover::Storage;
 use margay_log::{Buffer, Options, open};
 
 const EINTR: i32 = -4;
@@ -116,6 +117,30 @@ fn errors_end_a_write_once() {
         assert!(!played.answer(4 * BLOCK as i32));
         played.done.clear();
     }
+}
+
+/// Many other segments are read while a write is under way, and another one follows it.
+#[test]
+fn a_file_in_use_stays_open_whatever_else_is_read() {
+    let (_directory, mut files) = Directory::new("in-use");
+    let others = (2..).map(SegmentNumber).take(2 * FILES_MAX);
+    for segment in others.clone() {
+        files.prepare(segment, 4 * BLOCK as u64, &Buffer::zeroed(BLOCK)).expect("made");
+    }
+    let mut played = Played::new(files);
+    let write = played.entries.pop().expect("a write is under way");
+    for segment in others {
+        let (ticket, offset, length) = (Ticket(1), 0, BLOCK as u32);
+        played.driver.start(Op::Read { ticket, segment, offset, length }, &mut played.entries);
+        assert!(!played.answer(BLOCK as i32));
+    }
+    played.done.clear();
+    played.begin(7);
+    assert!(!played.answer(4 * BLOCK as i32));
+    assert_eq!(played.ended(), Some(Ok(())));
+    played.entries.push(write);
+    assert!(!played.answer(4 * BLOCK as i32));
+    assert_eq!(played.ended(), Some(Ok(())));
 }
 
 /// A kernel that never gets on is not waited for without end.

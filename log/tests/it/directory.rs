@@ -129,6 +129,25 @@ fn a_lock_that_is_given_up_in_time_is_waited_for() {
     assert_eq!(waiting.join().expect("no panic"), Ok(()));
 }
 
+/// Whoever has waited for a directory has the one that is there, not the one that was.
+#[test]
+fn a_directory_that_was_exchanged_is_not_taken_for_the_new_one() {
+    let directory = TempDir::new("exchanged");
+    let (path, moved) = (directory.path().join("log"), directory.path().join("moved"));
+    filled(&path);
+    let holder = Direct::open(&path).expect("free");
+    let name = path.clone();
+    let waiting = std::thread::spawn(move || Direct::open(&name).expect("free in the end"));
+    std::thread::sleep(Duration::from_millis(200));
+    std::fs::rename(&path, &moved).expect("ours");
+    filled(&path);
+    drop(holder);
+    let waited = waiting.join().expect("no panic");
+    assert!(matches!(Direct::open_with(&path, AT_ONCE), Err(Error::Locked { .. })));
+    drop(waited);
+    drop(Direct::open_with(&path, AT_ONCE).expect("free again"));
+}
+
 #[test]
 fn leftovers_of_a_crash_are_removed() {
     let directory = TempDir::new("leftovers");

@@ -21,6 +21,8 @@ mod full;
 #[cfg(all(feature = "sim", feature = "direct"))]
 mod fuzz;
 mod golden;
+#[cfg(feature = "direct")]
+mod handle;
 #[cfg(feature = "sim")]
 mod mutation;
 #[cfg(feature = "sim")]

@@ -124,7 +124,7 @@ fn mutate(disk: &mut SimDisk, rng: &mut Rng) {
     let some = |rng: &mut Rng| segments[rng.below(segments.len() as u64) as usize];
     let (segment, other) = (some(rng), some(rng));
     let offset = rng.below(16) * 4096;
-    match rng.below(8) {
+    match rng.below(9) {
         0 | 1 => {
             disk.flip(segment, rng.below(16 * 4096), rng.below(8) as u8);
         }
@@ -144,6 +144,7 @@ fn mutate(disk: &mut SimDisk, rng: &mut Rng) {
         }
         5 => disk.fail_reads_of(segment, offset),
         6 => forge(disk, rng, segment, offset.max(4096)),
+        7 => forge_hard_state(disk, rng),
         _ => {
             if rng.chance(1, 8) {
                 disk.shorten_segment(segment, rng.below(20) * 2048);
@@ -152,18 +153,47 @@ fn mutate(disk: &mut SimDisk, rng: &mut Rng) {
     }
 }
 
+/// A number that somebody may have counted with, or none that anybody would.
+fn any_number(rng: &mut Rng) -> u64 {
+    match rng.below(4) {
+        0 => rng.below(8),
+        1 => rng.below(1 << 16),
+        2 => u64::MAX - rng.below(3),
+        _ => rng.next_u64(),
+    }
+}
+
+/// The newest hard state with one field that is not so, under a right checksum.
+fn forge_hard_state(disk: &mut SimDisk, rng: &mut Rng) {
+    let file = disk.hard_state().ok().flatten();
+    let Some((mut hard, pair)) = file.and_then(|file| HardState::newest(&file).ok()) else {
+        return;
+    };
+    let number = any_number(rng);
+    match rng.below(12) {
+        0 => hard.durable.id.index = Index(number),
+        1 => hard.durable.id.term = Term(number),
+        2 => hard.durable.chain = Chain(number as u32),
+        3 => hard.position.segment = SegmentNumber(number),
+        4 => hard.position.offset = number,
+        5 => hard.end = Index(number),
+        6 => hard.start.id.index = Index(number),
+        7 => hard.start.chain = Chain(number as u32),
+        8 => hard.from.segment = SegmentNumber(number),
+        9 => hard.from.offset = number,
+        10 => hard.repair = Index(number),
+        _ => hard.update = number,
+    }
+    disk.write_hard_state(pair, &hard.encode_pair()).expect("it is there");
+}
+
 /// A frame whose checksums are right and whose contents are not.
 fn forge(disk: &mut SimDisk, rng: &mut Rng, segment: SegmentNumber, offset: u64) {
     let mut block = Buffer::zeroed(4096);
     let header =
         disk.read(segment, 0, &mut block).ok().and_then(|()| SegmentHeader::decode(&block).ok());
     let Some(header) = header else { return };
-    let any = |rng: &mut Rng| match rng.below(4) {
-        0 => rng.below(8),
-        1 => rng.below(1 << 16),
-        2 => u64::MAX - rng.below(3),
-        _ => rng.next_u64(),
-    };
+    let any = any_number;
     let frame = Frame {
         incarnation: if rng.chance(1, 8) { Incarnation(1) } else { header.incarnation },
         position: Position { segment, offset: if rng.chance(1, 8) { any(rng) } else { offset } },

@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use margay_log::Error;
 use margay_log::commit_log::{CommitLog, CommitLogOptions, ReadOnlyLog};
+use margay_log::disk::Disk;
+use margay_log::disk::direct::Direct;
 use margay_log::disk::view::View;
-use margay_log::id::{Index, SegmentNumber};
+use margay_log::format::EntryHeader;
+use margay_log::id::{ClusterId, Index, SegmentNumber, Term};
 use margay_log::recover::Cause;
 use margay_log::repair::{Repair, Step};
+use margay_log::{Error, Options};
 
 use crate::conformance::TempDir;
 
@@ -40,6 +44,10 @@ fn filled(name: &str) -> (TempDir, PathBuf) {
 
 fn segment(path: &Path, number: u64) -> PathBuf {
     path.join(margay_log::error::segment_file(SegmentNumber(number)))
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-"))
 }
 
 fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -84,6 +92,7 @@ fn repaired(path: &Path) -> (Vec<Step>, Vec<u64>, PathBuf) {
     log.append(&(last.0 + 1).to_le_bytes()).expect("room").wait().expect("durable");
     drop(log);
     assert_eq!(read_all(path).last(), Some(&(last.0 + 1)));
+    assert_eq!(contents(&originals), moved, "and stay so");
     (steps, kept, originals)
 }
 
@@ -93,6 +102,10 @@ fn a_sound_log_needs_no_repair() {
     let before = contents(&path);
     assert!(Repair::plan(&path).expect("sound").is_none());
     assert_eq!(contents(&path), before);
+    let stats = ReadOnlyLog::open(&path).expect("can be looked at").stats();
+    let segments: Vec<_> = before.iter().filter(|(name, _)| is_segment(name)).collect();
+    let bytes: usize = segments.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!((stats.segments, stats.file_bytes), (segments.len() as u64, bytes as u64));
     assert_eq!(read_all(&path), (1..=ENTRIES).collect::<Vec<_>>());
 }
 
@@ -102,6 +115,66 @@ fn a_log_in_use_is_not_repaired() {
     let log = CommitLog::open(&path, options()).expect("opens").log;
     assert!(matches!(Repair::plan(&path), Err(Error::Locked { .. })));
     drop(log);
+}
+
+/// What the log begins behind is in them.
+#[test]
+fn snapshots_are_kept_and_shared_with_nobody() {
+    let (_dir, path) = filled("snapshots");
+    fs::remove_file(segment(&path, 4)).expect("there");
+    let name = margay_log::snapshot::snapshot_file(Index(7));
+    fs::write(path.join(&name), b"the state at 7").expect("writable");
+    let (_, _, originals) = repaired(&path);
+    assert_eq!(fs::read(path.join(&name)).expect("there"), b"the state at 7");
+    // Its file becomes another one when the snapshot is removed.
+    fs::write(path.join(&name), b"a later state").expect("writable");
+    assert_eq!(fs::read(originals.join(&name)).expect("there"), b"the state at 7");
+}
+
+/// A group's segments become later ones.
+#[test]
+fn segments_that_are_used_again_are_shared_with_nobody() {
+    let dir = TempDir::new("group");
+    let path = dir.path().join("log");
+    let options = || Options {
+        cluster: ClusterId(3),
+        segment_first: 16 << 10,
+        segment_max: 16 << 10,
+        ..Options::default()
+    };
+    let mut disk = Direct::open(&path).expect("a directory");
+    let mut log = margay_log::open(&mut disk, options()).expect("a new log").log;
+    for _ in 0..20 {
+        log.push(&EntryHeader::default(), b"an entry").expect("fits");
+        log.seal(Term(1), 0).expect("space");
+        log.ops().for_each(|op| disk.submit(op));
+        let mut done = Vec::new();
+        disk.poll(true, &mut done);
+        done.into_iter().for_each(|done| _ = log.on_done(done).expect("nothing fails"));
+    }
+    drop((log, disk));
+    fs::remove_file(segment(&path, 4)).expect("there");
+    let originals = Repair::plan(&path).expect("can be").expect("needs to be").finish();
+    for file in contents(&originals.expect("done")).keys() {
+        assert_eq!(fs::metadata(file).expect("there").nlink(), 1, "{}", file.display());
+    }
+    let mut disk = Direct::open(&path).expect("free");
+    let opened = margay_log::open(&mut disk, options()).expect("opens");
+    assert!(opened.log.last().index > Index(5) && opened.report.damage.is_none());
+}
+
+/// Of a repair that cannot be finished the log is as it was, and in its place.
+#[test]
+fn a_repair_that_fails_leaves_the_log_where_it_is() {
+    let (dir, path) = filled("fails");
+    fs::remove_file(segment(&path, 4)).expect("there");
+    let before = contents(&path);
+    let repair = Repair::plan(&path).expect("can be repaired").expect("needs to be");
+    let locked = CommitLog::open(&path, options()).map(|_| ());
+    assert!(matches!(locked, Err(Error::Locked { .. })), "{locked:?}");
+    fs::remove_dir_all(dir.path().join("log.repair")).expect("there");
+    repair.finish().expect_err("there is nothing to put in place");
+    assert_eq!(contents(&path), before);
 }
 
 #[test]
@@ -185,6 +258,28 @@ fn each_kind_of_harm_to_a_segment_is_told_apart() {
         assert!(steps.contains(&Step::LeaveOut { segment: SegmentNumber(3) }), "{name}");
         assert!(!kept.is_empty(), "{name}");
     }
+}
+
+/// It is no damage: whoever has the newer version reads it.
+#[test]
+fn what_a_newer_version_has_written_is_left_alone() {
+    let (_dir, path) = filled("newer");
+    let mut bytes = fs::read(segment(&path, 3)).expect("there");
+    bytes[4..6].copy_from_slice(&2_u16.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..4_092]);
+    bytes[4_092..4_096].copy_from_slice(&crc.to_le_bytes());
+    fs::write(segment(&path, 3), bytes).expect("writable");
+    let before = contents(&path);
+    for error in [
+        CommitLog::open(&path, options()).map(|_| ()).expect_err("newer"),
+        ReadOnlyLog::open(&path).map(|_| ()).expect_err("newer"),
+        Repair::plan(&path).map(|_| ()).expect_err("newer"),
+    ] {
+        assert!(matches!(error, Error::Newer { found: 2, .. }), "{error}");
+    }
+    assert_eq!(contents(&path), before);
+    let beside = fs::read_dir(path.parent().expect("in a directory")).expect("there");
+    assert_eq!(beside.count(), 1, "nothing is left beside");
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! Bits flip in what was durable: it is reported, never left out in silence; and what was reported
 //! is remembered until it is repaired.
 
-use margay_log::disk::Disk;
-use margay_log::disk::sim::SimDisk;
+use std::collections::BTreeMap;
+
+use margay_log::disk::sim::{EIO, SimDisk};
+use margay_log::disk::{Disk, Done, Op};
 use margay_log::format::BLOCK;
 use margay_log::id::{BatchEnd, EntryId, Index, SegmentNumber};
 use margay_log::recover::{Cause, Storage};
 use margay_log::rng::Rng;
-use margay_log::{Error, Log, Opened, Read, open};
+use margay_log::{Error, Log, Opened, Options, Read, open};
 
-use crate::world::{World, for_seeds, options, received, seeds};
+use crate::world::{Made, World, for_seeds, options, received, seeds};
 
 /// A world at rest: everything it holds is durable, and the disk says so.
 fn at_rest(seed: u64, steps: usize) -> World {
@@ -128,7 +130,7 @@ fn what_is_at_rest_is_missed() {
 #[test]
 fn a_rotten_batch_is_put_back_where_it_was() {
     let (mut mended, mut cut) = (0, 0);
-    for_seeds("a_rotten_batch_is_put_back_where_it_was", &seeds(16), |seed| {
+    for_seeds("a_rotten_batch_is_put_back_where_it_was", &seeds(24), |seed| {
         let world = at_rest(seed, 60);
         let whole = end_of(&world.log);
         let mut rng = Rng::new(seed);
@@ -179,6 +181,110 @@ fn a_rotten_batch_is_put_back_where_it_was() {
     });
     println!("{mended} batches put back, {cut} logs cut because a frame was hit");
     assert!(mended > 50);
+}
+
+/// Batches rot, are found and put back, while all else goes on and the power goes in between.
+#[test]
+fn rot_comes_and_goes_in_any_history() {
+    let mut count = Rotted::default();
+    for_seeds("rot_comes_and_goes_in_any_history", &seeds(12), |seed| {
+        for options in [options(), crate::world::thrifty()] {
+            // What an unreadable batch holds cannot be told.
+            let options = Options { keep_rotten: true, mark: None, ..options };
+            rot_in_history(World::with(seed, options), &mut Rng::new(seed ^ 0x207), &mut count);
+        }
+    });
+    let Rotted { flips, cuts, found, mended } = count;
+    println!("{flips} flips, {cuts} power cuts, {found} found after one, {mended} put back");
+    assert!(flips > 30 && found > 100 && mended > 10);
+}
+
+#[derive(Default)]
+struct Rotted {
+    flips: u64,
+    cuts: u64,
+    found: u64,
+    mended: u64,
+}
+
+fn rot_in_history(mut world: World, rng: &mut Rng, count: &mut Rotted) {
+    for step in 0..120 {
+        world.act();
+        match rng.below(8) {
+            0..3 => count.flips += u64::from(flip_at_rest(&mut world, rng)),
+            3 => {
+                let behind = rng.below(world.log.last().index.0 + 1);
+                world.log.scrub(Index(behind));
+            }
+            4 => count.mended += put_back_all(&world.made, &mut world.log),
+            _ => {}
+        }
+        world.log.ops().for_each(|op| world.disk.submit(op));
+        while world.rng.chance(1, 2) && world.finish_one() {
+            world.tell();
+        }
+        let mut disk = world.disk.clone();
+        disk.power_cut(rng);
+        count.cuts += 1;
+        let (mut log, report, meta) = world.check_after_crash(&mut disk);
+        count.found += report.rotten.len() as u64;
+        if step % 40 == 39 {
+            world.go_on(disk, log, meta);
+        } else if rng.chance(1, 8) {
+            count.mended += put_back_all(&world.made, &mut log);
+            world.read_all(&mut log, &mut disk);
+        }
+    }
+}
+
+/// A bit in the body of a batch flips, where the next opening would miss it.
+fn flip_at_rest(world: &mut World, rng: &mut Rng) -> bool {
+    let below = world.log.at_rest_below();
+    let segments = world.disk.segment_numbers().filter(|segment| *segment < below);
+    let blocks = segments.flat_map(|segment| {
+        let blocks = world.disk.written_blocks(segment).filter(|block| *block > 0);
+        blocks.map(move |block| (segment, block))
+    });
+    let blocks: Vec<_> = blocks.collect();
+    if blocks.is_empty() {
+        return false;
+    }
+    let (segment, block) = blocks[rng.below(blocks.len() as u64) as usize];
+    world.disk.flip(segment, block + 128 + rng.below(3968), rng.below(8) as u8)
+}
+
+/// All that the log knows to be unreadable.
+fn put_back_all(made: &BTreeMap<(Index, u32), Made>, log: &mut Log) -> u64 {
+    let damaged = log.damaged();
+    for rotten in &damaged {
+        let made = &made[&(rotten.first, rotten.end.chain.0)];
+        assert!(log.mend(received(&made.bytes)), "it is the very batch");
+    }
+    damaged.len() as u64
+}
+
+/// A batch was to be put back and was cut off meanwhile; the disk refuses.
+#[test]
+fn a_batch_that_takes_the_place_of_an_unreadable_one_is_not_taken_for_it() {
+    let mut world = World::with(1, Options { keep_rotten: true, mark: None, ..options() });
+    for _ in 0..4 {
+        world.append_one();
+        world.settle_without_mark();
+    }
+    let (segment, block) = (SegmentNumber(1), world.disk.written_blocks(SegmentNumber(1)).nth(1));
+    assert!(world.disk.flip(segment, block.expect("the first batch") + 130, 1));
+    world.log.scrub(Index(0));
+    world.settle_without_mark();
+    let damaged = world.log.damaged();
+    assert_eq!((damaged.len(), damaged[0].first), (1, Index(1)));
+    assert_eq!(put_back_all(&world.made, &mut world.log), 1);
+    let mend = world.log.ops().next().expect("it is written");
+    let Op::Mend { ticket, .. } = mend else { panic!("{mend:?}") };
+    world.log.truncate_suffix(Index(0)).expect("everything");
+    world.append_one();
+    assert!(!world.log.is_damaged());
+    world.log.on_done(Done::Mend { ticket, result: Err(EIO) }).expect("harms nobody else");
+    assert!(!world.log.is_damaged());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use margay_log::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 
 use super::super::{Host, Replica};
 use super::restore::Feeding;
-use super::{SnapshotId, id_of};
+use super::{RETRY, SnapshotId, id_of};
 use crate::machine::StateMachine;
 use crate::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 
@@ -81,11 +81,14 @@ impl<S: StateMachine> Replica<S> {
         installing.heard = now;
         installing.from = from;
         let position = installing.feeding.position();
-        let begins = piece.offset == 0 && position == SNAPSHOT_HEADER as u64;
-        let fresh = if begins { &piece.bytes[SNAPSHOT_HEADER..] } else { piece.bytes };
-        if !begins && piece.offset != position || installing.publish.is_some() {
+        // The first piece brings the header, which is known by now, and what follows it.
+        let fresh = match piece.offset {
+            0 if position == SNAPSHOT_HEADER as u64 => piece.bytes.get(SNAPSHOT_HEADER..),
+            offset => (offset == position).then_some(piece.bytes),
+        };
+        let Some(fresh) = fresh.filter(|_| installing.publish.is_none()) else {
             return self.answer_piece(from, piece.id, position, SnapshotState::Wanted, host);
-        }
+        };
         if installing.backlog() >= BACKLOG_MAX {
             return;
         }
@@ -93,6 +96,7 @@ impl<S: StateMachine> Replica<S> {
             tracing::error!(group = self.config.group.0, %from, why,
                 "what came is no whole snapshot");
             self.abandon_install(host);
+            self.snapshots.retry_at = Some(now.after(RETRY));
             return self.answer_piece(from, piece.id, 0, SnapshotState::Refused, host);
         }
         let mut data = Buffer::zeroed(piece.bytes.len());
@@ -135,7 +139,8 @@ impl<S: StateMachine> Replica<S> {
         installing.is_some_and(|installing| id_of(installing.header()) == *id)
     }
 
-    /// Begins anew with the first piece of a file; `false` where that is not what came.
+    /// Begins anew with the first piece of a file; `false` where that is not what came, or it is too
+    /// early to try again.
     fn begin_install(
         &mut self,
         now: Micros,
@@ -143,6 +148,9 @@ impl<S: StateMachine> Replica<S> {
         piece: &SnapshotPiece<'_>,
         host: &mut dyn Host,
     ) -> bool {
+        if self.snapshots.retry_at.is_some_and(|at| now < at) {
+            return false; // The sender tries again.
+        }
         if piece.offset != 0 {
             self.answer_piece(from, piece.id, 0, SnapshotState::Wanted, host);
             return false;
@@ -211,6 +219,7 @@ impl<S: StateMachine> Replica<S> {
             let (from, id) = (installing.from, id_of(installing.header()));
             self.abandon_install(host);
             self.snapshots.strays.retain(|&(_, stray)| stray != ticket);
+            self.snapshots.retry_at = Some(now.after(RETRY));
             // All that was taken is gone with it: the sender, who may have sent everything, would
             // wait for long.
             self.answer_piece(from, id, 0, SnapshotState::Wanted, host);
@@ -245,6 +254,7 @@ impl<S: StateMachine> Replica<S> {
                 tracing::error!(group = self.config.group.0, %from, %index, why,
                     "the snapshot that was brought does not restore");
                 self.snapshots.useless.push(index);
+                self.snapshots.retry_at = Some(now.after(RETRY));
                 return self.answer_piece(from, id, 0, SnapshotState::Refused, host);
             }
         };
@@ -253,6 +263,7 @@ impl<S: StateMachine> Replica<S> {
             host.dispose(Box::new(machine));
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot comes late");
         } else if self.take_over(now, &header, machine, host) {
+            self.note_applied(now, host);
             self.snapshots.counts.installed += 1;
             tracing::info!(group = self.config.group.0, %from, %index, "the snapshot is installed");
             self.forget_all_snapshots();

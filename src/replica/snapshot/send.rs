@@ -21,8 +21,12 @@ const PIECE: u64 = 64 << 10;
 const WINDOW: u64 = 4 * PIECE;
 /// Without an answer for this long, what is on its way is taken for lost.
 const PATIENCE: Micros = Micros::from_millis(500);
-/// Without an answer for this long the attempt ends; the next heartbeat may begin another.
+/// Without getting further for this long the attempt ends; the next heartbeat may begin another. A
+/// receiver that has no space for it answers, too.
 const SILENCE: Micros = Micros::from_millis(10_000);
+/// Bytes of log kept for whoever is being brought a snapshot, at most, in times of what makes one
+/// due. Who needs longer would not catch up with a log that grows so fast.
+const LOG_MAX: u64 = 8;
 
 /// A snapshot on its way to another node.
 pub(super) struct Sending {
@@ -34,8 +38,10 @@ pub(super) struct Sending {
     sent: u64,
     /// The read under way, and from where.
     read: Option<(Ticket, u64)>,
-    /// When it last answered, and since when what is sent is unanswered.
-    heard: Micros,
+    /// The furthest it has been, and since when.
+    furthest: u64,
+    furthest_since: Micros,
+    /// Since when what is sent is unanswered.
     waits_since: Micros,
 }
 
@@ -45,7 +51,7 @@ impl Sending {
     }
 
     pub(super) fn deadline(&self) -> Option<Micros> {
-        let lapses = self.heard.after(SILENCE);
+        let lapses = self.furthest_since.after(SILENCE);
         let waits = self.sent > self.acked && self.read.is_none();
         Some(if waits { lapses.min(self.waits_since.after(PATIENCE)) } else { lapses })
     }
@@ -72,15 +78,24 @@ impl<S: StateMachine> Replica<S> {
             acked: 0,
             sent: 0,
             read: None,
-            heard: now,
+            furthest: 0,
+            furthest_since: now,
             waits_since: now,
         });
     }
 
-    /// Begins the reads that are due, and gives up who answers no more.
+    /// Gives up who takes so long that the log kept for it would fill this disk in the end.
+    pub(super) fn give_up_slow_ones(&mut self) {
+        let (applied, max) = (self.machine.applied(), LOG_MAX * self.snapshot_due_at());
+        let log = &self.log;
+        self.snapshots.sending.retain(|sending| log.disk_bytes(sending.index(), applied) <= max);
+    }
+
+    /// Begins the reads that are due, and gives up who gets no further.
     pub(super) fn send_pieces(&mut self, now: Micros) {
         let before = self.snapshots.sending.len();
-        self.snapshots.sending.retain(|sending| now < sending.heard.after(SILENCE));
+        let sending = &mut self.snapshots.sending;
+        sending.retain(|sending| now < sending.furthest_since.after(SILENCE));
         for sending in &mut self.snapshots.sending {
             let waits = sending.sent > sending.acked && sending.read.is_none();
             if waits && now >= sending.waits_since.after(PATIENCE) {
@@ -153,7 +168,9 @@ impl<S: StateMachine> Replica<S> {
         let sending = &mut self.snapshots.sending[at];
         match ack.state {
             SnapshotState::Wanted if ack.offset <= sending.header.length => {
-                sending.heard = now;
+                if ack.offset > sending.furthest {
+                    (sending.furthest, sending.furthest_since) = (ack.offset, now);
+                }
                 if ack.offset != sending.acked {
                     sending.waits_since = now;
                 }

@@ -11,7 +11,7 @@ use crate::sim::cluster::Cluster;
 /// Every operation takes much longer, for a while: of one disk, or of all.
 pub(super) struct Slow;
 
-/// No segment can be prepared, until it strikes again.
+/// No segment can be prepared and no snapshot written, or one of the two, until it strikes again.
 pub(super) struct Full;
 
 /// One write fails: the node says so, stops, and starts again.
@@ -41,17 +41,23 @@ impl<S: StateMachine> Fault<S> for Slow {
 
 impl<S: StateMachine> Fault<S> for Full {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
-        let (at, full) = (draw(cluster), cluster.rng.chance(1, 2));
-        cluster.trace.line(cluster.now, format_args!("disk {at} is full: {full}"));
-        cluster.nodes[at].full = full;
-        cluster.nodes[at].disk.fail_prepares(full.then_some(ENOSPC));
-        Ok(full)
+        let at = draw(cluster);
+        let (log, snapshots) = [(false, false), (false, true), (true, false), (true, true)]
+            [cluster.rng.below(4) as usize];
+        let line = format_args!("disk {at} is full for logs {log}, for snapshots {snapshots}");
+        cluster.trace.line(cluster.now, line);
+        let node = &mut cluster.nodes[at];
+        node.full = log;
+        node.disk.fail_prepares(log.then_some(ENOSPC));
+        node.disk.fail_snapshots(snapshots.then_some(ENOSPC));
+        Ok(log || snapshots)
     }
 
     fn mend(&mut self, cluster: &mut Cluster<S>) -> Result<(), Failure> {
         for node in &mut cluster.nodes {
             node.full = false;
             node.disk.fail_prepares(None);
+            node.disk.fail_snapshots(None);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod loss;
 mod members;
 mod pause;
 mod rot;
+mod stop;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -111,12 +112,14 @@ fn table<S: StateMachine>() -> Vec<Kind<S>> {
         Kind::new("rot", 4, 1, |rng| Box::new(rot::Rot::new(rng))),
         Kind::new("weather", 6, 1, |_| Box::new(weather::Change)),
         Kind::new("broken connections", 6, 1, |_| Box::new(connections::Break)),
+        Kind::new("broken links", 4, 1, |_| Box::new(connections::BreakPeers)),
         Kind::new("half-open connections", 3, 1, |_| Box::new(connections::HalfOpen)),
         Kind::new("churn", 3, 1, |_| Box::new(churn::Churn)),
         Kind::new("slow disk", 3, 1, |_| Box::new(disk::Slow)),
         Kind::new("full disk", 2, 1, |_| Box::new(disk::Full)),
         Kind::new("failing disk", 3, 1, |_| Box::new(disk::Failing)),
         Kind::new("rotten hard state", 3, 1, |_| Box::new(loss::HardState::default())),
+        Kind::new(stop::STOP, 3, 1, |_| Box::new(stop::Stop::default())),
         Kind::new("lost disk", 2, 1, |_| Box::new(loss::Wipe::default())),
     ]
 }

@@ -23,8 +23,8 @@ impl Rot {
 impl<S: StateMachine> Fault<S> for Rot {
     fn strike(&mut self, cluster: &mut Cluster<S>) -> Result<bool, Failure> {
         let at = (self.victim % cluster.nodes.len() as u64) as usize;
-        if cluster.nodes.iter().any(|node| node.gone) {
-            return Ok(false); // There may be no other copy.
+        if cluster.nodes.iter().any(|node| node.gone) || cluster.founders < 3 {
+            return Ok(false); // There may be no other copy, or nobody to elect a leader without it.
         }
         let Cluster { nodes, rng, .. } = cluster;
         // Nobody could bring a log back that was cut while another node is lost.

@@ -6,20 +6,22 @@ use std::sync::Arc;
 
 use margay::machine::bytes::{self, Reader};
 use margay::machine::{
-    Code, Commit, Effects, Events, Frozen, Level, LogTime, Notice, Query, ResourceId, RestoreError,
-    Restoring, SessionId, StateMachine,
+    Code, Commit, Effects, Events, Frozen, Level, LogTime, Notice, NoticeState, Query, ResourceId,
+    RestoreError, Restoring, SessionId, StateMachine,
 };
-use margay::raft::message::{Body, Config, Message, RoleKind};
+use margay::raft::message::{Body, Config, Message, RoleKind, Round};
 use margay::replica::membership::Member;
 use margay::replica::{ConnId, Host, Replica, ReplicaConfig};
-use margay::wire::client::{Request, Response};
+use margay::wire::client::{NOTICES_MAX, Request, Response};
 use margay::wire::peer::PeerMessage;
 use margay::wire::repair::RepairRequest;
 use margay::wire::{self, Kind};
 use margay_log::batch::Batch;
 use margay_log::disk::sim::SimDisk;
 use margay_log::disk::{Disk, Op, SnapshotStep};
-use margay_log::id::{BatchEnd, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId};
+use margay_log::id::{
+    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Micros, NodeId,
+};
 use margay_log::{Options, open};
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -73,8 +75,13 @@ impl StateMachine for Notebook {
         0
     }
 
-    fn holdings(&self, _: SessionId, _: LogTime, _: &mut Vec<Notice>) {
+    fn holdings(&self, session: SessionId, _: LogTime, out: &mut Vec<Notice>) {
         self.breaks_at(b"break when asked what is held");
+        if self.note == b"hold too much" {
+            let (resource, state) = (ResourceId(1), NoticeState::Waiting);
+            let waits = |n| Notice { session, resource, waiter: Index(n), state };
+            out.extend((0..=NOTICES_MAX as u64).map(waits));
+        }
     }
 
     fn events(&self, _: ResourceId, _: (Index, u32), _: &[u8]) -> Events {
@@ -164,6 +171,8 @@ struct World {
     holds_reads: bool,
     /// How often the others were asked for what is lacking.
     asked_for_state: usize,
+    /// How often another was told to stand.
+    handed_over: usize,
     sequence: u64,
 }
 
@@ -211,6 +220,7 @@ impl World {
             now,
             holds_reads: false,
             asked_for_state: 0,
+            handed_over: 0,
             sequence: 0,
         }
     }
@@ -247,6 +257,7 @@ impl World {
             self.asked_for_state += 1;
         }
         let Ok(PeerMessage { message, chain, .. }) = PeerMessage::decode(&frame) else { return };
+        self.handed_over += usize::from(message.body == Body::TimeoutNow);
         let (body, chain) = match message.body {
             Body::PreVote { .. } => (Body::PreVoteReply { granted: true }, chain),
             Body::Vote { .. } => (Body::VoteReply { granted: true }, chain),
@@ -259,11 +270,24 @@ impl World {
             }
             _ => return,
         };
-        let message = Message { term: message.term, body };
-        let mut reply = Vec::new();
-        PeerMessage { message, chain, batch_length: 0 }.encode(&mut reply);
-        let frame = wire::decode(&reply).expect("a frame");
+        self.is_told(from, Message { term: message.term, body }, chain);
+    }
+
+    /// Another node says something to this one.
+    fn is_told(&mut self, from: NodeId, message: Message, chain: Chain) {
+        let mut frame = Vec::new();
+        PeerMessage { message, chain, batch_length: 0 }.encode(&mut frame);
+        let frame = as_bytes(&aligned(&frame));
+        let frame = wire::decode(&frame).expect("a frame");
         self.replica.on_peer(self.now, from, &frame, None, &mut self.out).expect("it is sound");
+    }
+
+    /// Another node leads, in the next term.
+    fn is_deposed_by(&mut self, from: NodeId) {
+        let term = self.replica.term().next();
+        let (prev, batch, commit, round) = (EntryId::ZERO, None, Index::ZERO, Round(1));
+        let body = Body::Append { prev, batch, commit, round };
+        self.is_told(from, Message { term, body }, Chain::default());
     }
 
     fn until(&mut self, what: &str, reached: impl Fn(&World) -> bool) {
@@ -410,6 +434,27 @@ fn a_users_code_that_breaks_while_a_snapshot_is_taken_halts_its_group() {
     }
 }
 
+/// Others may go on: what breaks while a state is frozen breaks on one node.
+#[test]
+fn a_leader_that_has_halted_hands_over_and_takes_nothing_back() {
+    let mut world = World::open(SimDisk::new(11), 3, Micros(0));
+    world.lead();
+    for _ in 0..20 {
+        world.note(&vec![b'x'; 4_000]);
+    }
+    assert_eq!(world.handed_over, 0);
+    world.note(b"break when frozen");
+    world.until("halted", World::is_halted);
+    (0..8_000).for_each(|_| world.turn());
+    assert!(world.handed_over > 0, "to anybody who is well");
+    world.is_deposed_by(NodeId(2));
+    world.turn();
+    let (term, body) = (world.replica.term(), Body::TimeoutNow);
+    world.is_told(NodeId(2), Message { term, body }, Chain::default());
+    assert_eq!(world.replica.raft().role(), RoleKind::Follower);
+    assert_eq!(world.replica.term(), term, "it could answer nobody");
+}
+
 #[test]
 fn a_users_code_that_breaks_when_asked_what_is_held_halts_its_group() {
     let mut world = World::open(SimDisk::new(4), 3, Micros(0));
@@ -419,6 +464,29 @@ fn a_users_code_that_breaks_when_asked_what_is_held_halts_its_group() {
     world.says(&Request::Attach { session, key: [1; 16], acked });
     world.until("halted", World::is_halted);
     assert!(world.heard().iter().any(|said| said.contains("HALTED")));
+}
+
+/// Who holds too much is ended, by its leader; one that is deposed before it has answered appends
+/// nothing.
+#[test]
+fn a_session_that_holds_too_much_is_ended_by_nobody_but_a_leader() {
+    let mut world = World::open(SimDisk::new(10), 3, Micros(0));
+    let session = world.lead();
+    world.note(b"hold too much");
+    let all = |world: &World| world.replica.machine().applied() == world.replica.log().last().index;
+    world.turn();
+    world.until("all applied", all);
+    let acked = margay::machine::Sequence(0);
+    world.says(&Request::Attach { session, key: [1; 16], acked });
+    world.turn();
+    // The others have confirmed it; in the same turn it hears of another leader.
+    world.is_deposed_by(NodeId(2));
+    world.heard();
+    world.turn();
+    assert!(!world.leads());
+    let heard = world.heard();
+    assert!(heard.iter().any(|said| said.contains("NOT_LEADER")), "{heard:?}");
+    assert_eq!(world.replica.log().open_entries(), 0, "an open batch exists only in its leader");
 }
 
 /// A snapshot that a user's code cannot take back is as good as none: the log is applied anew.

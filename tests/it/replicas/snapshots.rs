@@ -9,6 +9,7 @@ use margay::resource::value::SetV1;
 use margay::wire::client::Admin;
 use margay::wire::snapshot::{SnapshotAck, SnapshotPiece, SnapshotState};
 use margay::wire::{self, Kind};
+use margay_log::disk::sim::ENOSPC;
 use margay_log::disk::{Op, SnapshotStep};
 use margay_log::id::{Incarnation, Index, Micros, NodeId};
 
@@ -314,7 +315,7 @@ pub(super) fn snapshot_of_unreachable_node_does_not_block_leader() {
     }
     assert_eq!(scene.group.leader(), leader);
     let kept = scene.group.node(leader).disk.finished_snapshots().count();
-    assert!(kept <= 2, "{kept} snapshots are kept for nobody");
+    assert!(kept <= 3, "{kept} are kept: the two newest, and one that it may still ask for");
     scene.group.start(away);
     scene.ends_well(21);
 }
@@ -411,6 +412,61 @@ pub(super) fn purge_during_stream() {
     scene.caller.fill(&mut scene.group, 80);
     assert!(begin(&scene.group, leader) > newest.expect("as before"), "then it goes");
     assert!(scene.group.node(away).fatal.is_none());
+}
+
+/// Whose disk has no space for a snapshot is not sent it all the time, and keeps nobody from letting
+/// go of old log and old snapshots.
+#[test]
+fn who_has_no_space_for_a_snapshot_holds_nobody_up() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    scene.group.node(away).disk.fail_snapshots(Some(ENOSPC));
+    let sent = Rc::new(Cell::new(0));
+    let pieces = Rc::clone(&sent);
+    scene.group.weather = Some(Box::new(move |flight| {
+        pieces.set(pieces.get() + u32::from(is_piece(flight)));
+        Some(Micros(0))
+    }));
+    let begins = begin(&scene.group, leader);
+    scene.group.heal();
+    for _ in 0..30 {
+        scene.caller.fill(&mut scene.group, 20);
+        scene.group.run(1_000);
+    }
+    assert_eq!(scene.installed(), 0);
+    assert!((30..300).contains(&sent.get()), "{} pieces in 30 s", sent.get());
+    let kept = scene.group.node(leader).disk.finished_snapshots().count();
+    assert!(kept <= 3, "{kept} snapshots are kept");
+    assert!(begin(&scene.group, leader) > begins, "the log goes");
+    scene.group.node(away).disk.fail_snapshots(None);
+    scene.ends_well(1);
+}
+
+/// A receiver that gets on, but not as fast as the log grows, does not fill the leader's disk.
+#[test]
+fn a_snapshot_on_its_way_keeps_so_much_log_and_no_more() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    scene.group.heal();
+    scene.group.weather =
+        Some(Box::new(|flight| Some(Micros(if is_piece(flight) { 9_000_000 } else { 0 }))));
+    scene.group.run(300);
+    let newest = scene.group.node(leader).disk.finished_snapshots().map(|(at, _)| at).max();
+    let newest = newest.expect("one is on its way");
+    let made = scene.group.replica(leader).snapshot_counts().made;
+    while scene.group.replica(leader).snapshot_counts().made < made + 6 {
+        scene.caller.fill(&mut scene.group, 8);
+        let kept: Vec<_> = scene.group.node(leader).disk.finished_snapshots().collect();
+        assert!(kept.len() <= 4 && kept[0].0 <= newest, "{kept:?}: it and the two newest");
+    }
+    assert!(begin(&scene.group, leader) <= newest);
+    while scene.group.replica(leader).snapshot_counts().made < made + 14 {
+        scene.caller.fill(&mut scene.group, 8);
+    }
+    assert!(scene.group.replica(away).snapshot_counts().installed == 0, "it still has not come");
+    assert!(begin(&scene.group, leader) > newest, "others have to be served");
+    scene.group.weather = None;
+    scene.ends_well(1);
 }
 
 #[test]

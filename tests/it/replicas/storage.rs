@@ -362,6 +362,94 @@ pub(super) fn damage_of_the_last_voter_is_refused_and_changes_nothing() {
     assert_eq!(caller.add(&mut group, counter), count + 1);
 }
 
+/// A voter has lost the end of its log, and the leader to whom it had acknowledged that leads on. On
+/// the way back there it holds much that is committed: it votes when it holds all of it.
+#[test]
+fn who_is_brought_its_lost_end_by_the_same_leader_votes_when_it_has_all_of_it() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let (victim, away) = (others[0], others[1]);
+    let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    group.isolate(away);
+    for _ in 0..30 {
+        caller.add(&mut group, counter);
+    }
+    // Two disks have it all, and know that they do.
+    group.run(1_000);
+    let last = group.replica(leader).commit();
+    assert_eq!(group.replica(victim).log().durable(), last);
+    group.crash(victim);
+    let all = bodies(&mut group, victim);
+    let (_, segment, offset) = all[all.len() - 20];
+    assert!(group.node(victim).disk.overwrite(segment, offset & !4_095, &[0; 4_096]));
+    group.start(victim);
+    assert_eq!(group.replica(victim).log().repair(), Some(last));
+    // Half of it comes.
+    let half = Index(last.0 - 10);
+    group.weather = Some(Box::new(move |flight| {
+        let is_behind = flight.batch.as_ref().is_some_and(|it| it.header().last().index > half);
+        (!is_behind).then_some(Micros(0))
+    }));
+    group.until("half of it", |group| group.replica(victim).log().durable() == half);
+    group.run(1_000);
+    assert_eq!(group.replica(victim).commit(), half, "committed in the leader's own term");
+    assert_eq!(group.leads(), Some(leader));
+    group.crash(leader);
+    group.weather = None;
+    group.heal();
+    group.run(5_000);
+    assert_eq!(group.leads(), None, "the only one that has it is away");
+    group.start(leader);
+    group.converge();
+    let mut caller = Caller::new(&group, 2, &[1, 2, 3], 60_000);
+    assert_eq!(caller.count(&mut group, counter), 30);
+    // And now it votes.
+    group.crash(leader);
+    group.until("another leader", |group| group.leads().is_some());
+}
+
+/// A leader cannot read on to its own beginning, and the others have let go of what it lacks. The
+/// state that it is brought may go further than that: it leads from there. Snapshots are due with
+/// every tenth write or so; one of them is due with the beginning.
+#[test]
+fn a_leader_that_is_brought_a_state_behind_its_beginning_serves() {
+    (0..11).for_each(is_brought_a_state_behind_so_many);
+}
+
+fn is_brought_a_state_behind_so_many(writes: i64) {
+    const LEADS: u32 = 1;
+    let mut group = Group::with(3, |config| {
+        if config.raft.id != NodeId(LEADS) {
+            config.snapshot_after = 1;
+        }
+    });
+    let mut caller = Caller::new(&group, 1, &[1, 2, 3], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    for _ in 0..60 + writes {
+        caller.add(&mut group, counter);
+    }
+    caller.fill(&mut group, 60);
+    group.converge();
+    group.run(1_000);
+    let begins = |group: &Group, n: u32| group.replica(n).log().start().id.index;
+    let lacks = bodies(&mut group, LEADS)[10].0;
+    assert!(begins(&group, LEADS) < lacks && [2, 3].iter().all(|n| begins(&group, *n) > lacks));
+    (1..=3).for_each(|n| group.crash(n));
+    (1..=3).for_each(|n| group.start(n));
+    rot(&mut group, LEADS, lacks);
+    // Nobody else can be elected.
+    group.cut.extend([(2, 3), (3, 2)]);
+    group.until("it to lead", |group| group.leads() == Some(LEADS));
+    group.until("the state", |group| group.replica(LEADS).snapshot_counts().installed == 1);
+    let mut caller = Caller::new(&group, 2, &[LEADS], 60_000);
+    assert_eq!(caller.count(&mut group, counter), 60 + writes);
+    assert_eq!(caller.add(&mut group, counter), 61 + writes);
+    group.heal();
+    group.converge();
+}
+
 /// A founder that was alone has its damage mended by those who joined it.
 #[test]
 pub(super) fn damage_of_a_founder_is_mended_by_who_joined() {

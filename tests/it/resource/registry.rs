@@ -6,7 +6,7 @@ use margay::machine::{Code, StateMachine, kind};
 use margay::resource::Registry;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::map::{PutV1, SizeV1};
-use margay::resource::registry::{DELETED, DeleteV1, FindV1, ListV1, OpenV1};
+use margay::resource::registry::{DELETED, DeleteV1, FindV1, ListV1, OpenV1, RESOURCES_MAX};
 
 fn open(name: &[u8], kind: u8) -> OpenV1 {
     OpenV1 { name: name.to_vec(), kind, options: Vec::new() }
@@ -71,6 +71,24 @@ fn bad_names_are_refused() {
     assert_eq!(world.command(session, 0, &unknown).code, Code::BAD_KIND);
     let options = OpenV1 { name: b"y".to_vec(), kind: kind::MAP, options: vec![0; 4_097] };
     assert_eq!(world.command(session, 0, &options).code, Code::OPTIONS_TOO_LARGE);
+}
+
+/// Who makes names without end is refused; what is there stays, and goes.
+#[test]
+fn a_group_holds_so_many_resources() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let first = world.open(session, "0", kind::COUNTER);
+    for n in 1..RESOURCES_MAX {
+        world.open(session, &n.to_string(), kind::COUNTER);
+        world.seen.replies.clear();
+    }
+    let more = open(b"more", kind::COUNTER);
+    assert_eq!(world.command(session, 0, &more).code, Code::TOO_MANY_RESOURCES);
+    let told = world.command(session, 0, &open(b"0", kind::COUNTER));
+    assert_eq!(opened(&told), (first, false), "what is there is found");
+    assert_eq!(world.command(session, 0, &DeleteV1 { resource: first }).code, Code::OK);
+    assert_eq!(world.command(session, 0, &more).code, Code::OK);
 }
 
 #[test]

@@ -58,6 +58,7 @@ const UNSAFE: &[&str] = &[
     "src/shard/sys.rs",
     "bench/src/ring.rs",
     "tools/src/sys.rs",
+    "tools/tests/it/bad/blocked.rs",
 ];
 
 /// Same inputs, same outputs: these take time, seeds and bytes as arguments.
@@ -131,6 +132,10 @@ const NOT_IN_TURNS: &[(&str, &[&str])] = &[
     ("RefCell", &[]),
 ];
 
+/// Clocks that somebody sets, and so that jump. Nothing of package margay goes by them: a lease, a
+/// time-out or a time to live is no longer because an hour was put in.
+const CALENDARS: &[&str] = &["SystemTime", "CLOCK_REALTIME"];
+
 /// Not to be merged, anywhere.
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
 
@@ -144,6 +149,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
     check_arrows(source, &mut found);
     check_determinism(source, &mut found);
     check_turns(source, &mut found);
+    check_calendars(source, &mut found);
     found
 }
 
@@ -293,6 +299,18 @@ fn check_turns(source: &Source, found: &mut Vec<Finding>) {
         for line in source.lines_with(word).filter(|&line| !source.is_test(line)) {
             let text = format!("`{word}` where a turn is a plain step; borrow what it needs once");
             found.push(source.finding(line, "turn", text));
+        }
+    }
+}
+
+fn check_calendars(source: &Source, found: &mut Vec<Finding>) {
+    if !source.is_under(&["src/"]) {
+        return;
+    }
+    for word in CALENDARS {
+        for line in source.lines_with(word) {
+            let text = format!("`{word}` jumps when somebody sets it; count from boot: `sys::now`");
+            found.push(source.finding(line, "calendar", text));
         }
     }
 }

@@ -9,6 +9,19 @@ fn found(path: &str, text: &str) -> Vec<String> {
     check(&Source::new(path, text)).iter().map(|f| format!("{} {}", f.line, f.rule)).collect()
 }
 
+/// What of a rule is broken by the code there is.
+fn found_in_all(rule: &str) -> Vec<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let mut files = Vec::new();
+    crate::collect(&root, &mut files).expect("the sources are there");
+    assert!(files.iter().any(|file| file.ends_with("src/shard/turn.rs")));
+    let read = |file: &std::path::PathBuf| {
+        let path = file.strip_prefix(&root).expect("it is below").display().to_string();
+        check(&Source::new(&format!("src/{path}"), &std::fs::read_to_string(file).expect("text")))
+    };
+    files.iter().flat_map(read).filter(|f| f.rule == rule).map(|f| f.to_string()).collect()
+}
+
 #[test]
 fn comments_and_literals_are_not_code() {
     let text = "// HashMap\n/* f64 /* unsafe */ f64 */\nlet a = \"async \\\" f64\";\n\
@@ -42,18 +55,21 @@ fn a_turn_neither_waits_nor_borrows_at_run_time() {
     assert!(found("src/shard/start.rs", waits).is_empty());
     assert_eq!(found("src/shard/start.rs", "let a = RefCell::new(1);\n"), ["1 turn"]);
     assert!(found("src/sim/workload/mod.rs", "a: Rc<RefCell<u8>>,\n").is_empty());
-    // So it is with all the code there is.
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
-    let mut files = Vec::new();
-    crate::collect(&root, &mut files).expect("the sources are there");
-    let read = |file: &std::path::PathBuf| {
-        let path = file.strip_prefix(&root).expect("it is below").display().to_string();
-        check(&Source::new(&format!("src/{path}"), &std::fs::read_to_string(file).expect("text")))
-    };
-    let broken: Vec<String> =
-        files.iter().flat_map(read).filter(|f| f.rule == "turn").map(|f| f.to_string()).collect();
-    assert_eq!(broken, Vec::<String>::new());
-    assert!(files.iter().any(|file| file.ends_with("src/shard/turn.rs")));
+    assert_eq!(found_in_all("turn"), Vec::<String>::new());
+}
+
+/// A clock that is set changes no lease and no life: nobody looks at it.
+#[test]
+fn nothing_goes_by_the_calendar() {
+    let text = "let now = SystemTime::now();\nclock_gettime(libc::CLOCK_REALTIME, &mut time);\n";
+    for path in ["src/shard/sys.rs", "src/client/driver.rs", "src/machine/clock.rs"] {
+        let calendars = found(path, text);
+        assert!(calendars.contains(&"1 calendar".to_owned()), "{path}: {calendars:?}");
+        assert!(calendars.contains(&"2 calendar".to_owned()), "{path}: {calendars:?}");
+    }
+    let boot = "clock_gettime(libc::CLOCK_BOOTTIME, &mut time);\n";
+    assert!(found("src/shard/sys.rs", boot).is_empty());
+    assert_eq!(found_in_all("calendar"), Vec::<String>::new());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Nothing here waits by sleeping: answers are read with a time limit, and what has no answer is
 //! looked for until it is there.
 
+mod blocked;
 mod disk;
 mod frames;
 mod full;

@@ -64,6 +64,10 @@ fn a_sound_log_is_shown() {
     }
 }
 
+fn entries_before(inspected: &Value) -> Option<usize> {
+    inspected["log"]["last_index"].as_u64().and_then(|last| usize::try_from(last).ok())
+}
+
 #[test]
 fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     let _machine = beside_others();
@@ -83,7 +87,17 @@ fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     let (code, _, err) = text(&run(&["verify"], &dir));
     assert!(code == 1 && err.contains("segment-0000000000000002.log at offset 4096"), "{err}");
 
+    // What there is before the damage is shown, and that there is more.
+    let (code, entries) = json(&["dump"], &dir);
+    assert_eq!((code, entries.as_array().map(Vec::len)), (1, entries_before(&inspected)));
+    let (code, stats) = json(&["stats"], &dir);
+    assert_eq!((code, &stats["last_index"]), (1, &inspected["log"]["last_index"]));
+
     // Nobody is there to be asked.
+    let (code, planned) = json(&["repair"], &dir);
+    assert_eq!((code, &planned["result"]), (1, &Value::from("not repaired")));
+    assert_eq!(planned["last_index"], inspected["log"]["last_index"]);
+    assert_eq!(planned["originals"], Value::Null);
     let (code, out, err) = text(&run(&["repair"], &dir));
     assert!(code == 1 && out.contains("lose entries") && err.contains("--yes"), "{out}{err}");
     assert_eq!(json(&["inspect"], &dir).0, 1);
@@ -94,6 +108,36 @@ fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     assert!(Path::new(originals).join("segment-0000000000000002.log").exists());
     let (code, inspected) = json(&["inspect"], &dir);
     assert_eq!((code, &inspected["log"]["last_index"]), (0, &repaired["last_index"]));
+}
+
+/// A directory that is named by a dot has a name all the same, and so have its originals.
+#[test]
+fn a_log_is_repaired_from_within_its_directory() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-within");
+    let dir = scratch.path().join("log");
+    filled(&dir);
+    let file = dir.join("segment-0000000000000002.log");
+    let mut bytes = std::fs::read(&file).expect("there");
+    bytes[4096 + 150] ^= 1;
+    std::fs::write(&file, bytes).expect("writable");
+    let mut command = Command::new(MARGAY);
+    command.args(["log", "repair", "--yes", "."]).current_dir(&dir);
+    let (code, out, err) = text(&command.output().expect("it runs"));
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(scratch.path().join("log.damaged/segment-0000000000000002.log").exists(), "{out}");
+    assert_eq!(json(&["inspect"], &dir).0, 0);
+}
+
+#[test]
+fn the_logs_of_a_node_are_named_where_its_directory_is() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-node");
+    filled(&scratch.path().join("group-0"));
+    for verb in ["inspect", "verify", "dump", "stats", "repair"] {
+        let (code, _, err) = text(&run(&[verb], scratch.path()));
+        assert!(code == 2 && err.contains("DIR/group-0"), "{verb}: {err}");
+    }
 }
 
 #[test]

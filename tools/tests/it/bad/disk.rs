@@ -4,15 +4,15 @@
 //! and the remedy, ends with 6, and leaves what there is as it is; or it says nothing because
 //! nothing is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c;
 
 use super::{One, connect, ends, serve};
-use crate::harness::{Ended, Scratch, beside_others};
+use crate::harness::{Ended, Scratch, beside_others, margay_alone, until};
 
 const BLOCK: usize = 4_096;
 const HARD_STATE: &str = "group-0/hard-state";
@@ -260,4 +260,67 @@ fn a_torn_end_is_cut_off_and_said() {
     let one = node.recovers();
     one.serves();
     assert!(one.said().contains("a write was cut off here by the last stop"), "{}", one.said());
+}
+
+/// A repair of a node's log loses what it says: what snapshots hold stays, and the node goes on.
+#[test]
+fn a_repaired_group_keeps_its_snapshots() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-repaired");
+    let (data, group) = (scratch.path().join("data"), scratch.path().join("data/group-0"));
+    let args = ["--shards", "1", "--snapshot-after", "64KiB"];
+    let start = || One::launch(serve(&[], &data, &args), scratch.path());
+    let named = |prefix: &str| -> BTreeSet<PathBuf> {
+        let entries = fs::read_dir(&group).expect("it is there").flatten();
+        let names = entries.map(|entry| PathBuf::from(entry.file_name()));
+        names.filter(|name| name.to_string_lossy().starts_with(prefix)).collect()
+    };
+    let snapshots = || {
+        let mut all = named("snapshot-");
+        all.retain(|name| name.extension().is_some_and(|extension| extension == "mgs"));
+        all
+    };
+    let one = start();
+    let map = connect(&one.address).map("kept").wait().expect("opens");
+    let put = |number: u32| map.put(&number.to_be_bytes(), &[7; 2_000]).wait().expect("puts");
+    let mut count = 0;
+    until("the second snapshot", || {
+        put(count);
+        count += 1;
+        snapshots().len() == 2
+    });
+    // Behind both of them; a gap in here is a gap that no snapshot fills.
+    (count..count + 40).for_each(|number| drop(put(number)));
+    drop(map);
+    assert_eq!(one.stop(), Some(0));
+    let kept = snapshots();
+
+    let last = named("segment-").into_iter().rev().find(|name| flip_last(&group.join(name)));
+    let last = last.expect("a segment with a batch");
+    ends(serve(&[], &data, &args), scratch.path()).because(6, &["damaged", "restore"]);
+    let place = group.to_string_lossy();
+    let repaired = margay_alone(&["log", "repair", "--yes", &place]).with(0);
+    assert!(repaired.out.contains("lose entries"), "{repaired:?}");
+    assert_eq!(snapshots(), kept);
+    // A node writes over files that it uses again.
+    let inode = |dir: &Path| fs::metadata(dir.join(&last)).expect("it is there").ino();
+    assert_ne!(inode(&group), inode(&data.join("group-0.damaged")));
+    assert_eq!(fs::metadata(&group).expect("it is there").mode() & 0o777, 0o700);
+
+    let one = start();
+    let map = connect(&one.address).map("kept").wait().expect("opens");
+    let size = map.size().wait().expect("reads");
+    assert!((u64::from(count)..u64::from(count) + 40).contains(&size), "{size} of {count} + 40");
+    one.serves();
+}
+
+/// Flips a byte of the last batch but one in a segment, if it has as many.
+fn flip_last(path: &Path) -> bool {
+    let mut bytes = fs::read(path).expect("it is there");
+    let is_frame = |at: &usize| bytes[*at..*at + 4] == *b"MGYF";
+    let frames: Vec<usize> = (BLOCK..bytes.len()).step_by(BLOCK).filter(is_frame).collect();
+    let Some(&[at, _]) = frames.last_chunk() else { return false };
+    bytes[at + 1_000] ^= 1;
+    fs::write(path, bytes).expect("ours");
+    true
 }

@@ -1,5 +1,5 @@
-//! Disks that are full, and disks that fail: small file systems made for one node, in a mount
-//! namespace of its own that goes with it.
+//! Disks that are full, that fail, or that know no direct writes: file systems made for one node,
+//! in a mount namespace of its own that goes with it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -28,6 +28,17 @@ fn fill(path: &Path) {
     }
 }
 
+/// Whether what goes before a command works here. Where nobody may mount, that is said.
+fn can_be_mounted(before: &[&str]) -> bool {
+    let mut trial = Command::new(before[0]);
+    trial.args(&before[1..]).arg("true");
+    let may = run(trial);
+    if may.code != Some(0) {
+        println!("skipped: a file system cannot be mounted here: {}", may.err.trim());
+    }
+    may.code == Some(0)
+}
+
 /// A node whose data is on an ext4 of 64 MiB, in a file that lies in memory. What is at `path` in
 /// its namespace others see below `/proc`.
 struct Small {
@@ -48,13 +59,7 @@ impl Small {
                       rmdir \"$1/lost+found\" && chmod 700 \"$1\" && shift && exec \"$@\"";
         let (base, data) = (base.to_string_lossy(), data.to_string_lossy());
         let before = ["unshare", "--mount", "sh", "-c", script, &base, &data];
-        let mut trial = Command::new("unshare");
-        let may = run({
-            trial.args(&before[1..]).arg("true");
-            trial
-        });
-        if may.code != Some(0) {
-            println!("skipped: a small file system cannot be mounted here: {}", may.err.trim());
+        if !can_be_mounted(&before) {
             return None;
         }
         let command = serve(&before, data.as_ref().as_ref(), &["--shards", "1"]);
@@ -174,4 +179,22 @@ fn a_write_that_fails_stops_the_node_with_file_and_offset() {
     let names = |line: &str| ["segment-", "hard-state"].iter().any(|file| line.contains(file));
     let fits = |line: &str| line.contains("error: ") && line.contains(" at offset ") && names(line);
     assert!(said.lines().any(fits), "{said}");
+}
+
+#[test]
+fn a_directory_without_direct_writes_works_and_says_so() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-indirect");
+    let data = scratch.path().join("data");
+    fs::create_dir_all(&data).expect("ours");
+    let script = "mount -t ramfs none \"$0\" && chmod 700 \"$0\" && exec \"$@\"";
+    let place = data.to_string_lossy();
+    let before = ["unshare", "--mount", "sh", "-c", script, &place];
+    if !can_be_mounted(&before) {
+        return;
+    }
+    let one = One::launch(serve(&before, &data, &["--shards", "1"]), scratch.path());
+    one.serves();
+    assert!(one.said().contains("no O_DIRECT here"), "{}", one.said());
+    assert_eq!(one.stop(), Some(0));
 }

@@ -7,11 +7,17 @@ use std::path::Path;
 use margay::machine::Code;
 use margay::raft::message::{Body, Message, Round};
 use margay::wire::peer::PeerMessage;
+use margay::wire::repair::{RepairReply, RepairRequest};
+use margay::wire::snapshot::{SnapshotAck, SnapshotId, SnapshotPiece, SnapshotState};
 use margay::wire::{Hello, HelloKind};
-use margay_log::id::{Chain, ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term};
+use margay_log::format::BLOCK;
+use margay_log::id::{
+    BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, NodeId, Term,
+};
+use margay_log::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
 
-use super::{Wire, connect, serves};
-use crate::harness::{PATIENCE, Scratch, beside_others, plan, until};
+use super::{One, Wire, connect, serves};
+use crate::harness::{PATIENCE, Scratch, beside_others, margay_alone, plan, until};
 use crate::nodes::{NODES, Nodes, name};
 
 /// What a node's directory says of its life.
@@ -83,6 +89,52 @@ fn lies(term: u64) -> Vec<Vec<u8>> {
     ]
 }
 
+/// The same about snapshots and batches that are lost: of other sizes, rotten, long past, of the
+/// largest index, of what nobody asked for.
+fn lies_about_files(cluster: ClusterId, term: u64) -> Vec<Vec<u8>> {
+    const MAX: u64 = u64::MAX;
+    let (term, chain, digest) = (Term(term), Chain(7), 7);
+    let id = |index| SnapshotId { end: EntryId::new(term, Index(index)), chain, digest };
+    let encoded = |encode: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = Vec::new();
+        encode(&mut bytes);
+        bytes
+    };
+    let piece = |id, length, offset, bytes: &[u8]| {
+        encoded(&|out| SnapshotPiece { term, id, length, offset, bytes }.encode(out))
+    };
+    let ack =
+        |id, offset, state| encoded(&|out| SnapshotAck { term, id, offset, state }.encode(out));
+    let ask = |first, end| {
+        let (first, end) = (Index(first), BatchEnd { id: EntryId::new(term, Index(end)), chain });
+        encoded(&|out| RepairRequest { term, first, end }.encode(out))
+    };
+    let (ours, length) = (id(1 << 40), (SNAPSHOT_HEADER + BLOCK) as u64);
+    let end = BatchEnd { id: ours.end, chain };
+    let header = SnapshotHeader { cluster, end, chunks: 1, length, digest, ..Default::default() };
+    let header = header.encode();
+    let begun = piece(ours, length, 0, &header);
+    let given = encoded(&|out| {
+        RepairReply { term, first: Index(1), batch_length: 112 }.encode(out);
+        out.extend_from_slice(&[0; 112]);
+    });
+    vec![
+        piece(id(MAX), length, 0, &[0xff; BLOCK]),
+        piece(id(1), length, 0, &header),
+        piece(id(1 << 40), MAX - 4_095, MAX - 8_191, &[0; BLOCK]),
+        piece(ours, length + BLOCK as u64, 0, &header),
+        [&begun[..], &piece(ours, length, 0, &header[..BLOCK])].concat(),
+        [&begun[..], &piece(ours, length, SNAPSHOT_HEADER as u64, &[0x5a; BLOCK])].concat(),
+        ack(id(1), 0, SnapshotState::Refused),
+        ack(id(MAX), MAX, SnapshotState::Wanted),
+        ack(ours, 0, SnapshotState::Held),
+        ask(0, MAX),
+        ask(1, MAX),
+        ask(1, 1),
+        given,
+    ]
+}
+
 #[test]
 fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let _beside = beside_others();
@@ -120,7 +172,7 @@ fn who_is_no_member_is_refused_and_a_lying_member_does_no_harm() {
     let term = groups.map(|group| group.term.0).max().expect("somebody answers");
     for (node, endpoint) in endpoints.iter().enumerate() {
         let liar = (node + 1) % NODES;
-        for lie in lies(term) {
+        for lie in lies(term).into_iter().chain(lies_about_files(cluster, term)) {
             let mut wire = Wire::dial(endpoint);
             wire.send(&hello(cluster, NodeId(liar as u32 + 1), life(liar)).encode());
             assert_eq!(wire.hello().code, Code::OK);
@@ -168,4 +220,18 @@ fn a_wiped_node_is_refused_and_the_others_go_on() {
     let error = nodes.restart(2, PATIENCE).expect_err("it must not come back so");
     assert!(error.to_string().contains("known with another disk"), "{error}");
     serves(&nodes.endpoints().join(","));
+}
+
+#[test]
+fn the_last_voter_is_neither_removed_nor_demoted() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-last");
+    let one = One::start(scratch.path());
+    for verb in ["remove", "demote"] {
+        let args = ["cluster", verb, "n1", "--endpoints", &one.address];
+        let ended = margay_alone(&args).with(1);
+        let words = "n1 is the only voter; promote another node first";
+        assert!(ended.err.contains(words), "{ended:?}");
+    }
+    one.serves();
 }

@@ -47,6 +47,7 @@ fn options_that_cannot_be_are_refused_with_the_remedy() {
     refused(&["--snapshot-after", "4KiB"], &["--snapshot-after 4096", "at least 65536 bytes"]);
     refused(&["--cpus", "4096"], &["cpu 4096"]);
     refused(&["--cpus", "0", "--shards", "2"], &["--cpus names 1 cpus for 2 shards"]);
+    refused(&["--cpus", "0,0"], &["--cpus names cpu 0 twice"]);
     refused(&["--peers", "n2=127.0.0.1:1"], &["n1 is not among them"]);
     let twins = "n1=127.0.0.1:1,n2=127.0.0.1:1";
     refused(&["--peers", twins], &["share a name or an address"]);
