@@ -51,7 +51,9 @@ impl StateMachine for Words {
     }
 
     // Nothing here belongs to a session, ends with time, or is told to watchers.
-    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: &mut Effects) {}
+    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: usize, _: &mut Effects) -> usize {
+        0
+    }
 
     fn next_timer(&self) -> Option<LogTime> {
         None

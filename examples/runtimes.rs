@@ -37,10 +37,14 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let first = promote_blocking(&client, "ada")?;
 
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let endpoint = node.address().to_string();
     let second = tokio.block_on(async {
+        let client = Client::builder().endpoints([endpoint]).connecting().await?;
         let promoted = promote(&client, "bob");
-        tokio::time::timeout(Duration::from_secs(10), promoted).await
-    })??;
+        let promoted = tokio::time::timeout(Duration::from_secs(10), promoted).await;
+        client.closing().await?;
+        promoted.expect("in time")
+    })?;
 
     let inside = client.clone();
     let executor = glommio::LocalExecutorBuilder::default()

@@ -23,7 +23,7 @@ use crate::options::Options;
 use crate::progress::{Idle, Preparing};
 use crate::read::Reads;
 use crate::segment::Segment;
-use crate::snapshot::{SNAPSHOT_HEADER, SnapshotHeader};
+use crate::snapshot::{SNAPSHOT_HEADER, SnapshotHeader, snapshot_file};
 use crate::spare::Spares;
 use crate::tail::Tail;
 use crate::walk::Walk;
@@ -532,7 +532,13 @@ fn read_snapshots(
     for (index, size) in listed {
         let mut header = Buffer::zeroed(SNAPSHOT_HEADER);
         let header = match storage.read_snapshot(index, 0, &mut header) {
-            Ok(()) => SnapshotHeader::decode(&header).ok(),
+            Ok(()) => match SnapshotHeader::decode(&header) {
+                // It is no damage: whoever has the newer version reads it.
+                Err(FormatError::Version { found }) => {
+                    return Err(Error::Newer { file: snapshot_file(index), found });
+                }
+                decoded => decoded.ok(),
+            },
             Err(_) => None,
         };
         let is_ours = |header: &SnapshotHeader| {

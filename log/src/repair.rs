@@ -8,10 +8,12 @@
 //! What is done, in this order, as far as it is needed: segments that bear each other's names get
 //! their own; a hard state that is lost is made anew from what the segments say; a segment that
 //! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks. A
-//! group's snapshots go along. What a newer version has written is no damage: it is left alone.
+//! group's snapshots go along, and where one leads further than what is left, the log begins behind
+//! it. What a newer version has written is no damage: it is left alone.
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk::direct::Direct;
@@ -25,7 +27,7 @@ use crate::hard_state::{HARD_STATE_BYTES, HardState};
 use crate::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Position, SegmentNumber, Term};
 use crate::options::Options;
 use crate::recover::Opened;
-use crate::snapshot::snapshot_file;
+use crate::snapshot::{SnapshotHeader, SnapshotReader, snapshot_file};
 
 /// One thing that is done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +45,11 @@ pub enum Step {
     LeaveOut {
         /// The segment.
         segment: SegmentNumber,
+    },
+    /// The log is emptied and begins behind a snapshot, which holds the state of all up to there.
+    BeginBehind {
+        /// The last entry whose effect it holds.
+        snapshot: Index,
     },
     /// Entries that were durable are lost.
     Lose {
@@ -64,6 +71,9 @@ impl std::fmt::Display for Step {
             ),
             Step::LeaveOut { segment } => {
                 write!(f, "leave out {} and what it holds", segment_file(*segment))
+            }
+            Step::BeginBehind { snapshot } => {
+                write!(f, "begin behind {}, which leads further", snapshot_file(*snapshot))
             }
             Step::Lose { first, until } => {
                 write!(f, "lose entries {first} to {until}, which were durable")
@@ -253,15 +263,29 @@ impl Repair {
 
     /// Opens what is left for real, so that it is cut, and says that it lacks nothing any more.
     fn cut(&mut self, walked: &Opened) -> Result<(), Error> {
-        if let Some(damage) = walked.report.damage {
-            self.steps.push(Step::Lose { first: damage.index, until: damage.until });
-        }
         self.part()?;
         let hard = View::open(&self.scratch)?.newest_hard_state()?;
         let options = Options { cluster: hard.cluster, group: hard.group, ..Options::default() };
         let mut disk = Direct::open(&self.scratch)?;
-        let mut log = crate::open(&mut disk, options)?.log;
+        let opened = crate::open(&mut disk, options)?;
+        let mut log = opened.log;
+        let ahead =
+            opened.snapshots.iter().rev().find(|snapshot| {
+                snapshot.end.id.index > log.last().index && self.is_whole(snapshot)
+            });
+        // Before that is written down.
         log.set_repaired();
+        if let Some(snapshot) = ahead {
+            log.reset(snapshot.end)?;
+            self.steps.push(Step::BeginBehind { snapshot: snapshot.end.id.index });
+        }
+        if let Some(damage) = walked.report.damage {
+            let first = ahead
+                .map_or(damage.index, |snapshot| damage.index.max(snapshot.end.id.index.next()));
+            if first <= damage.until {
+                self.steps.push(Step::Lose { first, until: damage.until });
+            }
+        }
         log.record_durable();
         let mut done: Vec<Done> = Vec::new();
         loop {
@@ -276,6 +300,29 @@ impl Repair {
         }
         (self.first, self.last) = (log.first(), log.last().index);
         Ok(())
+    }
+
+    /// Whether the file of a snapshot holds all of it.
+    fn is_whole(&self, snapshot: &SnapshotHeader) -> bool {
+        const PIECE: u64 = 1 << 20;
+        let path = self.scratch.join(snapshot_file(snapshot.end.id.index));
+        let read = || -> io::Result<bool> {
+            let file = File::open(path)?;
+            let mut reader = SnapshotReader::new(snapshot.clone());
+            let mut piece = vec![0; PIECE as usize];
+            while reader.position() < snapshot.length {
+                let length = PIECE.min(snapshot.length - reader.position()) as usize;
+                file.read_exact_at(&mut piece[..length], reader.position())?;
+                reader.feed(&piece[..length]);
+                while let Some(chunk) = reader.next_chunk().transpose() {
+                    if chunk.is_err() {
+                        return Ok(false);
+                    }
+                }
+            }
+            Ok(reader.is_complete())
+        };
+        read().unwrap_or(false)
     }
 
     /// Copies the newest segments as far as nothing was written to them: the log will go on there,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::id::ClusterId;
 
 use super::driver::{Driver, Late, ORDERS_MAX, Order, Settings};
 use super::{Client, Error, Recovery, Shared, net};
-use crate::resource::Reply;
+use crate::resource::{Failure, Reply};
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
@@ -109,7 +109,19 @@ impl Builder {
         self
     }
 
-    /// Starts the client's thread and waits until a node has answered.
+    /// The same as [`Builder::connect`] for futures: blocks a thread of its own instead. Dropping
+    /// the reply drops the client.
+    pub fn connecting(self) -> Reply<Client> {
+        let (completer, connected) = Reply::channel();
+        let connect = move || completer.complete(self.connect().map_err(Failure::from));
+        match thread::Builder::new().name("margay-connect".to_owned()).spawn(connect) {
+            Ok(_) => connected,
+            Err(error) => Reply::ready(Err(Error::from(error).into())),
+        }
+    }
+
+    /// Starts the client's thread and waits until a node has answered. Blocks the thread: among
+    /// futures use [`Builder::connecting`].
     ///
     /// # Errors
     /// When there is no endpoint, none answers within the time-out, or no thread can be had.
@@ -143,7 +155,7 @@ impl Builder {
         let shared = Shared { orders, late, endpoints, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
-        shared.leave(Order::Meet { deadline: Instant::now() + self.timeout, completer });
+        shared.leave(Order::Meet { deadline: net::from_now(self.timeout), completer });
         let after = self.timeout;
         match met.wait() {
             Ok((cluster, groups)) => {

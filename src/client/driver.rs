@@ -212,7 +212,8 @@ impl Driver {
             let endpoints = settings.endpoints.clone();
             let mut config = SessionConfig::new(group, endpoints, key.to_le_bytes(), seed);
             config.cluster = settings.cluster;
-            let micros = |span: Duration| Micros(span.as_micros() as u64);
+            let micros =
+                |span: Duration| Micros(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
             config.timeout = micros(settings.session_timeout);
             config.connect_timeout = micros(settings.connect_timeout);
             config.silence = micros(settings.silence);

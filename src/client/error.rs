@@ -46,6 +46,15 @@ pub enum Error {
     Operation(#[from] Failure),
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::Operation(failure) => failure,
+            _ => Failure::with_outcome(error.code(), error.outcome(), error.to_string()),
+        }
+    }
+}
+
 impl Error {
     /// Stable number of what went wrong.
     #[must_use]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::id::{GroupId, Index};
 
 use super::Shared;
 use super::driver::Order;
+use super::net::from_now;
 use super::session::Call;
 use crate::machine::{Filter, Level, NoticeState, ResourceId};
 use crate::resource::{Answer, Reply, Submit, Subscription};
@@ -37,7 +38,7 @@ impl Group {
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {
-        let deadline = (!self.lasts).then(|| Instant::now() + self.timeout);
+        let deadline = (!self.lasts).then(|| from_now(self.timeout));
         let group = self.group;
         let order = |completer| Order::Call { group, call, deadline, completer };
         if self.lasts { self.shared.ask_surely(order) } else { self.shared.ask(order) }
@@ -90,7 +91,7 @@ impl Submit for Group {
         let mut encoded = Vec::new();
         filter.encode(&mut encoded);
         let call = Call::Subscribe { resource, after, filter: encoded };
-        let (group, deadline) = (self.group, Instant::now() + self.timeout);
+        let (group, deadline) = (self.group, from_now(self.timeout));
         let order = Order::Subscribe { group, call, deadline, feed };
         if let Err((Order::Subscribe { feed, .. }, failure)) = self.shared.try_order(order) {
             feed.end(failure);

@@ -146,16 +146,24 @@ impl Client {
     }
 
     /// Ends all sessions: the cluster releases what they hold. Calls under way fail. Returns when
-    /// all groups know, or after a second.
+    /// all groups know, or when the time to connect is over. A group that is not reachable just now
+    /// learns of it by the silence, after the session's time-out. Dropping the last clone does the
+    /// same and does not wait: a program that ends right after it may be too fast.
     ///
     /// # Errors
     /// When the client's thread is no more.
     pub fn close(&self) -> Result<(), Error> {
-        let (completer, closed) = Reply::channel();
-        if !self.shared.leave(Order::Close(Some(completer))) {
-            return Ok(());
-        }
-        Ok(closed.wait()?)
+        Ok(self.closing().wait()?)
+    }
+
+    /// The same as [`Client::close`] for futures.
+    pub fn closing(&self) -> Reply<()> {
+        let closed = self.shared.ask_surely(|completer| Order::Close(Some(completer)));
+        closed.map(|closed| match closed {
+            // Its thread has ended: it was closed before.
+            Err(failure) if failure.code == Code::CLIENT_CLOSED => Ok(()),
+            other => other,
+        })
     }
 }
 
@@ -215,7 +223,8 @@ impl Shared {
     }
 }
 
-/// The thread ends with the last client.
+/// The thread ends with the last client. It must not wait for itself: waking a task may drop that,
+/// and with it the client.
 impl Drop for Shared {
     fn drop(&mut self) {
         self.leave(Order::Close(None));

@@ -6,7 +6,7 @@
 //! for a while.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +24,14 @@ const CHUNK: usize = 16 << 10;
 /// A write that takes longer leaves the rest for later. The clock of the kernel may make it a few
 /// more.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// As far off as a deadline can be: a century.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// So long from now.
+pub(super) fn from_now(span: Duration) -> Instant {
+    Instant::now() + span.min(FOREVER)
+}
 
 /// Names one connection of one group; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,15 +96,24 @@ fn open(address: &str, timeout: Duration) -> io::Result<(TcpStream, TcpStream)> 
     Ok((stream, reader))
 }
 
-/// Tries what the address stands for, one after the other, within `timeout`.
+/// Tries what the address stands for, within `timeout`.
 pub(super) fn open_one(address: &str, timeout: Duration) -> io::Result<TcpStream> {
-    let start = Instant::now();
+    let end = from_now(timeout);
+    let targets: Vec<SocketAddr> = with_port(address).to_socket_addrs()?.collect();
+    open_any(&targets, end)
+}
+
+/// Tries one after the other until `end`. One that does not answer leaves the others their shares
+/// of the time.
+fn open_any(targets: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name stands for no address");
-    for target in with_port(address).to_socket_addrs()? {
-        let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
-            break;
-        };
-        match TcpStream::connect_timeout(&target, left) {
+    for (target, rest) in targets.iter().zip((1..=targets.len()).rev()) {
+        let left = end.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(rest).unwrap_or(u32::MAX);
+        if share.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(target, share) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
@@ -123,6 +140,9 @@ pub(super) fn nearest_first(endpoints: Vec<String>, timeout: Duration) -> Vec<St
 
 /// `n1` becomes `n1:5150`.
 fn with_port(address: &str) -> String {
+    if address.parse::<Ipv6Addr>().is_ok() {
+        return format!("[{address}]:{PORT}");
+    }
     let host_end = address.rfind(']').unwrap_or(0);
     if address[host_end..].contains(':') { address.to_owned() } else { format!("{address}:{PORT}") }
 }
@@ -186,6 +206,7 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn an_address_without_a_port_gets_ours() {
@@ -194,10 +215,27 @@ mod tests {
             ("n1:7", "n1:7"),
             ("[::1]", "[::1]:5150"),
             ("[::1]:7", "[::1]:7"),
+            ("::1", "[::1]:5150"),
             ("10.0.0.1", "10.0.0.1:5150"),
         ];
         for (given, full) in cases {
             assert_eq!(with_port(given), full);
         }
+    }
+
+    /// Where a name stands for several, the first may be one that nobody hears.
+    #[test]
+    fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+        let [deaf, node] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [from, to] = [&deaf, &node].map(|listener| listener.local_addr().expect("bound"));
+        // Nobody accepts: when so many wait, the kernel answers no more.
+        let moment = Duration::from_millis(100);
+        let waiting: Vec<_> =
+            (0..10_000).map_while(|_| TcpStream::connect_timeout(&from, moment).ok()).collect();
+        let open = |targets: &[SocketAddr]| open_any(targets, from_now(Duration::from_secs(1)));
+        assert_eq!(open(&[from]).expect_err("deaf").kind(), ErrorKind::TimedOut);
+        let reached = open(&[from, to]).expect("the other one answers");
+        assert_eq!(reached.peer_addr().expect("connected"), to);
+        drop((waiting, deaf));
     }
 }

@@ -11,7 +11,7 @@
 //! - Queries carry the highest index seen and the last sequence sent: reads never go backwards and
 //!   see the session's own writes. Calls are sent in the order in which they were made.
 //! - The session is registered when the first command needs it. A session that only reads needs
-//!   none.
+//!   none; one that only listens asks its node now and then whether it is there.
 //!
 //! What a failure says about the operation, and why:
 //!
@@ -102,6 +102,10 @@ pub struct Session {
     quiet_since: Micros,
     /// A call that was sent since has ended without an answer.
     unheard: bool,
+    /// Last time something was heard.
+    heard: Micros,
+    /// Asked for a sign of life on this connection, and not answered.
+    probing: bool,
     /// Nothing is sent before this: the group has too much to do.
     held_until: Option<Micros>,
     load: Backoff,
@@ -142,6 +146,9 @@ pub struct Session {
 const SPARE_MAX: usize = IN_FLIGHT_MAX;
 const SPARE_BYTES_MAX: usize = 4 << 10;
 
+/// The id of a status request that asks for a sign of life and no more: no call has it.
+const PROBE: u64 = u64::MAX;
+
 impl Session {
     /// A session that begins to look for its group at once.
     ///
@@ -158,6 +165,8 @@ impl Session {
             endpoints,
             quiet_since: now,
             unheard: false,
+            heard: now,
+            probing: false,
             held_until: None,
             load: backoff,
             cluster: config.cluster,
@@ -300,6 +309,7 @@ impl Session {
         self.end_overdue();
         self.check_link();
         self.check_member();
+        self.probe();
         if self.held_until.is_some_and(|until| until <= self.now) {
             self.held_until = None;
         }
@@ -311,7 +321,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Micros> {
         let times = [self.calls.deadline(), self.link_deadline(), self.member_deadline()];
         let held = self.held_until.filter(|_| self.link == Link::Open);
-        times.into_iter().chain([held]).flatten().min()
+        times.into_iter().chain([held, self.probe_at()]).flatten().min()
     }
 
     /// Bytes to be sent, in order. Take them from the front, or swap the buffer for an empty one.

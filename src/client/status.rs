@@ -9,6 +9,7 @@ use margay_log::id::GroupId;
 
 use super::ask::ask;
 use super::error::Error;
+use super::net::from_now;
 use crate::wire::client::{Request, Response};
 use crate::wire::{self, GroupStatus};
 
@@ -51,13 +52,13 @@ pub fn status_of_all(endpoints: &[String], timeout: Duration, behind: Duration) 
     let (answers, answered) = channel();
     let mut survey = Survey { timeout, answers, asked: Vec::new() };
     endpoints.iter().for_each(|endpoint| survey.ask(endpoint, None));
-    let mut end = Instant::now() + timeout;
+    let mut end = from_now(timeout);
     while survey.waits() {
         let left = end.saturating_duration_since(Instant::now());
         let Ok((at, answer)) = answered.recv_timeout(left) else { break };
         let members: Vec<_> = answer.iter().flatten().flat_map(|g| g.members.clone()).collect();
         if answer.is_ok() {
-            end = end.min(Instant::now() + behind);
+            end = end.min(from_now(behind));
         }
         survey.asked[at].answer = Some(answer);
         members.iter().for_each(|(name, address)| survey.ask(address, Some(name)));
@@ -131,7 +132,7 @@ impl Survey {
 /// Asks a node about all groups. The one that answers first may know only those of its own core:
 /// the others are asked for in turn.
 fn ask_all(address: &str, timeout: Duration) -> Result<Vec<GroupStatus>, String> {
-    let end = Instant::now() + timeout;
+    let end = from_now(timeout);
     let (mut found, mut group, mut groups) = (Vec::<GroupStatus>::new(), 0, 1);
     while group < groups {
         if !found.iter().any(|status| status.group.0 == group) {

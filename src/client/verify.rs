@@ -4,12 +4,13 @@
 //! Equal chains at an index mean equal logs up to there, so one number per replica is enough, and
 //! the first difference is found by halving.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::id::{BatchEnd, GroupId, Index};
 
 use super::ask::exchange;
 use super::error::Error;
+use super::net::from_now;
 use crate::wire::repair::{ChainQuery, ChainReply};
 use crate::wire::{self, Kind};
 
@@ -41,7 +42,7 @@ pub fn chain(
     let failed = |reason| Error::Node { endpoint: endpoint.to_owned(), reason };
     let mut question = Vec::new();
     ChainQuery { id: 1, index }.encode(&mut question);
-    let answer = exchange(endpoint, group, &question, Instant::now() + timeout).map_err(failed)?;
+    let answer = exchange(endpoint, group, &question, from_now(timeout)).map_err(failed)?;
     let frame = wire::decode(&answer.frame).map_err(|error| failed(error.to_string()))?;
     if frame.kind != Kind::ChainReply {
         return Err(failed("something else was answered".to_owned()));

@@ -97,8 +97,8 @@ codes! {
     TOO_MANY_OPERATIONS = 207, NotApplied, "too many operations in one transaction";
     /// A key named twice in one transaction.
     DUPLICATE_KEY = 208, NotApplied, "a key is named twice in one transaction";
-    /// A value over 1 MiB.
-    VALUE_TOO_LARGE = 209, NotApplied, "values are at most 1 MiB";
+    /// A value over 1 MiB, or several values of one operation that are over 1 MiB together.
+    VALUE_TOO_LARGE = 209, NotApplied, "values are at most 1 MiB, all of one operation together";
     /// The events asked for are no longer kept.
     LAGGED = 210, NotApplied, "the events asked for are no longer kept; read the state, then go on";
     /// A key over 4 KiB.
@@ -176,6 +176,9 @@ codes! {
     BAD_TIMEOUT = 406, NotApplied, "session time-outs are 1 to 300 seconds";
     /// The connection has not registered or attached a session.
     NO_SESSION = 407, NotApplied, "register or attach a session first";
+    /// The session holds and waits for as much as it may: 10,000 locks, permits, memberships and so
+    /// on, in one group.
+    TOO_MANY_HOLDINGS = 408, NotApplied, "the session holds and waits for too much; release some";
 
     /// No more connections.
     TOO_MANY_CONNECTIONS = 501, NotApplied, "too many connections; close some or raise the limit";

@@ -190,9 +190,11 @@ pub enum Events {
     Some(Vec<(Index, Event)>),
     /// Some between the position and `oldest` are no longer kept.
     Lagged {
-        /// Index of the oldest event still kept, or of the last one there was.
+        /// From this index on all are kept.
         oldest: Index,
     },
+    /// There is no such resource: it was deleted, or is not created yet.
+    Gone,
 }
 
 /// A change of what a session holds or waits for. The sum of a session's notices is what

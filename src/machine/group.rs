@@ -1,18 +1,21 @@
 //! The machine of one group: applies what is committed, answers queries, freezes and comes back.
 
-use super::bytes::{self, Reader};
 use super::clock::Clock;
 use super::halt::{self, Halted};
 use super::session::{Sessions, decode_refused};
 use super::{
-    Admit, Code, Commit, Effects, EndReason, Entry, Events, Frozen, LogTime, Notice, Query,
-    ResourceId, RestoreError, Restoring, Sequence, SessionId, Sink, StateMachine, TIMERS_PER_BATCH,
-    kind,
+    Admit, Code, Commit, ENDED_PER_BATCH, ENDED_PER_ENTRY, Effects, EndReason, Entry, Events,
+    Frozen, LogTime, Notice, Query, ResourceId, Sequence, SessionId, Sink, StateMachine,
+    TIMERS_PER_BATCH, kind,
 };
 use margay_log::breaks;
 use margay_log::id::Index;
 use margay_log::snapshot::CHUNK_MAX;
 use std::any::Any;
+
+mod frozen;
+
+pub use frozen::{FrozenMachine, RestoringMachine};
 
 /// Sessions, log time and state of one group, as of one index.
 #[derive(Debug)]
@@ -64,11 +67,14 @@ impl<S: StateMachine> Machine<S> {
         &self.sessions
     }
 
-    /// When the state's next timer is due. A leader with a timer due and nothing to append
-    /// appends a tick.
+    /// When the state's next timer is due; at once while a session is ending. A leader with a timer
+    /// due and nothing to append appends a tick.
     #[must_use]
     pub fn next_timer(&self) -> Option<LogTime> {
-        self.next_timer
+        match self.sessions.first_ending() {
+            Some(_) => Some(self.clock.now()),
+            None => self.next_timer,
+        }
     }
 
     /// Applies a batch, or a part of it: first what is due at its time, if nothing of it has been
@@ -87,6 +93,7 @@ impl<S: StateMachine> Machine<S> {
         if first == self.applied.next() {
             let now = self.clock.advance(time);
             self.fire_timers(first, now, sink);
+            self.go_on_ending(first, now, sink);
         }
         for entry in entries {
             let entry = entry.into();
@@ -148,14 +155,43 @@ impl<S: StateMachine> Machine<S> {
 
     fn apply_end(&mut self, entry: &Entry<'_>, reason: EndReason, sink: &mut dyn Sink) {
         let (index, session) = (entry.index, entry.session);
-        if !self.sessions.end(session) {
+        if !self.sessions.end(session, reason) {
             return sink.reply(index, session, Sequence(0), Code::SESSION_EXPIRED, &[]);
         }
-        self.effects.begin(index);
         let commit = commit(entry, self.clock.now());
-        self.state.session_ended(session, &commit, &mut self.effects);
+        self.release(&commit, ENDED_PER_ENTRY, sink);
+    }
+
+    /// Sessions that hold more than their last entries could let go of, the oldest first.
+    fn go_on_ending(&mut self, first: Index, now: LogTime, sink: &mut dyn Sink) {
+        let mut left = ENDED_PER_BATCH;
+        while left > 0
+            && let Some(session) = self.sessions.first_ending()
+        {
+            let end = Entry {
+                index: first,
+                kind: kind::EXPIRE,
+                schema: 0,
+                resource: ResourceId::REGISTRY,
+                session,
+                sequence: Sequence(0),
+                acked: Sequence(0),
+                payload: &[],
+            };
+            left -= self.release(&commit(&end, now), left, sink).clamp(1, left);
+        }
+    }
+
+    /// A session that is ending lets go of about `limit` things. Returns how many.
+    fn release(&mut self, end: &Commit<'_>, limit: usize, sink: &mut dyn Sink) -> usize {
+        let Commit { index, session, .. } = *end;
+        self.effects.begin(index);
+        let released = self.state.session_ended(session, end, limit, &mut self.effects);
         deliver(index, &self.effects, sink);
-        sink.ended(index, session, reason);
+        if released < limit {
+            sink.ended(index, session, self.sessions.forget(session));
+        }
+        released
     }
 
     fn apply_command(&mut self, entry: &Entry<'_>, sink: &mut dyn Sink) {
@@ -282,27 +318,13 @@ impl<S: StateMachine> Machine<S> {
     /// A view of all this as it is now. Copies pointers, not data.
     #[must_use]
     pub fn freeze(&self) -> FrozenMachine<S> {
-        FrozenMachine {
-            applied: self.applied,
-            time: self.clock.now(),
-            sessions: self.sessions.clone(),
-            state: self.state.freeze(),
-            stage: Stage::Head,
-            chunks: 0,
-        }
+        FrozenMachine::new(self)
     }
 
     /// Begins to rebuild a machine from what [`Machine::freeze`] wrote.
     #[must_use]
     pub fn restore() -> RestoringMachine<S> {
-        RestoringMachine {
-            applied: Index::ZERO,
-            time: LogTime::default(),
-            sessions: Sessions::default(),
-            state: None,
-            stage: Stage::Head,
-            chunks: 0,
-        }
+        RestoringMachine::new()
     }
 }
 
@@ -325,178 +347,5 @@ fn deliver(index: Index, effects: &Effects, sink: &mut dyn Sink) {
     }
     for notice in &effects.notices {
         sink.notice(notice);
-    }
-}
-
-/// Version of the snapshot format below.
-const SNAPSHOT_VERSION: u32 = 1;
-
-/// What a chunk holds, its first byte: the head, then sessions, then the state's own chunks, then
-/// the end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// Version, applied, time.
-    Head,
-    /// Whole sessions after this one.
-    Sessions(SessionId),
-    State,
-    /// Number of chunks before it.
-    End,
-    Done,
-}
-
-const HEAD: u8 = 1;
-const SESSIONS: u8 = 2;
-const STATE: u8 = 3;
-const END: u8 = 4;
-
-/// A [`Machine`] as it was at one index, written out slice by slice.
-pub struct FrozenMachine<S: StateMachine> {
-    applied: Index,
-    time: LogTime,
-    sessions: Sessions,
-    state: S::Frozen,
-    stage: Stage,
-    chunks: u64,
-}
-
-impl<S: StateMachine> FrozenMachine<S> {
-    /// The last entry it contains.
-    #[must_use]
-    pub fn applied(&self) -> Index {
-        self.applied
-    }
-
-    /// As if it were the state at another index, which it is not: for a known bug.
-    #[cfg(feature = "breaks")]
-    pub(crate) fn relabelled(self, applied: Index) -> FrozenMachine<S> {
-        FrozenMachine { applied, ..self }
-    }
-
-    fn write_sessions(&self, after: SessionId, max: usize, out: &mut Vec<u8>) -> Stage {
-        let begin = out.len();
-        let mut last = after;
-        for (session, known) in self.sessions.after(after) {
-            if out.len() - begin >= max {
-                return Stage::Sessions(last);
-            }
-            known.freeze(session, out);
-            last = session;
-        }
-        Stage::State
-    }
-}
-
-impl<S: StateMachine> Frozen for FrozenMachine<S> {
-    fn next_chunk(&mut self, max: usize, out: &mut Vec<u8>) -> bool {
-        self.stage = match self.stage {
-            Stage::Head => {
-                out.push(HEAD);
-                bytes::put_u32(out, SNAPSHOT_VERSION);
-                bytes::put_u64(out, self.applied.0);
-                bytes::put_u64(out, self.time.0);
-                Stage::Sessions(SessionId(0))
-            }
-            Stage::Sessions(after) => {
-                out.push(SESSIONS);
-                self.write_sessions(after, max, out)
-            }
-            Stage::State => {
-                out.push(STATE);
-                if self.state.next_chunk(max, out) { Stage::State } else { Stage::End }
-            }
-            Stage::End | Stage::Done => {
-                out.push(END);
-                bytes::put_u64(out, self.chunks);
-                Stage::Done
-            }
-        };
-        self.chunks += 1;
-        self.stage != Stage::Done
-    }
-}
-
-/// A [`Machine`] in the making.
-pub struct RestoringMachine<S: StateMachine> {
-    applied: Index,
-    time: LogTime,
-    sessions: Sessions,
-    /// From the head on.
-    state: Option<S::Restoring>,
-    stage: Stage,
-    chunks: u64,
-}
-
-impl<S: StateMachine> Restoring for RestoringMachine<S> {
-    type State = Machine<S>;
-
-    fn feed(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
-        let out_of_order = RestoreError::Damaged { what: "the order of chunks" };
-        let Some((&section, body)) = chunk.split_first() else { return Err(out_of_order) };
-        self.stage = match (self.stage, section) {
-            (Stage::Head, HEAD) => self.feed_head(body)?,
-            (Stage::Sessions(_), SESSIONS) => {
-                let mut reader = Reader::new(body);
-                while !reader.is_empty() {
-                    self.sessions.thaw(&mut reader)?;
-                }
-                self.stage
-            }
-            (Stage::Sessions(_) | Stage::State, STATE) => {
-                self.state.as_mut().ok_or(out_of_order)?.feed(body)?;
-                Stage::State
-            }
-            (Stage::State, END) if body == self.chunks.to_le_bytes() => Stage::Done,
-            _ => return Err(out_of_order),
-        };
-        self.chunks += 1;
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Machine<S>, RestoreError> {
-        let (Stage::Done, Some(state)) = (self.stage, self.state) else {
-            return Err(RestoreError::Incomplete);
-        };
-        let newest = self.sessions.iter().last().map_or(0, |(newest, _)| newest.0);
-        if newest > self.applied.0 {
-            return Err(RestoreError::Damaged { what: "a session" });
-        }
-        let state = state.finish()?;
-        Ok(Machine {
-            applied: self.applied,
-            clock: Clock::at(self.time),
-            sessions: self.sessions,
-            next_timer: state.next_timer(),
-            state,
-            effects: Effects::new(),
-        })
-    }
-}
-
-impl<S: StateMachine> RestoringMachine<S> {
-    /// As [`Restoring::feed`]; the error, also a panic in code of a user, is for people.
-    pub(crate) fn try_feed(&mut self, chunk: &[u8]) -> Result<(), String> {
-        let fed = halt::caught(S::IS_OURS, || self.feed(chunk))?;
-        fed.map_err(|error| error.to_string())
-    }
-
-    /// As [`Restoring::finish`]; the error, also a panic in code of a user, is for people.
-    pub(crate) fn try_finish(self) -> Result<Machine<S>, String> {
-        let finished = halt::caught(S::IS_OURS, || self.finish())?;
-        finished.map_err(|error| error.to_string())
-    }
-
-    fn feed_head(&mut self, body: &[u8]) -> Result<Stage, RestoreError> {
-        let damaged = |_: Code| RestoreError::Damaged { what: "the head" };
-        let mut reader = Reader::new(body);
-        let version = reader.u32().map_err(damaged)?;
-        if version != SNAPSHOT_VERSION {
-            return Err(RestoreError::TooNew { found: version });
-        }
-        self.applied = Index(reader.u64().map_err(damaged)?);
-        self.time = LogTime(reader.u64().map_err(damaged)?);
-        reader.end().map_err(damaged)?;
-        self.state = Some(S::restore(self.applied));
-        Ok(Stage::Sessions(SessionId(0)))
     }
 }

@@ -36,6 +36,12 @@ pub const NAME_MAX: usize = 256;
 /// Timers fired before the entries of one batch, at most. The rest fires with the next batch;
 /// until then operations treat what is due as gone.
 pub const TIMERS_PER_BATCH: usize = 1_024;
+/// What the entry that ends a session lets go of, about, in things that it held or that are told.
+/// The rest follows before the entries of later batches; a session that holds more is over only
+/// when all of it is gone.
+pub const ENDED_PER_ENTRY: usize = 256;
+/// What sessions that are ending let go of before the entries of one batch, about.
+pub const ENDED_PER_BATCH: usize = 1_024;
 
 /// A session: the index of the entry that registered it. 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -236,6 +242,8 @@ pub struct Effects {
     pub events: Vec<Event>,
     /// Notices, in order.
     pub notices: Vec<Notice>,
+    /// How much the session that commands holds and waits for before it.
+    pub(crate) held: usize,
     index: Index,
     ordinal: u32,
 }
@@ -253,6 +261,7 @@ impl Effects {
         self.reply.clear();
         self.events.clear();
         self.notices.clear();
+        self.held = 0;
         if self.index != index {
             self.index = index;
             self.ordinal = 0;
@@ -319,8 +328,16 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Answers a query: only code and reply of `effects` count.
     fn query(&self, query: &Query<'_>, effects: &mut Effects);
 
-    /// The session is over: what it held is released. `commit` is the entry that ended it.
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects);
+    /// The session is ending: what it holds is released, about `limit` things of it. Returns how
+    /// many; fewer than `limit` say that nothing is left. Otherwise it is asked again before the
+    /// entries of a later batch. `commit` is what ends the session, or stands for that batch.
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        limit: usize,
+        effects: &mut Effects,
+    ) -> usize;
 
     /// When the next timer is due.
     fn next_timer(&self) -> Option<LogTime>;
@@ -331,8 +348,8 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Appends everything the session holds or waits for at `now`.
     fn holdings(&self, session: SessionId, now: LogTime, out: &mut Vec<Notice>);
 
-    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]). A
-    /// resource that does not exist has none.
+    /// The kept events of a resource after a position that pass a filter ([`Event::passes`]);
+    /// [`Events::Gone`] ends the subscription, unless the resource is yet to be created.
     fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events;
 
     /// A view of the state as it is now. Copies pointers, not data.
@@ -421,7 +438,7 @@ pub trait Sink {
     /// A session is registered; again with the same key, the same session.
     fn registered(&mut self, index: Index, session: SessionId, key: &[u8; 16], timeout: Micros);
 
-    /// A session is over.
+    /// A session is over, and nothing is left of what it held.
     fn ended(&mut self, index: Index, session: SessionId, reason: EndReason);
 }
 

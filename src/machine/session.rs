@@ -7,7 +7,7 @@
 //! `ServerSession`.)
 
 use super::bytes::{self, Reader};
-use super::{Admit, Code, RestoreError, Sequence, SessionId, Shared};
+use super::{Admit, Code, EndReason, RestoreError, Sequence, SessionId, Shared};
 use imbl::OrdMap;
 use margay_log::breaks;
 use margay_log::id::{Index, Micros};
@@ -80,6 +80,8 @@ pub fn decode_refused(payload: &[u8]) -> Code {
 pub struct Sessions {
     by_id: OrdMap<SessionId, Shared<Session>>,
     by_key: OrdMap<[u8; 16], SessionId>,
+    /// Those that have ended and still hold something. They send nothing and are not found.
+    ending: OrdMap<SessionId, EndReason>,
 }
 
 impl Sessions {
@@ -93,7 +95,7 @@ impl Sessions {
         if let Some((session, timeout)) = self.find(&key) {
             return Ok((session, key, timeout));
         }
-        if self.by_id.len() >= SESSIONS_MAX {
+        if self.len() >= SESSIONS_MAX {
             return Err(Code::TOO_MANY_SESSIONS);
         }
         let session = SessionId(index.0);
@@ -103,12 +105,23 @@ impl Sessions {
         Ok((session, key, timeout))
     }
 
-    /// Removes a session. Returns whether it was there.
-    pub(super) fn end(&mut self, session: SessionId) -> bool {
+    /// A session begins to end. Returns whether it was there.
+    pub(super) fn end(&mut self, session: SessionId, reason: EndReason) -> bool {
         let Some(ended) = self.by_id.remove(&session) else { return false };
         let named = self.by_key.remove(&ended.key);
         assert_eq!(named, Some(session), "a key names the session that has it");
+        self.ending.insert(session, reason);
         true
+    }
+
+    /// The oldest of those that have ended and still hold something.
+    pub(super) fn first_ending(&self) -> Option<SessionId> {
+        self.ending.get_min().map(|(session, _)| *session)
+    }
+
+    /// Nothing is left of what a session held that was ending.
+    pub(super) fn forget(&mut self, session: SessionId) -> EndReason {
+        self.ending.remove(&session).expect("it was ending")
     }
 
     pub(super) fn get_mut(&mut self, session: SessionId) -> Option<&mut Session> {
@@ -139,16 +152,16 @@ impl Sessions {
         self.by_id.range(first..).map(|(session, known)| (*session, &**known))
     }
 
-    /// How many there are.
+    /// How many there are, those that still hold something after their end included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.by_id.len() + self.ending.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len() == 0
     }
 
     /// What is known of a command before it is proposed.
@@ -160,12 +173,45 @@ impl Sessions {
         }
     }
 
+    /// Appends those that have ended and still hold something: a count, then session and reason of
+    /// each.
+    pub(super) fn freeze_ending(&self, out: &mut Vec<u8>) {
+        bytes::put_u32(out, u32::try_from(self.ending.len()).expect("at most SESSIONS_MAX"));
+        for (session, reason) in &self.ending {
+            bytes::put_u64(out, session.0);
+            out.push(u8::from(*reason == EndReason::Expired));
+        }
+    }
+
+    /// Takes back what [`Sessions::freeze_ending`] wrote as of the entry `applied`.
+    pub(super) fn thaw_ending(
+        &mut self,
+        reader: &mut Reader<'_>,
+        applied: Index,
+    ) -> Result<(), Code> {
+        for _ in 0..reader.u32()? {
+            let session = SessionId(reader.u64()?);
+            let reason = match reader.u8()? {
+                0 => EndReason::Closed,
+                1 => EndReason::Expired,
+                _ => return Err(Code::BAD_PAYLOAD),
+            };
+            let is_next = self.ending.get_max().is_none_or(|(last, _)| *last < session);
+            if !is_next || session.0 > applied.0 {
+                return Err(Code::BAD_PAYLOAD);
+            }
+            self.ending.insert(session, reason);
+        }
+        Ok(())
+    }
+
     /// Takes back a session that [`Session::freeze`] wrote.
     pub(super) fn thaw(&mut self, reader: &mut Reader<'_>) -> Result<SessionId, RestoreError> {
         let damaged = RestoreError::Damaged { what: "a session" };
         let (session, known) = Session::thaw(reader).map_err(|_| damaged)?;
         let newest = self.by_id.get_max().map_or(SessionId(0), |(newest, _)| *newest);
-        if session <= newest || self.by_key.insert(known.key, session).is_some() {
+        let is_fresh = session > newest && !self.ending.contains_key(&session);
+        if !is_fresh || self.by_key.insert(known.key, session).is_some() {
             return Err(damaged);
         }
         self.by_id.insert(session, Shared::new(known));

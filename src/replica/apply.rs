@@ -5,6 +5,7 @@
 //! that it has become long, it stops within a batch, too: a state of which a snapshot is written
 //! out takes ten times as long to write to as another.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use margay_log::Read;
@@ -139,8 +140,12 @@ impl<S: StateMachine> Replica<S> {
         let done = self.machine.applied().next().since(first);
         let mut rest = entries(batch).skip(done as usize);
         loop {
-            let part = rest.by_ref().take(self.config.apply_part);
-            let mut delivery = self.front.delivery(host);
+            let left = Cell::new(self.config.apply_part);
+            let part = std::iter::from_fn(|| {
+                left.set(left.get().checked_sub(1)?);
+                rest.next()
+            });
+            let mut delivery = self.front.delivery(&left, host);
             if let Err(halted) = self.machine.apply_or_halt(first, time, part, &mut delivery) {
                 self.halt(halted, host);
                 return false;

@@ -10,6 +10,7 @@
 //! - A session is answered on the one connection that attached to it last.
 //! - A session that has a connection, or something proposed, has been taken over.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 
@@ -24,6 +25,12 @@ use crate::wire::client::{RefusedOf, Response};
 
 /// Sessions that a new leader takes over in one turn, a third of a millisecond or so.
 const ADOPTED_PER_TURN: usize = 1_024;
+
+/// Events and notices that count as much as applying an entry.
+const TOLD_AS_ENTRY: usize = 16;
+/// Bytes of events that one entry sends, about. Whoever would get more is told that it lags: ten
+/// thousand who watch one value of 1 MiB would be sent 10 GB at once.
+pub(super) const FAN_OUT_MAX: usize = 16 << 20;
 
 /// A session as its leader sees it.
 #[derive(Debug)]
@@ -63,9 +70,9 @@ struct Conn {
 
 #[derive(Debug)]
 struct Subscriber {
-    conn: ConnId,
-    id: u64,
     filter: Vec<u8>,
+    /// The entry whose events it was told to have missed.
+    lagged: Index,
 }
 
 /// See the module's text.
@@ -76,7 +83,8 @@ pub(super) struct Front {
     registering: BTreeMap<[u8; 16], SessionId>,
     /// (not before, session): looked at again then. One entry per session.
     expiries: BTreeSet<(Micros, SessionId)>,
-    subscribers: BTreeMap<ResourceId, Vec<Subscriber>>,
+    /// By connection and number there: one that goes must not look at all of them.
+    subscribers: BTreeMap<ResourceId, BTreeMap<(ConnId, u64), Subscriber>>,
     /// Time, in all, in which this leader could not have heard anyone.
     deaf: Micros,
     adopting: Option<Adopting>,
@@ -152,12 +160,16 @@ impl Front {
         {
             led.conn = None;
         }
-        for (_, resource) in gone.subscriptions {
-            if let Some(subscribers) = self.subscribers.get_mut(&resource) {
-                subscribers.retain(|subscriber| subscriber.conn != conn);
-                if subscribers.is_empty() {
-                    self.subscribers.remove(&resource);
-                }
+        for (id, resource) in gone.subscriptions {
+            self.remove_subscriber(conn, id, resource);
+        }
+    }
+
+    fn remove_subscriber(&mut self, conn: ConnId, id: u64, resource: ResourceId) {
+        if let Some(subscribers) = self.subscribers.get_mut(&resource) {
+            subscribers.remove(&(conn, id));
+            if subscribers.is_empty() {
+                self.subscribers.remove(&resource);
             }
         }
     }
@@ -170,17 +182,19 @@ impl Front {
     pub(super) fn subscribe(&mut self, conn: ConnId, id: u64, resource: ResourceId, filter: &[u8]) {
         self.unsubscribe(conn, id);
         self.conns.entry(conn).or_default().subscriptions.push((id, resource));
-        let subscriber = Subscriber { conn, id, filter: filter.to_vec() };
-        self.subscribers.entry(resource).or_default().push(subscriber);
+        let (filter, lagged) = (filter.to_vec(), Index::ZERO);
+        let subscribers = self.subscribers.entry(resource).or_default();
+        subscribers.insert((conn, id), Subscriber { filter, lagged });
     }
 
     /// Every subscription: connection, its number there, resource and filter.
     pub(super) fn all_subscriptions(&self) -> Vec<(ConnId, u64, ResourceId, Vec<u8>)> {
-        let of = |(&resource, subscribers): (&ResourceId, &Vec<Subscriber>)| {
-            let each = |one: &Subscriber| (one.conn, one.id, resource, one.filter.clone());
-            subscribers.iter().map(each).collect::<Vec<_>>()
-        };
-        self.subscribers.iter().flat_map(of).collect()
+        let mut all = Vec::new();
+        for (resource, subscribers) in &self.subscribers {
+            let each = subscribers.iter();
+            all.extend(each.map(|(&(conn, id), one)| (conn, id, *resource, one.filter.clone())));
+        }
+        all
     }
 
     pub(super) fn unsubscribe(&mut self, conn: ConnId, id: u64) {
@@ -189,12 +203,7 @@ impl Front {
             return;
         };
         let (_, resource) = known.subscriptions.swap_remove(at);
-        if let Some(subscribers) = self.subscribers.get_mut(&resource) {
-            subscribers.retain(|subscriber| (subscriber.conn, subscriber.id) != (conn, id));
-            if subscribers.is_empty() {
-                self.subscribers.remove(&resource);
-            }
-        }
+        self.remove_subscriber(conn, id, resource);
     }
 
     /// This node's own no-op is applied: it leads the sessions there are, each with a full
@@ -297,7 +306,8 @@ impl Front {
             }
             *left -= 1;
             self.expiries.pop_first();
-            let Some(led) = self.sessions.get_mut(&session) else { continue };
+            let led = self.sessions.get_mut(&session).filter(|led| !led.expiring);
+            let Some(led) = led else { continue };
             let deaf_since = self.deaf.since(led.deaf_then);
             let silent_until = led.heard.after(led.timeout).after(deaf_since);
             if led.registrant.is_some() {
@@ -324,9 +334,14 @@ impl Front {
         }
     }
 
-    /// Delivers what applying brings forth.
-    pub(super) fn delivery<'a>(&'a mut self, host: &'a mut dyn Host) -> Delivery<'a> {
-        Delivery { front: self, host }
+    /// Delivers what applying brings forth. `left` is how many entries may still be applied: it
+    /// falls with what is told, too.
+    pub(super) fn delivery<'a>(
+        &'a mut self,
+        left: &'a Cell<usize>,
+        host: &'a mut dyn Host,
+    ) -> Delivery<'a> {
+        Delivery { front: self, host, left, told: 0, sent: (Index::ZERO, 0) }
     }
 }
 
@@ -350,24 +365,40 @@ pub(super) fn sendable(code: Code, payload: &[u8], otherwise: Code) -> (Code, &[
     if payload.len() <= PAYLOAD_MAX { (code, payload) } else { (otherwise, &[]) }
 }
 
-/// Writes an event into an out-buffer.
-pub(super) fn send_event(out: &mut Vec<u8>, subscription: u64, index: Index, event: &Event) {
+/// Writes an event, whose payload is encoded already, into an out-buffer.
+pub(super) fn send_event(
+    out: &mut Vec<u8>,
+    subscription: u64,
+    index: Index,
+    event: &Event,
+    payload: &[u8],
+) {
     let Event { ordinal, kind, .. } = *event;
-    let payload = event.payload();
     if payload.len() > PAYLOAD_MAX {
         // Old and new value together do not fit a frame: read the state, then go on.
         return Response::Lagged { subscription, oldest: index.next() }.encode(out);
     }
-    Response::Event { subscription, index, ordinal, kind, payload: &payload }.encode(out);
+    Response::Event { subscription, index, ordinal, kind, payload }.encode(out);
 }
 
 /// Takes what the machine says while applying straight to the out-buffers.
 pub(super) struct Delivery<'a> {
     front: &'a mut Front,
     host: &'a mut dyn Host,
+    left: &'a Cell<usize>,
+    told: usize,
+    /// Bytes of events that the last entry with some has sent.
+    sent: (Index, usize),
 }
 
 impl Delivery<'_> {
+    /// There is something to tell, perhaps to many: that takes time as applying does.
+    fn count(&mut self, told: usize) {
+        let all = self.told + told;
+        self.told = all % TOLD_AS_ENTRY;
+        self.left.set(self.left.get().saturating_sub(all / TOLD_AS_ENTRY));
+    }
+
     fn to(&mut self, session: SessionId) -> Option<&mut Vec<u8>> {
         let conn = self.front.sessions.get(&session)?.conn?;
         self.host.client(conn)
@@ -391,17 +422,31 @@ impl Sink for Delivery<'_> {
     }
 
     fn event(&mut self, index: Index, event: &Event) {
-        let Some(subscribers) = self.front.subscribers.get(&event.resource) else { return };
-        for subscriber in subscribers {
-            if !event.passes(&subscriber.filter) {
+        self.count(1);
+        let Some(subscribers) = self.front.subscribers.get_mut(&event.resource) else { return };
+        let (mut payload, mut told) = (None, 0_usize);
+        let mut sent = if self.sent.0 == index { self.sent.1 } else { 0 };
+        for (&(conn, subscription), subscriber) in subscribers {
+            if subscriber.lagged == index || !event.passes(&subscriber.filter) {
                 continue;
             }
-            let Some(out) = self.host.client(subscriber.conn) else { continue };
-            send_event(out, subscriber.id, index, event);
+            let Some(out) = self.host.client(conn) else { continue };
+            let payload = payload.get_or_insert_with(|| event.payload());
+            told += 1;
+            if sent > FAN_OUT_MAX {
+                subscriber.lagged = index;
+                Response::Lagged { subscription, oldest: index.next() }.encode(out);
+            } else {
+                send_event(out, subscription, index, event, payload);
+                sent += payload.len();
+            }
         }
+        self.sent = (index, sent);
+        self.count(told);
     }
 
     fn notice(&mut self, notice: &Notice) {
+        self.count(1);
         if let Some(out) = self.to(notice.session) {
             Response::Notice(*notice).encode(out);
         }
@@ -439,14 +484,18 @@ impl Sink for Delivery<'_> {
 mod tests {
     use super::*;
     use crate::machine::{Pair, VALUE_MAX};
-    use crate::wire;
+    use crate::wire::{self, Kind};
+    use margay_log::batch::Batch;
+    use margay_log::disk::Op;
+    use margay_log::id::NodeId;
+    use std::sync::Arc;
 
     fn sent(old: usize) -> Response<'static> {
         let pair = |length| Some(Pair::new(b"key", &vec![7; length]));
         let resource = ResourceId(1);
         let event = Event { resource, ordinal: 0, kind: 1, new: pair(VALUE_MAX), old: pair(old) };
         let mut out = Vec::new();
-        send_event(&mut out, 5, Index(9), &event);
+        send_event(&mut out, 5, Index(9), &event, &event.payload());
         let frame = wire::decode(out.leak()).expect("one whole frame");
         Response::decode(&frame).expect("a response")
     }
@@ -471,6 +520,61 @@ mod tests {
         let mut left = 33;
         assert_eq!((front.expired(due, &mut left), left), (Some(SessionId(100)), 32));
         assert_eq!((front.expired(due, &mut left), left), (None, 32));
+    }
+
+    #[derive(Default)]
+    struct Buffers(BTreeMap<ConnId, Vec<u8>>);
+
+    impl Host for Buffers {
+        fn client(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
+            Some(self.0.entry(conn).or_default())
+        }
+
+        fn close(&mut self, _: ConnId) {}
+        fn peer(&mut self, _: NodeId, _: &[u8], _: Option<&Arc<Batch>>) {}
+        fn disk(&mut self, _: Op) {}
+    }
+
+    /// How many were sent events, and how many were told that they lag.
+    fn told(buffers: &mut Buffers) -> (usize, usize) {
+        let frames = |buffer: &Vec<u8>| {
+            let kinds = std::iter::successors(Some(&buffer[..]), |rest| {
+                let length = wire::peek(rest).ok()??;
+                Some(&rest[length..])
+            });
+            kinds.filter_map(|rest| rest.get(4).copied()).collect::<Vec<u8>>()
+        };
+        let kinds: Vec<u8> = buffers.0.values().flat_map(frames).collect();
+        buffers.0.clear();
+        let of = |kind: Kind| kinds.iter().filter(|found| **found == kind as u8).count();
+        (of(Kind::Event), of(Kind::Lagged))
+    }
+
+    /// Everybody at once would be sent as much as their number times the value.
+    #[test]
+    fn many_who_watch_a_large_value_are_told_that_they_lag() {
+        let (mut front, mut buffers) = (Front::default(), Buffers::default());
+        let resource = ResourceId(1);
+        for n in 1..=40 {
+            front.subscribe(ConnId(n), 7, resource, &[]);
+        }
+        let event = |ordinal, size| {
+            let new = Some(Pair::new(b"key", &vec![7; size]));
+            Event { resource, ordinal, kind: 1, new, old: None }
+        };
+        let left = Cell::new(16);
+        let mut send = |index, event: &Event| {
+            front.delivery(&left, &mut buffers).event(Index(index), event);
+            told(&mut buffers)
+        };
+        assert_eq!(send(5, &event(0, 64)), (40, 0));
+        assert_eq!(send(6, &event(0, VALUE_MAX)), (16, 24));
+        assert_eq!(send(7, &event(0, 64)), (40, 0), "they go on with what comes then");
+        assert!(left.get() < 16, "telling takes time as applying does");
+        let mut delivery = front.delivery(&left, &mut buffers);
+        delivery.event(Index(8), &event(0, VALUE_MAX));
+        delivery.event(Index(8), &event(1, VALUE_MAX));
+        assert_eq!(told(&mut buffers), (16, 40), "once for each, however much they miss");
     }
 
     #[test]

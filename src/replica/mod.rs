@@ -128,7 +128,8 @@ pub struct ReplicaConfig {
     /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot
     /// is written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
     pub apply_bytes: u64,
-    /// Entries applied between two looks at whether the turn has become long; at least 1.
+    /// Entries applied between two looks at whether the turn has become long, fewer where much is
+    /// told of them; at least 1.
     pub apply_part: usize,
     /// How long a voter must have been well before this node hands leadership over to it because it
     /// should lead; see [`leadership`].

@@ -4,7 +4,7 @@
 //! confirmed says which index must be applied first; a query also waits for the commands its
 //! session sent before it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use margay_log::id::{Index, Micros};
 
@@ -23,6 +23,8 @@ const WAITING_OF_ONE_MAX: usize = 2_048;
 /// Reads served between two looks at whether the turn has become long. One may look at ten
 /// thousand entries, and a client may send two thousand of them at once.
 const SERVED_PART: usize = 4;
+/// So many things held, listed for a session that attaches, count as another read.
+const LISTED_AS_READ: usize = 1_024;
 /// Nobody waits longer for an index that does not come.
 const PATIENCE: Micros = Micros::from_millis(10_000);
 
@@ -83,6 +85,8 @@ pub(super) struct Pending {
     waiting: BTreeMap<ConnId, usize>,
     count: usize,
     bytes: usize,
+    /// Connections that are gone; who waited on them is looked for once a turn, for all of them.
+    gone: BTreeSet<ConnId>,
     effects: Effects,
 }
 
@@ -134,12 +138,20 @@ impl Pending {
 
     /// A connection is gone: nobody waits on it.
     pub(super) fn gone(&mut self, conn: ConnId) {
-        if self.waiting.remove(&conn).is_none() {
+        if self.waiting.remove(&conn).is_some() {
+            self.gone.insert(conn);
+        }
+    }
+
+    /// Forgets those who waited on connections that are gone. Thousands may go in one turn.
+    fn forget_gone(&mut self) {
+        let gone = std::mem::take(&mut self.gone);
+        if gone.is_empty() {
             return;
         }
         let (mut count, mut bytes) = (0, 0);
         let mut stays = |waiting: &Waiting| {
-            let stays = waiting.conn != conn;
+            let stays = !gone.contains(&waiting.conn);
             count += usize::from(!stays);
             bytes += if stays { 0 } else { waiting.bytes() };
             stays
@@ -157,6 +169,7 @@ impl Pending {
 impl<S: StateMachine> Replica<S> {
     /// Begins one round for all that arrived in this turn.
     pub(super) fn flush_reads(&mut self, now: Micros) {
+        self.pending.forget_gone();
         if self.pending.gathering.is_empty() {
             return;
         }
@@ -174,11 +187,13 @@ impl<S: StateMachine> Replica<S> {
             let Some((index, waiting)) = self.pending.confirmed.pop_front() else { return };
             if self.has_seen(index, &waiting) {
                 self.pending.let_go(&waiting);
-                self.serve_read(now, &waiting, host);
-                served += 1;
-                if served % SERVED_PART == 0 && host.is_turn_long() {
-                    self.hungry |= !self.pending.confirmed.is_empty();
-                    return;
+                served += self.serve_read(now, &waiting, host);
+                if served >= SERVED_PART {
+                    served = 0;
+                    if host.is_turn_long() {
+                        self.hungry |= !self.pending.confirmed.is_empty();
+                        return;
+                    }
                 }
             } else if waiting.since.after(PATIENCE) <= now {
                 self.pending.let_go(&waiting);
@@ -198,10 +213,16 @@ impl<S: StateMachine> Replica<S> {
         self.machine.applied() >= index && self.applied_sequence(waiting.session) >= after
     }
 
-    pub(super) fn serve_read(&mut self, now: Micros, waiting: &Waiting, host: &mut dyn Host) {
+    /// Returns how many reads it counts for.
+    pub(super) fn serve_read(
+        &mut self,
+        now: Micros,
+        waiting: &Waiting,
+        host: &mut dyn Host,
+    ) -> usize {
         let Waiting { conn, session, ref want, .. } = *waiting;
         let index = self.machine.applied();
-        let Some(out) = host.client(conn) else { return };
+        let Some(out) = host.client(conn) else { return 1 };
         match *want {
             Want::Query { id, kind, schema, resource, ref payload, .. } => {
                 let time = self.machine.time();
@@ -216,17 +237,21 @@ impl<S: StateMachine> Replica<S> {
             Want::Attach => {
                 let Some(known) = self.machine.sessions().get(session) else {
                     let of = RefusedOf::Session(session);
-                    return refuse(host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
+                    refuse(host, conn, of, Code::SESSION_EXPIRED, Micros(0), "");
+                    return 1;
                 };
                 let sequence = known.last_sequence();
-                let notices = match self.machine.holdings_or_halt(session) {
-                    Ok(notices) => notices,
-                    Err(halted) => return self.halt(halted, host),
-                };
-                if notices.len() > NOTICES_MAX {
-                    return self.end_overgrown(now, conn, session, host);
+                match self.machine.holdings_or_halt(session) {
+                    Ok(notices) if notices.len() > NOTICES_MAX => {
+                        self.end_overgrown(now, conn, session, host);
+                    }
+                    Ok(notices) => {
+                        let reads = 1 + notices.len() / LISTED_AS_READ;
+                        Response::Attached { session, index, sequence, notices }.encode(out);
+                        return reads;
+                    }
+                    Err(halted) => self.halt(halted, host),
                 }
-                Response::Attached { session, index, sequence, notices }.encode(out);
             }
             Want::Register { correlation, .. }
                 if self.machine.sessions().get(session).is_none() =>
@@ -245,10 +270,12 @@ impl<S: StateMachine> Replica<S> {
                 Response::Registered { correlation, session, timeout, index }.encode(out);
             }
         }
+        1
     }
 
-    /// A session that holds and waits for more than one frame can list is ended: all of it is
-    /// free then. By a leader: this node may have been deposed since it was confirmed.
+    /// A session that holds and waits for more than one frame can list is ended, and all of it is
+    /// free then: margay's own types do not let it come to that, those of users may. By a leader:
+    /// this node may have been deposed since it was confirmed.
     fn end_overgrown(
         &mut self,
         now: Micros,

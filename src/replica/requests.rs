@@ -9,7 +9,7 @@ use margay_log::breaks;
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Micros};
 
-use super::front::{refuse, send_event};
+use super::front::{FAN_OUT_MAX, refuse, send_event};
 use super::pending::{Waiting, Want};
 use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
@@ -22,6 +22,8 @@ use crate::wire::{Frame, GroupStatus, Kind};
 
 /// Subscriptions of one connection, at most.
 const SUBSCRIPTIONS_MAX: usize = 4_096;
+/// What looking through the kept events of a resource counts for, in bytes that are sent.
+const LOOKED_THROUGH: usize = 16 << 10;
 
 /// A command as it arrived.
 struct Arrived<'a> {
@@ -393,7 +395,8 @@ impl<S: StateMachine> Replica<S> {
         }
         if breaks::KEEP_ALIVE_UNCONFIRMED.on() {
             let want = Want::KeepAlive;
-            return self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
+            self.serve_read(now, &Waiting { conn, session, since: now, want }, host);
+            return;
         }
         self.gather(now, conn, session, Want::KeepAlive, host);
     }
@@ -443,27 +446,38 @@ impl<S: StateMachine> Replica<S> {
         let Some(out) = host.client(conn) else { return };
         let index = self.machine.applied();
         Response::Subscribed { id, index }.encode(out);
-        if let Some(after) = after.filter(|_| !breaks::EVENT_LOST.on())
-            && let Err(halted) = self.send_missed(out, id, resource, after, filter)
-        {
-            return self.halt(halted, host);
+        let after = after.filter(|_| !breaks::EVENT_LOST.on()).unwrap_or((index, u32::MAX));
+        match self.send_missed(out, id, resource, after, filter) {
+            Ok(true) => self.front.subscribe(conn, id, resource, filter),
+            Ok(false) => self.front.unsubscribe(conn, id),
+            Err(halted) => self.halt(halted, host),
         }
-        self.front.subscribe(conn, id, resource, filter);
     }
 
     /// The state has leapt ahead of `before`: sends every subscription what is kept of the events
-    /// in between.
+    /// in between, or that it lags, where there are many of them.
     pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
+        let mut left = FAN_OUT_MAX;
         for (conn, id, resource, filter) in self.front.all_subscriptions() {
             let Some(out) = host.client(conn) else { continue };
-            let sent = self.send_missed(out, id, resource, (before, u32::MAX), &filter);
-            if let Err(halted) = sent {
-                return self.halt(halted, host);
+            let mut after = (before, u32::MAX);
+            if left == 0 {
+                after.0 = self.machine.applied();
+                Response::Lagged { subscription: id, oldest: after.0.next() }.encode(out);
+            }
+            let length = out.len();
+            let sent = self.send_missed(out, id, resource, after, &filter);
+            left = left.saturating_sub(LOOKED_THROUGH + out.len() - length);
+            match sent {
+                Ok(true) => {}
+                Ok(false) => self.front.unsubscribe(conn, id),
+                Err(halted) => return self.halt(halted, host),
             }
         }
     }
 
     /// Sends the kept events after a position; says so first where some are not kept any more.
+    /// Returns whether more can come: of a deleted resource nothing is kept, not even that.
     fn send_missed(
         &self,
         out: &mut Vec<u8>,
@@ -471,18 +485,28 @@ impl<S: StateMachine> Replica<S> {
         resource: ResourceId,
         after: (Index, u32),
         filter: &[u8],
-    ) -> Result<(), Halted> {
+    ) -> Result<bool, Halted> {
         let mut kept = self.machine.events_or_halt(resource, after, filter)?;
         if let Events::Lagged { oldest } = kept {
             Response::Lagged { subscription: id, oldest }.encode(out);
             let after = (oldest.prev(), u32::MAX);
             kept = self.machine.events_or_halt(resource, after, filter)?;
         }
-        if let Events::Some(missed) = kept {
-            for (index, event) in missed {
-                send_event(out, id, index, &event);
+        match kept {
+            Events::Some(missed) => {
+                for (index, event) in missed {
+                    send_event(out, id, index, &event, &event.payload());
+                }
             }
+            // Where its creation is not applied here yet, all of it is to come.
+            Events::Gone if resource.0 <= self.machine.applied().0 => {
+                let (of, code) = (RefusedOf::Subscription(id), Code::NO_SUCH_RESOURCE);
+                let (retry, leader, text) = (Micros(0), "", code.text());
+                Response::Refused { of, code, retry, leader, text }.encode(out);
+                return Ok(false);
+            }
+            Events::Gone | Events::Lagged { .. } => {}
         }
-        Ok(())
+        Ok(true)
     }
 }

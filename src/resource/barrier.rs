@@ -94,7 +94,7 @@ impl Rules for BarrierRules {
             AwaitV1::SCHEMA => {
                 let wait = access::<AwaitV1>(payload, &mut scratch)?;
                 let ask = Ask::new(commit.session, wait.request, 1, &wait.wait_ms);
-                let complete = claims.waiters.len() + 1 >= self.parties as usize;
+                let complete = claims.waiting(commit.time) + 1 >= self.parties;
                 if claims.ask_to_pass(ask, complete, commit.into(), effects)? == GRANTED {
                     claims.serve_all(commit.into(), effects);
                 }
@@ -117,9 +117,5 @@ impl Rules for BarrierRules {
         bytes::put_u32(out, self.parties);
         bytes::put_u32(out, claims.waiting(query.time));
         Ok(())
-    }
-
-    fn is_sound(&self, claims: &Claims) -> bool {
-        claims.waiters.len() < self.parties as usize
     }
 }

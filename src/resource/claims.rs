@@ -10,11 +10,10 @@
 //!   of exclusive grants rise strictly. Grants of one entry share theirs: they hold together.
 //! - Each change is a notice; all that is held or waited for is listed at attach.
 
-use super::Firing;
-use super::handle::thaw_version;
-use super::snapshot::Items;
+use super::describe::{HOLDERS_MAX, Holders};
 use super::waiters::{Waiter, Waiters};
-use crate::machine::bytes::{self, Reader};
+use super::{ENDED_AT_ONCE, Firing, HOLDINGS_MAX};
+use crate::machine::bytes;
 use crate::machine::clock::Due;
 use crate::machine::{Code, Commit, Effects, LogTime, Notice, NoticeState, ResourceId, SessionId};
 use imbl::OrdMap;
@@ -22,13 +21,17 @@ use margay_log::id::{Index, Micros};
 use rkyv::option::ArchivedOption;
 use rkyv::primitive::ArchivedU64;
 
+mod frozen;
 pub(super) mod handle;
 mod turns;
 
+use frozen::ITEM_OWN;
 pub(super) use turns::{Rules, Turns};
 
 /// Holds of one resource, at most.
 pub(super) const HOLDS_MAX: usize = 10_000;
+/// Waits that one entry ends or grants, each, at most; timers do the rest.
+const TURNS_PER_ENTRY: usize = 256;
 /// What one grant can amount to, and all permits there are.
 pub(super) const PERMITS_MAX: u64 = u32::MAX as u64;
 /// Longest wait, in milliseconds: a year.
@@ -128,12 +131,6 @@ pub(super) struct Claims {
     last_token: u64,
 }
 
-/// First byte of an item in a snapshot. Those of a resource's own begin with [`ITEM_OWN`].
-const ITEM_HEAD: u8 = 0;
-const ITEM_WAITER: u8 = 1;
-const ITEM_HOLD: u8 = 2;
-pub(super) const ITEM_OWN: u8 = 16;
-
 impl Claims {
     /// Permits that are out.
     pub(super) fn taken(&self) -> u64 {
@@ -156,8 +153,8 @@ impl Claims {
     }
 
     /// Whether this request may be granted at once where there are `total` permits.
-    pub(super) fn is_free(&self, total: u64, amount: u64) -> bool {
-        self.waiters.is_empty() && self.fits(total, amount)
+    pub(super) fn is_free(&self, total: u64, amount: u64, now: LogTime) -> bool {
+        self.fits(total, amount) && self.waiting(now) == 0
     }
 
     fn fits(&self, total: u64, amount: u64) -> bool {
@@ -175,8 +172,15 @@ impl Claims {
     ) -> Result<u8, Code> {
         let Ask { session, request, amount, wait_ms } = ask;
         let named = (session, request);
+        if let Some(index) = self.waiters.find(session, request) {
+            self.drop_if_due(index, at, effects);
+        }
         if self.requests.contains_key(&named) || self.waiters.find(session, request).is_some() {
             return Err(Code::ALREADY_HELD);
+        }
+        let is_kept = free || wait_ms != Some(0);
+        if is_kept && effects.held >= HOLDINGS_MAX {
+            return Err(Code::TOO_MANY_HOLDINGS);
         }
         let answer = if free {
             let waiter = Waiter { session, request, amount, due: None };
@@ -265,7 +269,9 @@ impl Claims {
 
     /// Takes back a request: see `CancelV1`. Writes the answer.
     pub(super) fn cancel(&mut self, of: (SessionId, u64), at: Moment, effects: &mut Effects) {
-        let found = if let Some(index) = self.waiters.find(of.0, of.1) {
+        let waits = self.waiters.find(of.0, of.1);
+        let waits = waits.filter(|index| !self.drop_if_due(*index, at, effects));
+        let found = if let Some(index) = waits {
             self.waiters.remove(index);
             effects.notice(of.0, at.resource, index, NoticeState::Released);
             1
@@ -281,13 +287,33 @@ impl Claims {
     /// Lets go of what is due and grants whatever fits, in order, where there are `total` permits.
     pub(super) fn settle(&mut self, total: u64, at: Moment, effects: &mut Effects) {
         self.drop_due(at, effects);
-        self.serve(total, at, effects);
+        self.serve(total, TURNS_PER_ENTRY, at, effects);
     }
 
-    /// Grants whatever fits, in order. What is due must be gone.
-    pub(super) fn serve(&mut self, total: u64, at: Moment, effects: &mut Effects) {
-        while let Some((index, waiter)) = self.waiters.first() {
-            assert!(waiter.due.is_none_or(|due| due > at.now), "what is due is gone");
+    /// The next timer is due: one wait is over, or one whose turn has come is granted.
+    pub(super) fn fire(&mut self, total: u64, at: Moment, effects: &mut Effects) {
+        let is_due = |due: Due| due.at <= at.now;
+        // Others that are due may be in the way of those whose turn seems to have come.
+        if !self.drop_one_due(at, effects) || !self.waiters.next_timer().is_some_and(is_due) {
+            self.serve(total, 1, at, effects);
+        }
+    }
+
+    /// The next timer where there are `total` permits: at once, if somebody's turn has come.
+    pub(super) fn next_timer_of(&self, total: u64) -> Option<Due> {
+        let first = self.waiters.first();
+        let owed = first.filter(|(_, waiter)| self.fits(total, waiter.amount));
+        let at_once = |(index, _)| Due { at: LogTime(0), created: index };
+        owed.map(at_once).or_else(|| self.waiters.next_timer())
+    }
+
+    /// Grants whatever fits, in order, up to `limit`; who is in the way and due is gone.
+    fn serve(&mut self, total: u64, limit: usize, at: Moment, effects: &mut Effects) {
+        for _ in 0..limit {
+            let Some((index, waiter)) = self.waiters.first() else { return };
+            if self.drop_if_due(index, at, effects) {
+                continue;
+            }
             if !self.fits(total, waiter.amount) {
                 return;
             }
@@ -296,18 +322,36 @@ impl Claims {
         }
     }
 
-    /// Grants all who wait. What is due must be gone.
+    /// Grants all who wait.
     pub(super) fn serve_all(&mut self, at: Moment, effects: &mut Effects) {
         while self.holds.len() < HOLDS_MAX
-            && let Some((index, waiter)) = self.waiters.pop()
+            && let Some((index, waiter)) = self.waiters.first()
         {
-            self.grant(index, waiter, at, effects);
+            if !self.drop_if_due(index, at, effects) {
+                self.waiters.remove(index);
+                self.grant(index, waiter, at, effects);
+            }
         }
     }
 
     /// Waits due at the moment are over, whether or not their timers have fired.
     pub(super) fn drop_due(&mut self, at: Moment, effects: &mut Effects) {
-        while self.drop_one_due(at, effects) {}
+        for _ in 0..TURNS_PER_ENTRY {
+            if !self.drop_one_due(at, effects) {
+                return;
+            }
+        }
+    }
+
+    /// A wait is over if it is due. Returns whether it is.
+    pub(super) fn drop_if_due(&mut self, index: Index, at: Moment, effects: &mut Effects) -> bool {
+        let Some(waiter) = self.waiters.get(index) else { return false };
+        let is_due = waiter.is_due(at.now);
+        if is_due {
+            self.waiters.remove(index);
+            effects.notice(waiter.session, at.resource, index, NoticeState::TimedOut);
+        }
+        is_due
     }
 
     /// The next wait that is due is over.
@@ -329,18 +373,20 @@ impl Claims {
         self.requests.get(&of).copied().or_else(|| self.waiters.find(of.0, of.1))
     }
 
-    /// All that a session holds or waits for.
-    pub(super) fn names_of(&self, session: SessionId) -> Vec<Index> {
-        let held = self.held_by(session).map(|hold| hold.waiter);
-        held.chain(self.waiters.of_session(session).map(|(index, _)| index)).collect()
+    /// The next few waits and holds of a session. The waits come first, so that none of them is
+    /// granted while the session ends.
+    pub(super) fn some_of(&self, session: SessionId) -> Vec<Index> {
+        let waits = self.waiters.of_session(session).map(|(index, _)| index);
+        let holds = self.held_by(session).map(|hold| hold.waiter);
+        waits.chain(holds).take(ENDED_AT_ONCE).collect()
     }
 
-    /// A session is over: nothing of it is left, and nobody is told.
-    pub(super) fn end_session(&mut self, session: SessionId) {
-        self.waiters.remove_session(session);
-        let ended: Vec<Index> = self.held_by(session).map(|hold| hold.waiter).collect();
-        for waiter in ended {
-            self.remove(waiter);
+    /// A session is ending: some of its waits and holds are gone, and nobody is told.
+    pub(super) fn end(&mut self, names: &[Index]) {
+        for name in names {
+            if self.waiters.remove(*name).is_none() {
+                self.remove(*name);
+            }
         }
     }
 
@@ -350,23 +396,30 @@ impl Claims {
             .map(|(_, waiter)| &self.holds[waiter])
     }
 
-    /// Everybody loses what is held or waited for.
-    pub(super) fn lose_all(&mut self, at: Moment, effects: &mut Effects) {
-        self.drop_due(at, effects);
-        for hold in self.holds.values() {
-            effects.notice(hold.session, at.resource, hold.waiter, NoticeState::Lost);
+    /// Up to `limit` lose what they hold or wait for. Returns whether there are more.
+    pub(super) fn lose_some(&mut self, limit: usize, at: Moment, effects: &mut Effects) -> bool {
+        for _ in 0..limit {
+            if self.drop_one_due(at, effects) {
+                continue;
+            }
+            if let Some(name) = self.holds.get_min().map(|(name, _)| *name) {
+                self.lose(name, at, effects);
+            } else if let Some((name, waiter)) = self.waiters.first() {
+                self.waiters.remove(name);
+                effects.notice(waiter.session, at.resource, name, NoticeState::Lost);
+            } else {
+                return false;
+            }
         }
-        let (waiters, last_token) = (std::mem::take(&mut self.waiters), self.last_token);
-        for (index, waiter) in waiters.iter() {
-            effects.notice(waiter.session, at.resource, index, NoticeState::Lost);
-        }
-        *self = Claims { last_token, ..Claims::default() };
+        !self.holds.is_empty() || !self.waiters.is_empty()
     }
 
     /// Those who wait lose their places.
     pub(super) fn lose_waiting(&mut self, at: Moment, effects: &mut Effects) {
         for (index, waiter) in std::mem::take(&mut self.waiters).iter() {
-            effects.notice(waiter.session, at.resource, index, NoticeState::Lost);
+            let is_due = waiter.is_due(at.now);
+            let state = if is_due { NoticeState::TimedOut } else { NoticeState::Lost };
+            effects.notice(waiter.session, at.resource, index, state);
         }
     }
 
@@ -378,13 +431,22 @@ impl Claims {
         self.held_by(session).next().is_some() || self.waiters.of_session(session).next().is_some()
     }
 
-    pub(super) fn sessions(&self) -> Vec<SessionId> {
+    pub(super) fn sessions(&self, limit: usize) -> Vec<SessionId> {
         let holding = self.holds.values().map(|hold| hold.session);
         let waiting = self.waiters.iter().map(|(_, waiter)| waiter.session);
-        let mut sessions: Vec<SessionId> = holding.chain(waiting).collect();
+        let mut sessions: Vec<SessionId> = holding.chain(waiting).take(limit).collect();
         sessions.sort_unstable();
         sessions.dedup();
         sessions
+    }
+
+    pub(super) fn holders(&self, now: LogTime) -> Holders {
+        let holds = self.requests.values().map(|waiter| &self.holds[waiter]);
+        Holders {
+            held: u32::try_from(self.holds.len()).expect("at most HOLDS_MAX"),
+            waiting: self.waiting(now),
+            first: holds.take(HOLDERS_MAX).map(|hold| (hold.session, hold.token)).collect(),
+        }
     }
 
     /// How many wait whose time-out has not passed.
@@ -407,71 +469,5 @@ impl Claims {
         for (waiter, _) in waits.filter(|(_, waiter)| waiter.due.is_none_or(|due| due > now)) {
             out.push(Notice { session, resource, waiter, state: NoticeState::Waiting });
         }
-    }
-
-    pub(super) fn freeze(&self, items: &mut Items<'_>) {
-        items.put(|out| {
-            out.push(ITEM_HEAD);
-            bytes::put_u64(out, self.last_token);
-        });
-        for hold in self.holds.values() {
-            items.put(|out| {
-                out.push(ITEM_HOLD);
-                bytes::put_u64(out, hold.session.0);
-                bytes::put_u64(out, hold.request);
-                bytes::put_u64(out, hold.waiter.0);
-                bytes::put_u64(out, hold.token);
-                bytes::put_u64(out, hold.amount);
-            });
-        }
-        for (index, waiter) in self.waiters.iter_by_index() {
-            items.put(|out| {
-                out.push(ITEM_WAITER);
-                Waiters::freeze(index, &waiter, out);
-            });
-        }
-    }
-
-    /// Takes back an item of [`Claims::freeze`], whose first byte is `tag`.
-    pub(super) fn thaw(
-        &mut self,
-        tag: u8,
-        reader: &mut Reader<'_>,
-        applied: Index,
-    ) -> Result<(), Code> {
-        match tag {
-            ITEM_HEAD => {
-                self.last_token = reader.u64()?;
-                let sound = self.last_token <= applied.0 && self.holds.is_empty();
-                if sound { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
-            }
-            ITEM_HOLD => self.thaw_hold(reader, applied),
-            ITEM_WAITER => {
-                let waiter = self.waiters.thaw(reader, applied)?;
-                let named = (waiter.session, waiter.request);
-                let sound = (1..=PERMITS_MAX).contains(&waiter.amount)
-                    && !self.requests.contains_key(&named);
-                if sound { Ok(()) } else { Err(Code::BAD_PAYLOAD) }
-            }
-            _ => Err(Code::BAD_PAYLOAD),
-        }
-    }
-
-    fn thaw_hold(&mut self, reader: &mut Reader<'_>, applied: Index) -> Result<(), Code> {
-        let (session, request) = (SessionId(reader.u64()?), reader.u64()?);
-        let waiter = thaw_version(reader, applied)?;
-        let (token, amount) = (reader.u64()?, reader.u64()?);
-        let sound = waiter.0 <= token
-            && token <= self.last_token
-            && (1..=PERMITS_MAX).contains(&amount)
-            && self.holds.len() < HOLDS_MAX
-            && !self.holds.contains_key(&waiter)
-            && !self.requests.contains_key(&(session, request))
-            && self.waiters.is_empty();
-        if !sound {
-            return Err(Code::BAD_PAYLOAD);
-        }
-        self.insert(Hold { session, request, waiter, token, amount });
-        Ok(())
     }
 }

@@ -46,26 +46,47 @@ pub struct Description {
     pub waiting: u32,
 }
 
-/// Appends what there is to say of a resource.
-pub(super) fn describe(id: ResourceId, slot: &Slot, now: LogTime, out: &mut Vec<u8>) {
-    let (mut held, mut waiting, mut holders) = (0_u32, 0_u32, Vec::new());
-    let mut notices = Vec::new();
-    for session in slot.state.sessions() {
-        notices.clear();
-        slot.state.holdings(id, session, now, &mut notices);
-        for notice in &notices {
-            match notice.state {
-                NoticeState::Granted { token } => {
-                    held += 1;
-                    if holders.len() < HOLDERS_MAX {
-                        holders.push((session, token));
+/// Who holds something of a resource, and how many wait.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Holders {
+    /// How many holds there are.
+    pub held: u32,
+    /// How many wait.
+    pub waiting: u32,
+    /// The first holders, each with its token: up to [`HOLDERS_MAX`].
+    pub first: Vec<(SessionId, u64)>,
+}
+
+impl Holders {
+    /// By what sessions hold, up to 1,024 of them: for types that keep no count.
+    pub(super) fn listed<R: super::Resource + ?Sized>(of: &R, now: LogTime) -> Holders {
+        let (mut holders, mut notices) = (Holders::default(), Vec::new());
+        for session in of.sessions(LISTED_MAX) {
+            notices.clear();
+            of.holdings(ResourceId(0), session, now, &mut notices);
+            for notice in &notices {
+                match notice.state {
+                    NoticeState::Granted { token } => {
+                        holders.held += 1;
+                        if holders.first.len() < HOLDERS_MAX {
+                            holders.first.push((session, token));
+                        }
                     }
+                    NoticeState::Waiting => holders.waiting += 1,
+                    _ => {}
                 }
-                NoticeState::Waiting => waiting += 1,
-                _ => {}
             }
         }
+        holders
     }
+}
+
+/// Sessions whose holdings are looked at for one description, at most.
+const LISTED_MAX: usize = 1_024;
+
+/// Appends what there is to say of a resource.
+pub(super) fn describe(id: ResourceId, slot: &Slot, now: LogTime, out: &mut Vec<u8>) {
+    let Holders { held, waiting, first } = slot.state.holders(now);
     bytes::put_u64(out, id.0);
     out.push(slot.kind);
     bytes::put_u64(out, slot.state.size(now));
@@ -74,7 +95,7 @@ pub(super) fn describe(id: ResourceId, slot: &Slot, now: LogTime, out: &mut Vec<
     bytes::put_u32(out, waiting);
     bytes::put_bytes(out, &slot.options);
     bytes::put_bytes(out, super::type_name(slot.kind).as_bytes());
-    for (session, token) in holders {
+    for (session, token) in first {
         bytes::put_u64(out, session.0);
         bytes::put_u64(out, token);
     }

@@ -7,6 +7,7 @@
 
 use super::claims::{Ask, Claims, Moment, cancel_operation};
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation, page_limit};
+use super::describe::Holders;
 use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::{Firing, Resource};
@@ -126,6 +127,7 @@ impl Resource for ElectionState {
             if let Err(code) = state.try_apply(commit, effects) {
                 effects.refuse(code, "");
             }
+            state.claims.settle(1, commit.into(), effects);
         });
     }
 
@@ -135,36 +137,50 @@ impl Resource for ElectionState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
+        let names = self.claims.some_of(session);
         self.change(commit.into(), effects, |state, effects| {
-            state.claims.drop_due(commit.into(), effects);
-            for name in state.claims.names_of(session) {
-                state.data.remove(&name);
+            state.claims.end(&names);
+            for name in &names {
+                state.data.remove(name);
             }
-            state.claims.end_session(session);
+            state.claims.settle(1, commit.into(), effects);
         });
+        names.len()
     }
 
     fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
-        let told = effects.notices.len();
-        self.claims.drop_one_due(firing.into(), effects);
-        self.forget(told, effects);
+        self.change(firing.into(), effects, |state, effects| {
+            state.claims.fire(1, firing.into(), effects);
+        });
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        let told = effects.notices.len();
+        let more = self.claims.lose_some(limit, firing.into(), effects);
+        self.forget(told, effects);
+        more
     }
 
     fn next_timer(&self) -> Option<Due> {
-        self.claims.next_timer()
+        self.claims.next_timer_of(1)
     }
 
     fn involves(&self, session: SessionId) -> bool {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(
@@ -241,8 +257,7 @@ impl Resource for ElectionState {
 }
 
 impl ElectionState {
-    /// Lets something happen, then lets the next one lead where nobody does. What became of
-    /// candidates and leader is noted and told.
+    /// Lets something happen. What became of candidates and leader is noted and told.
     fn change(
         &mut self,
         at: Moment,
@@ -251,7 +266,6 @@ impl ElectionState {
     ) {
         let (before, told) = (self.leader(), effects.notices.len());
         act(self, effects);
-        self.claims.serve(1, at, effects);
         self.forget(told, effects);
         let leader = self.leader();
         if leader == before {
@@ -291,7 +305,7 @@ impl ElectionState {
             CampaignV1::SCHEMA => {
                 let campaign = access::<CampaignV1>(payload, &mut scratch)?;
                 let ask = Ask::new(session, campaign.request, 1, &campaign.wait_ms);
-                let free = self.claims.is_free(1, 1);
+                let free = self.claims.is_free(1, 1, at.now);
                 if self.claims.ask(ask, free, at, effects)? != NOT_ACQUIRED {
                     self.data.insert(commit.index, campaign.data[..].into());
                 }
@@ -306,6 +320,7 @@ impl ElectionState {
             }
             PromoteV1::SCHEMA => {
                 let candidate = access::<PromoteV1>(payload, &mut scratch)?.candidate.to_native();
+                self.claims.drop_if_due(Index(candidate), at, effects);
                 if !self.claims.waiters.move_to_front(Index(candidate), commit.index) {
                     return Err(Code::NO_SUCH_CANDIDATE);
                 }
@@ -323,6 +338,7 @@ impl ElectionState {
         if self.leader() == Some(candidate) {
             return Ok(());
         }
+        self.claims.drop_if_due(candidate, at, effects);
         let chosen = self.claims.waiters.remove(candidate).ok_or(Code::NO_SUCH_CANDIDATE)?;
         if let Some(leader) = self.leader() {
             self.claims.lose(leader, at, effects);
@@ -335,6 +351,7 @@ impl ElectionState {
         if self.claims.lose(candidate, at, effects) {
             return Ok(());
         }
+        self.claims.drop_if_due(candidate, at, effects);
         let evicted = self.claims.waiters.remove(candidate).ok_or(Code::NO_SUCH_CANDIDATE)?;
         effects.notice(evicted.session, at.resource, candidate, NoticeState::Lost);
         Ok(())

@@ -2,10 +2,11 @@
 //!
 //! An entry has a value, a version (the index of the command that wrote it) and, where that was
 //! wished, a bounded life: until a log time, until its session ends, or until the first of both.
-//! What has ended is gone for every operation at once. It is removed, and told, one by one: by its
-//! timer, at the end of its session (a slice of them), or by the next command that touches its key.
-//! So neither a mass expiry, nor the end of a session that owned a million entries, nor a clear
-//! does much at a time: see [`super::waste`] for the latter.
+//! What is due is gone for every operation at once; it is removed, and told, one by one: by its
+//! timer, or by the next command that touches its key. The end of a session removes its entries a
+//! few at a time, and is over when none is left. So neither a mass expiry, nor the end of a session
+//! that owned a million entries, nor a clear does much at a time: see [`super::waste`] for the
+//! latter.
 
 mod item;
 mod page;
@@ -15,14 +16,13 @@ pub(super) use item::{Extra, Held, Key, Life};
 pub(super) use page::Page;
 pub use page::{PAGE_BYTES_MAX, PAGE_MAX};
 
-use super::Firing;
-use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::waste::Waste;
-use crate::machine::bytes::{self, Reader};
+use super::{ENDED_AT_ONCE, Firing};
+use crate::machine::bytes::Reader;
 use crate::machine::clock::{Due, Timers};
-use crate::machine::{Code, Commit, Effects, LogTime, Pair, ResourceId, SessionId};
-use imbl::{OrdMap, OrdSet};
+use crate::machine::{Code, Commit, Effects, LogTime, Pair, SessionId};
+use imbl::OrdSet;
 use margay_log::id::Index;
 use std::ops::Bound;
 
@@ -37,8 +37,9 @@ pub const EXPIRED: u16 = 4;
 /// Event: the session a key belonged to is over, and the key with it. With it the old value.
 pub const SESSION_ENDED: u16 = 5;
 
-/// Entries removed at once at the end of their session; the others follow as timers do.
-const SLICE: usize = 1_024;
+/// Sessions that are told apart when all entries go at once, at most. Of the others it stays noted
+/// that they own something, until they end.
+const LEFT_MAX: usize = 256;
 
 /// What a resource whose whole state is entries leaves to them.
 macro_rules! delegate_to_entries {
@@ -48,16 +49,19 @@ macro_rules! delegate_to_entries {
             session: $crate::machine::SessionId,
             commit: &$crate::machine::Commit<'_>,
             effects: &mut $crate::machine::Effects,
-        ) {
+        ) -> usize {
             self.$entries.session_ended(session, commit, effects);
+            0
         }
 
         fn deleted(
             &mut self,
-            _commit: &$crate::machine::Commit<'_>,
+            _firing: &$crate::resource::Firing,
+            _limit: usize,
             _effects: &mut $crate::machine::Effects,
-        ) {
+        ) -> bool {
             self.$entries.discard();
+            false
         }
 
         fn next_timer(&self) -> Option<$crate::machine::clock::Due> {
@@ -76,12 +80,20 @@ macro_rules! delegate_to_entries {
             self.$entries.involves(session)
         }
 
-        fn sessions(&self) -> Vec<$crate::machine::SessionId> {
-            self.$entries.sessions()
+        fn sessions(&self, limit: usize) -> Vec<$crate::machine::SessionId> {
+            self.$entries.sessions(limit)
+        }
+
+        fn holders(&self, _now: $crate::machine::LogTime) -> $crate::resource::describe::Holders {
+            $crate::resource::describe::Holders::default()
         }
 
         fn size(&self, now: $crate::machine::LogTime) -> u64 {
             self.$entries.len(now) as u64
+        }
+
+        fn take_left(&mut self) -> Vec<$crate::machine::SessionId> {
+            self.$entries.take_left()
         }
 
         fn take_waste(&mut self) -> Option<Box<dyn $crate::resource::waste::Waste>> {
@@ -117,8 +129,8 @@ pub(super) struct Entries<T: Extra = ()> {
     held: OrdSet<Held<T>>,
     deadlines: Timers<Key>,
     owned: OrdSet<(SessionId, Key)>,
-    /// Sessions that are over and still own something, and since when.
-    ended: OrdMap<SessionId, Due>,
+    /// Sessions whose last entry is gone, until somebody takes them.
+    left: Vec<SessionId>,
     /// What was cleared, until somebody takes it.
     waste: Vec<Entries<T>>,
 }
@@ -129,7 +141,7 @@ impl<T: Extra> Default for Entries<T> {
             held: OrdSet::new(),
             deadlines: Timers::default(),
             owned: OrdSet::new(),
-            ended: OrdMap::new(),
+            left: Vec::new(),
             waste: Vec::new(),
         }
     }
@@ -138,18 +150,12 @@ impl<T: Extra> Default for Entries<T> {
 impl<T: Extra> Entries<T> {
     /// The entry of a key, unless its life is over.
     pub(super) fn get(&self, key: &[u8], now: LogTime) -> Option<&Held<T>> {
-        self.held.get(&Sought::new(key)).filter(|held| self.end_of(held, now).is_none())
+        self.held.get(&Sought::new(key)).filter(|held| !held.is_due(now))
     }
 
-    /// How many entries there are whose lives are not over. Takes as long as there are others.
+    /// How many entries there are that are not due. Takes as long as there are others.
     pub(super) fn len(&self, now: LogTime) -> usize {
-        let due = self.deadlines.due(now).count();
-        let orphans = self.ended.keys().flat_map(|session| self.owned_by(*session));
-        let is_due = |key: &Key| {
-            let life = self.held.get(&Sought::new(key.bytes())).map(Held::life).unwrap_or_default();
-            life.due.is_some_and(|due| due <= now)
-        };
-        self.held.len() - due - orphans.filter(|key| !is_due(key)).count()
+        self.held.len() - self.deadlines.due(now).count()
     }
 
     /// How many entries there are, over or not: no less than [`Entries::len`], and quick.
@@ -157,27 +163,15 @@ impl<T: Extra> Entries<T> {
         self.held.len()
     }
 
-    /// Why an entry is gone though it is still here: the event that tells of it.
-    fn end_of(&self, held: &Held<T>, now: LogTime) -> Option<u16> {
-        let life = held.bounded_life()?;
-        if life.due.is_some_and(|due| due <= now) {
-            Some(EXPIRED)
-        } else if life.owner.is_some_and(|owner| self.ended.contains_key(&owner)) {
-            Some(SESSION_ENDED)
-        } else {
-            None
-        }
-    }
-
-    /// Removes the entry of a key if its life is over, before a command looks at the key.
+    /// Removes the entry of a key if it is due, before a command looks at the key.
     pub(super) fn drop_gone(&mut self, key: &[u8], commit: &Commit<'_>, effects: &mut Effects) {
-        if self.deadlines.is_empty() && self.ended.is_empty() {
+        if self.deadlines.is_empty() {
             return;
         }
         let Some(held) = self.held.get(&Sought::new(key)) else { return };
-        if let Some(event) = self.end_of(held, commit.time) {
+        if held.is_due(commit.time) {
             let gone = self.take(key).expect("just seen");
-            effects.event(commit.resource, event, None, Some(gone.pair));
+            effects.event(commit.resource, EXPIRED, None, Some(gone.pair));
         }
     }
 
@@ -236,9 +230,16 @@ impl<T: Extra> Entries<T> {
 
     /// Removes all entries without a word.
     pub(super) fn discard(&mut self) {
+        let left = self.sessions(LEFT_MAX);
         let mut all = std::mem::take(self);
         self.waste = std::mem::take(&mut all.waste);
         self.waste.push(all);
+        self.left = left;
+    }
+
+    /// Sessions that own nothing here any more, since this was last asked.
+    pub(super) fn take_left(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.left)
     }
 
     /// What was cleared: to be freed bit by bit.
@@ -258,6 +259,9 @@ impl<T: Extra> Entries<T> {
         let key = Key::of(&held.pair);
         if let Some(owner) = life.owner {
             self.owned.remove(&(owner, key.clone()));
+            if !self.involves(owner) {
+                self.left.push(owner);
+            }
         }
         if let Some(at) = life.due {
             let was_there = self.deadlines.cancel(Due { at, created: held.version }, key);
@@ -274,91 +278,53 @@ impl<T: Extra> Entries<T> {
 
     /// Whether something here ends with this session.
     pub(super) fn involves(&self, session: SessionId) -> bool {
-        !self.ended.contains_key(&session) && self.owned_by(session).next().is_some()
+        self.owned_by(session).next().is_some()
     }
 
-    /// All sessions it involves.
-    pub(super) fn sessions(&self) -> Vec<SessionId> {
+    /// Sessions it involves, up to `limit`.
+    pub(super) fn sessions(&self, limit: usize) -> Vec<SessionId> {
         let mut sessions = Vec::new();
         let mut next = SessionId(0);
-        loop {
+        while sessions.len() < limit {
             let rest = self.owned.range((next, Key::default())..).next();
-            let Some((session, _)) = rest else { return sessions };
-            if !self.ended.contains_key(session) {
-                sessions.push(*session);
-            }
+            let Some((session, _)) = rest else { break };
+            sessions.push(*session);
             next = SessionId(session.0 + 1);
         }
+        sessions
     }
 
-    /// What a session owned is gone: a slice of it now, the rest as timers fire.
+    /// The next few that a session owned are gone.
     pub(super) fn session_ended(
         &mut self,
         session: SessionId,
         commit: &Commit<'_>,
         effects: &mut Effects,
     ) {
-        for _ in 0..SLICE {
-            if !self.drop_one_owned(session, commit.resource, commit.time, effects) {
-                return;
-            }
+        for _ in 0..ENDED_AT_ONCE {
+            let Some(key) = self.owned_by(session).next().cloned() else { return };
+            let held = self.take(key.bytes()).expect("what is owned is held");
+            let event = if held.is_due(commit.time) { EXPIRED } else { SESSION_ENDED };
+            effects.event(commit.resource, event, None, Some(held.pair));
         }
-        if self.involves(session) {
-            self.ended.insert(session, Due { at: commit.time, created: commit.index });
-        }
-    }
-
-    fn drop_one_owned(
-        &mut self,
-        session: SessionId,
-        resource: ResourceId,
-        now: LogTime,
-        effects: &mut Effects,
-    ) -> bool {
-        let Some(key) = self.owned_by(session).next().cloned() else { return false };
-        let held = self.take(key.bytes()).expect("what is owned is held");
-        let event = self.end_of(&held, now).unwrap_or(SESSION_ENDED);
-        effects.event(resource, event, None, Some(held.pair));
-        true
     }
 
     /// When something is to be removed next.
     pub(super) fn next_timer(&self) -> Option<Due> {
-        let deadline = self.deadlines.first().map(|(due, _)| *due);
-        deadline.into_iter().chain(self.ended.values().copied()).min()
+        self.deadlines.first().map(|(due, _)| *due)
     }
 
     /// Removes what is to be removed next, which is due.
     pub(super) fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
-        let Some(next) = self.next_timer() else { return };
-        if let Some((due, key)) = self.deadlines.first().cloned()
-            && due == next
-        {
-            let held = self.take(key.bytes()).expect("a deadline belongs to an entry");
-            return effects.event(firing.resource, EXPIRED, None, Some(held.pair));
-        }
-        let of_next = self.ended.iter().find(|(_, due)| **due == next);
-        let session = of_next.map(|(session, _)| *session).expect("its timer is the next");
-        self.drop_one_owned(session, firing.resource, firing.now, effects);
-        if self.owned_by(session).next().is_none() {
-            self.ended.remove(&session);
-        }
+        let Some((_, key)) = self.deadlines.first().cloned() else { return };
+        let held = self.take(key.bytes()).expect("a deadline belongs to an entry");
+        effects.event(firing.resource, EXPIRED, None, Some(held.pair));
     }
 
     // ---- snapshots --------------------------------------------------------------------------
 
     /// See [`super::Resource::freeze`].
     pub(super) fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
-        if after.is_none() {
-            for (session, due) in &self.ended {
-                items.put(|out| {
-                    out.push(ITEM_ENDED);
-                    bytes::put_u64(out, session.0);
-                    bytes::put_u64(out, due.at.0);
-                    bytes::put_u64(out, due.created.0);
-                });
-            }
-        }
         // A place: nothing for the beginning, or 1 and the last key written.
         let from = match after.and_then(<[u8]>::split_first) {
             Some((_, last)) => Bound::Excluded(Sought::new(last)),
@@ -383,31 +349,19 @@ impl<T: Extra> Entries<T> {
     /// See [`super::Resource::thaw`].
     pub(super) fn thaw(&mut self, item: &[u8], applied: Index) -> Result<(), Code> {
         let mut reader = Reader::new(item);
-        match reader.u8()? {
-            ITEM_ENDED => {
-                let session = SessionId(reader.u64()?);
-                let at = LogTime(reader.u64()?);
-                let created = thaw_version(&mut reader, applied)?;
-                let is_next = self.ended.get_max().is_none_or(|(last, _)| *last < session);
-                if !is_next || !self.held.is_empty() {
-                    return Err(Code::BAD_PAYLOAD);
-                }
-                self.ended.insert(session, Due { at, created });
-            }
-            ITEM_ENTRY => {
-                let held = Held::thaw(&mut reader, applied)?;
-                if self.held.get_max().is_some_and(|last| *last >= held) {
-                    return Err(Code::BAD_PAYLOAD);
-                }
-                self.insert(held);
-            }
-            _ => return Err(Code::BAD_PAYLOAD),
+        if reader.u8()? != ITEM_ENTRY {
+            return Err(Code::BAD_PAYLOAD);
         }
+        let held = Held::thaw(&mut reader, applied)?;
+        if self.held.get_max().is_some_and(|last| *last >= held) {
+            return Err(Code::BAD_PAYLOAD);
+        }
+        self.insert(held);
         reader.end()
     }
 }
 
-const ITEM_ENDED: u8 = 1;
+/// First byte of an item in a snapshot.
 const ITEM_ENTRY: u8 = 2;
 
 impl<T: Extra> Waste for Vec<Entries<T>> {

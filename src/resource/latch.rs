@@ -3,7 +3,7 @@
 //! What was counted down stays so, whatever becomes of the session that did it. Passing is held, as
 //! a grant is, until the session has seen it.
 
-use super::claims::{Ask, Claims, Rules, Turns, cancel_operation};
+use super::claims::{Ask, Claims, PERMITS_MAX, Rules, Turns, cancel_operation};
 use super::codec::{
     Operation, Scratch, access, check_by_schema, limits, number_or, only, operation,
 };
@@ -78,6 +78,11 @@ pub(super) fn create(options: &[u8]) -> super::Created {
 }
 
 impl Rules for LatchRules {
+    /// None until it is open; then there are enough for everybody.
+    fn permits(&self) -> u64 {
+        if self.left == 0 { PERMITS_MAX } else { 0 }
+    }
+
     fn apply(
         &mut self,
         claims: &mut Claims,
@@ -90,9 +95,6 @@ impl Rules for LatchRules {
                 let by = access::<CountDownV1>(payload, &mut scratch)?.by.to_native();
                 self.left = self.left.saturating_sub(by.into());
                 bytes::put_u64(&mut effects.reply, self.left);
-                if self.left == 0 {
-                    claims.serve_all(commit.into(), effects);
-                }
             }
             AwaitV1::SCHEMA => {
                 let wait = access::<AwaitV1>(payload, &mut scratch)?;

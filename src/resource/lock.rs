@@ -9,7 +9,7 @@
 //! Whatever the lock protects should refuse tokens lower than the highest it has seen: a holder
 //! that was thought dead may still be writing.
 
-use super::claims::{Ask, Claims, Moment, Rules, cancel_operation};
+use super::claims::{Ask, Claims, Rules, cancel_operation};
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
 use crate::machine::bytes;
 use crate::machine::{Code, Commit, Effects, Query, kind};
@@ -63,8 +63,8 @@ check_by_schema!(LockV1, UnlockV1, CancelV1);
 pub(super) struct LockRules;
 
 impl Rules for LockRules {
-    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
-        claims.serve(1, at, effects);
+    fn permits(&self) -> u64 {
+        1
     }
 
     fn apply(
@@ -78,7 +78,7 @@ impl Rules for LockRules {
             LockV1::SCHEMA => {
                 let lock = access::<LockV1>(payload, &mut scratch)?;
                 let ask = Ask::new(commit.session, lock.request, 1, &lock.wait_ms);
-                claims.ask(ask, claims.is_free(1, 1), commit.into(), effects)?;
+                claims.ask(ask, claims.is_free(1, 1, commit.time), commit.into(), effects)?;
             }
             UnlockV1::SCHEMA => {
                 let token = access::<UnlockV1>(payload, &mut scratch)?.token.to_native();

@@ -42,7 +42,7 @@ pub const TRIMMED: u16 = 2;
 /// where the log ends, where that is not what was expected.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct AppendV1 {
-    /// From 1 to 1,000, of at most 1 MiB each.
+    /// From 1 to 1,000, of at most 1 MiB together.
     pub records: Vec<Vec<u8>>,
     /// Only if the first of them gets this position; 0 for any.
     pub position: u64,

@@ -268,7 +268,7 @@ impl MapState {
             }
             PollV1::SCHEMA => {
                 let descending = access::<PollV1>(payload, &mut scratch)?.last;
-                self.poll(&Page { descending, ..Page::default() }, commit, effects);
+                self.poll(&Page { descending, ..Page::default() }, commit, effects)?;
             }
             _ => self.apply_conditional(commit, effects)?,
         }
@@ -331,13 +331,19 @@ impl MapState {
         self.entries.put(Pair::new(key, value), life, (), commit, effects)
     }
 
-    fn poll(&mut self, page: &Page<'_>, commit: &Commit<'_>, effects: &mut Effects) {
-        let Some(first) = self.entries.first(page, commit.time) else { return };
+    fn poll(
+        &mut self,
+        page: &Page<'_>,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Code> {
+        let Some(first) = self.entries.first(page, commit.time)? else { return Ok(()) };
         let pair = first.pair.clone();
         bytes::put_u64(&mut effects.reply, first.version.0);
         bytes::put_bytes(&mut effects.reply, pair.key());
         effects.reply.extend_from_slice(pair.value());
         self.entries.remove(pair.key(), commit, effects);
+        Ok(())
     }
 
     fn try_query(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Code> {

@@ -67,6 +67,7 @@ use crate::machine::{
     Code, Commit, Effects, Filter, Level, LogTime, Notice, NoticeState, Query, ResourceId,
     SessionId, kind,
 };
+use describe::Holders;
 use margay_log::id::{GroupId, Index};
 use snapshot::Items;
 use std::fmt;
@@ -151,14 +152,24 @@ pub trait Resource: Send + Sync + fmt::Debug {
     /// Answers a query.
     fn query(&self, query: &Query<'_>, effects: &mut Effects);
 
-    /// A session is over that this involves, or did.
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    /// A session is ending that this involves: about [`ENDED_AT_ONCE`] things that it holds, waits
+    /// for or owns here go. Returns how many, what is told not counted. It is called again as long
+    /// as the session is involved; a user's own type once.
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let _ = (session, commit, effects);
+        0
     }
 
-    /// The resource is being deleted: whoever holds or waits for something here has lost it.
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        let _ = (commit, effects);
+    /// The resource is deleted: whoever holds or waits for something here has lost it. Tells up to
+    /// `limit` of them. Returns whether there are more: then it is called again.
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        let _ = (firing, limit, effects);
+        false
     }
 
     /// Its next timer.
@@ -184,9 +195,15 @@ pub trait Resource: Send + Sync + fmt::Debug {
         0
     }
 
-    /// All sessions it involves.
-    fn sessions(&self) -> Vec<SessionId> {
+    /// Sessions it involves, up to `limit`.
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        let _ = limit;
         Vec::new()
+    }
+
+    /// Who holds something here and how many wait, for people.
+    fn holders(&self, now: LogTime) -> Holders {
+        Holders::listed(self, now)
     }
 
     /// Appends what a session holds or waits for.
@@ -198,6 +215,11 @@ pub trait Resource: Send + Sync + fmt::Debug {
         out: &mut Vec<Notice>,
     ) {
         let _ = (resource, session, now, out);
+    }
+
+    /// Sessions that own nothing here any more since this was last asked, and were not told.
+    fn take_left(&mut self) -> Vec<SessionId> {
+        Vec::new()
     }
 
     /// What it has cleared since the last command, or all of it once it is deleted: freed bit by
@@ -226,6 +248,13 @@ impl Clone for Box<dyn Resource> {
         self.boxed_clone()
     }
 }
+
+/// What one session holds and waits for in a group, at most; memberships and questions included.
+/// All of it is listed when the session attaches.
+pub const HOLDINGS_MAX: usize = 10_000;
+
+/// What a resource lets go of at a time when a session ends, about.
+pub const ENDED_AT_ONCE: usize = 8;
 
 /// A timer fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

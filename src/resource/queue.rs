@@ -120,7 +120,8 @@ pub struct ExtendV1 {
     pub lease_ms: u64,
 }
 
-/// A dead letter is a task again, as if it had never been handed out. Answers 1 or 0.
+/// A dead letter is a task again, as if it had never been handed out. Answers 1 or 0; refused with
+/// [`Code::QUEUE_FULL`] where there is no room.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]
 pub struct ReviveV1 {
     /// Its number.

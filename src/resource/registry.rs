@@ -21,6 +21,7 @@ use margay_log::id::Index;
 use std::any::Any;
 use std::ops::Bound;
 
+mod involved;
 mod slot;
 
 pub(super) use slot::Slot;
@@ -35,6 +36,9 @@ pub const PAGE_MAX: u32 = 1_000;
 /// Names looked at for one page of a list, at most: a page may be short, or empty, and not the
 /// last.
 pub const SCAN_MAX: usize = 10_000;
+/// Holders and waiters whom the entry that deletes a resource tells so, at most; timers do the
+/// rest.
+const LOST_PER_ENTRY: usize = 256;
 /// The last event of a resource: it was deleted. Not kept: nothing is left to keep it.
 pub const DELETED: u16 = u16::MAX;
 
@@ -186,22 +190,14 @@ impl StateMachine for Registry {
         self.query_resource(query, effects);
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
-        for resource in self.involving(session) {
-            self.links.involved.remove(&(session, resource));
-            let Some(slot) = self.slots.get_mut(&resource) else { continue };
-            let commit = Commit { resource, ..*commit };
-            let slot = own_copy(slot);
-            slot.change(
-                (resource, None),
-                commit.index,
-                effects,
-                &mut self.links,
-                |state, effects| {
-                    state.session_ended(session, &commit, effects);
-                },
-            );
-        }
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        limit: usize,
+        effects: &mut Effects,
+    ) -> usize {
+        self.let_go(session, commit, limit, effects)
     }
 
     fn next_timer(&self) -> Option<LogTime> {
@@ -214,10 +210,15 @@ impl StateMachine for Registry {
             if due.at > now {
                 return fired;
             }
+            let firing = Firing { resource, index, now };
             let slot = self.slots.get_mut(&resource).expect("only what exists has timers");
+            if slot.deleted {
+                self.dismantle(&firing, 1, effects);
+                continue;
+            }
             let slot = own_copy(slot);
             slot.change((resource, None), index, effects, &mut self.links, |state, effects| {
-                state.fire(&Firing { resource, index, now }, effects);
+                state.fire(&firing, effects);
             });
             if let Some(waste) = slot.state.take_waste() {
                 self.waste.add(waste);
@@ -237,7 +238,7 @@ impl StateMachine for Registry {
     fn events(&self, resource: ResourceId, after: (Index, u32), filter: &[u8]) -> Events {
         match self.slot(resource) {
             Some(slot) => slot.ring.after(after, filter),
-            None => Events::Lagged { oldest: Index::ZERO },
+            None => Events::Gone,
         }
     }
 
@@ -253,7 +254,8 @@ impl StateMachine for Registry {
 impl Registry {
     /// Applies a command of a resource.
     pub(super) fn apply_to_resource(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(&commit.resource) else {
+        let slot = self.slots.get_mut(&commit.resource).filter(|slot| !slot.deleted);
+        let Some(slot) = slot else {
             return effects.refuse(Code::NO_SUCH_RESOURCE, "");
         };
         if slot.kind != commit.kind {
@@ -261,6 +263,7 @@ impl Registry {
         }
         let slot = own_copy(slot);
         let whose = (commit.resource, Some(commit.session));
+        effects.held = self.links.holdings.get(&commit.session).copied().unwrap_or_default();
         slot.change(whose, commit.index, effects, &mut self.links, |state, effects| {
             state.apply(commit, effects);
         });
@@ -296,13 +299,26 @@ impl Registry {
         self.slots.len()
     }
 
+    /// How many pairs of a session and a resource are known of which the one holds, waits for or
+    /// owns something in the other.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        self.links.involved.len()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
+    /// One that exists.
     pub(super) fn slot(&self, id: ResourceId) -> Option<&Slot> {
+        self.any_slot(id).filter(|slot| !slot.deleted)
+    }
+
+    /// One that exists, or is deleted and still held by somebody; so with the next.
+    pub(super) fn any_slot(&self, id: ResourceId) -> Option<&Slot> {
         self.slots.get(&id).map(|slot| &**slot)
     }
 
@@ -316,21 +332,15 @@ impl Registry {
     pub(super) fn adopt(&mut self, id: ResourceId, mut slot: Slot) -> Result<(), Code> {
         let newest = self.slots.get_max().map_or(ResourceId::REGISTRY, |(newest, _)| *newest);
         check_name(&slot.name)?;
-        if id <= newest || self.names.insert(slot.name.clone(), id).is_some() {
+        let is_named = slot.deleted || self.names.insert(slot.name.clone(), id).is_none();
+        if id <= newest || !is_named {
             return Err(Code::BAD_PAYLOAD);
         }
-        let (timer, sessions) =
-            own::run(slot.kind, || (slot.state.next_timer(), slot.state.sessions()));
-        slot.timer = timer;
+        slot.timer = own::run(slot.kind, || slot.next_timer(id));
         self.links.agenda.extend(slot.timer.map(|due| (due, id)));
-        self.links.involved.extend(sessions.into_iter().map(|session| (session, id)));
+        self.links.adopt(id, &slot);
         self.slots.insert(id, Shared::new(slot));
         Ok(())
-    }
-
-    fn involving(&self, session: SessionId) -> Vec<ResourceId> {
-        let all = (session, ResourceId(0))..=(session, ResourceId(u64::MAX));
-        self.links.involved.range(all).map(|(_, resource)| *resource).collect()
     }
 
     fn apply_own(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
@@ -378,6 +388,7 @@ impl Registry {
             state: halt::guarded(|| known.name.to_owned(), || (known.create)(&open.options))?,
             ring: Ring::default(),
             timer: None,
+            deleted: false,
         };
         self.names.insert(slot.name.clone(), id);
         self.slots.insert(id, Shared::new(slot));
@@ -391,21 +402,13 @@ impl Registry {
         commit: &Commit<'_>,
         effects: &mut Effects,
     ) -> Result<(), Code> {
-        let mut slot = self.slots.remove(&id).ok_or(Code::NO_SUCH_RESOURCE)?;
+        let slot = self.slots.get_mut(&id).filter(|slot| !slot.deleted);
+        let slot = own_copy(slot.ok_or(Code::NO_SUCH_RESOURCE)?);
+        slot.deleted = true;
         self.names.remove(&slot.name);
-        if let Some(due) = slot.timer {
-            self.links.agenda.remove(&(due, id));
-        }
-        for session in own::run(slot.kind, || slot.state.sessions()) {
-            self.links.involved.remove(&(session, id));
-        }
-        let commit = Commit { resource: id, ..*commit };
-        let slot = own_copy(&mut slot);
-        own::run(slot.kind, || slot.state.deleted(&commit, effects));
-        if let Some(waste) = slot.state.take_waste() {
-            self.waste.add(waste);
-        }
         effects.event(id, DELETED, None, None);
+        let firing = Firing { resource: id, index: commit.index, now: commit.time };
+        self.dismantle(&firing, LOST_PER_ENTRY, effects);
         Ok(())
     }
 

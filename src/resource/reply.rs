@@ -65,6 +65,15 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
+
+    /// The failure of one of several parts, where those before it `have_changed` something: that
+    /// this one has not does not mean that nothing is changed.
+    pub(super) fn behind(self, have_changed: bool) -> Failure {
+        match self.outcome {
+            Outcome::NotApplied if have_changed => Failure { outcome: Outcome::Unknown, ..self },
+            _ => self,
+        }
+    }
 }
 
 impl From<Code> for Failure {
@@ -92,7 +101,9 @@ pub struct Reply<T> {
     source: Source<T>,
 }
 
-type Steps<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+/// What leads to the reply that is waited for next, in its place: a chain of replies of any length,
+/// as an update makes that is overtaken again and again, is no deeper than its first one.
+type Steps<T> = Pin<Box<dyn Future<Output = Reply<T>> + Send>>;
 
 enum Source<T> {
     Slot(Arc<Slot<T>>),
@@ -157,7 +168,7 @@ impl<T: Send + 'static> Reply<T> {
         self,
         read: impl FnOnce(Result<T, Failure>) -> Result<U, Failure> + Send + 'static,
     ) -> Reply<U> {
-        Reply { source: Source::Steps(Box::pin(async move { read(self.await) })) }
+        Reply { source: Source::Steps(Box::pin(async move { Reply::ready(read(self.await)) })) }
     }
 
     /// Goes on with another reply once the result is there. `next` runs when somebody awaits or
@@ -166,7 +177,7 @@ impl<T: Send + 'static> Reply<T> {
         self,
         next: impl FnOnce(Result<T, Failure>) -> Reply<U> + Send + 'static,
     ) -> Reply<U> {
-        Reply { source: Source::Steps(Box::pin(async move { next(self.await).await })) }
+        Reply { source: Source::Steps(Box::pin(async move { next(self.await) })) }
     }
 }
 
@@ -177,21 +188,27 @@ impl<T> Future for Reply<T> {
     type Output = Result<T, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.source {
-            Source::Ready(result) => {
-                Poll::Ready(result.take().expect("a reply is not polled after it was ready"))
-            }
-            Source::Steps(steps) => steps.as_mut().poll(context),
-            Source::Slot(slot) => {
-                let mut state = slot.state();
-                if let Some(result) = state.result.take() {
+        loop {
+            match &mut self.source {
+                Source::Ready(result) => {
+                    let result = result.take().expect("a reply is not polled after it was ready");
                     return Poll::Ready(result);
                 }
-                match &mut state.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
+                Source::Steps(steps) => match steps.as_mut().poll(context) {
+                    Poll::Ready(next) => self.source = next.source,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Source::Slot(slot) => {
+                    let mut state = slot.state();
+                    if let Some(result) = state.result.take() {
+                        return Poll::Ready(result);
+                    }
+                    match &mut state.waker {
+                        Some(waker) => waker.clone_from(context.waker()),
+                        none => *none = Some(context.waker().clone()),
+                    }
+                    return Poll::Pending;
                 }
-                Poll::Pending
             }
         }
     }
@@ -246,5 +263,22 @@ struct Parked(std::thread::Thread);
 impl Wake for Parked {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As an update that is overtaken so often, or a search through so many pages.
+    #[test]
+    fn a_long_chain_of_replies_needs_no_deep_stack() {
+        fn count_down(left: u32) -> Reply<u32> {
+            Reply::ready(Ok(left)).then(|left| match left {
+                Ok(left) if left > 0 => count_down(left - 1),
+                end => Reply::ready(end),
+            })
+        }
+        assert_eq!(count_down(100_000).wait(), Ok(0));
     }
 }

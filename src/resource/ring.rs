@@ -41,8 +41,10 @@ impl Ring {
     /// See [`crate::machine::StateMachine::events`].
     pub(super) fn after(&self, after: Position, filter: &[u8]) -> Events {
         if after < self.dropped {
-            let oldest = self.events.front().map_or(self.dropped.0, |(index, _)| *index);
-            return Events::Lagged { oldest };
+            // An entry of which some are gone counts as gone.
+            let oldest = self.events.front().map(|(index, _)| *index);
+            let oldest = oldest.filter(|index| *index > self.dropped.0);
+            return Events::Lagged { oldest: oldest.unwrap_or(self.dropped.0.next()) };
         }
         let mut after = after;
         if breaks::EVENT_REPEATED.on() {

@@ -8,7 +8,7 @@
 //! every grant before; readers admitted by one entry share theirs. Whatever the lock protects
 //! should refuse tokens lower than the highest of a *writer* it has seen.
 
-use super::claims::{Ask, Claims, Moment, PERMITS_MAX, Rules, cancel_operation};
+use super::claims::{Ask, Claims, PERMITS_MAX, Rules, cancel_operation};
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, only, operation};
 use crate::machine::bytes;
 use crate::machine::{Code, Commit, Effects, Query, kind};
@@ -68,8 +68,8 @@ pub(super) struct RwLockRules;
 const ALL: u64 = PERMITS_MAX;
 
 impl Rules for RwLockRules {
-    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
-        claims.serve(ALL, at, effects);
+    fn permits(&self) -> u64 {
+        ALL
     }
 
     fn apply(
@@ -84,7 +84,12 @@ impl Rules for RwLockRules {
                 let lock = access::<LockV1>(payload, &mut scratch)?;
                 let amount = if lock.write { ALL } else { 1 };
                 let ask = Ask::new(commit.session, lock.request, amount, &lock.wait_ms);
-                claims.ask(ask, claims.is_free(ALL, amount), commit.into(), effects)?;
+                claims.ask(
+                    ask,
+                    claims.is_free(ALL, amount, commit.time),
+                    commit.into(),
+                    effects,
+                )?;
             }
             UnlockV1::SCHEMA => {
                 let hold = Index(access::<UnlockV1>(payload, &mut scratch)?.hold.to_native());

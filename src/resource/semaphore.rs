@@ -8,7 +8,7 @@
 //! A grant's token is the index of the entry that granted it. Tokens never fall; grants of one
 //! entry share theirs.
 
-use super::claims::{Ask, Claims, Moment, PERMITS_MAX, Rules, Turns, cancel_operation};
+use super::claims::{Ask, Claims, PERMITS_MAX, Rules, Turns, cancel_operation};
 use super::codec::{
     Operation, Scratch, access, check_by_schema, limits, number_or, only, operation,
 };
@@ -106,8 +106,8 @@ pub(super) fn create(options: &[u8]) -> super::Created {
 }
 
 impl Rules for SemaphoreRules {
-    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
-        claims.serve(self.permits, at, effects);
+    fn permits(&self) -> u64 {
+        self.permits
     }
 
     fn apply(
@@ -128,7 +128,8 @@ impl Rules for SemaphoreRules {
                     return Ok(());
                 }
                 let ask = Ask::new(session, acquire.request, amount, &acquire.wait_ms);
-                claims.ask(ask, claims.is_free(self.permits, amount), commit.into(), effects)?;
+                let free = claims.is_free(self.permits, amount, commit.time);
+                claims.ask(ask, free, commit.into(), effects)?;
             }
             ReleaseV1::SCHEMA => {
                 let release = access::<ReleaseV1>(payload, &mut scratch)?;
@@ -144,7 +145,7 @@ impl Rules for SemaphoreRules {
                 let amount = self.left(claims);
                 let ask = Ask { session, request, amount, wait_ms: Some(0) };
                 // Those who wait come first, even where nothing that is left fits them.
-                let free = amount > 0 && claims.is_free(self.permits, amount);
+                let free = amount > 0 && claims.is_free(self.permits, amount, commit.time);
                 let answer = claims.ask(ask, free, commit.into(), effects)?;
                 let taken = if answer == GRANTED { amount } else { 0 };
                 bytes::put_u64(&mut effects.reply, taken);

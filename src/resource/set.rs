@@ -163,7 +163,8 @@ impl SetState {
             PollV1::SCHEMA => {
                 let descending = access::<PollV1>(payload, &mut scratch)?.last;
                 let page = Page { descending, ..Page::default() };
-                let first = self.members.first(&page, commit.time).map(|held| held.pair.clone());
+                let first = self.members.first(&page, commit.time)?;
+                let first = first.map(|held| held.pair.clone());
                 effects.reply.push(u8::from(first.is_some()));
                 if let Some(first) = first {
                     effects.reply.extend_from_slice(first.key());

@@ -74,7 +74,7 @@ impl FrozenRegistry {
     }
 
     fn slot(&self, id: ResourceId) -> &Slot {
-        self.registry.slot(id).expect("a frozen registry keeps its resources")
+        self.registry.any_slot(id).expect("a frozen registry keeps its resources")
     }
 
     /// Writes what the stage says and returns the next; `None` at the end.
@@ -116,7 +116,7 @@ impl Frozen for FrozenRegistry {
     }
 }
 
-/// Id, kind, name, options, the last event no longer kept.
+/// Id, kind, name, options, the last event no longer kept, 1 where it is deleted.
 fn freeze_slot(id: ResourceId, slot: &Slot, out: &mut Vec<u8>) {
     bytes::put_u64(out, id.0);
     out.push(slot.kind);
@@ -125,6 +125,7 @@ fn freeze_slot(id: ResourceId, slot: &Slot, out: &mut Vec<u8>) {
     let (index, ordinal) = slot.ring.dropped();
     bytes::put_u64(out, index.0);
     bytes::put_u32(out, ordinal);
+    out.push(u8::from(slot.deleted));
 }
 
 /// All resources in the making.
@@ -199,15 +200,20 @@ fn thaw_slot(item: &[u8]) -> Result<(ResourceId, Slot), RestoreError> {
         let name: Shared<[u8]> = reader.bytes()?.into();
         let options = reader.bytes()?.to_vec();
         let dropped = (Index(reader.u64()?), reader.u32()?);
+        let deleted = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Code::BAD_PAYLOAD),
+        };
         reader.end()?;
-        Ok((id, kind, name, options, dropped))
+        Ok((id, kind, name, options, dropped, deleted))
     };
-    let (id, kind, name, options, dropped) = read().map_err(damaged("a resource"))?;
+    let (id, kind, name, options, dropped, deleted) = read().map_err(damaged("a resource"))?;
     let Some(known) = type_of(kind) else {
         return Err(RestoreError::TooNew { found: u32::from(kind) });
     };
     let state = own::run(kind, || (known.create)(&options));
     let state = state.map_err(damaged("a resource's options"))?;
     let ring = Ring::with_dropped(dropped);
-    Ok((id, Slot { name, kind, options, state, ring, timer: None }))
+    Ok((id, Slot { name, kind, options, state, ring, timer: None, deleted }))
 }

@@ -50,6 +50,8 @@ pub struct Feed {
 
 /// Deliveries kept for a reader that is slow, at most; beyond it the reader has lagged.
 pub const FEED_MAX: usize = 4_096;
+/// Bytes of their payloads, at most.
+pub const FEED_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug)]
 struct Queue {
@@ -59,8 +61,38 @@ struct Queue {
 #[derive(Debug, Default)]
 struct QueueState {
     waiting: VecDeque<Delivery>,
+    /// Of the payloads among them.
+    bytes: usize,
     end: Option<Failure>,
     waker: Option<Waker>,
+}
+
+impl Delivery {
+    fn bytes(&self) -> usize {
+        if let Delivery::Event { payload, .. } = self { payload.len() } else { 0 }
+    }
+}
+
+impl QueueState {
+    fn push(&mut self, delivery: Delivery) {
+        self.bytes += delivery.bytes();
+        self.waiting.push_back(delivery);
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let first = self.waiting.pop_front()?;
+        self.bytes -= first.bytes();
+        Some(first)
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+
+    fn has_room(&self, delivery: &Delivery) -> bool {
+        self.waiting.len() < FEED_MAX && self.bytes + delivery.bytes() <= FEED_BYTES_MAX
+    }
 }
 
 impl Queue {
@@ -95,7 +127,7 @@ impl Subscription {
 
     /// A delivery that is there already.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        self.queue.state().waiting.pop_front()
+        self.queue.state().take()
     }
 
     /// For implementations of streams.
@@ -104,7 +136,7 @@ impl Subscription {
     /// The reason why there will be no more deliveries.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Delivery, Failure>> {
         let mut state = self.queue.state();
-        if let Some(delivery) = state.waiting.pop_front() {
+        if let Some(delivery) = state.take() {
             return Poll::Ready(Ok(delivery));
         }
         if let Some(end) = &state.end {
@@ -130,20 +162,20 @@ impl Stream for Subscription {
 }
 
 impl Feed {
-    /// Delivers. Where the reader is [`FEED_MAX`] behind, all it has not read is replaced by
-    /// [`Delivery::Lagged`] with the index of this delivery.
+    /// Delivers. Where the reader is [`FEED_MAX`] or [`FEED_BYTES_MAX`] behind, all it has not read
+    /// is replaced by [`Delivery::Lagged`] with the index of this delivery.
     pub fn push(&self, delivery: Delivery) {
         let waker = {
             let mut state = self.queue.state();
-            if state.waiting.len() >= FEED_MAX {
-                state.waiting.clear();
+            if !state.has_room(&delivery) {
+                state.clear();
                 let oldest = match &delivery {
                     Delivery::Event { index, .. } => *index,
                     Delivery::Lagged { oldest } => *oldest,
                 };
-                state.waiting.push_back(Delivery::Lagged { oldest });
+                state.push(Delivery::Lagged { oldest });
             }
-            state.waiting.push_back(delivery);
+            state.push(delivery);
             state.waker.take()
         };
         if let Some(waker) = waker {

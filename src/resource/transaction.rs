@@ -22,6 +22,13 @@ pub use handle::{Committed, Expect, Outcome, Transaction, one_group};
 /// Checks and commands of one transaction, at most.
 pub const OPERATIONS_MAX: usize = 256;
 
+/// Checks and commands of one transaction that may look at many entries, such as pages and
+/// searches, at most.
+pub const LONG_MAX: usize = 4;
+/// Events and notices that one transaction may bring forth, at most. One that would bring forth
+/// more is refused.
+pub const TOLD_MAX: usize = 4_096;
+
 /// The answer equals what is expected.
 pub const EQUAL: u8 = 0;
 /// It does not.
@@ -92,6 +99,11 @@ impl Limits for ArchivedCommitV1 {
                 return Err(Code::DUPLICATE_KEY);
             }
         }
+        let checks = self.check_kinds.iter().zip(self.check_schemas.iter());
+        let parts = checks.chain(self.kinds.iter().zip(self.schemas.iter()));
+        if parts.filter(|(kind, schema)| is_long(**kind, schema.to_native())).count() > LONG_MAX {
+            return Err(Code::TOO_MANY_OPERATIONS);
+        }
         let all = self.check_kinds.iter().chain(self.kinds.iter());
         // Opening and deleting resources, and transactions, do not belong into one.
         if { all }.any(|kind| *kind < kind::VALUE) { Err(Code::BAD_KIND) } else { Ok(()) }
@@ -102,6 +114,38 @@ impl Limits for ArchivedCommitV1 {
 fn is_data(kind: u8) -> bool {
     use kind::{COUNTER, LOG, MAP, MULTIMAP, SET, TREE, VALUE};
     matches!(kind, VALUE | COUNTER | MAP | MULTIMAP | SET | TREE | LOG)
+}
+
+/// Operations that may look at a thousand entries or more, or answer a megabyte.
+fn is_long(kind: u8, schema: u16) -> bool {
+    use super::{election, group, log, map, multimap, queue, set, tree};
+    let long: &[u16] = match kind {
+        kind::MAP => &[
+            map::PageV1::SCHEMA,
+            map::FindValueV1::SCHEMA,
+            map::GetManyV1::SCHEMA,
+            map::PollV1::SCHEMA,
+        ],
+        kind::SET => &[set::PageV1::SCHEMA, set::RetainV1::SCHEMA, set::PollV1::SCHEMA],
+        kind::MULTIMAP => &[
+            multimap::GetV1::SCHEMA,
+            multimap::PageV1::SCHEMA,
+            multimap::FindValueV1::SCHEMA,
+            multimap::RemoveValueV1::SCHEMA,
+        ],
+        kind::QUEUE => &[queue::LeasedV1::SCHEMA, queue::DeadV1::SCHEMA, queue::TakeV1::SCHEMA],
+        kind::ELECTION => &[election::CandidatesV1::SCHEMA],
+        kind::GROUP => &[
+            group::SendV1::SCHEMA,
+            group::MembersV1::SCHEMA,
+            group::InboxV1::SCHEMA,
+            group::AnswersV1::SCHEMA,
+        ],
+        kind::TREE => &[tree::ChildrenV1::SCHEMA, tree::DeleteBelowV1::SCHEMA],
+        kind::LOG => &[log::ReadV1::SCHEMA],
+        _ => &[],
+    };
+    long.contains(&schema)
 }
 
 /// Admission: the commands of a transaction must be admissible each by itself.
@@ -173,6 +217,10 @@ impl Registry {
                 ..*commit
             };
             self.apply_to_resource(&one, effects);
+            let new = (effects.events.len() - told.0) + (effects.notices.len() - told.1);
+            if new > TOLD_MAX && effects.code.is_ok() {
+                effects.refuse(Code::TOO_MANY_OPERATIONS, "it changes too much at once");
+            }
             if !effects.code.is_ok() {
                 *self = before;
                 effects.events.truncate(told.0);

@@ -192,7 +192,7 @@ impl TreeState {
                 let key = path::key(&delete.path)?;
                 let found = self.nodes.get(&key, commit.time);
                 let done = found.is_some_and(|held| held.meets(None, delete.version.to_native()));
-                if done && self.first_below(&key, None, commit.time).is_some() {
+                if done && self.first_below(&key, None, commit.time)?.is_some() {
                     return Err(Code::HAS_CHILDREN);
                 }
                 put_swap(&mut effects.reply, done, found.map(Held::versioned));
@@ -309,7 +309,12 @@ impl TreeState {
     }
 
     /// The first node below one: its first child, or the first after what is below a child.
-    fn first_below(&self, key: &[u8], after: Option<&[u8]>, now: LogTime) -> Option<&Held<Origin>> {
+    fn first_below(
+        &self,
+        key: &[u8],
+        after: Option<&[u8]>,
+        now: LogTime,
+    ) -> Result<Option<&Held<Origin>>, Code> {
         // Nothing sorts between a child, what is below it, and this.
         let from = after.map(|name| [key, name, &[path::END + 1]].concat());
         let after = Some(key).filter(|_| from.is_none());
@@ -349,7 +354,7 @@ impl TreeState {
         let limit = page_limit(children.limit.to_native(), CHILDREN_MAX);
         let mut after = children.after.as_ref().map(|after| after.to_vec());
         let (mut names, mut count, mut more) = (Vec::new(), 0_u32, false);
-        while let Some(held) = self.first_below(&key, after.as_deref(), now) {
+        while let Some(held) = self.first_below(&key, after.as_deref(), now)? {
             let name = path::first_name(&held.pair.key()[key.len()..]);
             let is_full = count > 0 && names.len() + name.len() > PAGE_BYTES_MAX;
             if count == limit || is_full {

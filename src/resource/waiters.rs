@@ -30,6 +30,14 @@ pub struct Waiter {
     pub due: Option<LogTime>,
 }
 
+impl Waiter {
+    /// Whether its wait is over though it is still in the list.
+    #[must_use]
+    pub fn is_due(&self, now: LogTime) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+}
+
 /// The list. A waiter is named by the index of the command that asked.
 #[derive(Clone, Debug, Default)]
 pub struct Waiters {
@@ -112,13 +120,6 @@ impl Waiters {
         }
     }
 
-    /// Takes the one whose turn is next.
-    pub fn pop(&mut self) -> Option<(Index, Waiter)> {
-        let (index, waiter) = self.first()?;
-        self.remove(index);
-        Some((index, waiter))
-    }
-
     /// Removes one.
     pub fn remove(&mut self, index: Index) -> Option<Waiter> {
         let waiter = self.queue.remove(&index)?;
@@ -148,14 +149,6 @@ impl Waiters {
     #[must_use]
     pub fn find(&self, session: SessionId, request: u64) -> Option<Index> {
         self.requests.get(&(session, request)).copied()
-    }
-
-    /// Removes all waits of a session.
-    pub fn remove_session(&mut self, session: SessionId) {
-        let ended: Vec<Index> = self.of_session(session).map(|(index, _)| index).collect();
-        for index in ended {
-            self.remove(index);
-        }
     }
 
     /// All waits of a session, in order of their request numbers.

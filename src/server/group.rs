@@ -112,6 +112,10 @@ pub fn replica<S: StateMachine>(seed: Seed, state: S, now: Micros) -> Result<Rep
         tracing::error!(group = group.0, file, offset, %index, %until,
             "the log is damaged: {cause}; the leader will bring what is lacking");
     }
+    for index in &opened.report.snapshots_unreadable {
+        let file = margay_log::snapshot::snapshot_file(*index);
+        tracing::error!(group = group.0, file, "the snapshot cannot be read and is left out");
+    }
     for torn in &opened.report.torn {
         tracing::info!(
             group = group.0,

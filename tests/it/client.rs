@@ -307,6 +307,36 @@ fn a_call_is_over_by_its_deadline() {
     assert_eq!(node.applied(), ["a", "b", "c"]);
 }
 
+/// For ever is a time-out, too.
+#[test]
+fn a_time_that_is_longer_than_any_is_one() {
+    let (node, long) = (Node::start(State::default()), Duration::MAX);
+    let builder = Client::builder().endpoints([&node.address]).timeout(long).silence(long);
+    let client = builder.connect_timeout(long).backoff(long, long).connect().unwrap();
+    command(&client.group(GroupId(0)), "a").wait().unwrap();
+    let _events = client.group(GroupId(0)).subscribe(ResourceId(5), None, Filter::All);
+    assert!(client.status()[0].groups.is_ok());
+    assert_eq!(node.applied(), ["a"]);
+    client.close().unwrap();
+}
+
+#[test]
+fn a_client_comes_and_goes_without_blocking() {
+    let node = Node::start(State::default());
+    let connecting = |address: &str| {
+        let builder = Client::builder().endpoints([address]);
+        builder.timeout(Duration::from_millis(200)).connecting()
+    };
+    let client = connecting(&node.address).wait().unwrap();
+    command(&client.group(GroupId(0)), "a").wait().unwrap();
+    client.closing().wait().unwrap();
+    assert_eq!(node.state.lock().unwrap().closed.len(), 1);
+    client.closing().wait().unwrap();
+    let failure = connecting("127.0.0.1:1").wait().unwrap_err();
+    assert_eq!((failure.code, failure.outcome), (Code::NO_LEADER, Outcome::NotApplied));
+    assert!(failure.text.starts_with("no node answered after 0.2s"), "{failure}");
+}
+
 #[test]
 fn events_go_on_after_a_reconnect_and_end_with_the_client() {
     let node = Node::start(State { break_every: Some(1), ..State::default() });

@@ -4,6 +4,7 @@ mod bounds;
 mod claims;
 mod collections;
 mod election;
+mod ends;
 mod events;
 mod gather;
 mod given_back;

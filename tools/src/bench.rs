@@ -296,7 +296,7 @@ fn compare(
     time: Duration,
     dir: &std::path::Path,
 ) -> Result<(), Exit> {
-    let mut table = Table::new(&HEADS);
+    let (mut table, mut array) = (Table::new(&HEADS), output::Array::begin(connect.output));
     let mut shares = Vec::new();
     for shape in SHAPES {
         let (mut ours, mut floors) = (Vec::new(), Vec::new());
@@ -309,16 +309,13 @@ fn compare(
         let slower = ours.p50_us as f64 / floor.p50_us.max(1) as f64;
         let (connections, inflight) = (shape.connections, shape.inflight);
         shares.push((format!("{connections}x{inflight}"), share, slower));
-        if connect.is_json() {
-            output::json(&floor.to_json())?;
-            output::json(&ours.to_json())?;
-        } else {
-            table.row(cells(&floor));
-            table.row(cells(&ours));
+        for report in [&floor, &ours] {
+            array.add(&report.to_json())?;
+            table.row(cells(report));
         }
     }
     if connect.is_json() {
-        return Ok(());
+        return array.end();
     }
     table.print()?;
     for (shape, share, slower) in shares {

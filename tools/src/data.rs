@@ -1,9 +1,11 @@
 //! What the commands of value, counter, map, multimap, set and tree share: how fresh what is read
 //! is, how long what is written stays, lists of any length, and following events.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
+use margay::client::session::SessionState;
 use margay::client::{Client, Group};
 use margay::machine::{Filter, Level, ResourceId};
 use serde_json::{Value, json};
@@ -57,24 +59,40 @@ impl Life {
         if !self.ephemeral {
             return Ok(Hold(None));
         }
-        let (sender, signals) = channel();
-        sys::divert_signals(sender, |signal| signal)?;
-        Ok(Hold(Some(signals)))
+        let (sender, ends) = channel();
+        sys::divert_signals(sender.clone(), |_| End::Stopped)?;
+        Ok(Hold(Some((sender, ends))))
     }
 }
 
+/// Why nothing is kept any longer.
+enum End {
+    Stopped,
+    Expired,
+}
+
 /// Keeps a session, and what ends with it, while somebody wants it.
-pub(crate) struct Hold(Option<Receiver<i32>>);
+pub(crate) struct Hold(Option<(Sender<End>, Receiver<End>)>);
 
 impl Hold {
-    /// Waits for an interruption, then ends the session; does nothing for what lasts.
+    /// Waits for an interruption, then ends the session; does nothing for what lasts. Fails where
+    /// the session expires before.
     pub(crate) fn until_stopped(self, client: &Client) -> Result<(), Exit> {
-        if let Some(signals) = self.0 {
-            // The sender lives as long as the process.
-            let _ = signals.recv();
-            client.close()?;
+        let Some((sender, ends)) = self.0 else { return Ok(()) };
+        let mut changes = client.state_changes();
+        thread::spawn(move || {
+            while let Some(change) = changes.wait_next() {
+                // The main thread may have left.
+                if change.state == SessionState::Expired && sender.send(End::Expired).is_err() {
+                    return;
+                }
+            }
+        });
+        if let Ok(End::Expired) = ends.recv() {
+            let text = "the session has expired: what was to end with this command is gone";
+            return Err(Exit::new(NEGATIVE, text));
         }
-        Ok(())
+        Ok(client.close()?)
     }
 }
 

@@ -98,7 +98,7 @@ struct Append {
     keep_age: Option<Duration>,
 }
 
-/// Records of one append, at most, and bytes of them, about.
+/// Records of one append, at most, and bytes of them, unless it is one record.
 const APPEND_MAX: usize = 1_000;
 const APPEND_BYTES: usize = 512 << 10;
 
@@ -172,17 +172,17 @@ fn append_input(log: &Log<Group>) -> Result<Option<u64>, Exit> {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        bytes += line.len();
-        if !is_over {
-            lines.push(line);
-        }
-        if lines.len() == APPEND_MAX || bytes >= APPEND_BYTES || (is_over && !lines.is_empty()) {
-            first = first.or(Some(log.append_all(&lines).wait()?.start));
+        let is_full = lines.len() == APPEND_MAX || bytes + line.len() > APPEND_BYTES;
+        if (is_full || is_over) && !lines.is_empty() {
+            let appended = log.append_all(&lines).wait()?;
+            first = first.or(Some(appended.start));
             (lines, bytes) = (Vec::new(), 0);
         }
         if is_over {
             return Ok(first);
         }
+        bytes += line.len();
+        lines.push(line);
     }
 }
 

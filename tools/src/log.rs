@@ -410,7 +410,11 @@ fn repair(place: &Place, yes: bool) -> Result<(), Exit> {
     if !place.is_json() {
         steps.iter().try_for_each(|step| output::line(&format!("- {step}")))?;
         let (first, last) = (repair.first(), repair.last());
-        output::line(&format!("the log then holds {first} to {last}; the originals are kept"))?;
+        let holds = match first <= last {
+            true => format!("holds {first} to {last}"),
+            false => format!("is empty and goes on with {first}"),
+        };
+        output::line(&format!("the log then {holds}; the originals are kept"))?;
         if is_of_a_node(&place.dir) {
             output::line("it belongs to a node: entries lost here may be what its peers rely on")?;
         }

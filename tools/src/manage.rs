@@ -213,13 +213,34 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Exit> {
     let client = args.connect.client()?;
     let group = client.group_of(&args.name)?;
     let Some(found) = client.find(&args.name).wait()? else { return Err(absent(&args.name)) };
-    let filter = match (&args.key, &args.prefix) {
-        (Some(key), _) => Filter::Key(key.clone().into_bytes()),
-        (None, Some(prefix)) => Filter::Prefix(prefix.clone().into_bytes()),
-        (None, None) => Filter::All,
-    };
+    let filter = filter(found.kind, args.key.as_deref(), args.prefix.as_deref())?;
     let after = args.from.map(|index| (Index(index), u32::MAX));
     follow(&args.connect, group, (found.id, found.kind), filter, after, args.count)
+}
+
+/// Which events of a resource of a kind: keys are written as they are shown.
+fn filter(kind: u8, key: Option<&str>, prefix: Option<&str>) -> Result<Filter, Exit> {
+    Ok(match (kind, key, prefix) {
+        (_, None, None) => Filter::All,
+        (kind::TREE, Some(path), _) => {
+            Filter::Key(tree::path::key(path.as_bytes()).map_err(failed)?)
+        }
+        (kind::TREE, None, Some(path)) => {
+            let names = path.strip_prefix('/').unwrap_or(path).bytes();
+            Filter::Prefix(names.map(|byte| if byte == b'/' { 0 } else { byte }).collect())
+        }
+        (kind::QUEUE | kind::LOG, Some(number), _) => {
+            let number = number.parse::<u64>();
+            let number = number.map_err(|_| Exit::usage("--key is a number here"))?;
+            // A log's keys say more behind it.
+            Filter::Prefix(number.to_be_bytes().to_vec())
+        }
+        (kind::QUEUE | kind::LOG, None, Some(_)) => {
+            return Err(Exit::usage("--prefix is not for keys that are numbers"));
+        }
+        (_, Some(key), _) => Filter::Key(key.as_bytes().to_vec()),
+        (_, None, Some(prefix)) => Filter::Prefix(prefix.as_bytes().to_vec()),
+    })
 }
 
 /// Prints events of a resource of a kind as they come, `count` of them or until it is deleted.

@@ -34,18 +34,20 @@ pub(crate) struct Args {
 pub(crate) type RunLine = fn(&[String]) -> Result<(), Exit>;
 
 pub(crate) fn run(args: &Args, command: Command, run: RunLine) -> Result<(), Exit> {
-    let shell = Shell { options: options(&args.connect), run };
-    if io::stdin().is_terminal() { shell.prompt(command) } else { shell.pipe() }
+    let shell = Shell { options: options(&args.connect), command, run };
+    if io::stdin().is_terminal() { shell.prompt() } else { shell.pipe() }
 }
 
-/// How each line finds the cluster that the shell was started for.
-fn options(connect: &Connect) -> Vec<String> {
-    let timeout = format!("--timeout={}ms", connect.timeout.as_millis());
-    vec![format!("--endpoints={}", connect.endpoints.join(",")), timeout]
+/// How each line finds the cluster that the shell was started for: names of options, and what they
+/// are.
+fn options(connect: &Connect) -> [(&'static str, String); 2] {
+    let timeout = format!("{}us", connect.timeout.as_micros());
+    [("endpoints", connect.endpoints.join(",")), ("timeout", timeout)]
 }
 
 struct Shell {
-    options: Vec<String>,
+    options: [(&'static str, String); 2],
+    command: Command,
     run: RunLine,
 }
 
@@ -65,11 +67,11 @@ impl Shell {
         ended
     }
 
-    fn prompt(&self, command: Command) -> Result<(), Exit> {
+    fn prompt(&self) -> Result<(), Exit> {
         let config = Config::builder().auto_add_history(true).build();
         let mut editor: Editor<Words, DefaultHistory> =
             Editor::with_config(config).map_err(failed)?;
-        editor.set_helper(Some(Words { command }));
+        editor.set_helper(Some(Words { command: self.command.clone() }));
         let history = history();
         if let Some(history) = &history {
             // There is none the first time.
@@ -110,24 +112,33 @@ impl Shell {
             Some(word @ ("shell" | "serve" | "demo")) => {
                 Step::Done(Err(Exit::usage(format!("{word} has a terminal for itself"))))
             }
-            Some(_) => Step::Done((self.run)(&self.with_options(words))),
+            Some(_) => Step::Done((self.run)(&self.with_options(&words))),
         }
     }
 
-    /// What the line says itself comes later, and counts. Only commands that go to a cluster take
-    /// the options.
-    fn with_options(&self, words: Vec<String>) -> Vec<String> {
-        let alone = ["help", "completions", "man"];
-        let takes = !alone.contains(&words[0].as_str())
-            && !words.iter().any(|word| word == "--help" || word == "-h" || word == "--version");
-        let mut all = vec!["margay".to_owned()];
-        let mut words = words.into_iter();
-        all.extend(words.next());
-        if takes {
-            all.extend(self.options.iter().cloned());
+    /// The options stand behind the verb, where that takes them and the line does not say the same
+    /// itself.
+    fn with_options(&self, words: &[String]) -> Vec<String> {
+        let (mut verb, mut rest) = (&self.command, words);
+        while let Some((word, behind)) = rest.split_first()
+            && let Some(next) = verb.find_subcommand(word)
+        {
+            (verb, rest) = (next, behind);
         }
-        all.extend(words);
-        all
+        let own = || rest.iter().take_while(|word| *word != "--");
+        let is_said = |name: &str| {
+            let says = |word: &String| {
+                let value = word.strip_prefix("--").and_then(|word| word.strip_prefix(name));
+                value.is_some_and(|value| value.is_empty() || value.starts_with('='))
+            };
+            own().any(says)
+        };
+        let takes = |name| verb.get_arguments().any(|option| option.get_long() == Some(name));
+        let options = self.options.iter().filter(|(name, _)| takes(name) && !is_said(name));
+        let options = options.map(|(name, value)| format!("--{name}={value}"));
+        let verbs = &words[..words.len() - rest.len()];
+        let all = std::iter::once("margay".to_owned()).chain(verbs.iter().cloned());
+        all.chain(options).chain(rest.iter().cloned()).collect()
     }
 }
 
@@ -240,12 +251,33 @@ mod tests {
     }
 
     #[test]
+    fn each_line_is_told_where_the_cluster_is_if_it_wants_to_know() {
+        use clap::Parser;
+        let options = [("endpoints", "n1,n2".to_owned()), ("timeout", "7us".to_owned())];
+        let shell = Shell { options, command: crate::definitions(), run: |_| Ok(()) };
+        let both = ["--endpoints=n1,n2", "--timeout=7us"];
+        for (verb, rest, told) in [
+            ("ls", "", &both[..]),
+            ("map put", "users ada admin", &both),
+            ("map get", "users ada --timeout 1s", &both[..1]),
+            ("map get", "users ada --timeout=1s --endpoints n3", &[]),
+            ("lock run", "nightly -- curl --timeout 5", &both),
+            ("bench", "--workload map-get", &both),
+            ("bench floor", "--dir x", &both),
+            ("log inspect", "dir", &[]),
+            ("sim", "--seeds 1", &[]),
+            ("man", "", &[]),
+        ] {
+            let all = shell.with_options(&words(&format!("{verb} {rest}")));
+            let expected = format!("margay {verb} {} {rest}", told.join(" "));
+            assert_eq!(all, words(&expected));
+            assert!(crate::Cli::try_parse_from(&all).is_ok(), "{all:?}");
+        }
+    }
+
+    #[test]
     fn commands_verbs_and_options_are_completed() {
-        let command = || {
-            let mut command = <crate::Cli as clap::CommandFactory>::command();
-            command.build();
-            command
-        };
+        let command = crate::definitions;
         let complete = |before: &str, word: &str| candidates(&command(), before, word);
         assert_eq!(complete("", "cou"), ["counter"]);
         assert!(complete("", "").contains(&"exit".to_owned()));

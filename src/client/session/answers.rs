@@ -115,6 +115,7 @@ impl Session {
             Response::Refused { of, code, retry, leader, text } => {
                 self.on_refused(of, &Refusal { code, retry, leader, text });
             }
+            Response::Status { id: PROBE, .. } => self.probing = false,
             Response::Status { id, groups } => self.on_status(CallId(id), groups),
             Response::KeptAlive { .. } | Response::Closed { .. } | Response::Admin { .. } => {}
         }
@@ -217,8 +218,12 @@ impl Session {
         self.load.reset();
         self.register_asked = false;
         self.member = Some(Member { session, timeout, attached: true, asked: false, renewed });
-        // An earlier register, whose answer was lost, may be what opened it: long ago, perhaps.
+        // An earlier register, whose answer was lost, may be what opened it: so long ago, perhaps,
+        // that it has expired. That is told, too, and once for each session.
         self.renew(renewed);
+        if self.state != Some(SessionState::Connected) {
+            self.become_state(SessionState::Suspended);
+        }
     }
 
     fn on_attached(&mut self, session: SessionId, notices: &[Notice]) {
@@ -246,6 +251,7 @@ impl Session {
             RefusedOf::Session(session) if Some(session) == self.session() => {
                 self.on_session_refused(refusal);
             }
+            RefusedOf::Status(PROBE) => self.probing = false,
             RefusedOf::Query(id) | RefusedOf::Status(id) => {
                 self.on_query_refused(CallId(id), refusal);
             }

@@ -43,7 +43,7 @@ impl Session {
         if !matches!(self.link, Link::Greeting { .. } | Link::Open | Link::Closing { .. }) {
             return;
         }
-        (self.quiet_since, self.unheard) = (self.now, false);
+        (self.quiet_since, self.unheard, self.heard) = (self.now, false, self.now);
         // Whole frames are read where they are; only an incomplete one is kept.
         if self.inbox.is_empty() {
             let used = self.read(bytes);
@@ -149,7 +149,7 @@ impl Session {
         self.link = Link::Down { retry_at };
         self.inbox.clear();
         self.out.clear();
-        (self.held_until, self.unheard) = (None, false);
+        (self.held_until, self.unheard, self.probing) = (None, false, false);
         self.keep_alive = None;
         self.register_asked = false;
         if let Some(member) = &mut self.member {
@@ -254,6 +254,21 @@ impl Session {
         }
         self.keep_alive = Some(self.now);
         Request::KeepAlive { session, acked: self.stream.acked() }.encode(&mut self.out);
+    }
+
+    /// When a node that is only listened to is asked whether it is there. Without a session nothing
+    /// else is asked of it, and one that is gone without a word would never be missed.
+    pub(super) fn probe_at(&self) -> Option<Micros> {
+        let listens = self.member.is_none() && self.subscriptions.len() > 0;
+        let idle = self.link == Link::Open && self.outstanding() == 0;
+        (listens && idle).then(|| self.heard.after(Micros(self.config.timeout.0 / 3)))
+    }
+
+    pub(super) fn probe(&mut self) {
+        if self.probe_at().is_some_and(|at| at <= self.now) {
+            (self.probing, self.quiet_since) = (true, self.now);
+            Request::Status { id: PROBE }.encode(&mut self.out);
+        }
     }
 
     /// A request sent at `sent` is known to have renewed the session.

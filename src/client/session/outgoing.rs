@@ -90,5 +90,6 @@ impl Session {
             + self.asked
             + usize::from(asked)
             + usize::from(self.keep_alive.is_some())
+            + usize::from(self.probing)
     }
 }

@@ -5,6 +5,7 @@ use super::{Claims, Moment};
 use crate::machine::bytes::Reader;
 use crate::machine::clock::Due;
 use crate::machine::{Code, Commit, Effects, LogTime, Notice, Query, ResourceId, SessionId};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::{Firing, Resource};
 use margay_log::id::Index;
@@ -14,13 +15,12 @@ use std::fmt;
 pub(in super::super) trait Rules:
     Clone + Send + Sync + fmt::Debug + 'static
 {
-    /// Grants those whose turn has come; what is due is gone. Where turns come by commands alone,
-    /// nobody's has.
-    fn serve(&self, claims: &mut Claims, at: Moment, effects: &mut Effects) {
-        let _ = (claims, at, effects);
+    /// How many permits there are. None where turns come by commands alone.
+    fn permits(&self) -> u64 {
+        0
     }
 
-    /// Applies a command, whose turns [`Rules::serve`] grants then.
+    /// Applies a command. Whoever's turn has come then is granted.
     fn apply(
         &mut self,
         claims: &mut Claims,
@@ -66,12 +66,11 @@ impl<R: Rules> Turns<R> {
 impl<R: Rules> Resource for Turns<R> {
     fn apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
         let at = Moment::from(commit);
-        self.claims.drop_due(at, effects);
-        self.rules.serve(&mut self.claims, at, effects);
+        self.claims.settle(self.rules.permits(), at, effects);
         if let Err(code) = self.rules.apply(&mut self.claims, commit, effects) {
             effects.refuse(code, "");
         }
-        self.rules.serve(&mut self.claims, at, effects);
+        self.claims.settle(self.rules.permits(), at, effects);
     }
 
     fn query(&self, query: &Query<'_>, effects: &mut Effects) {
@@ -80,36 +79,41 @@ impl<R: Rules> Resource for Turns<R> {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
-        self.claims.drop_due(at, effects);
-        self.claims.end_session(session);
-        self.rules.serve(&mut self.claims, at, effects);
+        let names = self.claims.some_of(session);
+        self.claims.end(&names);
+        self.claims.settle(self.rules.permits(), at, effects);
+        names.len()
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        self.claims.lose_some(limit, firing.into(), effects)
     }
 
     fn next_timer(&self) -> Option<Due> {
-        self.claims.next_timer()
+        self.claims.next_timer_of(self.rules.permits())
     }
 
     fn fire(&mut self, firing: &Firing, effects: &mut Effects) {
-        let at = Moment::from(firing);
-        self.claims.drop_one_due(at, effects);
-        // Others that are due may still be in the way; their timers come next.
-        if self.claims.next_timer().is_none_or(|due| due.at > at.now) {
-            self.rules.serve(&mut self.claims, at, effects);
-        }
+        self.claims.fire(self.rules.permits(), firing.into(), effects);
     }
 
     fn involves(&self, session: SessionId) -> bool {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(

@@ -126,6 +126,11 @@ impl<T: Extra> Held<T> {
         self.life.as_deref().copied()
     }
 
+    /// Whether its time is over though it is still here.
+    pub(super) fn is_due(&self, now: LogTime) -> bool {
+        self.life.as_ref().and_then(|life| life.due).is_some_and(|due| due <= now)
+    }
+
     pub(in crate::resource) fn versioned(&self) -> (&[u8], Index) {
         (self.pair.value(), self.version)
     }

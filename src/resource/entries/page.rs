@@ -1,8 +1,8 @@
 //! Reading entries in order: ranges, page by page.
 
 use super::{Entries, Extra, Held, Sought};
-use crate::machine::LogTime;
 use crate::machine::bytes;
+use crate::machine::{Code, LogTime};
 use crate::resource::codec::page_limit;
 use std::ops::Bound;
 
@@ -37,7 +37,7 @@ type Bounds<'a> = (Bound<Sought<'a>>, Bound<Sought<'a>>);
 
 impl Page<'_> {
     /// Calls `visit` with the bounds of the range, unless that is empty.
-    fn with_bounds<R: Default>(&self, visit: impl FnOnce(Bounds<'_>) -> R) -> R {
+    fn with_bounds<R>(&self, visit: impl FnOnce(Bounds<'_>) -> R) -> Option<R> {
         let end_of_prefix = successor(self.prefix);
         let mut low = Bound::Included(self.prefix.max(self.from.unwrap_or_default()));
         let ends = [self.to, end_of_prefix.as_deref()];
@@ -50,12 +50,8 @@ impl Page<'_> {
             (Some(after), true) if is_below(after, high) => high = Bound::Excluded(after),
             _ => {}
         }
-        let (Bound::Included(least) | Bound::Excluded(least)) = low else { return R::default() };
-        if is_below(least, high) {
-            visit((low.map(Sought::new), high.map(Sought::new)))
-        } else {
-            R::default()
-        }
+        let (Bound::Included(least) | Bound::Excluded(least)) = low else { return None };
+        is_below(least, high).then(|| visit((low.map(Sought::new), high.map(Sought::new))))
     }
 }
 
@@ -99,13 +95,26 @@ impl<T: Extra> Entries<T> {
         out.extend_from_slice(&body);
     }
 
-    /// The first entry of a range whose life is not over.
-    pub(in crate::resource) fn first(&self, page: &Page<'_>, now: LogTime) -> Option<&Held<T>> {
-        let is_there = |held: &&Held<T>| self.end_of(held, now).is_none();
-        page.with_bounds(|bounds| {
+    /// The first entry of a range that is not due.
+    ///
+    /// # Errors
+    /// [`Code::OVERLOADED`] where the first [`SCAN_MAX`] are all due, and still to be removed.
+    pub(in crate::resource) fn first(
+        &self,
+        page: &Page<'_>,
+        now: LogTime,
+    ) -> Result<Option<&Held<T>>, Code> {
+        let found = page.with_bounds(|bounds| {
             let mut range = self.held.range(bounds);
-            if page.descending { range.rfind(is_there) } else { range.find(is_there) }
-        })
+            for _ in 0..SCAN_MAX {
+                match if page.descending { range.next_back() } else { range.next() } {
+                    Some(held) if held.is_due(now) => {}
+                    found => return Ok(found),
+                }
+            }
+            Err(Code::OVERLOADED)
+        });
+        found.unwrap_or(Ok(None))
     }
 
     /// Shows the entries of a range to `visit` until that says no. Returns the key to go on after,
@@ -116,20 +125,21 @@ impl<T: Extra> Entries<T> {
         now: LogTime,
         mut visit: impl FnMut(&Held<T>) -> bool,
     ) -> Option<Vec<u8>> {
-        page.with_bounds(|bounds| {
+        let next = page.with_bounds(|bounds| {
             let mut range = self.held.range(bounds);
             let mut last: Option<&Held<T>> = None;
             for scanned in 0.. {
                 let next = if page.descending { range.next_back() } else { range.next() };
                 let held = next?;
                 let stops = scanned == SCAN_MAX;
-                if stops || (self.end_of(held, now).is_none() && !visit(held)) {
+                if stops || (!held.is_due(now) && !visit(held)) {
                     break;
                 }
                 last = Some(held);
             }
             last.map(|held| held.pair.key().to_vec())
-        })
+        });
+        next.flatten()
     }
 
     /// Appends how many of the keys are answered, then version and value of each, without a value

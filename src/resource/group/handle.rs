@@ -13,6 +13,7 @@ use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch};
 use margay_log::id::Index;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A group of members that send each other messages.
@@ -245,9 +246,9 @@ impl<S: Submit> MemberGroup<S> {
     /// Sends a message and waits for the answer, as long as `within`, in log time. Fails with
     /// [`Code::MESSAGE_FAILED`] and what the member says, where that could not do what was asked;
     /// with [`Code::NO_SUCH_MEMBER`] where it left before it answered (one for any goes to the next
-    /// then), [`Code::TIMEOUT`] where no answer came: in these two the member may have done it, and
-    /// the outcome is unknown. Dropping the reply withdraws the question; so does the end of the
-    /// session.
+    /// then), [`Code::TIMEOUT`] where no answer came: in these two, and whatever else happens once
+    /// it is sent, the member may have done it, and the outcome is unknown. Dropping the reply
+    /// withdraws the question; so does the end of the session.
     pub fn ask(&self, to: To<'_>, value: &[u8], within: Duration) -> Reply<Vec<u8>> {
         self.question(to.parts(), value, within).and_then(|mut answers| match answers.pop() {
             Some(answered) => answered.answer,
@@ -277,15 +278,23 @@ impl<S: Submit> MemberGroup<S> {
         let (id, value) = (id.as_bytes().to_vec(), value.to_vec());
         let wait_ms = Some(milliseconds(within));
         let send = SendV1 { request, to, id, value, ask: true, wait_ms };
-        let asked = self.handle.command(&send);
+        // Once it waits in an inbox it may be done, whatever becomes of the answer.
+        let sent = Arc::new(AtomicBool::new(false));
+        let noted = sent.clone();
+        let asked = self.handle.command(&send).and_then(move |answer| {
+            noted.store(true, Ordering::Relaxed);
+            Ok(answer)
+        });
         // Whatever was not seen before the reply must be seen now.
         let handle = self.handle.clone().with_level(Level::default());
-        acquire(&handle, request, 1, asked, Ways::cancelling::<CancelV1>()).then(move |held| {
-            match held {
-                Ok(Some(held)) => answers(handle, held, 0, Vec::new()),
-                Ok(None) => Reply::ready(Err(silence())),
-                Err(failure) => Reply::ready(Err(failure)),
-            }
+        let asked = acquire(&handle, request, 1, asked, Ways::cancelling::<CancelV1>());
+        let answered = asked.then(move |held| match held {
+            Ok(Some(held)) => answers(handle, held, 0, Vec::new()),
+            Ok(None) => Reply::ready(Err(silence())),
+            Err(failure) => Reply::ready(Err(failure)),
+        });
+        answered.map(move |answers| {
+            answers.map_err(|failure| failure.behind(sent.load(Ordering::Relaxed)))
         })
     }
 

@@ -75,6 +75,11 @@ impl Mail {
         self.messages.get(&message)
     }
 
+    /// Whether there are neither messages nor answers.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.outcomes.is_empty()
+    }
+
     /// Messages in inboxes, in none, and bytes of all of them.
     pub(super) fn counts(&self) -> (usize, usize, u64) {
         (self.places.len(), self.homeless.len(), self.bytes)

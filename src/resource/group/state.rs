@@ -10,9 +10,14 @@ use crate::machine::{
 use crate::resource::Firing;
 use crate::resource::claims::{Ask, Moment};
 use crate::resource::codec::{Operation, Scratch, access};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
+use crate::resource::waste::Waste;
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::{Index, Micros};
+
+/// Joins that are due that one command looks after, at most; timers do the rest.
+const DUE_PER_COMMAND: usize = 256;
 
 /// See the module above. A membership and a question that is answered are holds; a join that waits
 /// for its id and a question that is not answered are waits.
@@ -28,6 +33,22 @@ pub(in super::super) struct GroupState {
     pub(super) mail: Mail,
     /// Who was the last in turn to get a message for any.
     pub(super) last: Index,
+    /// All of it, once the group is deleted.
+    gone: Option<Box<GroupState>>,
+}
+
+impl GroupState {
+    /// Whether nobody is here and nothing is under way.
+    fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.joining.is_empty() && self.mail.is_empty()
+    }
+}
+
+/// Dropped as a whole: it has no more than 50,000 messages.
+impl Waste for GroupState {
+    fn shed(&mut self, _limit: usize) -> bool {
+        false
+    }
 }
 
 impl Resource for GroupState {
@@ -44,17 +65,42 @@ impl Resource for GroupState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
         self.drop_due(at, effects);
-        let mut names = self.claims.names_of(session);
+        let mut names = self.claims.some_of(session);
         names.sort_unstable();
-        self.claims.end_session(session);
+        // At least one, and no more than have about as many messages as one inbox holds.
+        let (mut messages, mut fits) = (0, 0);
+        for name in &names {
+            messages += self.mail.waiting_for(*name);
+            fits += usize::from(fits == 0 || messages <= INBOX_MAX);
+        }
+        names.truncate(fits);
+        let released = names.len() + messages.min(INBOX_MAX) as usize;
+        self.claims.end(&names);
         self.let_go(&names, SESSION_ENDED, at, effects);
+        released
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        let more = self.claims.lose_some(limit, firing.into(), effects);
+        // The claims of a group that is deleted are all that is left of it.
+        let claims = std::mem::take(&mut self.claims);
+        let rest = std::mem::replace(self, GroupState { claims, ..GroupState::default() });
+        if !rest.is_empty() {
+            self.gone = Some(Box::new(rest));
+        }
+        more
+    }
+
+    fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
+        Some(self.gone.take()?)
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -78,8 +124,12 @@ impl Resource for GroupState {
         self.members.len() as u64
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(
@@ -229,7 +279,11 @@ impl GroupState {
 
     /// Joins that are due are over, whether or not their timers have fired.
     fn drop_due(&mut self, at: Moment, effects: &mut Effects) {
-        while self.drop_one_due(at, effects) {}
+        for _ in 0..DUE_PER_COMMAND {
+            if !self.drop_one_due(at, effects) {
+                return;
+            }
+        }
     }
 
     fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
@@ -265,8 +319,14 @@ impl GroupState {
 
     /// A free id goes to the first who waits for it.
     fn hand_over(&mut self, id: &[u8], at: Moment, effects: &mut Effects) {
-        let next = self.wanted.range((id.into(), Index::ZERO)..).next();
-        let Some(&(_, name)) = next.filter(|(wanted, _)| &wanted[..] == id) else { return };
+        let name = loop {
+            let next = self.wanted.range((id.into(), Index::ZERO)..).next();
+            let Some(&(_, name)) = next.filter(|(wanted, _)| &wanted[..] == id) else { return };
+            if !self.claims.drop_if_due(name, at, effects) {
+                break name;
+            }
+            self.stop_waiting(name);
+        };
         let waiter = self.claims.waiters.remove(name);
         if let (Some(waiter), Some(pair)) = (waiter, self.stop_waiting(name)) {
             self.claims.grant(name, waiter, at, effects);

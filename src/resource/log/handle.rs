@@ -109,7 +109,7 @@ impl<S: Submit> Log<S> {
         self.append_all(&[record]).and_then(|positions| Ok(positions.start))
     }
 
-    /// Appends records at positions that follow each other, at once: 1 to 1,000, about 2 MiB
+    /// Appends records at positions that follow each other, at once: 1 to 1,000, at most 1 MiB
     /// together. Returns the positions.
     pub fn append_all(&self, records: &[impl AsRef<[u8]>]) -> Reply<Range<u64>> {
         self.append_from(0, records).and_then(|appended| match appended {

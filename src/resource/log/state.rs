@@ -59,8 +59,9 @@ impl Resource for LogState {
         }
     }
 
-    fn deleted(&mut self, _commit: &Commit<'_>, _effects: &mut Effects) {
+    fn deleted(&mut self, _firing: &Firing, _limit: usize, _effects: &mut Effects) -> bool {
         self.records.trim(u64::MAX);
+        false
     }
 
     fn next_timer(&self) -> Option<Due> {

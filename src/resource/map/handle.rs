@@ -137,7 +137,8 @@ impl<S: Submit> Map<S> {
             .and_then(|answer| read_versioned(Reader::new(&answer.payload)))
     }
 
-    /// Sets the value of a key that has the value `expected`.
+    /// Sets the value of a key that has the value `expected`. The two are at most 1 MiB together:
+    /// for larger ones compare versions.
     pub fn replace_if(
         &self,
         key: &[u8],

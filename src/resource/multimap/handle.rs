@@ -119,8 +119,8 @@ impl<S: Submit> Multimap<S> {
         self.handle.command(&PutV1 { key, value }).and_then(read_bool)
     }
 
-    /// Gives a key these values, at most 1,000, and no others; none to remove it. Returns how many
-    /// it had.
+    /// Gives a key these values, at most 1,000 and 1 MiB, and no others; none to remove it. Returns
+    /// how many it had.
     pub fn replace<V: AsRef<[u8]>>(&self, key: &[u8], values: &[V]) -> Reply<u64> {
         let values = values.iter().map(|value| value.as_ref().to_vec()).collect();
         self.handle.command(&ReplaceV1 { key: key.to_vec(), values }).and_then(read_count)
@@ -138,7 +138,8 @@ impl<S: Submit> Multimap<S> {
     }
 
     /// Removes a value from all keys that have it: looks at all of them, 1,024 at a time, each of
-    /// these parts at once. Returns from how many.
+    /// these parts at once. Returns from how many. Where it fails behind a part that was done, the
+    /// outcome is unknown.
     pub fn remove_value(&self, value: &[u8]) -> Reply<u64> {
         self.clone().remove_value_after(value.to_vec(), None, 0)
     }
@@ -159,7 +160,7 @@ impl<S: Submit> Multimap<S> {
             match read {
                 Ok((removed, None)) => Reply::ready(Ok(removed)),
                 Ok((removed, next)) => self.remove_value_after(remove.value, next, removed),
-                Err(failure) => Reply::ready(Err(failure)),
+                Err(failure) => Reply::ready(Err(failure.behind(removed > 0))),
             }
         })
     }

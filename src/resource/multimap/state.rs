@@ -3,11 +3,11 @@
 use super::*;
 use crate::machine::bytes::{self, Reader};
 use crate::machine::{Code, Commit, Effects, LogTime, Pair, Query, Shared};
-use crate::resource::Resource;
 use crate::resource::codec::{Operation, Scratch, access, page_limit};
 use crate::resource::handle::thaw_version;
 use crate::resource::snapshot::Items;
 use crate::resource::waste::Waste;
+use crate::resource::{Firing, Resource};
 use imbl::{OrdMap, OrdSet};
 use margay_log::id::Index;
 use std::borrow::Borrow;
@@ -51,8 +51,9 @@ impl Resource for MultimapState {
         self.size
     }
 
-    fn deleted(&mut self, _commit: &Commit<'_>, _effects: &mut Effects) {
+    fn deleted(&mut self, _firing: &Firing, _limit: usize, _effects: &mut Effects) -> bool {
         self.discard();
+        false
     }
 
     fn take_waste(&mut self) -> Option<Box<dyn Waste>> {

@@ -192,7 +192,7 @@ impl<S: Submit> Queue<S> {
     }
 
     /// Makes a dead letter a task again, at its old place, as if it had never been handed out.
-    /// Returns whether it was there.
+    /// Returns whether it was there. Fails with [`Code::QUEUE_FULL`] where there is no room for it.
     pub fn revive(&self, id: u64) -> Reply<bool> {
         self.handle.command(&ReviveV1 { task: id }).and_then(read_bool)
     }

@@ -7,14 +7,15 @@ use crate::machine::clock::Due;
 use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
 use crate::resource::claims::{Ask, Moment};
 use crate::resource::codec::{Operation, Scratch, access, number_or, page_limit};
+use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
-use crate::resource::{Created, Firing};
+use crate::resource::{Created, ENDED_AT_ONCE, Firing};
 use imbl::OrdMap;
 use margay_log::id::{Index, Micros};
 
-/// Ends of delays and leases that one command looks after, at most; timers do the rest.
+/// Waits, and delays and leases, whose ends one command looks after, at most; timers do the rest.
 const DUE_PER_COMMAND: usize = 256;
 /// Dead letters on one page, at most.
 const PAGE_MAX: u32 = 1_000;
@@ -61,21 +62,33 @@ impl Resource for QueueState {
         }
     }
 
-    fn session_ended(&mut self, session: SessionId, commit: &Commit<'_>, effects: &mut Effects) {
+    fn session_ended(
+        &mut self,
+        session: SessionId,
+        commit: &Commit<'_>,
+        effects: &mut Effects,
+    ) -> usize {
         let at = Moment::from(commit);
         self.settle(at, effects);
-        let names = self.claims.names_of(session);
-        self.claims.end_session(session);
+        let (mut released, names) = (0, self.claims.some_of(session));
         for name in names {
+            if released >= ENDED_AT_ONCE {
+                break;
+            }
+            released += 1 + self.tasks.of_take(name).count();
+            self.claims.end(&[name]);
             self.asked.remove(&name);
             self.give_back_all(name, at, effects);
         }
         self.serve(at, effects);
+        released
     }
 
-    fn deleted(&mut self, commit: &Commit<'_>, effects: &mut Effects) {
-        self.claims.lose_all(commit.into(), effects);
-        self.cleared.push(std::mem::take(&mut self.tasks));
+    fn deleted(&mut self, firing: &Firing, limit: usize, effects: &mut Effects) -> bool {
+        if self.tasks.len() > 0 {
+            self.cleared.push(std::mem::take(&mut self.tasks));
+        }
+        self.claims.lose_some(limit, firing.into(), effects)
     }
 
     fn next_timer(&self) -> Option<Due> {
@@ -99,8 +112,12 @@ impl Resource for QueueState {
         self.claims.involves(session)
     }
 
-    fn sessions(&self) -> Vec<SessionId> {
-        self.claims.sessions()
+    fn sessions(&self, limit: usize) -> Vec<SessionId> {
+        self.claims.sessions(limit)
+    }
+
+    fn holders(&self, now: LogTime) -> Holders {
+        self.claims.holders(now)
     }
 
     fn holdings(
@@ -133,7 +150,11 @@ impl Resource for QueueState {
 impl QueueState {
     /// What is due is over, as far as one command goes; then takes that wait get what there is.
     fn settle(&mut self, at: Moment, effects: &mut Effects) {
-        while self.drop_one_due(at, effects) {}
+        for _ in 0..DUE_PER_COMMAND {
+            if !self.drop_one_due(at, effects) {
+                break;
+            }
+        }
         for _ in 0..DUE_PER_COMMAND {
             if !self.end_one_due(at, effects) {
                 break;
@@ -164,12 +185,16 @@ impl QueueState {
         true
     }
 
-    /// Hands out to takes that wait, in order. What is due must be gone.
+    /// Hands out to takes that wait, in order.
     fn serve(&mut self, at: Moment, effects: &mut Effects) {
         while self.can_hand_out()
-            && let Some((name, waiter)) = self.claims.waiters.pop()
+            && let Some((name, waiter)) = self.claims.waiters.first()
         {
             let lease_ms = self.asked.remove(&name).unwrap_or(1);
+            if self.claims.drop_if_due(name, at, effects) {
+                continue;
+            }
+            self.claims.waiters.remove(name);
             self.claims.grant(name, Waiter { amount: 1, ..waiter }, at, effects);
             self.hand_out(name, waiter.amount, lease_ms, at);
         }
@@ -322,10 +347,12 @@ impl QueueState {
             }
             ReviveV1::SCHEMA => {
                 let name = Index(access::<ReviveV1>(payload, &mut scratch)?.task.to_native());
-                let fits = self.fits(self.dead.get(&name).map_or(0, |task| task.pair.size()));
-                let revived = if fits { self.dead.remove(&name) } else { None };
-                effects.reply.push(u8::from(revived.is_some()));
-                if let Some(mut task) = revived {
+                let size = self.dead.get(&name).map(|task| task.pair.size());
+                if size.is_some_and(|size| !self.fits(size)) {
+                    return Err(Code::QUEUE_FULL);
+                }
+                effects.reply.push(u8::from(size.is_some()));
+                if let Some(mut task) = self.dead.remove(&name) {
                     Tasks::forget_deliveries(&mut task);
                     self.tasks.insert(name, task);
                 }
@@ -391,7 +418,7 @@ impl QueueState {
     ) -> Result<(), Code> {
         let (name, at) = (commit.index, Moment::from(commit));
         let (max, lease_ms) = (take.max.to_native(), take.lease_ms.to_native());
-        let free = self.claims.waiters.is_empty() && self.can_hand_out();
+        let free = self.can_hand_out() && self.claims.waiting(at.now) == 0;
         let amount = if free { 1 } else { max.into() };
         let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
         match self.claims.ask(ask, free, at, effects)? {

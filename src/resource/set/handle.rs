@@ -123,7 +123,7 @@ impl<S: Submit> Set<S> {
         self.add_all(&[member]).and_then(|added| Ok(added > 0))
     }
 
-    /// Adds members, at most 1,000, at once. Returns how many were not there.
+    /// Adds members, at most 1,000 and 1 MiB, at once. Returns how many were not there.
     pub fn add_all<M: AsRef<[u8]>>(&self, members: &[M]) -> Reply<u64> {
         let (members, Lifetime { ttl_ms, ephemeral }) = (owned(members), self.life);
         self.handle.command(&AddV1 { members, ephemeral, ttl_ms }).and_then(read_count)
@@ -134,12 +134,12 @@ impl<S: Submit> Set<S> {
         self.remove_all(&[member]).and_then(|removed| Ok(removed > 0))
     }
 
-    /// Removes members, at most 1,000, at once. Returns how many were there.
+    /// Removes members, at most 1,000 and 1 MiB, at once. Returns how many were there.
     pub fn remove_all<M: AsRef<[u8]>>(&self, members: &[M]) -> Reply<u64> {
         self.handle.command(&RemoveV1 { members: owned(members) }).and_then(read_count)
     }
 
-    /// Removes all members but these, at most 1,000. Returns how many were removed.
+    /// Removes all members but these, at most 1,000 and 1 MiB. Returns how many were removed.
     ///
     /// Where more than about a thousand go, watchers are told of a clear, and then of those that
     /// stay as if they were added.

@@ -8,7 +8,8 @@ use crate::resource::handle::{Handle, command};
 use crate::resource::{Answer, Counter, Failure, Map, Reply, Submit, Value, counter, map, value};
 use margay_log::id::{GroupId, Index};
 
-/// Checks and commands that are to take effect together.
+/// Checks and commands that are to take effect together: at most
+/// [`OPERATIONS_MAX`](super::OPERATIONS_MAX) of them, with at most 1 MiB of values in all.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,7 +8,8 @@ use crate::resource::{
 };
 use margay_log::id::Index;
 
-/// Where the answers of a lock's holder and of an election's leader have the token.
+/// Where the answers of a lock's holder and of an election's leader have the token, behind whether
+/// there is one.
 const TOKEN: u32 = 9;
 
 /// Where the answer of a tree's get has the version, and where the data begins.
@@ -23,14 +24,18 @@ impl<S: Submit> Transaction<S> {
     #[must_use]
     pub fn holds(self, lock: &Lock<S>, token: u64) -> Transaction<S> {
         let expect = Expect::begins(EQUAL, &token.to_le_bytes()).behind(TOKEN);
-        self.check(lock.handle(), &lock::HolderV1 {}, expect)
+        let is_held = Expect::begins(EQUAL, &[1]);
+        let checked = self.check(lock.handle(), &lock::HolderV1 {}, is_held);
+        checked.and(lock.handle(), &lock::HolderV1 {}, expect)
     }
 
     /// Only if the leader elected in this term still leads.
     #[must_use]
     pub fn leads(self, election: &Election<S>, term: u64) -> Transaction<S> {
         let expect = Expect::begins(EQUAL, &term.to_le_bytes()).behind(TOKEN);
-        self.check(election.handle(), &election::LeaderV1 {}, expect)
+        let is_led = Expect::begins(EQUAL, &[1]);
+        let checked = self.check(election.handle(), &election::LeaderV1 {}, is_led);
+        checked.and(election.handle(), &election::LeaderV1 {}, expect)
     }
 
     /// Only if the key has this value.

@@ -183,7 +183,8 @@ impl<S: Submit> Tree<S> {
 
     /// Deletes everything below a node, then the node, unless it is the root: 1,000 nodes at a
     /// time, children before parents. Returns how many. Fails with [`Code::HAS_CHILDREN`] where
-    /// somebody creates nodes there meanwhile.
+    /// somebody creates nodes there meanwhile. Where it fails and some are gone already, the
+    /// outcome is unknown.
     pub fn delete_all(&self, path: &str) -> Reply<u64> {
         self.clone().delete_more(path.to_owned(), 0)
     }
@@ -192,9 +193,12 @@ impl<S: Submit> Tree<S> {
         let delete = DeleteBelowV1 { path: path.as_bytes().to_vec() };
         self.handle.command(&delete).then(move |answer| match answer.and_then(read_count) {
             Ok(0) if path == "/" => Reply::ready(Ok(before)),
-            Ok(0) => self.delete(&path).and_then(move |own| Ok(before + u64::from(own))),
+            Ok(0) => self.delete(&path).map(move |own| {
+                let own = own.map_err(|failure| failure.behind(before > 0))?;
+                Ok(before + u64::from(own))
+            }),
             Ok(deleted) => self.delete_more(path, before + deleted),
-            Err(failure) => Reply::ready(Err(failure)),
+            Err(failure) => Reply::ready(Err(failure.behind(before > 0))),
         })
     }
 

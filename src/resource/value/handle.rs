@@ -108,7 +108,8 @@ impl<S: Submit> Value<S> {
         self.handle.command(&set).and_then(|answer| read_versioned(Reader::new(&answer.payload)))
     }
 
-    /// Sets it if it is `expected`; `None` for not set.
+    /// Sets it if it is `expected`; `None` for not set. The two are at most 1 MiB together: for
+    /// larger ones compare versions.
     pub fn compare_and_set(
         &self,
         expected: Option<&[u8]>,

@@ -65,7 +65,9 @@ impl StateMachine for Notebook {
         }
     }
 
-    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: &mut Effects) {}
+    fn session_ended(&mut self, _: SessionId, _: &Commit<'_>, _: usize, _: &mut Effects) -> usize {
+        0
+    }
 
     fn next_timer(&self) -> Option<LogTime> {
         None

@@ -1,7 +1,8 @@
 //! Watching over crashes, partitions and snapshots.
 
 use margay::client::session::Output;
-use margay::machine::kind;
+use margay::machine::{Code, ResourceId, kind};
+use margay::resource::registry::DeleteV1;
 use margay::resource::value::SetV1;
 use margay_log::id::Index;
 
@@ -73,6 +74,53 @@ pub(super) fn watch_no_gap_no_dup_no_time_travel() {
     let lagged = |told: &&Output| matches!(told, Output::Lagged { .. });
     assert_eq!(watcher.told.iter().filter(lagged).count(), 0, "so few are all kept");
     assert!(leaps > 1 && watcher.tried.len() > 8, "{leaps} leaps, {:?}", watcher.tried);
+}
+
+/// Nothing is kept of what was deleted, not even that it was. Who was cut off meanwhile is told so
+/// by a node that has applied it, and by one whose state leaps over it.
+#[test]
+fn who_was_cut_off_from_what_was_deleted_is_told() {
+    let mut group = Group::with(3, |config| config.snapshot_after = 32 << 10);
+    let (leader, others) = group.led();
+    let mut writer = Caller::new(&group, 1, &[leader], 30_000);
+    let mut watchers = Vec::new();
+    for (name, node) in [("one", leader), ("two", others[0]), ("three", others[1])] {
+        let value = writer.open(&mut group, name, kind::VALUE);
+        let mut watcher = Caller::new(&group, 2, &[node], 30_000);
+        watcher.watch(&group, value, Index::ZERO);
+        watchers.push((watcher, value));
+    }
+    group.until("all to watch", |group| {
+        watchers.iter_mut().for_each(|(watcher, _)| watcher.carry(group));
+        watchers.iter().all(|(watcher, _)| watcher.session.in_flight() == 0)
+    });
+    let lagging = others[1];
+    group.isolate(lagging);
+    for (watcher, value) in &mut watchers[..2] {
+        watcher.hang_up(&mut group);
+        let id = writer.command(&group, ResourceId(0), &DeleteV1 { resource: value.0 });
+        writer.finish(&mut group, id).expect("it is deleted");
+    }
+    let id = writer.command(&group, ResourceId(0), &DeleteV1 { resource: watchers[2].1.0 });
+    writer.finish(&mut group, id).expect("it is deleted");
+    let last = group.replica(lagging).log().last().index;
+    while group.replica(leader).log().start().id.index <= last {
+        writer.fill(&mut group, 8);
+    }
+    group.heal();
+    let end = |told: &Output| match told {
+        Output::Ended { failure, .. } => Some(failure.code),
+        _ => None,
+    };
+    group.until("all to be told", |group| {
+        watchers.iter_mut().for_each(|(watcher, _)| watcher.carry(group));
+        watchers.iter().all(|(watcher, _)| watcher.told.iter().any(|told| end(told).is_some()))
+    });
+    for (watcher, _) in &watchers {
+        let ends: Vec<Code> = watcher.told.iter().filter_map(end).collect();
+        assert_eq!(ends, [Code::NO_SUCH_RESOURCE]);
+    }
+    assert_eq!(group.replica(lagging).snapshot_counts().installed, 1, "its state has leapt");
 }
 
 fn events(watcher: &Caller) -> Vec<Index> {

@@ -9,7 +9,7 @@ use margay::resource::group::{
     AnswerV1, AnswersV1, DELIVERIES_MAX, INBOX_MAX, InboxV1, JoinV1, SendV1, TO_ALL, TO_ANY,
 };
 use margay::resource::log::{AppendV1, Retention};
-use margay::resource::queue::{self, DeadV1, NackV1, OfferV1, TakeV1};
+use margay::resource::queue::{self, DeadV1, NackV1, OfferV1, PollV1, ReviveV1, TakeV1};
 use margay::resource::registry::OpenV1;
 use margay::resource::transaction::CommitV1;
 use margay::resource::tree::{ChildrenV1, CreateV1};
@@ -41,6 +41,12 @@ fn a_queue_that_is_full_comes_back_with_its_dead_letters() {
     assert_eq!(told.code, Code::OK);
     while world.command(session, id, &offer).code == Code::OK {}
     comes_back(&world);
+    // It is there, and there is no room for it.
+    let revive = ReviveV1 { task };
+    assert_eq!(world.command(session, id, &revive).code, Code::QUEUE_FULL);
+    world.command(session, id, &PollV1 {});
+    assert_eq!(world.command(session, id, &revive).payload, [1]);
+    assert_eq!(world.command(session, id, &revive).payload, [0]);
 }
 
 /// A message that has an inbox is counted there and nowhere else.
@@ -71,7 +77,7 @@ fn a_log_that_grew_by_transactions_comes_back() {
     let id = open(&mut world, session, kind::LOG, Retention::new().records(1).encode());
     let append = AppendV1 { records: vec![Vec::new(); 1_000], position: 0 };
     let mut commit = CommitV1::default();
-    for _ in 0..10 {
+    for _ in 0..4 {
         commit.kinds.push(AppendV1::KIND);
         commit.schemas.push(AppendV1::SCHEMA);
         commit.resources.push(id);

@@ -5,7 +5,7 @@ use crate::machine::{World, chunks, restore};
 use margay::machine::{Event, EventPayload, Events, Filter, ResourceId, kind};
 use margay::resource::map::{ClearV1, MapEvent, PutV1, RemoveV1};
 use margay::resource::multimap::MultimapEvent;
-use margay::resource::set::SetEvent;
+use margay::resource::set::{AddV1, SetEvent};
 use margay::resource::tree::TreeEvent;
 use margay::resource::typed::{Change, MapOf, MultimapEventOf, MultimapOf, TreeEventOf, TreeOf};
 use margay::resource::value::ValueEvent;
@@ -27,6 +27,7 @@ fn some(events: Events) -> Vec<(Index, Event)> {
     match events {
         Events::Some(events) => events,
         Events::Lagged { oldest } => panic!("lagged behind {oldest}"),
+        Events::Gone => panic!("no such resource"),
     }
 }
 
@@ -107,6 +108,27 @@ fn the_ring_is_bounded_in_bytes() {
     assert_eq!(world.seen.events.last().unwrap().0, last);
     assert!(matches!(after(&world, id, (last - 1, 0), &Filter::All), Events::Lagged { .. }));
     assert_eq!(some(after(&world, id, (last, 0), &Filter::All)), []);
+}
+
+/// A connection can break in the middle of what one entry has told, and of that more can be gone
+/// than has come: who goes on there has missed something, and is told so.
+#[test]
+fn an_entry_of_which_some_is_gone_is_gone() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = world.open(session, "set", kind::SET);
+    let member = |n: u16| [&n.to_be_bytes()[..], &[7; 4_000]].concat();
+    let mut add =
+        |members| world.command(session, id, &AddV1 { members, ephemeral: false, ttl_ms: 0 }).index;
+    let index = add((0..300).map(member).collect());
+    let next = add(vec![b"one more".to_vec()]);
+    for heard in [(index - 1, u32::MAX), (index, 0), (index, 1)] {
+        let missed = Events::Lagged { oldest: Index(next) };
+        assert_eq!(after(&world, id, heard, &Filter::All), missed, "{heard:?}");
+    }
+    assert_eq!(some(after(&world, id, (next - 1, u32::MAX), &Filter::All)).len(), 1);
+    let heard = (index, 290);
+    assert_eq!(some(after(&world, id, heard, &Filter::All)).len(), 10, "they are all kept");
 }
 
 #[test]

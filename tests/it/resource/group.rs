@@ -643,6 +643,9 @@ fn members_questions_and_bytes_are_bounded() {
     }
     assert_eq!(world.command(other, id, &send(TO_ALL, "", 9)).code, Code::INBOX_FULL);
     world.end(kind::EXPIRE, session);
+    while world.machine.next_timer().is_some() {
+        world.tick(Micros(0));
+    }
     assert_eq!(world.query(other, id, &StatusV1 {}).payload, [0; 40]);
 
     let large = 1 << 20;

@@ -86,9 +86,10 @@ impl Far {
                 feed.push(Delivery::Lagged { oldest });
                 match self.world.machine.events(resource, (oldest.prev(), u32::MAX), filter) {
                     Events::Some(events) => events,
-                    Events::Lagged { .. } => Vec::new(),
+                    Events::Lagged { .. } | Events::Gone => Vec::new(),
                 }
             }
+            Events::Gone => Vec::new(),
         };
         for (index, event) in events {
             let (ordinal, kind, payload) = (event.ordinal, event.kind, event.payload());
@@ -643,11 +644,20 @@ fn replies_cross_threads_and_end_with_their_completer() {
 #[test]
 fn a_reader_that_is_slow_has_lagged() {
     let (feed, mut subscription) = Subscription::channel();
-    let event =
-        |index| Delivery::Event { index: Index(index), ordinal: 0, kind: 1, payload: vec![] };
-    (1..=4_097).for_each(|index| feed.push(event(index)));
-    assert_eq!(subscription.wait_next(), Ok(Delivery::Lagged { oldest: Index(4_097) }));
-    assert_eq!(subscription.try_next(), Some(event(4_097)));
+    let event = |index, size| {
+        let (index, payload) = (Index(index), vec![7; size]);
+        Delivery::Event { index, ordinal: 0, kind: 1, payload }
+    };
+    // So many of them, or so large.
+    for (last, size) in [(4_097, 0), (17, 1 << 20)] {
+        for round in 0..3 {
+            (1..=last).for_each(|index| feed.push(event(index, size)));
+            let lagged = Delivery::Lagged { oldest: Index(last) };
+            assert_eq!(subscription.wait_next(), Ok(lagged), "round {round}");
+            assert_eq!(subscription.try_next(), Some(event(last, size)));
+            assert_eq!(subscription.try_next(), None);
+        }
+    }
     feed.end(Failure::from(Code::SESSION_EXPIRED));
     assert_eq!(subscription.wait_next().unwrap_err().code, Code::SESSION_EXPIRED);
 }

@@ -280,5 +280,6 @@ fn a_deleted_group_lets_everybody_go() {
     let Poll::Ready(Err(failure)) = poll(&mut waiting) else { panic!("there is nothing") };
     assert_eq!(failure.code, Code::WAIT_LOST);
     let Poll::Ready(Err(failure)) = poll(&mut asked) else { panic!("there is nothing") };
-    assert_eq!(failure.code, Code::WAIT_LOST);
+    let said = (failure.code, failure.outcome);
+    assert_eq!(said, (Code::WAIT_LOST, Outcome::Unknown), "it was in an inbox");
 }

@@ -1,7 +1,7 @@
 //! The document tree: against a plain model, and case by case.
 
 use super::handles::Near;
-use margay::machine::{Code, SessionId, kind};
+use margay::machine::{Code, Outcome, SessionId, kind};
 use margay::resource::tree::{Children, TreeEvent, path};
 use margay::resource::{Removal, Swap, Tree};
 use margay_log::id::Index;
@@ -20,6 +20,28 @@ fn is_done<T>(swap: Swap<T>) -> bool {
 
 fn names(tree: &Tree<Near>, path: &str) -> Vec<String> {
     tree.children(path, None, 0).wait().unwrap().expect("the node is there").names
+}
+
+/// What is done in parts has changed something when a part behind the first is refused.
+#[test]
+fn a_part_that_is_refused_does_not_mean_that_nothing_is_gone() {
+    let (one, _, tree) = tree();
+    for path in ["/a", "/a/b"] {
+        assert!(is_done(tree.create(path, b"").wait().unwrap()));
+    }
+    let all = |is_cut_off: bool| {
+        one.hold();
+        let deleted = tree.delete_all("/a");
+        one.far().is_loaded = is_cut_off;
+        one.let_go();
+        let ended = deleted.wait();
+        one.far().is_loaded = false;
+        ended.map_err(|failure| (failure.code, failure.outcome))
+    };
+    assert_eq!(all(true), Err((Code::OVERLOADED, Outcome::Unknown)));
+    assert_eq!(names(&tree, "/a"), Vec::<String>::new(), "one is gone");
+    assert_eq!(all(true), Err((Code::OVERLOADED, Outcome::NotApplied)));
+    assert_eq!(all(false), Ok(1));
 }
 
 #[test]

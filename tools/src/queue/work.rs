@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay::client::Group;
+use margay::machine::Code;
 use margay::resource::{Failure, Queue, Task};
 use serde_json::json;
 
@@ -112,8 +113,10 @@ fn work(
         }
     });
     let (mut stop, mut lost) = (false, false);
+    // Extended so long ago, and to be extended after so long.
+    let (mut extended, mut pause) = (Instant::now(), args.lease / 3);
     let status = loop {
-        match events.recv_timeout(args.lease / 3) {
+        match events.recv_timeout(pause) {
             Ok(Event::Ended(status)) => break status,
             Ok(Event::Signal(signal)) => {
                 stop = true;
@@ -121,10 +124,18 @@ fn work(
             }
             Ok(Event::Took(_)) => {}
             Err(RecvTimeoutError::Timeout) if !lost => {
-                if let Err(failure) = task.extend(args.lease).wait() {
-                    lost = true;
-                    sys::signal(pid, libc::SIGTERM);
-                    output::aside(&format!("error: task {} was lost: {failure}\n", task.id()));
+                let asked = Instant::now();
+                match task.extend(args.lease).wait() {
+                    Ok(()) => (extended, pause) = (asked, args.lease / 3),
+                    // Nobody was there to be asked: it is this worker's for the rest of the lease.
+                    Err(failure) if is_passing(&failure) && extended.elapsed() < args.lease => {
+                        pause = args.lease / 12;
+                    }
+                    Err(failure) => {
+                        lost = true;
+                        sys::signal(pid, libc::SIGTERM);
+                        output::aside(&format!("error: task {} was lost: {failure}\n", task.id()));
+                    }
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -135,6 +146,19 @@ fn work(
     };
     finish(connect, args, task, status)?;
     Ok(stop)
+}
+
+/// Whether a failure says nothing of the task.
+fn is_passing(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        Code::TIMEOUT
+            | Code::NO_LEADER
+            | Code::NOT_READY
+            | Code::LEADER_CHANGED
+            | Code::OVERLOADED
+            | Code::DISK_FULL
+    )
 }
 
 fn finish(

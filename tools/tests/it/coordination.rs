@@ -1,6 +1,6 @@
 //! The commands of what is granted in turn and handed out, against a real cluster.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use crate::harness::{MARGAY, beside_others, cluster, margay, until};
@@ -155,6 +155,24 @@ fn a_worker_that_fails_gives_its_task_back_until_it_is_dead() {
     margay(&["queue", "revive", "cli-poison", &task]).with(1);
     let work = ["queue", "work", "cli-poison", "--idle", "10ms", "--", "cat"];
     assert_eq!(margay(&work).with(0).out, "bad");
+}
+
+/// However long the lines before it were.
+#[test]
+fn a_line_as_long_as_a_record_may_be_is_appended() {
+    let _beside = beside_others();
+    let mut command = Command::new(MARGAY);
+    command.args(["journal", "append", "cli-lines"]).env("MARGAY_ENDPOINTS", cluster());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut append = command.spawn().expect("the command starts");
+    let mut lines = append.stdin.take().expect("it is piped");
+    for length in [500 << 10, 1 << 20, 0, 1] {
+        writeln!(lines, "{}", "x".repeat(length)).expect("it reads");
+    }
+    drop(lines);
+    let ended = append.wait_with_output().expect("it ends");
+    assert_eq!((&ended.stdout[..], &ended.stderr[..]), (&b"1\n"[..], &b""[..]));
+    assert_eq!(json(&["journal", "status", "cli-lines"])["next"], 5);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bad;
 mod cli;
 mod coordination;
+mod cut_off;
 mod harness;
 mod kill;
 mod laggard;

@@ -95,3 +95,29 @@ fn a_watcher_sees_each_change_once_and_the_end() {
     let kept = margay(&["watch", "m-watch", "--from", &from, "--count", "1"]).with(0).out;
     assert!(kept.contains("added") && kept.contains("b  3"), "{kept}");
 }
+
+/// Keys are given as they are shown, whatever stands for them inside.
+#[test]
+fn a_watcher_names_keys_as_they_are_shown() {
+    let _beside = beside_others();
+    for path in ["/app", "/app/db", "/apple"] {
+        margay(&["tree", "create", "m-tree", path]).with(0);
+    }
+    let task = margay(&["queue", "offer", "m-queue", "first"]).with(0).out;
+    margay(&["queue", "offer", "m-queue", "second"]).with(0);
+    margay(&["queue", "remove", "m-queue", task.trim()]).with(0);
+    margay(&["journal", "append", "m-log", "a", "b"]).with(0);
+    let keys = |name: &str, which: &[&str], count: &str| {
+        let watch = ["watch", name, "--from", "0", "-o", "jsonl", "--count", count];
+        let seen = objects(&margay(&[&watch[..], which].concat()).with(0).out);
+        let keys = seen.iter().map(|one| one["key"].as_str().expect("a key").to_owned());
+        keys.collect::<Vec<String>>()
+    };
+    assert_eq!(keys("m-tree", &["--key", "/app"], "1"), ["/app"]);
+    assert_eq!(keys("m-tree", &["--prefix", "/app/"], "2"), ["/app", "/app/db"], "and below");
+    assert_eq!(keys("m-tree", &["--prefix", "/app"], "3"), ["/app", "/app/db", "/apple"]);
+    assert_eq!(keys("m-queue", &["--key", task.trim()], "2"), [task.trim(); 2]);
+    assert_eq!(keys("m-log", &["--key", "2"], "1"), ["2"]);
+    assert!(margay(&["watch", "m-queue", "--key", "x"]).with(2).err.contains("number"));
+    margay(&["watch", "m-tree", "--key", "app"]).with(2);
+}

@@ -36,6 +36,8 @@ fn a_script_runs_line_by_line_and_ends_with_its_last_failure() {
     assert_eq!(out, "two words\n", "what follows a failure runs, what follows exit does not");
     assert!(err.contains("quote is not closed") && err.contains("teapot"), "{err}");
     assert_eq!(code, Some(2));
+    let (_, err, code) = shell("log inspect /nowhere\n");
+    assert!(code == Some(2) && err.contains("/nowhere"), "it needs no cluster: {err}");
     let (_, err, code) = shell("serve\n");
     assert!(code == Some(2) && err.contains("terminal for itself"), "{err}");
 }

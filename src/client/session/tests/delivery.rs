@@ -44,6 +44,29 @@ fn a_subscription_from_now_misses_nothing_though_nothing_came() {
     assert_eq!(world.sent(), [&format!("subscribe after 110.{}", u32::MAX), "attach S100"]);
 }
 
+/// Without a session nothing else is asked of the node.
+#[test]
+fn who_only_listens_notices_a_node_that_is_gone_without_a_word() {
+    let mut world = World::new();
+    let id = subscribe(&mut world);
+    world.connect();
+    assert_eq!(world.sent(), ["subscribe from now"]);
+    world.says(&Response::Subscribed { id: id.0, index: Index(110) });
+    let node = world.address.clone();
+    for _ in 0..5 {
+        world.pass(Micros(4 * SECOND.0));
+        assert_eq!(world.sent(), ["status"]);
+        world.says(&Response::Status { id: u64::MAX, groups: Vec::new() });
+    }
+    world.told();
+    assert_eq!(world.address, node, "as long as it answers");
+    world.pass(Micros(6 * SECOND.0));
+    assert!(world.told().is_empty(), "nobody has to know");
+    assert_ne!(world.address, node);
+    world.connect();
+    assert_eq!(world.sent(), [format!("subscribe after 110.{}", u32::MAX)]);
+}
+
 #[test]
 fn a_gap_in_the_events_is_said_once() {
     let mut world = World::registered();

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c;
+use margay_log::snapshot::SNAPSHOT_HEADER;
 
 use super::{One, connect, ends, serve};
 use crate::harness::{Ended, Scratch, beside_others, margay_alone, until};
@@ -101,11 +102,12 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Gives a block another format version and the checksum that belongs to it.
-fn newer(block: &mut [u8]) {
-    block[4..6].copy_from_slice(&2_u16.to_le_bytes());
-    let crc = crc32c(&block[..BLOCK - 4]);
-    block[BLOCK - 4..].copy_from_slice(&crc.to_le_bytes());
+/// Gives a header another format version and the checksum that belongs to it.
+fn newer(header: &mut [u8]) {
+    header[4..6].copy_from_slice(&2_u16.to_le_bytes());
+    let end = header.len() - 4;
+    let crc = crc32c(&header[..end]);
+    header[end..].copy_from_slice(&crc.to_le_bytes());
 }
 
 #[test]
@@ -262,6 +264,14 @@ fn a_torn_end_is_cut_off_and_said() {
     assert!(one.said().contains("a write was cut off here by the last stop"), "{}", one.said());
 }
 
+/// The files of a group's directory whose names begin so, rising; temporary ones left out.
+fn named(group: &Path, prefix: &str) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(group).expect("it is there").flatten();
+    let names = entries.map(|entry| PathBuf::from(entry.file_name()));
+    let is_whole = |name: &PathBuf| name.extension().is_none_or(|extension| extension != "tmp");
+    names.filter(is_whole).filter(|name| name.to_string_lossy().starts_with(prefix)).collect()
+}
+
 /// A repair of a node's log loses what it says: what snapshots hold stays, and the node goes on.
 #[test]
 fn a_repaired_group_keeps_its_snapshots() {
@@ -270,16 +280,7 @@ fn a_repaired_group_keeps_its_snapshots() {
     let (data, group) = (scratch.path().join("data"), scratch.path().join("data/group-0"));
     let args = ["--shards", "1", "--snapshot-after", "64KiB"];
     let start = || One::launch(serve(&[], &data, &args), scratch.path());
-    let named = |prefix: &str| -> BTreeSet<PathBuf> {
-        let entries = fs::read_dir(&group).expect("it is there").flatten();
-        let names = entries.map(|entry| PathBuf::from(entry.file_name()));
-        names.filter(|name| name.to_string_lossy().starts_with(prefix)).collect()
-    };
-    let snapshots = || {
-        let mut all = named("snapshot-");
-        all.retain(|name| name.extension().is_some_and(|extension| extension == "mgs"));
-        all
-    };
+    let snapshots = || named(&group, "snapshot-");
     let one = start();
     let map = connect(&one.address).map("kept").wait().expect("opens");
     let put = |number: u32| map.put(&number.to_be_bytes(), &[7; 2_000]).wait().expect("puts");
@@ -290,37 +291,79 @@ fn a_repaired_group_keeps_its_snapshots() {
         snapshots().len() == 2
     });
     // Behind both of them; a gap in here is a gap that no snapshot fills.
-    (count..count + 40).for_each(|number| drop(put(number)));
+    for number in count..count + 40 {
+        put(number);
+    }
     drop(map);
     assert_eq!(one.stop(), Some(0));
     let kept = snapshots();
 
-    let last = named("segment-").into_iter().rev().find(|name| flip_last(&group.join(name)));
-    let last = last.expect("a segment with a batch");
-    ends(serve(&[], &data, &args), scratch.path()).because(6, &["damaged", "restore"]);
-    let place = group.to_string_lossy();
-    let repaired = margay_alone(&["log", "repair", "--yes", &place]).with(0);
-    assert!(repaired.out.contains("lose entries"), "{repaired:?}");
+    // What a newer version has made is no damage, and stays.
+    let newest = group.join(kept.last().expect("there are two"));
+    let whole = fs::read(&newest).expect("it is there");
+    let mut other = whole.clone();
+    newer(&mut other[..SNAPSHOT_HEADER]);
+    fs::write(&newest, &other).expect("ours");
+    let words = ["snapshot-", "format version 2", "newer margay"];
+    ends(serve(&[], &data, &args), scratch.path()).because(6, &words);
+    assert!(fs::read(&newest).expect("it is there") == other, "it was changed");
+    fs::write(&newest, whole).expect("ours");
+
+    let segments = named(&group, "segment-");
+    let harmed = segments.iter().rev().find(|name| flip(&group.join(name), Which::LastButOne));
+    let harmed = harmed.expect("a segment with batches");
+    let repair = |words: &str| {
+        ends(serve(&[], &data, &args), scratch.path()).because(6, &["damaged", "restore"]);
+        let place = group.to_string_lossy();
+        let repaired = margay_alone(&["log", "repair", "--yes", &place]).with(0);
+        assert!(repaired.out.contains(words), "{repaired:?}");
+    };
+    repair("repaired; ");
     assert_eq!(snapshots(), kept);
     // A node writes over files that it uses again.
-    let inode = |dir: &Path| fs::metadata(dir.join(&last)).expect("it is there").ino();
+    let inode = |dir: &Path| fs::metadata(dir.join(harmed)).expect("it is there").ino();
     assert_ne!(inode(&group), inode(&data.join("group-0.damaged")));
     assert_eq!(fs::metadata(&group).expect("it is there").mode() & 0o777, 0o700);
 
-    let one = start();
-    let map = connect(&one.address).map("kept").wait().expect("opens");
-    let size = map.size().wait().expect("reads");
-    assert!((u64::from(count)..u64::from(count) + 40).contains(&size), "{size} of {count} + 40");
-    one.serves();
+    let size = || {
+        let one = start();
+        let map = connect(&one.address).map("kept").wait().expect("opens");
+        let size = map.size().wait().expect("reads");
+        drop(map);
+        assert_eq!(one.stop(), Some(0));
+        size
+    };
+    let left = size();
+    assert!((u64::from(count)..=u64::from(count) + 40).contains(&left), "{left} of {count} + 40");
+
+    // All of the log is lost, and the newest snapshot leads further than where it begins.
+    for name in named(&group, "segment-") {
+        flip(&group.join(name), Which::All);
+    }
+    repair("begin behind snapshot-");
+    assert!(size() > 0);
+    assert!(size() > 0, "and once more");
 }
 
-/// Flips a byte of the last batch but one in a segment, if it has as many.
-fn flip_last(path: &Path) -> bool {
+#[derive(Clone, Copy)]
+enum Which {
+    All,
+    LastButOne,
+}
+
+/// Flips a byte in the headers of batches of a segment. Returns whether it has as many.
+fn flip(path: &Path, which: Which) -> bool {
     let mut bytes = fs::read(path).expect("it is there");
     let is_frame = |at: &usize| bytes[*at..*at + 4] == *b"MGYF";
     let frames: Vec<usize> = (BLOCK..bytes.len()).step_by(BLOCK).filter(is_frame).collect();
-    let Some(&[at, _]) = frames.last_chunk() else { return false };
-    bytes[at + 1_000] ^= 1;
+    let chosen = match (which, &frames[..]) {
+        (Which::All, frames) => frames,
+        (Which::LastButOne, [.., frame, _]) => std::slice::from_ref(frame),
+        (Which::LastButOne, _) => return false,
+    };
+    for at in chosen {
+        bytes[at + 100] ^= 1;
+    }
     fs::write(path, bytes).expect("ours");
     true
 }

@@ -11,7 +11,7 @@ use margay::client::Group;
 use margay::machine::{Code, Outcome};
 use margay::resource::{Failure, Map};
 
-use super::{One, connect, serve};
+use super::{One, connect, ends, serve};
 use crate::harness::{Scratch, beside_others, run, until};
 use crate::sys;
 
@@ -197,4 +197,21 @@ fn a_directory_without_direct_writes_works_and_says_so() {
     one.serves();
     assert!(one.said().contains("no O_DIRECT here"), "{}", one.said());
     assert_eq!(one.stop(), Some(0));
+}
+
+#[test]
+fn a_read_only_file_system_is_named_with_the_remedy() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-read-only");
+    let place = scratch.path().join("place");
+    fs::create_dir_all(&place).expect("ours");
+    let script = "mount -t tmpfs none \"$0\" && mkdir -m 700 \"$0/data\" && \
+                  mount -o remount,ro \"$0\" && exec \"$@\"";
+    let shown = place.to_string_lossy();
+    let before = ["unshare", "--mount", "sh", "-c", script, &shown];
+    if !can_be_mounted(&before) {
+        return;
+    }
+    let node = serve(&before, &place.join("data"), &["--shards", "1"]);
+    ends(node, scratch.path()).because(1, &["place/data", "read-only", "remount it"]);
 }
