@@ -1,6 +1,6 @@
-//! Where the peers are by now: names are looked up again from time to time, on a thread of its own. A
-//! resolver that does not answer takes ten seconds a name, and a node that is told to stop must not
-//! wait for it.
+//! Where the peers are by now: names are looked up again from time to time, on a thread of its own.
+//! A resolver that does not answer takes ten seconds a name, and a node that is told to stop must
+//! not wait for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -561,8 +561,8 @@ fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing. Where
-/// there is no space to try, what is there is read that way.
+/// Whether the file system does `O_DIRECT`: some refuse it on opening, some only when writing.
+/// Where there is no space to try, what is there is read that way.
 fn probe(path: &Path) -> io::Result<Mode> {
     let probe = path.join(format!("{HARD_STATE_FILE}.probe{TEMPORARY}"));
     let mut options = OpenOptions::new();
