@@ -49,6 +49,10 @@ impl CommitLog {
     pub fn clean(&self, index: Index) -> Result<(), Error> {
         let mut state = self.handle.shared.state();
         state.check()?;
+        if state.open().contains(&index) {
+            // What is marked lies in a segment.
+            state.seal_now();
+        }
         state.log.clean(index)
     }
 

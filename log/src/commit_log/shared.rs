@@ -179,7 +179,7 @@ impl State {
     }
 
     /// The entries of the open batch.
-    fn open(&self) -> RangeInclusive<Index> {
+    pub(crate) fn open(&self) -> RangeInclusive<Index> {
         let last = self.last();
         last.next()..=Index(last.0 + u64::from(self.log.open_entries()))
     }

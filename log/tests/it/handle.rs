@@ -240,6 +240,18 @@ fn compaction_goes_on_where_a_segment_is_let_go_of() {
     assert!(compacted.expect("goes on").segments > 2);
 }
 
+/// It was appended, and nobody has waited for it.
+#[test]
+fn an_entry_can_be_marked_at_once() {
+    let dir = TempDir::new("handle-at-once");
+    let log = open(&dir, small(Driver::Direct));
+    drop(log.append(b"in the open batch").expect("room"));
+    log.clean(Index(1)).expect("held");
+    let gone = log.clean(Index(2));
+    assert!(matches!(gone, Err(Error::Gone { index: Index(2), .. })), "{gone:?}");
+    log.sync().wait().expect("durable");
+}
+
 /// Marks are of entries, and those stay that are left of the batch.
 #[test]
 fn what_is_left_of_a_batch_stays_marked() {
