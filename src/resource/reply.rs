@@ -103,7 +103,7 @@ pub struct Reply<T> {
 
 /// What leads to the reply that is waited for next, in its place: a chain of replies of any length,
 /// as an update makes that is overtaken again and again, is no deeper than its first one.
-type Steps<T> = Pin<Box<dyn Future<Output = Reply<T>> + Send>>;
+type Steps<T> = Pin<Box<dyn Future<Output = Source<T>> + Send>>;
 
 enum Source<T> {
     Slot(Arc<Slot<T>>),
@@ -168,7 +168,8 @@ impl<T: Send + 'static> Reply<T> {
         self,
         read: impl FnOnce(Result<T, Failure>) -> Result<U, Failure> + Send + 'static,
     ) -> Reply<U> {
-        Reply { source: Source::Steps(Box::pin(async move { Reply::ready(read(self.await)) })) }
+        let steps = async move { Source::Ready(Some(read(self.await))) };
+        Reply { source: Source::Steps(Box::pin(steps)) }
     }
 
     /// Goes on with another reply once the result is there. `next` runs when somebody awaits or
@@ -177,7 +178,8 @@ impl<T: Send + 'static> Reply<T> {
         self,
         next: impl FnOnce(Result<T, Failure>) -> Reply<U> + Send + 'static,
     ) -> Reply<U> {
-        Reply { source: Source::Steps(Box::pin(async move { next(self.await) })) }
+        let steps = async move { next(self.await).source };
+        Reply { source: Source::Steps(Box::pin(steps)) }
     }
 }
 
@@ -195,7 +197,7 @@ impl<T> Future for Reply<T> {
                     return Poll::Ready(result);
                 }
                 Source::Steps(steps) => match steps.as_mut().poll(context) {
-                    Poll::Ready(next) => self.source = next.source,
+                    Poll::Ready(next) => self.source = next,
                     Poll::Pending => return Poll::Pending,
                 },
                 Source::Slot(slot) => {

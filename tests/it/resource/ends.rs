@@ -61,7 +61,7 @@ fn laden() -> (World, u64, Vec<u64>, u64) {
         previous: false,
         ephemeral: true,
         // Some are due before it is their turn.
-        ttl_ms: if n % 3 == 0 { 1 + n } else { 0 },
+        ttl_ms: if n.is_multiple_of(3) { 1 + n } else { 0 },
     };
     for map in maps {
         all(&mut world, ending, (0..1_500).map(|n| (map, put(n))));
