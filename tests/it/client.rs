@@ -298,7 +298,8 @@ fn a_call_is_over_by_its_deadline() {
     let failure = command(&group, "b").wait().unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!((failure.code, failure.outcome), (Code::TIMEOUT, Outcome::Unknown));
-    let expected = format!("no answer from {} after 0.2s", node.address);
+    // How long it waited itself: a busy machine takes it up late.
+    let expected = format!("no answer from {} after 0.", node.address);
     assert!(failure.text.starts_with(&expected), "{}", failure.text);
     // Unknown now; but the command goes on, and what follows it finds its place.
     node.state.lock().unwrap().mute = false;

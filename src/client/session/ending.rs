@@ -70,7 +70,7 @@ impl Session {
 
     /// A call was not answered in time: what was tried.
     pub(super) fn late(&self, call: CallId, outcome: Outcome) -> Failure {
-        let tenths = self.now.since(self.calls.submitted(call)).0 / 100_000;
+        let tenths = (self.now.since(self.calls.submitted(call)).0 + 50_000) / 100_000;
         let after = format!("{}.{}s", tenths / 10, tenths % 10);
         let tried = self.endpoints.to_string();
         let tried = if tried.is_empty() { tried } else { format!(" ({tried})") };
