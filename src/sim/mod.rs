@@ -105,7 +105,7 @@ impl Focus {
             known::REMOVED_LEADER_COUNTS => (&["members", "crash"], Some("map")),
             known::READ_BEFORE_OWN_COMMIT => (&["unheard leaders", "short reigns"], Some("map")),
             known::READ_BY_OLD_ROUND => (&["late voters"], Some("map")),
-            known::READ_GOES_BACK => (&["cut", "heal", "lone client"], Some("leases")),
+            known::READ_GOES_BACK => (&["cut", "heal", "broken connections"], Some("leases")),
             known::LEASE_KEPT_ON_TRANSFER => (&["handed-over leader"], Some("leases")),
             known::LEASE_FORGOTTEN_AT_RESTART | known::LEASE_BROKEN_BY_VOTER => {
                 (&["restarted voters"], Some("leases"))
