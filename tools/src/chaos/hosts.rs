@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -29,6 +30,8 @@ pub(crate) const GROUPS: u32 = 2;
 const LOOK: Duration = Duration::from_millis(20);
 /// A node that has answered nothing for this long is not going to.
 const ANSWER: Duration = Duration::from_secs(2);
+/// A process that has begun so lately may not watch for signals yet.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// Somebody with a place on the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +51,8 @@ pub(crate) struct Hosts {
 
 struct Host {
     child: Option<Child>,
+    /// When the last one began.
+    began: Instant,
     /// SIGSTOP was sent.
     paused: bool,
     /// It founds nothing: it joins those that are there.
@@ -126,7 +131,8 @@ impl Hosts {
         File::create(&image)?.set_len(DISK_MIB << 20)?;
         run("mkfs.ext4", [OsStr::new("-q"), image.as_os_str()])?;
         run("mount", [OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), mount.as_os_str()])?;
-        self.nodes.push(Host { child: None, paused: false, joins: false, cuts: Vec::new() });
+        let began = Instant::now();
+        self.nodes.push(Host { child: None, began, paused: false, joins: false, cuts: Vec::new() });
         Ok(())
     }
 
@@ -172,6 +178,7 @@ impl Hosts {
         command.arg(self.data(node));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::die_with_parent(&mut command, libc::SIGKILL);
+        self.nodes[node].began = Instant::now();
         self.nodes[node].child = Some(command.spawn()?);
         Ok(())
     }
@@ -198,15 +205,17 @@ impl Hosts {
         fs::remove_dir_all(self.data(node))
     }
 
-    /// SIGTERM, and waits for an orderly end.
+    /// SIGTERM, and waits for an orderly end. It ends a process that has just begun as it ends any.
     pub(crate) fn terminate(&mut self, node: usize, patience: Duration) -> io::Result<()> {
         self.resume(node);
         let Some(mut child) = self.nodes[node].child.take() else { return Ok(()) };
+        let is_young = self.nodes[node].began.elapsed() < YOUNG;
         sys::signal(child.id(), libc::SIGTERM);
         let end = Instant::now() + patience;
         while Instant::now() < end {
             match child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
+                Some(status) if is_young && status.signal() == Some(libc::SIGTERM) => return Ok(()),
                 Some(status) => return Err(self.ended(node, &status.to_string())),
                 None => thread::sleep(LOOK),
             }
