@@ -33,10 +33,9 @@ const BEHIND: Micros = Micros::from_millis(500);
 /// A leader whose disk lags for this long gives leadership away.
 const LAGGED: Micros = Micros::from_millis(1_000);
 /// From one attempt to hand over that nobody asked for to the next, at least, in times of
-/// `settled`; so long who was given leadership keeps it with a full disk, or halted. It doubles
-/// when one fails,
+/// `settled`; so long who was given leadership keeps it with a full disk, or halted.
 const PAUSE: u64 = 2;
-/// up to this.
+/// It doubles with each that fails, up to this.
 const PAUSE_MAX: u64 = 32;
 /// Who gave leadership away does not get it back by rank for this many times of `settled`.
 const GIVEN_UP: u64 = 12;

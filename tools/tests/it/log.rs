@@ -64,6 +64,14 @@ fn a_sound_log_is_shown() {
     }
 }
 
+/// Flips a bit in the middle of the log, in the first batch of its second segment.
+fn damage(dir: &Path) {
+    let file = dir.join("segment-0000000000000002.log");
+    let mut bytes = std::fs::read(&file).expect("there");
+    bytes[4096 + 150] ^= 1;
+    std::fs::write(&file, bytes).expect("writable");
+}
+
 fn entries_before(inspected: &Value) -> Option<usize> {
     inspected["log"]["last_index"].as_u64().and_then(|last| usize::try_from(last).ok())
 }
@@ -74,10 +82,7 @@ fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     let scratch = Scratch::new("log-damaged");
     let dir = scratch.path().join("log");
     filled(&dir);
-    let file = dir.join("segment-0000000000000002.log");
-    let mut bytes = std::fs::read(&file).expect("there");
-    bytes[4096 + 150] ^= 1;
-    std::fs::write(&file, bytes).expect("writable");
+    damage(&dir);
 
     let (code, inspected) = json(&["inspect"], &dir);
     let damage = &inspected["log"]["damage"];
@@ -117,10 +122,7 @@ fn a_log_is_repaired_from_within_its_directory() {
     let scratch = Scratch::new("log-within");
     let dir = scratch.path().join("log");
     filled(&dir);
-    let file = dir.join("segment-0000000000000002.log");
-    let mut bytes = std::fs::read(&file).expect("there");
-    bytes[4096 + 150] ^= 1;
-    std::fs::write(&file, bytes).expect("writable");
+    damage(&dir);
     let mut command = Command::new(MARGAY);
     command.args(["log", "repair", "--yes", "."]).current_dir(&dir);
     let (code, out, err) = text(&command.output().expect("it runs"));
