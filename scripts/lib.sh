@@ -5,7 +5,7 @@
 # Where nothing is missing, `set_up` does nothing and says nothing.
 
 # The oldest cargo that builds margay: `rust-version` in Cargo.toml.
-CARGO_MINOR_MIN=88
+CARGO_MINOR_MIN=89
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 

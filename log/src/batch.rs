@@ -17,6 +17,7 @@ use crate::format::{
     LENGTH_MAX, PAYLOAD_MAX, aligned, in_blocks,
 };
 use crate::id::{ClusterId, GroupId, Index};
+use crate::sum;
 
 /// Where a batch begins in its buffer: behind the frame.
 pub const BATCH_OFFSET: usize = FRAME;
@@ -175,7 +176,7 @@ pub(crate) fn first_entry(body: &[u8]) -> Option<(EntryHeader, &[u8])> {
 pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), FormatError> {
     let length = header.length as usize - BATCH_HEADER;
     let Some(mut rest) = body.get(..length) else { return Err(FormatError::Short) };
-    if crc32c::crc32c(rest) != header.body_crc {
+    if sum::crc32c(rest) != header.body_crc {
         return Err(FormatError::BodyCrc);
     }
     let mut count = 0_u32;
@@ -407,9 +408,9 @@ impl Open {
             }
             let at = out.put(used, &head);
             used = out.put(at, payload);
-            crc = crc32c::crc32c_append(crc, &head);
-            crc = crc32c::crc32c_append(crc, payload);
-            crc = crc32c::crc32c_append(crc, &[0; ALIGN][..aligned(length) - length]);
+            crc = sum::append(crc, &head);
+            crc = sum::append(crc, payload);
+            crc = sum::append(crc, &[0; ALIGN][..aligned(length) - length]);
         }
         drop(out);
         self.used += used;
@@ -421,13 +422,13 @@ impl Open {
 
     /// CRC-32C of the body.
     pub(crate) fn body_crc(&self) -> u32 {
-        crc32c::crc32c_append(self.crc, &self.buffer[self.summed..self.used])
+        sum::append(self.crc, &self.buffer[self.summed..self.used])
     }
 
     fn sum(&mut self) {
         while self.used - self.summed >= SUM_BYTES {
             let end = self.summed + SUM_BYTES;
-            self.crc = crc32c::crc32c_append(self.crc, &self.buffer[self.summed..end]);
+            self.crc = sum::append(self.crc, &self.buffer[self.summed..end]);
             self.summed = end;
         }
     }

@@ -86,6 +86,7 @@ pub mod rng;
 mod segment;
 pub mod snapshot;
 mod spare;
+pub mod sum;
 mod tail;
 mod walk;
 mod writer;

@@ -27,6 +27,7 @@ use crate::format::{
 };
 use crate::id::{Chain, Incarnation, Index, Position, SegmentNumber};
 use crate::segment::BatchRef;
+use crate::sum;
 
 /// Bytes before the entries of a record.
 pub(crate) const RECORD: usize = BATCH_HEADER + 16;
@@ -93,7 +94,7 @@ pub(crate) fn record(bytes: &[u8], salt: u32) -> Result<Record<'_>, FormatError>
         return Err(FormatError::Length { length });
     }
     let entries = bytes.get(RECORD..RECORD + length as usize).ok_or(FormatError::Short)?;
-    let crc = crc32c::crc32c_append(crc32c::crc32c_append(salt, &head[..76]), entries);
+    let crc = sum::append(crc32c::crc32c_append(salt, &head[..76]), entries);
     if crc != u32_at(head, 76) {
         return Err(FormatError::BodyCrc);
     }
@@ -237,7 +238,7 @@ impl Packer {
         put(&mut self.bytes, offset + 64, (entries as u32).to_le_bytes());
         put(&mut self.bytes, offset + 68, count.to_le_bytes());
         let (head, body) = self.bytes[offset..].split_at(RECORD);
-        let crc = crc32c::crc32c_append(crc32c::crc32c_append(self.salt, &head[..76]), body);
+        let crc = sum::append(crc32c::crc32c_append(self.salt, &head[..76]), body);
         put(&mut self.bytes, offset + 76, crc.to_le_bytes());
         let length = (RECORD + entries) as u32;
         self.placed.push(Placed { header: *header, offset: offset as u64, length });

@@ -15,6 +15,7 @@ use crate::buffer::Buffer;
 use crate::error::FormatError;
 use crate::format::{BLOCK, VERSION, head, in_blocks, put, u16_at, u32_at, u64_at};
 use crate::id::{BatchEnd, Chain, ClusterId, EntryId, GroupId, Index, Term};
+use crate::sum;
 
 /// Largest payload of a chunk, in bytes.
 pub const CHUNK_MAX: usize = 16 << 20;
@@ -156,7 +157,7 @@ impl SnapshotMaker {
         put(&mut front, 4, (payload.len() as u32).to_le_bytes());
         put(&mut front, 8, self.header.end.id.index.0.to_le_bytes());
         put(&mut front, 16, self.header.chunks.to_le_bytes());
-        put(&mut front, 24, crc32c::crc32c(payload).to_le_bytes());
+        put(&mut front, 24, sum::crc32c(payload).to_le_bytes());
         let crc = crc32c::crc32c(&front[..28]);
         put(&mut front, 28, crc.to_le_bytes());
 
@@ -247,7 +248,7 @@ impl SnapshotReader {
             return Ok(None);
         }
         let payload = CHUNK_HEADER..CHUNK_HEADER + length;
-        if crc32c::crc32c(&bytes[payload.clone()]) != u32_at(front, 24) {
+        if sum::crc32c(&bytes[payload.clone()]) != u32_at(front, 24) {
             return Err(FormatError::BodyCrc);
         }
         if bytes[payload.end..whole].iter().any(|&byte| byte != 0) {

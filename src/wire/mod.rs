@@ -25,6 +25,7 @@
 //! received.
 
 use crc32c::crc32c;
+use margay_log::sum;
 
 mod admin;
 pub mod client;
@@ -222,7 +223,7 @@ pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, Error> {
     if peek(header)? != Some(bytes.len()) {
         return Err(Error::Length { length: u32_at(header, 0) });
     }
-    if crc32c(&bytes[HEADER..]) != u32_at(header, 24) {
+    if sum::crc32c(&bytes[HEADER..]) != u32_at(header, 24) {
         return Err(Error::Checksum(Part::Body));
     }
     let kind = Kind::from_number(header[4]).ok_or(Error::Kind(header[4]))?;
@@ -257,7 +258,7 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, flags: u8, a: u64, b: u64, body_par
     }
     out.extend_from_slice(&[0; ALIGN][..pad]);
 
-    let body_crc = crc32c(&out[start + HEADER..]);
+    let body_crc = sum::crc32c(&out[start + HEADER..]);
     let header = &mut out[start..start + HEADER];
     header[24..28].copy_from_slice(&body_crc.to_le_bytes());
     let head_crc = crc32c(&header[..28]);

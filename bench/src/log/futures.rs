@@ -38,12 +38,14 @@ impl Wake for Task {
     }
 }
 
-/// `count` tasks append again and again, each when its last entry is durable.
+/// `count` tasks append again and again, each when its last entry is durable: for `time`, or until
+/// `budget` are done.
 pub(super) fn run(
     log: &dyn Appender,
     row: &Row,
     count: usize,
     time: Duration,
+    budget: u64,
 ) -> io::Result<Recorder> {
     let entries = row.entries();
     let thread = std::thread::current();
@@ -71,7 +73,7 @@ pub(super) fn run(
                 result?;
                 recorder.operation(start.elapsed());
                 appends[task] = None;
-                is_done[task] = begin.elapsed() >= time || recorder.ops() >= row.batches_max();
+                is_done[task] = begin.elapsed() >= time || recorder.ops() >= budget;
                 left -= usize::from(is_done[task]);
             }
         }

@@ -1,8 +1,8 @@
 //! The commit log against what the disk allows, and against other logs.
 //!
-//! Rows by turns, because a machine is not equally fast from one second to the next: within a round
-//! every contender runs each row once; every other round goes backwards. Only ratios within a run
-//! mean anything.
+//! By turns, because a machine is not equally fast from one second to the next: within a row all
+//! contenders are open at once, and each appends for a fraction of a second after the other, there
+//! and back. Only ratios within a run mean anything.
 //!
 //! The ceiling ([`ceiling`]) writes the same blocks with no log at all. Other logs are
 //! [`Contender`]s too; they live in `bench/peers`, so that nobody else has to build them.
@@ -84,7 +84,7 @@ pub trait Appender: Sync {
     }
 }
 
-/// One contender in one row in one round.
+/// One contender in one row in one turn.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// The contender.
@@ -107,37 +107,65 @@ impl Cell {
     }
 }
 
-/// Measures one cell in `dir`, which is made and removed.
+/// Turns of a round, each of an equal part of its time.
+const TURNS: u32 = 5;
+/// Appends that are not measured: what is done once.
+const WARM: u32 = 8;
+
+/// Measures `contenders` in a row, all of them open at once and by turns, in `dir`, which is made
+/// and removed. Returns a cell for each turn.
 ///
 /// # Errors
-/// Whatever kept the contender from its work.
+/// Whatever kept one from its work.
 pub fn measure(
-    contender: &dyn Contender,
+    contenders: &[&dyn Contender],
     row: &Row,
     time: Duration,
     dir: &Path,
-) -> io::Result<Cell> {
+) -> io::Result<Vec<Cell>> {
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir)?;
-    let result = measure_in(contender, row, time, dir);
+    let result = by_turns(contenders, row, time, dir);
     std::fs::remove_dir_all(dir)?;
     result
 }
 
-fn measure_in(
-    contender: &dyn Contender,
+fn by_turns(
+    contenders: &[&dyn Contender],
     row: &Row,
     time: Duration,
     dir: &Path,
+) -> io::Result<Vec<Cell>> {
+    let bytes = row.bytes_max() + u64::from(TURNS * WARM) * row.block_bytes();
+    let mut logs = Vec::new();
+    for (number, contender) in contenders.iter().enumerate() {
+        let dir = dir.join(number.to_string());
+        std::fs::create_dir(&dir)?;
+        logs.push((*contender, contender.open(&dir, row, bytes)?));
+    }
+    let mut cells = Vec::new();
+    for _ in 0..TURNS {
+        for (contender, log) in &logs {
+            cells.push(turn(*contender, &**log, row, time / TURNS)?);
+        }
+        logs.reverse();
+    }
+    Ok(cells)
+}
+
+fn turn(
+    contender: &dyn Contender,
+    log: &dyn Appender,
+    row: &Row,
+    time: Duration,
 ) -> io::Result<Cell> {
-    let log = contender.open(dir, row, row.bytes_max())?;
     let appenders = contender.appenders(row);
-    let budget = row.batches_max() / appenders as u64;
-    let run = |log: &dyn Appender| -> io::Result<Recorder> {
+    let budget = row.batches_max() / u64::from(TURNS);
+    let run = || -> io::Result<Recorder> {
         let entries = row.entries();
         let mut recorder = Recorder::new();
         let begin = Instant::now();
-        for _ in 0..budget {
+        for _ in 0..budget / appenders as u64 {
             let start = Instant::now();
             log.append(&entries)?;
             recorder.operation(start.elapsed());
@@ -148,19 +176,18 @@ fn measure_in(
         log.flush()?;
         Ok(recorder)
     };
-    // What is done once is not what is measured.
-    for _ in 0..8 {
+    for _ in 0..WARM {
         log.append(&row.entries())?;
     }
+    log.flush()?;
     let begin = Instant::now();
     let recorder = if appenders == 1 {
-        run(&*log)?
+        run()?
     } else if row.futures {
-        futures::run(&*log, row, appenders, time)?
+        futures::run(log, row, appenders, time, budget)?
     } else {
-        let log = &*log;
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..appenders).map(|_| scope.spawn(|| run(log))).collect();
+            let threads: Vec<_> = (0..appenders).map(|_| scope.spawn(run)).collect();
             let mut all = Recorder::new();
             for thread in threads {
                 all.add(&thread.join().expect("an appender does not panic")?);

@@ -53,6 +53,9 @@ fn fill(contender: &dyn Contender, bytes: u64, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Turns in which a log and its files are read.
+const TURNS: usize = 5;
+
 /// Reading a log from its beginning to its end, and following it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan {
@@ -66,26 +69,29 @@ pub struct Scan {
     pub tail_p99_us: u64,
 }
 
-/// Fills a log, reads it, reads its files, follows it.
+/// Fills a log, follows it, reads it and its files by turns. Returns a scan for each turn.
 ///
 /// # Errors
 /// Whatever kept the log from its work.
-pub fn scan(margay: Margay, bytes: u64, dir: &Path) -> io::Result<Scan> {
+pub fn scan(margay: Margay, bytes: u64, dir: &Path) -> io::Result<Vec<Scan>> {
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir)?;
     fill(&margay, bytes, dir)?;
     let log = margay.open_log(dir, 0)?;
-    let begin = Instant::now();
-    let payload_bytes = read_all(&log)?;
-    let log_megabytes_per_s = payload_bytes as f64 / begin.elapsed().as_secs_f64() / 1e6;
-    let begin = Instant::now();
-    let file_bytes = read_directory(dir, PIECE)?;
-    let plain_megabytes_per_s = file_bytes as f64 / begin.elapsed().as_secs_f64() / 1e6;
     let tail = follow(&log)?;
+    let (tail_p50_us, tail_p99_us) = (tail.micros(0.5), tail.micros(0.99));
+    let per_second = |bytes, begin: Instant| bytes as f64 / begin.elapsed().as_secs_f64() / 1e6;
+    let mut scans = Vec::new();
+    for _ in 0..TURNS {
+        let begin = Instant::now();
+        let log_megabytes_per_s = per_second(read_all(&log)?, begin);
+        let begin = Instant::now();
+        let plain_megabytes_per_s = per_second(read_directory(dir, PIECE)?, begin);
+        scans.push(Scan { log_megabytes_per_s, plain_megabytes_per_s, tail_p50_us, tail_p99_us });
+    }
     drop(log);
     std::fs::remove_dir_all(dir)?;
-    let (tail_p50_us, tail_p99_us) = (tail.micros(0.5), tail.micros(0.99));
-    Ok(Scan { log_megabytes_per_s, plain_megabytes_per_s, tail_p50_us, tail_p99_us })
+    Ok(scans)
 }
 
 fn read_all(log: &CommitLog) -> io::Result<u64> {

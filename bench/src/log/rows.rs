@@ -25,7 +25,7 @@ pub const ROWS: [Row; 6] = [
     Row { appenders: 64, futures: true, ..Row::alone("64 futures, 1 x 64 B", 1, 64) },
 ];
 
-/// No cell appends more payload than this.
+/// No contender appends more payload than this in a round.
 const PAYLOAD_MAX: u64 = 1 << 30;
 /// Nor more batches.
 const BATCHES_MAX: u64 = 200_000;
@@ -53,7 +53,7 @@ impl Row {
         (self.count * self.size) as u64
     }
 
-    /// Batches of a cell, at most.
+    /// Batches of a contender in a round, at most.
     #[must_use]
     pub fn batches_max(&self) -> u64 {
         (PAYLOAD_MAX / self.payload_bytes()).min(BATCHES_MAX)
@@ -66,7 +66,7 @@ impl Row {
         (64 + 64 + entries as u64).next_multiple_of(4096)
     }
 
-    /// Bytes on disk of a whole cell, at most.
+    /// Bytes on disk that these come to.
     #[must_use]
     pub fn bytes_max(&self) -> u64 {
         self.batches_max() * self.block_bytes()

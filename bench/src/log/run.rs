@@ -16,7 +16,7 @@ pub struct Plan {
     pub dir: PathBuf,
     /// How often everything is measured.
     pub rounds: u32,
-    /// How long a cell takes, at most.
+    /// How long a contender appends in a row and round, at most.
     pub time: Duration,
     /// Bytes of the log that is recovered and read; 0 leaves that out.
     pub recover_bytes: u64,
@@ -40,7 +40,7 @@ impl Default for Plan {
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Every cell of every round.
+    /// Every cell of every turn.
     pub cells: Vec<Cell>,
     /// Every recovery.
     pub found: Vec<Found>,
@@ -66,10 +66,9 @@ pub fn run(
             order.reverse();
         }
         for row in ROWS.iter().filter(|row| row.name.contains(&plan.rows)) {
-            for contender in order.iter().filter(|contender| contender.runs(row)) {
-                say(&format!("round {round}: {} · {}", row.name, contender.name()));
-                outcome.cells.push(measure(*contender, row, plan.time, &dir)?);
-            }
+            say(&format!("round {round}: {}", row.name));
+            let those: Vec<_> = order.iter().copied().filter(|one| one.runs(row)).collect();
+            outcome.cells.extend(measure(&those, row, plan.time, &dir)?);
         }
         if plan.recover_bytes > 0 {
             for contender in &order {
@@ -79,14 +78,10 @@ pub fn run(
                 }
             }
             say(&format!("round {round}: reading and following"));
-            outcome.scans.push(read(reader, plan.recover_bytes, &dir)?);
+            outcome.scans.extend(scan(reader, plan.recover_bytes, &dir)?);
         }
     }
     Ok(outcome)
-}
-
-fn read(reader: Margay, bytes: u64, dir: &Path) -> io::Result<Scan> {
-    scan(reader, bytes, dir)
 }
 
 /// The middle one; of an even number the lower of the two.
@@ -111,7 +106,7 @@ impl Outcome {
         names
     }
 
-    /// Median over the rounds of `name`'s rate divided by that of `other` in the same round.
+    /// Median over the turns of `name`'s rate divided by that of `other` in the same turn.
     #[must_use]
     pub fn ratio(&self, row: &Row, name: &str, other: &str) -> Option<f64> {
         let pairs = self.cells_of(row, name).zip(self.cells_of(row, other));
