@@ -86,6 +86,8 @@ pub mod rng;
 mod segment;
 pub mod snapshot;
 mod spare;
+#[cfg(feature = "direct")]
+mod stream;
 pub mod sum;
 mod tail;
 mod walk;

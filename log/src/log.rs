@@ -192,7 +192,7 @@ impl Log {
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
         let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
         let open = self.open_for(length as usize);
-        if is_streamed(payloads.len(), length) {
+        if is_streamed(length) {
             open.push_streamed(payloads)?;
         } else {
             open.push_all(payloads)?;
