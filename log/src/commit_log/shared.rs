@@ -78,7 +78,7 @@ pub(crate) fn is_waking() -> bool {
     IS_WAKING.get()
 }
 
-fn wake_futures(due: &mut Vec<Waker>) {
+pub(crate) fn wake_futures(due: &mut Vec<Waker>) {
     struct Before(bool);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -366,6 +366,16 @@ impl Shared {
         self.kick(&mut state);
         drop(state);
         wake_futures(&mut due);
+    }
+
+    /// The log has been cut behind `after`: readers that have come further will hear of it, and those
+    /// who wait for more look now. Their wakers are to be woken without the lock.
+    #[must_use]
+    pub(crate) fn on_cut(&self, state: &mut State, after: Index) -> Vec<Waker> {
+        let mut due = Vec::new();
+        let number = self.cuts.fetch_add(1, Ordering::Release) + 1;
+        state.on_cut(number, after, &mut due);
+        due
     }
 
     /// Waits for the spacer and lets go of the directory.

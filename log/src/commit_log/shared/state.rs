@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::commit_log::cuts::Cuts;
 use crate::commit_log::options::Retention;
 use crate::commit_log::shared::LARGE_BYTES;
 use crate::commit_log::sleepers::Sleepers;
@@ -54,6 +55,8 @@ pub(crate) struct State {
     pub(crate) is_closed: bool,
     /// How often a suffix was cut off. Before each time, all there was had become durable.
     pub(crate) generation: u64,
+    /// Numbered as [`Shared::cuts`](super::Shared::cuts) counts.
+    pub(crate) cuts: Cuts,
     pub(crate) retention: Retention,
     /// What became of the segment that compaction has rewritten last.
     pub(crate) rewritten: Option<(SegmentNumber, Result<(), DiskError>)>,
@@ -81,6 +84,7 @@ impl State {
             closing: false,
             is_closed: false,
             generation: 0,
+            cuts: Cuts::default(),
             retention,
             rewritten: None,
         }
@@ -185,6 +189,14 @@ impl State {
 
     pub(super) fn take_followers(&mut self, due: &mut Vec<Waker>) {
         due.extend(self.followers.drain(..).map(|(_, waker)| waker));
+    }
+
+    /// With change `number` everything behind `after` was cut off. Who waits for more is to look.
+    pub(super) fn on_cut(&mut self, number: u64, after: Index, due: &mut Vec<Waker>) {
+        self.generation += 1;
+        self.cuts.note(number, after);
+        self.sleepers.wake_all();
+        self.take_followers(due);
     }
 
     pub(super) fn has_sleepers(&self) -> bool {
