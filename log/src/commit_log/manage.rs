@@ -68,7 +68,8 @@ impl CommitLog {
     ///
     /// # Errors
     /// [`Error::Gone`] if `after` lies before the first entry, [`Error::Unreadable`] if the batch
-    /// that is cut in two cannot be read back, or why the log has stopped.
+    /// that is cut in two cannot be read back, [`Error::DiskFull`] if what stays of it finds no space,
+    /// or why the log has stopped. Then nothing was cut off.
     pub fn truncate_suffix(&self, after: Index) -> Result<(), Error> {
         let shared = &self.handle.shared;
         loop {
@@ -106,7 +107,16 @@ impl CommitLog {
                 wake_futures(&mut due);
                 return Recorded::new(shared, ticket).wait();
             }
-            let last = state.log.replace_suffix(after, &kept.entries)?;
+            let last = match state.log.replace_suffix(after, &kept.entries) {
+                Err(Error::NoSpace) => {
+                    shared.kick(&mut state);
+                    drop(state);
+                    shared
+                        .wait_until(|state| state.log.space_for(&kept.entries) != Space::Preparing);
+                    continue;
+                }
+                replaced => replaced?,
+            };
             let mut due = shared.on_cut(&mut state, after);
             let appended = Appended::new(shared, last, last, &state);
             drop(state);
