@@ -209,7 +209,7 @@ fn to_json(record: &Record) -> serde_json::Value {
     json!({
         "position": record.position,
         "time_us": record.time.0,
-        "record": output::text(&record.bytes),
+        "record": output::to_json(&record.bytes),
     })
 }
 

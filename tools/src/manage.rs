@@ -315,15 +315,15 @@ impl Line {
     }
 
     fn to_json(&self) -> Value {
-        let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| output::text(bytes));
+        let bytes = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(output::to_json);
         json!({
             "what": self.what,
             "index": self.index.0,
             "ordinal": self.ordinal,
             "event": self.event,
-            "key": text(&self.payload.key),
-            "new": text(&self.payload.new),
-            "old": text(&self.payload.old),
+            "key": bytes(&self.payload.key),
+            "new": bytes(&self.payload.new),
+            "old": bytes(&self.payload.old),
         })
     }
 

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 fn print(connect: &Connect, event: TopicEvent) -> Result<bool, Exit> {
     match event {
         TopicEvent::Message { position, key, value } if connect.is_json() => {
-            let (key, value) = (output::text(&key), output::text(&value));
+            let (key, value) = (output::to_json(&key), output::to_json(&value));
             output::json(&json!({ "position": position.0, "key": key, "value": value }))?;
             Ok(true)
         }
