@@ -4,6 +4,7 @@ use margay::client::{Client, Group};
 use margay::machine::{Level, kind};
 use margay::resource::election::ElectionEvent;
 use margay::resource::{Election, Reply};
+use margay_log::id::Index;
 use serde_json::json;
 
 use crate::connect::Connect;
@@ -152,7 +153,6 @@ fn candidates(connect: &Connect, election: &Election<Group>) -> Result<(), Exit>
 }
 
 fn observe(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
-    let mut watch = election.watch(None);
     let print = |term: Option<u64>, candidate: Option<u64>, data: &[u8]| {
         if connect.is_json() {
             let data = term.map(|_| output::to_json(data));
@@ -165,8 +165,12 @@ fn observe(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
             _ => output::line("vacant"),
         }
     };
+    // Watched from before it is asked: what happens in between is not missed.
+    let mut watch = election.watch(None);
     if let Some(leader) = election.leader().wait()? {
         print(Some(leader.term), Some(leader.candidate), &leader.data)?;
+        // And not told twice: a term is the index at which it began.
+        watch = election.watch(Some((Index(leader.term), u32::MAX)));
     }
     loop {
         match watch.wait_next()? {
