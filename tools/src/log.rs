@@ -321,6 +321,10 @@ fn dump(
                 output::aside(&format!("entries {index} to {last} were removed meanwhile\n"));
                 reader.seek(first);
             }
+            Err(Error::Cut { after }) => {
+                output::aside(&format!("entries behind {after} were cut off meanwhile\n"));
+                reader.seek(after.next());
+            }
             Err(error) => break Err(unreadable(&error)),
         }
     };
