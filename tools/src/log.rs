@@ -340,7 +340,7 @@ fn record_json(record: &Record<'_>, payload: Payload) -> Value {
         "schema": header.schema, "resource": header.resource, "session": header.session,
         "sequence": header.sequence, "bytes": record.payload.len(),
         "payload": match payload {
-            Payload::Text => Value::from(output::text(record.payload)),
+            Payload::Text => output::to_json(record.payload),
             Payload::Hex => Value::from(hex(record.payload)),
             Payload::None => Value::Null,
         },
