@@ -120,7 +120,7 @@ impl Rig {
     fn cut(&mut self) {
         let mut disk = self.disk.clone();
         disk.power_cut(&mut self.rng);
-        let reads = self.rng.chance(1, 8);
+        let reads = self.rng.chance(1, 4);
         let mut ledger = self.ledger.lock().expect("nobody panics with it");
         ledger.most_under_way = ledger.most_under_way.max(self.disk.in_flight().len());
         ledger.check(disk, reads);
@@ -196,7 +196,20 @@ impl Program {
         self.ledger.lock().expect("nobody panics with it")
     }
 
+    /// This thread is about to wait, perhaps for the one that makes space, which then has its turn.
+    fn before_waiting(&self) {
+        let shared = &self.log.handle.shared;
+        let mut disk = shared.try_disk().expect("nobody else drives");
+        let open = disk.as_mut().expect("open");
+        while shared.state().space_under_way > 0 {
+            shared.turn(open, true);
+        }
+    }
+
     fn act(&mut self) {
+        if !Shared::room(&self.log.handle.shared.state()).expect("the disk is never full") {
+            self.before_waiting();
+        }
         match self.rng.below(32) {
             0..10 => {
                 let payload = self.payload();
@@ -209,7 +222,10 @@ impl Program {
                 self.ledger().whole.push(*appended.indexes().start()..=appended.index());
                 self.note(appended, payloads);
             }
-            14..17 => self.promised(self.log.sync().wait().expect("durable")),
+            14..17 => {
+                self.before_waiting();
+                self.promised(self.log.sync().wait().expect("durable"));
+            }
             17..21 => self.poll(),
             21..25 => self.turn(),
             25..27 => {
@@ -244,7 +260,10 @@ impl Program {
         self.ledger().entries.extend(indexes.map(Index).zip(payloads));
         match self.rng.below(4) {
             0 => drop(appended),
-            1 => self.promised(appended.wait().expect("durable")),
+            1 => {
+                self.before_waiting();
+                self.promised(appended.wait().expect("durable"));
+            }
             _ => self.futures.push(appended),
         }
     }
@@ -283,6 +302,7 @@ impl Program {
         self.ledger().meta_set = number;
         let recorded = self.log.set_meta(&number.to_le_bytes()).expect("open");
         if self.rng.chance(1, 2) {
+            self.before_waiting();
             recorded.wait().expect("durable");
             self.ledger().meta_durable = number;
         }
@@ -292,6 +312,7 @@ impl Program {
         let (first, last) = (self.log.first(), self.log.last());
         let back = self.rng.below(8).min(last.0 + 1 - first.0);
         let after = Index(last.0 - back);
+        self.before_waiting();
         self.ledger().cutting = Some(after);
         self.log.truncate_suffix(after).expect("runs");
         // All that had been appended became durable before.
@@ -310,8 +331,9 @@ impl Program {
     }
 
     /// The last handle is dropped: what nobody has waited for becomes durable.
-    fn close(self) {
-        self.futures.into_iter().for_each(drop);
+    fn close(mut self) {
+        self.futures.drain(..).for_each(drop);
+        self.before_waiting();
         let shared = &self.log.handle.shared;
         shared.close();
         shared.run();
