@@ -166,10 +166,15 @@ impl QueueState {
     fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
         let told = effects.notices.len();
         let dropped = self.claims.drop_one_due(at, effects);
-        for notice in &effects.notices[told..] {
+        self.forget_over(told, effects);
+        dropped
+    }
+
+    /// Takes that were told that they are over have left nothing.
+    fn forget_over(&mut self, told: usize, effects: &Effects) {
+        for notice in effects.notices[told..].iter().filter(|notice| notice.state.is_final()) {
             self.asked.remove(&notice.waiter);
         }
-        dropped
     }
 
     /// The next delay or lease that is due ends.
@@ -421,7 +426,11 @@ impl QueueState {
         let free = self.can_hand_out() && self.claims.waiting(at.now) == 0;
         let amount = if free { 1 } else { max.into() };
         let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
-        match self.claims.ask(ask, free, at, effects)? {
+        let told = effects.notices.len();
+        let asked = self.claims.ask(ask, free, at, effects);
+        // One of the same request may have been over.
+        self.forget_over(told, effects);
+        match asked? {
             GRANTED => {
                 self.hand_out(name, max.into(), lease_ms, at);
                 self.put_tasks(self.tasks.of_take(name), &mut effects.reply);
