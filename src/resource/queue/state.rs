@@ -1,6 +1,6 @@
 //! What a queue does: hands out tasks, takes them back, buries them.
 
-use super::tasks::{Lease, Place, Task, Tasks};
+use super::tasks::{Lease, Letters, Place, Task, Tasks};
 use super::*;
 use crate::machine::bytes;
 use crate::machine::clock::Due;
@@ -30,7 +30,7 @@ pub(super) struct QueueState {
     /// The leases, in milliseconds, that takes which wait have asked for.
     pub(super) asked: OrdMap<Index, u64>,
     pub(super) tasks: Tasks,
-    pub(super) dead: OrdMap<Index, Task>,
+    pub(super) dead: Letters,
     cleared: Vec<Tasks>,
 }
 
@@ -42,7 +42,7 @@ pub(in super::super) fn create(options: &[u8]) -> Created {
         claims: Claims::default(),
         asked: OrdMap::new(),
         tasks: Tasks::default(),
-        dead: OrdMap::new(),
+        dead: Letters::default(),
         cleared: Vec::new(),
     }))
 }
@@ -253,10 +253,6 @@ impl QueueState {
         let Some(task) = self.tasks.remove(name) else { return };
         effects.event(at.resource, DIED, None, Some(task.pair.clone()));
         self.dead.insert(name, task);
-        while self.dead.len() > DEAD_MAX {
-            let oldest = self.dead.get_min().map(|(name, _)| *name);
-            oldest.and_then(|name| self.dead.remove(&name));
-        }
     }
 
     /// The task, where the session has it under this token.
@@ -352,12 +348,12 @@ impl QueueState {
             }
             ReviveV1::SCHEMA => {
                 let name = Index(access::<ReviveV1>(payload, &mut scratch)?.task.to_native());
-                let size = self.dead.get(&name).map(|task| task.pair.size());
+                let size = self.dead.get(name).map(|task| task.pair.size());
                 if size.is_some_and(|size| !self.fits(size)) {
                     return Err(Code::QUEUE_FULL);
                 }
                 effects.reply.push(u8::from(size.is_some()));
-                if let Some(mut task) = self.dead.remove(&name) {
+                if let Some(mut task) = self.dead.remove(name) {
                     Tasks::forget_deliveries(&mut task);
                     self.tasks.insert(name, task);
                 }
@@ -474,8 +470,7 @@ impl QueueState {
             DeadV1::SCHEMA => {
                 let dead = access::<DeadV1>(payload, &mut scratch)?;
                 let limit = page_limit(dead.limit.to_native(), PAGE_MAX);
-                let from = Index(dead.after.to_native().saturating_add(1));
-                let page = self.dead.range(from..).map(|(name, task)| (*name, task));
+                let page = self.dead.after(Index(dead.after.to_native()));
                 put_tasks(page.take(limit as usize), out);
             }
             _ => return Err(Code::BAD_KIND),

@@ -53,6 +53,31 @@ fn a_queue_that_is_full_comes_back_with_its_dead_letters() {
     assert_eq!(world.command(session, id, &revive).payload, [0]);
 }
 
+/// Tasks that nobody can do cost no more memory than those that wait.
+#[test]
+fn dead_letters_are_bounded_in_bytes_and_the_oldest_go() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = open(&mut world, session, kind::QUEUE, queue::options(1));
+    let mut dead = Vec::new();
+    for request in 0..DEAD_BYTES_MAX / VALUE_MAX as u64 + 5 {
+        let offer = OfferV1 { value: vec![7; VALUE_MAX], delay_ms: 0 };
+        let task = world.command(session, id, &offer).index;
+        let take = TakeV1 { request, max: 1, lease_ms: 1_000, wait_ms: None };
+        let token = world.command(session, id, &take).index;
+        let told = world.command(session, id, &NackV1 { task, token, delay_ms: 0 });
+        assert_eq!(told.code, Code::OK);
+        dead.push(task);
+    }
+    let status = world.query(session, id, &StatusV1 {}).payload;
+    let kept = u64::from_le_bytes(status[24..32].try_into().unwrap());
+    assert_eq!(kept, DEAD_BYTES_MAX / VALUE_MAX as u64 - 1, "each has its number, too");
+    let oldest = dead[dead.len() - kept as usize];
+    let page = world.query(session, id, &DeadV1 { after: 0, limit: 0 }).payload;
+    assert_eq!(page[4..12], oldest.to_le_bytes());
+    comes_back(&world);
+}
+
 /// A message that has an inbox is counted there and nowhere else.
 #[test]
 fn a_group_with_all_messages_it_may_have_comes_back() {
