@@ -10,13 +10,15 @@
 
 use std::sync::Arc;
 
-use crate::buffer::{Buffer, Streamed};
+use crate::buffer::Buffer;
 use crate::error::{FormatError, Full};
 use crate::format::{
     ALIGN, BATCH_HEADER, BATCH_MAX, BLOCK, BatchHeader, ENTRY_HEADER, EntryHeader, FRAME,
     LENGTH_MAX, PAYLOAD_MAX, aligned, in_blocks,
 };
 use crate::id::{ClusterId, GroupId, Index};
+#[cfg(feature = "direct")]
+use crate::stream::Stream;
 use crate::sum;
 
 /// Where a batch begins in its buffer: behind the frame.
@@ -29,13 +31,10 @@ pub(crate) const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 /// processor's first cache then, and it is a stride that crc32c takes in parallel.
 const SUM_BYTES: usize = 24 << 10;
 
-/// Entries appended together are stored past the caches if they come to so many bytes, and to so
-/// many each: less stays in the second cache until the disk has it, and checksums of short pieces
-/// cost more than that saves.
+/// Entries appended together are stored past the caches if they come to so many bytes: what is less
+/// stays in the second cache until the disk has it.
 #[cfg(feature = "direct")]
 const STREAM_MIN: u64 = 768 << 10;
-#[cfg(feature = "direct")]
-const STREAM_ENTRY_MIN: u64 = 512;
 
 /// A sealed batch: immutable and well-formed. Shared as `Arc<Batch>`.
 #[derive(Debug)]
@@ -192,10 +191,10 @@ pub(crate) fn entry_length(payload: usize) -> usize {
     ENTRY_HEADER + aligned(payload.min(PAYLOAD_MAX as usize))
 }
 
-/// Whether as many entries that take `bytes` in all are better stored past the caches.
+/// Whether entries that take `bytes` in all are better stored past the caches.
 #[cfg(feature = "direct")]
-pub(crate) fn is_streamed(entries: usize, bytes: u64) -> bool {
-    bytes >= STREAM_MIN && bytes >= STREAM_ENTRY_MIN * entries as u64
+pub(crate) fn is_streamed(bytes: u64) -> bool {
+    bytes >= STREAM_MIN
 }
 
 /// Bytes that entries with payloads of these lengths take.
@@ -385,35 +384,31 @@ impl Open {
     }
 
     /// Adds entries without fields, with stores that go past the caches; there must be room for all
-    /// of them. Their checksum is taken from where they come from. All of them, or if that panics,
-    /// none.
+    /// of them. All of them, or if one does not fit, or panics, none.
     #[cfg(feature = "direct")]
     pub(crate) fn push_streamed<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
-        let mut crc = self.body_crc();
-        let begin = self.used;
-        let mut out = Streamed::to(&mut self.buffer[begin..]);
+        let (crc, begin) = (self.body_crc(), self.used);
+        let mut stream = Stream::to(&mut self.buffer[begin..], crc);
         let (mut length, mut head) = (0, EntryHeader::default().encode());
-        let mut used = 0;
         for payload in payloads {
             let payload = payload.as_ref();
             if payload.len() > PAYLOAD_MAX as usize {
                 return Err(Full::Payload { length: payload.len() as u64 });
             }
-            if begin - BATCH_OFFSET + used + entry_length(payload.len()) > LENGTH_MAX as usize {
+            let size = begin - BATCH_OFFSET + stream.length();
+            if size + entry_length(payload.len()) > LENGTH_MAX as usize {
                 return Err(Full::Batch);
             }
             if payload.len() != length {
                 length = payload.len();
                 EntryHeader::default().encode_into(length as u32, &mut head);
             }
-            let at = out.put(used, &head);
-            used = out.put(at, payload);
-            crc = sum::append(crc, &head);
-            crc = sum::append(crc, payload);
-            crc = sum::append(crc, &[0; ALIGN][..aligned(length) - length]);
+            stream.put(&head);
+            stream.put(payload);
+            stream.align();
         }
-        drop(out);
-        self.used += used;
+        let (length, crc) = stream.finish();
+        self.used += length;
         self.count += payloads.len() as u32;
         (self.summed, self.crc) = (self.used, crc);
         assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);
@@ -498,7 +493,8 @@ mod tests {
 
     #[test]
     fn what_is_streamed_is_what_would_be_pushed() {
-        let lengths = [0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
+        // The first one fills a piece to its end; another one takes several.
+        let lengths = [16_336, 0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
         let payloads: Vec<Vec<u8>> =
             lengths.iter().map(|&length| (0..length).map(|at| (at * 7) as u8).collect()).collect();
         let mut first = Open::new(Buffer::zeroed(256 << 10));
@@ -536,11 +532,5 @@ mod tests {
         let large = [vec![1; 100], vec![0; PAYLOAD_MAX as usize + 1]];
         assert!(matches!(open.push_streamed(&large), Err(Full::Payload { .. })));
         assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
-    }
-
-    #[test]
-    fn large_entries_of_large_batches_are_streamed() {
-        assert!(is_streamed(1024, 1024 * 1072) && is_streamed(1, 800 << 10));
-        assert!(!is_streamed(256, 256 * 1072) && !is_streamed(10_000, 10_000 * 112));
     }
 }

@@ -208,6 +208,15 @@ pub enum Error {
         /// The first that is held.
         first: Index,
     },
+    /// The log was cut where a reader had been: what it has given from behind `after` on is no longer
+    /// part of the log.
+    #[error(
+        "the log was cut behind entry {after}; take back what was read from there on, and seek"
+    )]
+    Cut {
+        /// The last entry that was left, or one before it.
+        after: Index,
+    },
     /// An entry that is held cannot be read back.
     #[error(
         "{} cannot be read at offset {offset}: index {index}: {cause}",

@@ -68,6 +68,8 @@ pub mod buffer;
 pub mod clean;
 #[cfg(feature = "direct")]
 pub mod commit_log;
+#[cfg(any(feature = "direct", feature = "sim"))]
+mod cut;
 pub mod disk;
 pub mod error;
 pub mod format;
@@ -86,6 +88,8 @@ pub mod rng;
 mod segment;
 pub mod snapshot;
 mod spare;
+#[cfg(feature = "direct")]
+mod stream;
 pub mod sum;
 mod tail;
 mod walk;

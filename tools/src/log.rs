@@ -321,6 +321,10 @@ fn dump(
                 output::aside(&format!("entries {index} to {last} were removed meanwhile\n"));
                 reader.seek(first);
             }
+            Err(Error::Cut { after }) => {
+                output::aside(&format!("entries behind {after} were cut off meanwhile\n"));
+                reader.seek(after.next());
+            }
             Err(error) => break Err(unreadable(&error)),
         }
     };
@@ -336,7 +340,7 @@ fn record_json(record: &Record<'_>, payload: Payload) -> Value {
         "schema": header.schema, "resource": header.resource, "session": header.session,
         "sequence": header.sequence, "bytes": record.payload.len(),
         "payload": match payload {
-            Payload::Text => Value::from(output::text(record.payload)),
+            Payload::Text => output::to_json(record.payload),
             Payload::Hex => Value::from(hex(record.payload)),
             Payload::None => Value::Null,
         },

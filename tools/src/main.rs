@@ -61,8 +61,13 @@ use exit::Exit;
     version,
     max_term_width = 100,
     after_help = "\
+TIME is a number and its unit, us, ms, s, m, h or d, as in 500ms; SIZE is in bytes, or as in 4KiB,
+64MiB and 1GiB.
+
 Exit codes: 0 done · 1 a negative answer (absent, conflict, lock not got)
-            2 usage or configuration · 3 no leader reachable · 4 outcome unknown
+            2 usage or configuration
+            3 no leader reachable, or none that can do it now: nothing was done
+            4 the outcome is unknown · 5 it was done, and the answer is lost
             6 a node's storage is not to be trusted"
 )]
 struct Cli {

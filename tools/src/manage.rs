@@ -2,6 +2,7 @@
 
 use margay::client::{Found, Group};
 use margay::machine::{EventPayload, Filter, ResourceId, SessionId, kind};
+use margay::resource::registry::FindV1;
 use margay::resource::{
     Delivery, Description, Directory, Handle, entries, log, multimap, registry, tree, type_name,
     type_named, type_names,
@@ -215,7 +216,23 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Exit> {
     let Some(found) = client.find(&args.name).wait()? else { return Err(absent(&args.name)) };
     let filter = filter(found.kind, args.key.as_deref(), args.prefix.as_deref())?;
     let after = args.from.map(|index| (Index(index), u32::MAX));
+    if let Some(index) = args.from {
+        note_ahead(&group, &args.name, Index(index))?;
+    }
     follow(&args.connect, group, (found.id, found.kind), filter, after, args.count)
+}
+
+/// Says so where a begin lies ahead: nothing is shown until then, and nobody would know why.
+pub(crate) fn note_ahead(group: &Group, name: &str, begin: Index) -> Result<(), Exit> {
+    let find = FindV1 { name: name.as_bytes().to_vec(), kind: 0 };
+    let now = Handle::new(group.clone(), ResourceId::REGISTRY).query(&find).wait()?.index;
+    if begin > now {
+        output::aside(&format!(
+            "note: {begin} is ahead of group {}, which is at {now}: nothing is shown before that\n",
+            group.id().0
+        ));
+    }
+    Ok(())
 }
 
 /// Which events of a resource of a kind: keys are written as they are shown.
@@ -315,15 +332,15 @@ impl Line {
     }
 
     fn to_json(&self) -> Value {
-        let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| output::text(bytes));
+        let bytes = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(output::to_json);
         json!({
             "what": self.what,
             "index": self.index.0,
             "ordinal": self.ordinal,
             "event": self.event,
-            "key": text(&self.payload.key),
-            "new": text(&self.payload.new),
-            "old": text(&self.payload.old),
+            "key": bytes(&self.payload.key),
+            "new": bytes(&self.payload.new),
+            "old": bytes(&self.payload.old),
         })
     }
 

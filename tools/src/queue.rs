@@ -173,7 +173,7 @@ fn flag(found: bool) -> Result<(), Exit> {
 
 fn first(connect: &Connect, value: Option<Vec<u8>>) -> Result<(), Exit> {
     if connect.is_json() {
-        output::json(&json!({ "value": value.as_deref().map(output::text) }))?;
+        output::json(&json!({ "value": value.as_deref().map(output::to_json) }))?;
     } else if let Some(value) = &value {
         output::bytes(value)?;
     }
@@ -191,7 +191,7 @@ fn dead(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
         for letter in &page {
             let (task, deliveries) = (letter.id, letter.deliveries);
             if connect.is_json() {
-                let value = output::text(&letter.value);
+                let value = output::to_json(&letter.value);
                 array.add(&json!({ "task": task, "deliveries": deliveries, "value": value }))?;
             } else {
                 let value = output::cell(&letter.value);
@@ -214,7 +214,7 @@ fn watch(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
             _ => ("lagged", None, Vec::new()),
         };
         if connect.is_json() {
-            let value = task.map(|_| output::text(&value));
+            let value = task.map(|_| output::to_json(&value));
             output::json(&json!({ "event": event, "task": task, "value": value }))?;
         } else {
             let task = task.map(|task| task.to_string()).unwrap_or_default();

@@ -122,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             let node = found.ok_or(Exit::quiet(NEGATIVE))?;
             match connect.is_json() {
                 true => output::json(&json!({
-                    "data": output::text(&node.data),
+                    "data": output::to_json(&node.data),
                     "version": node.version.0,
                     "created": node.created.0,
                     "session": node.owner.map(|owner| owner.0),

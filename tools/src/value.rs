@@ -165,7 +165,7 @@ pub(crate) fn print(connect: &Connect, found: Option<&Versioned>) -> Result<(), 
         (Some(found), false) => output::bytes(&found.value),
         (None, false) => Ok(()),
         (found, true) => output::json(&json!({
-            "value": found.map(|found| output::text(&found.value)),
+            "value": found.map(|found| output::to_json(&found.value)),
             "version": found.map(|found| found.version.0),
         })),
     }

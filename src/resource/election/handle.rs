@@ -158,8 +158,9 @@ impl<S: Submit> Election<S> {
         self.handle.command(&EvictV1 { candidate }).and_then(|_| Ok(()))
     }
 
-    /// Who leads from now on, or after an event seen before. Ask [`Election::leader`] after this
-    /// for who leads now.
+    /// Who leads from now on, or after an event seen before. To begin with who leads now, ask
+    /// [`Election::leader`], and watch after its term, `Some((Index(term), u32::MAX))`: a term is
+    /// the index of the event that told it, so that no leader is told twice and none left out.
     #[must_use]
     pub fn watch(&self, after: Option<(Index, u32)>) -> Watch<ElectionEvent> {
         Watch::new(self.handle.subscribe(after, Filter::All), read_event)
