@@ -181,7 +181,7 @@ fn turn(
     }
     log.flush()?;
     let begin = Instant::now();
-    let recorders = if appenders == 1 {
+    let recorders: Vec<Recorder> = if appenders == 1 {
         vec![run()?]
     } else if row.futures {
         vec![futures::run(log, row, appenders, time, budget)?]
@@ -189,7 +189,7 @@ fn turn(
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..appenders).map(|_| scope.spawn(run)).collect();
             let ended = threads.into_iter().map(|thread| thread.join());
-            ended.map(|ended| ended.expect("an appender does not panic")).collect()
+            ended.map(|ended| ended.expect("an appender does not panic")).collect::<io::Result<_>>()
         })?
     };
     let seconds = begin.elapsed().as_secs_f64();
