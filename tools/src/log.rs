@@ -252,9 +252,18 @@ fn print_report(log: &ReadOnlyLog) -> Result<(), Exit> {
         units::grouped(report.batches)
     ))?;
     if report.superseded > 0 {
-        output::line(&format!("superseded   {} batches", units::grouped(report.superseded)))?;
+        let count = units::grouped(report.superseded);
+        output::line(&match report.damage {
+            None => format!("superseded   {count} batches"),
+            Some(_) => format!("left out     {count} batches, superseded or behind the damage"),
+        })?;
     }
-    for torn in &report.torn {
+    let is_damage = |torn: &&Torn| {
+        report
+            .damage
+            .is_some_and(|found| (found.segment, found.offset) == (torn.segment, torn.offset))
+    };
+    for torn in report.torn.iter().filter(|torn| !is_damage(torn)) {
         let (segment, offset) = (segment_file(torn.segment), torn.offset);
         output::line(&format!("torn         {} bytes in {segment} at {offset}", torn.length))?;
     }
