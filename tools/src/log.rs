@@ -8,7 +8,7 @@ use margay_log::commit_log::{ReadOnlyLog, Record};
 use margay_log::disk::view::View;
 use margay_log::error::segment_file;
 use margay_log::id::Index;
-use margay_log::recover::Report;
+use margay_log::recover::{Report, Torn};
 use margay_log::repair::Repair;
 use serde_json::{Value, json};
 
@@ -350,7 +350,7 @@ fn record_json(record: &Record<'_>, payload: Payload) -> Value {
         "sequence": header.sequence, "bytes": record.payload.len(),
         "payload": match payload {
             Payload::Text => output::to_json(record.payload),
-            Payload::Hex => Value::from(hex(record.payload)),
+            Payload::Hex => Value::from(output::hex(record.payload)),
             Payload::None => Value::Null,
         },
     })
@@ -365,14 +365,10 @@ fn record_line(record: &Record<'_>, payload: Payload) -> String {
     line += &format!("  {} B", record.payload.len());
     match payload {
         Payload::Text => line += &format!("  {}", output::cell(record.payload)),
-        Payload::Hex => line += &format!("  {}", hex(record.payload)),
+        Payload::Hex => line += &format!("  {}", output::hex(record.payload)),
         Payload::None => {}
     }
     line
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn stats(place: &Place) -> Result<(), Exit> {
