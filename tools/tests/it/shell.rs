@@ -54,6 +54,7 @@ fn an_interrupt_ends_the_command_and_not_the_shell() {
         .args(["-qec", &format!("{MARGAY} shell"), "/dev/null"])
         .env("MARGAY_ENDPOINTS", cluster())
         .env("MARGAY_HISTORY", scratch.path().join("history"))
+        .env("TERM", "xterm")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -67,21 +68,31 @@ fn an_interrupt_ends_the_command_and_not_the_shell() {
             let _ = sender.send(String::from_utf8_lossy(&bytes[..length]).into_owned());
         }
     });
+    // What the terminal is told whenever a line can be typed.
+    const PROMPT: &str = "\x1b[?2004h";
     let mut shown = String::new();
-    for n in 1..=2 {
-        // A command that has signals for itself must not keep those of the next one.
-        keys.write_all(b"lock run sh-lock -- true\nwatch sh-watch --from 0\n").expect("it reads");
-        until("the watch to begin", || {
+    let mut wait_for = |what: &str, times: usize| {
+        until(what, || {
             shown.extend(said.try_iter());
-            shown.matches("added").count() == n
+            shown.matches(what).count() == times
         });
-        keys.write_all(b"\x03counter add sh-interrupts\n").expect("it reads");
-        until("the shell to go on", || {
-            margay(&["counter", "get", "sh-interrupts"]).out == format!("{n}\n")
-        });
+    };
+    let mut line = |line: &[u8]| keys.write_all(line).expect("it reads");
+    for n in 0..2 {
+        wait_for(PROMPT, 3 * n + 1);
+        // A command that has signals for itself must not keep those of the next one.
+        line(b"lock run sh-lock -- true\n");
+        wait_for(PROMPT, 3 * n + 2);
+        line(b"watch sh-watch --from 0\n");
+        wait_for("added", n + 1);
+        line(b"\x03");
+        wait_for(PROMPT, 3 * n + 3);
+        line(b"counter add sh-interrupts\n");
     }
-    keys.write_all(b"exit\n").expect("it reads");
-    assert!(shell.wait().expect("it ends").success(), "{shown}");
+    wait_for(PROMPT, 7);
+    line(b"exit\n");
+    assert!(shell.wait().expect("it ends").success());
+    assert_eq!(margay(&["counter", "get", "sh-interrupts"]).with(0).out, "2\n");
 }
 
 #[test]
