@@ -3,8 +3,9 @@
 //! copies.
 //!
 //! An update goes to the pair that is not current, so a torn one leaves the other pair; a rotten
-//! copy leaves its twin. The newest readable slot counts. Who decides to write is [`crate::log`];
-//! here are the bytes and the turn-taking.
+//! copy leaves its twin. The newest readable slot counts; where opening finds it without its twin,
+//! an update makes two of it again. Who decides to write is [`crate::log`]; here are the bytes and
+//! the turn-taking.
 //!
 //! A hard state is a statement about one moment: `position` is where the next frame was to go, and
 //! what it says about durability and about the log's end replaces everything that frames before
@@ -144,22 +145,23 @@ impl HardState {
         file
     }
 
-    /// The newest readable of the slots in `file`, and which pair it is of.
+    /// The newest readable of the slots in `file`.
     ///
     /// # Errors
     /// If none is readable, or one is of a newer version.
-    pub fn newest(file: &[u8]) -> Result<(HardState, u8), Error> {
-        let mut newest: Option<(HardState, u8)> = None;
+    pub fn newest(file: &[u8]) -> Result<Newest, Error> {
+        let mut newest: Option<Newest> = None;
         let mut foreign = true;
         for (slot, bytes) in file.chunks(BLOCK).take(4).enumerate() {
+            let pair = slot as u8 / 2;
             match HardState::decode(bytes) {
                 Ok(_) if breaks::ONE_SLOT.on() && slot % 2 == 1 => {}
-                Ok(state) => {
-                    let newer = newest.as_ref().is_none_or(|(best, _)| best.update < state.update);
-                    if newer {
-                        newest = Some((state, slot as u8 / 2));
+                Ok(state) => match &mut newest {
+                    Some(best) if best.state.update >= state.update => {
+                        best.has_twin |= best.pair == pair && best.state == state;
                     }
-                }
+                    _ => newest = Some(Newest { state, pair, has_twin: false }),
+                },
                 Err(FormatError::Version { found }) => {
                     return Err(Error::Newer { file: HARD_STATE_FILE.to_owned(), found });
                 }
@@ -173,6 +175,17 @@ impl HardState {
             None => Err(Error::HardStateUnreadable),
         }
     }
+}
+
+/// The newest hard state that could be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Newest {
+    /// What it says.
+    pub state: HardState,
+    /// Which pair it is of, 0 or 1.
+    pub pair: u8,
+    /// Its other copy is there too: whichever rots, the other is left.
+    pub has_twin: bool,
 }
 
 fn put_end(block: &mut [u8], at: usize, end: &BatchEnd) {

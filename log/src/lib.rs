@@ -68,6 +68,8 @@ pub mod buffer;
 pub mod clean;
 #[cfg(feature = "direct")]
 pub mod commit_log;
+#[cfg(any(feature = "direct", feature = "sim"))]
+mod cut;
 pub mod disk;
 pub mod error;
 pub mod format;
@@ -84,6 +86,8 @@ pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
+#[cfg(feature = "direct")]
+mod sink;
 pub mod snapshot;
 mod spare;
 pub mod sum;

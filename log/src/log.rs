@@ -63,7 +63,7 @@ pub struct Log {
     pub(crate) places: [Position; 2],
     /// The segment that compaction replaces.
     pub(crate) rewriting: Option<Rewriting>,
-    /// See [`Log::is_replacing`]; zero for nothing.
+    /// What stays of a batch that was cut in two ends here; zero for nothing. See `cut.rs`.
     pub(crate) replacing: Index,
     /// Segments to retire once the hard state of the ticket is durable.
     pub(crate) retiring: Vec<Retiring>,
@@ -191,12 +191,7 @@ impl Log {
     #[cfg(feature = "direct")]
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
         let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
-        let open = self.open_for(length as usize);
-        if is_streamed(payloads.len(), length) {
-            open.push_streamed(payloads)?;
-        } else {
-            open.push_all(payloads)?;
-        }
+        self.open_for(length as usize).push_all(payloads, is_streamed(length))?;
         Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
     }
 
@@ -347,60 +342,6 @@ impl Log {
         };
         self.drop_behind(end);
         Ok(())
-    }
-
-    /// As [`Log::truncate_suffix`], and made durable: by the returned ticket's hard state.
-    #[cfg(feature = "direct")]
-    pub(crate) fn cut(&mut self, after: Index) -> Result<Ticket, Error> {
-        self.truncate_suffix(after)?;
-        let ticket = self.next_ticket();
-        self.updates.want(ticket);
-        self.pump();
-        Ok(ticket)
-    }
-
-    /// Drops all entries behind `after`, in the middle of a batch, of which `kept` stays: as a new
-    /// batch that supersedes the old one on disk. Until that is durable no hard state is written:
-    /// it would drop the old batch already. Returns the last index. For logs used alone, when all
-    /// there is is durable.
-    ///
-    /// # Errors
-    /// [`Error::NoSpace`] or [`Error::Poisoned`].
-    ///
-    /// # Panics
-    /// If a batch is open, or `kept` is not what lies between the batch end before `after` and it.
-    #[cfg(any(feature = "direct", feature = "sim"))]
-    #[doc(hidden)]
-    pub fn replace_suffix(
-        &mut self,
-        after: Index,
-        kept: &[(EntryHeader, Vec<u8>)],
-    ) -> Result<Index, Error> {
-        let end = self.end_up_to(after);
-        assert!(end.id.index.forward(kept.len() as u64) == Some(after));
-        let (term, log_time) = (self.last().term, self.log_time());
-        if !self.has_room(in_blocks(FRAME as u64 + u64::from(LENGTH_MAX))) {
-            return Err(Error::NoSpace);
-        }
-        let marked = self.segments.marked(end.id.index, after);
-        self.truncate_suffix(end.id.index)?;
-        self.replacing = after;
-        for (header, payload) in kept {
-            self.push_with(header, payload.len(), |bytes| bytes.copy_from_slice(payload))
-                .expect("they came from one batch");
-        }
-        self.seal(term, log_time)?;
-        for index in marked {
-            self.clean(index)?;
-        }
-        Ok(after)
-    }
-
-    /// What stays of a batch that was cut in two is not durable yet.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn is_replacing(&self) -> bool {
-        self.durable() < self.replacing
     }
 
     /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that
@@ -600,7 +541,7 @@ impl Log {
     }
 
     /// Asks for another segment, in which `bytes` fit. Returns its size.
-    fn add_segment(&mut self, bytes: u64) -> u64 {
+    pub(crate) fn add_segment(&mut self, bytes: u64) -> u64 {
         let newest = self.segments.newest().expect("a log has at least one segment");
         let doubled = newest.size.saturating_mul(2).min(self.options.segment_max);
         let size = doubled.max(BLOCK as u64 + in_blocks(bytes));
@@ -629,7 +570,7 @@ impl Log {
         self.ticket
     }
 
-    fn check_poison(&self) -> Result<(), Error> {
+    pub(crate) fn check_poison(&self) -> Result<(), Error> {
         if self.poisoned.is_some() { Err(Error::Poisoned) } else { Ok(()) }
     }
 }

@@ -38,7 +38,7 @@ pub struct Progress {
 #[derive(Debug, Default)]
 pub(crate) struct Preparing {
     segment: Option<SegmentNumber>,
-    failed: Option<DiskError>,
+    pub(crate) failed: Option<DiskError>,
     retry_at: Option<Micros>,
     pause: Micros,
 }
@@ -219,7 +219,7 @@ impl Log {
             let write = self.writer.issue();
             self.ops.push_back(write);
         }
-        let is_held_up = self.is_replacing();
+        let is_held_up = self.durable() < self.replacing;
         if !is_held_up && let Some((ticket, update, pair)) = self.updates.begin() {
             let data = Arc::new(self.hard_state(update).encode_pair());
             assert!(data.len() == PAIR_BYTES);

@@ -16,7 +16,7 @@ use crate::buffer::Buffer;
 use crate::disk::DiskError;
 use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
-use crate::hard_state::{HardState, Updates};
+use crate::hard_state::{HardState, Newest, Updates};
 use crate::id::{BatchEnd, EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
 use crate::log::Log;
 use crate::options::Options;
@@ -267,17 +267,18 @@ pub fn open_unless(
 ) -> Result<Opened, Error> {
     options.check()?;
     let listed = storage.segments().map_err(|cause| failed("list", "segments", cause))?;
-    let (hard, pair, created) = hard_state(storage, &options, listed.is_empty())?;
-    check_identity(&hard, &mut options)?;
-    let listed = remove_leftovers(storage, listed, &hard)?;
-    check_numbers(&listed, &hard)?;
+    let (newest, created) = hard_state(storage, &options, listed.is_empty())?;
+    let hard = &newest.state;
+    check_identity(hard, &mut options)?;
+    let listed = remove_leftovers(storage, listed, hard)?;
+    check_numbers(&listed, hard)?;
 
-    let mut walk = Walk::new(&hard, options.mark);
+    let mut walk = Walk::new(hard, options.mark);
     walk.keep_rotten = options.keep_rotten;
     let mut headers = Vec::new();
     let mut fresh = None;
     for &(number, size) in &listed {
-        let (header, is_used) = match check_segment(storage, &hard, number, size)? {
+        let (header, is_used) = match check_segment(storage, hard, number, size)? {
             Ok(header) => (None, header.former != SegmentNumber::default()),
             Err(error) => (Some(error), false),
         };
@@ -299,9 +300,9 @@ pub fn open_unless(
         let (found, needed) = (hard.update, walk.hard_needed);
         return Err(Error::HardStateLost { found, needed });
     }
-    let damage = find_damage(&mut walk, &hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
+    let damage = find_damage(&mut walk, hard).filter(|_| !breaks::DAMAGE_CUT_OFF.on());
     let rotten = find_rotten(&walk);
-    let (snapshots, snapshots_unreadable) = read_snapshots(storage, &hard)?;
+    let (snapshots, snapshots_unreadable) = read_snapshots(storage, hard)?;
     let last = walk.segments.last();
     walk.marked.retain(|(index, _)| *index <= last.id.index);
     let (marked, whole) = (&walk.marked, &snapshots);
@@ -322,10 +323,10 @@ pub fn open_unless(
         rotten,
         snapshots_unreadable,
     };
-    let mut log = recovered(options, &hard, pair, walk.segments, damage);
+    let mut log = recovered(options, &newest, walk.segments, damage);
     report.rotten.iter().for_each(|rotten| log.reads.note_damaged(rotten.first));
-    go_on(storage, &mut log, &hard, pair, fresh)?;
-    Ok(Opened { meta: hard.meta, marked, log, snapshots, report })
+    go_on(storage, &mut log, &newest, fresh)?;
+    Ok(Opened { meta: newest.state.meta, marked, log, snapshots, report })
 }
 
 /// Where the log goes on: in the newest segment if nothing was written there, else in one that is
@@ -362,16 +363,15 @@ fn first_damage(found: &Found<'_>) -> Option<Error> {
     Some(Error::Damaged { segment, offset, index: first, cause: Cause::Unreadable })
 }
 
-/// The newest hard state, its pair, and whether the log is new.
+/// The newest hard state, and whether the log is new.
 fn hard_state(
     storage: &mut dyn Storage,
     options: &Options,
     empty: bool,
-) -> Result<(HardState, u8, bool), Error> {
+) -> Result<(Newest, bool), Error> {
     let file = storage.hard_state().map_err(|cause| failed("read", HARD_STATE_FILE, cause))?;
     if let Some(file) = file {
-        let (hard, pair) = HardState::newest(&file)?;
-        return Ok((hard, pair, false));
+        return Ok((HardState::newest(&file)?, false));
     }
     if !empty {
         return Err(Error::HardStateMissing);
@@ -394,7 +394,7 @@ fn hard_state(
     storage
         .create_hard_state(&hard.encode_file())
         .map_err(|cause| failed("create", HARD_STATE_FILE, cause))?;
-    Ok((hard, 0, true))
+    Ok((Newest { state: hard, pair: 0, has_twin: true }, true))
 }
 
 fn check_identity(hard: &HardState, options: &mut Options) -> Result<(), Error> {
@@ -456,16 +456,18 @@ fn check_segment(
     size: u64,
 ) -> Result<Result<SegmentHeader, FormatError>, Error> {
     let file = segment_file(segment);
-    if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) {
-        return Err(Error::SegmentSize { segment, expected: 0, found: size });
-    }
     let mut block = Buffer::zeroed(BLOCK);
-    if storage.read(segment, 0, &mut block).is_err() {
-        return Ok(Err(FormatError::Short));
-    }
-    let header = match SegmentHeader::decode(&block) {
+    let read = match size {
+        _ if size < BLOCK as u64 => Err(FormatError::Short),
+        _ if storage.read(segment, 0, &mut block).is_err() => Err(FormatError::Short),
+        _ => SegmentHeader::decode(&block),
+    };
+    let header = match read {
         Ok(header) => header,
         Err(FormatError::Version { found }) => return Err(Error::Newer { file, found }),
+        Err(_) if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) => {
+            return Err(Error::SegmentSize { segment, expected: 0, found: size });
+        }
         Err(error) => return Ok(Err(error)),
     };
     if header.incarnation != hard.incarnation {
@@ -557,11 +559,11 @@ fn read_snapshots(
 
 fn recovered(
     options: Options,
-    hard: &HardState,
-    pair: u8,
+    newest: &Newest,
     segments: crate::segment::Segments,
     damage: Option<Damage>,
 ) -> Log {
+    let hard = &newest.state;
     let last = segments.last();
     let mut log = Log {
         salt: hard.salt,
@@ -570,7 +572,7 @@ fn recovered(
         writer: Writer::new(last, options.writes_in_flight),
         reads: Reads::default(),
         preparing: Preparing::default(),
-        updates: Updates::new(hard.update, pair),
+        updates: Updates::new(hard.update, newest.pair),
         idle: Idle::default(),
         meta: hard.meta.clone(),
         from: hard.from,
@@ -594,21 +596,21 @@ fn recovered(
     log
 }
 
-/// Brings the hard state up to date, unless it says just this, and prepares the segment to go on
-/// in; where the disk is full, that is left to the log.
+/// Brings the hard state up to date, unless it says just this and does so twice, and prepares the
+/// segment to go on in; where the disk is full, that is left to the log.
 fn go_on(
     storage: &mut dyn Storage,
     log: &mut Log,
-    hard: &HardState,
-    pair: u8,
+    newest: &Newest,
     fresh: Option<SegmentNumber>,
 ) -> Result<(), Error> {
-    if log.hard_state(hard.update) != *hard {
-        let update = hard.update.saturating_add(1);
+    let Newest { state: hard, pair, has_twin } = newest;
+    if !has_twin || log.hard_state(hard.update) != *hard {
+        let (update, pair) = (hard.update.saturating_add(1), 1 - pair);
         storage
-            .write_hard_state(1 - pair, &log.hard_state(update).encode_pair())
+            .write_hard_state(pair, &log.hard_state(update).encode_pair())
             .map_err(|cause| failed("write", HARD_STATE_FILE, cause))?;
-        log.updates = Updates::new(update, 1 - pair);
+        log.updates = Updates::new(update, pair);
     }
     let Some(number) = fresh else { return Ok(()) };
     let size = log.options.segment_first;

@@ -6,13 +6,14 @@
 //! are put together: a node uses its files again, and would write over what is shared.
 //!
 //! What is done, in this order, as far as it is needed: segments that bear each other's names get
-//! their own; a hard state that is lost is made anew from what the segments say; a segment that
+//! their own; a hard state that is lost is made anew from what the segments say; a segment of a wrong
+//! size gets its own again, with zeros for what is missing, since its frames prove themselves; one that
 //! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks. A
 //! group's snapshots go along, and where one leads further than what is left, the log begins behind
 //! it. What a newer version has written is no damage: it is left alone.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, SegmentHeade
 use crate::hard_state::{HARD_STATE_BYTES, HardState};
 use crate::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Position, SegmentNumber, Term};
 use crate::options::Options;
+use crate::pack::PackFrame;
 use crate::recover::Opened;
 use crate::snapshot::{SnapshotHeader, SnapshotReader, snapshot_file};
 
@@ -41,6 +43,15 @@ pub enum Step {
     },
     /// The hard state is made anew. The owner's bytes are lost: for a group its term and vote.
     NewHardState,
+    /// A segment gets the size again that it was made with.
+    Resize {
+        /// The segment.
+        segment: SegmentNumber,
+        /// Bytes that there are.
+        found: u64,
+        /// Bytes that it gets: zeros behind those, or without those that are too many.
+        made: u64,
+    },
     /// A segment is left out, with all that it holds.
     LeaveOut {
         /// The segment.
@@ -69,6 +80,13 @@ impl std::fmt::Display for Step {
             Step::NewHardState => f.write_str(
                 "make hard-state anew from the segments; the owner's bytes in it are lost",
             ),
+            Step::Resize { segment, found, made } => {
+                let file = segment_file(*segment);
+                write!(
+                    f,
+                    "give {file} the {made} bytes again that it was made with; it has {found}"
+                )
+            }
             Step::LeaveOut { segment } => {
                 write!(f, "leave out {} and what it holds", segment_file(*segment))
             }
@@ -83,6 +101,18 @@ impl std::fmt::Display for Step {
 }
 
 /// A repair that is ready and not done.
+///
+/// ```no_run
+/// # fn main() -> Result<(), margay_log::Error> {
+/// use margay_log::repair::Repair;
+///
+/// if let Some(repair) = Repair::plan("events".as_ref())? {
+///     repair.steps().iter().for_each(|step| println!("{step}")); // what would be lost, too
+///     println!("the originals are in {}", repair.finish()?.display());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Repair {
     path: PathBuf,
@@ -205,8 +235,9 @@ impl Repair {
 
     fn work(&mut self) -> Result<(), Error> {
         self.rename_swapped()?;
-        // Each round mends what stands in the way, and there is only so much of it.
-        for _ in 0..=self.files(&self.scratch)?.len() + 2 {
+        // Each round mends what stands in the way, and there is only so much of it: of a segment its
+        // size, then all the rest of it.
+        for _ in 0..=2 * self.files(&self.scratch)?.len() + 2 {
             let found = View::open(&self.scratch)?.walk();
             match found {
                 Ok(opened) => return self.cut(&opened),
@@ -215,13 +246,52 @@ impl Repair {
                 }
                 Err(Error::HardStateLost { .. }) => self.new_hard_state()?,
                 Err(Error::Foreign { file }) if file == HARD_STATE_FILE => self.new_hard_state()?,
+                Err(Error::SegmentSize { segment, .. }) => match self.made_with(segment)? {
+                    Some((found, made)) => self.resize(segment, found, made)?,
+                    None => self.leave_out(segment)?,
+                },
                 Err(error) => match segment_of(&error) {
+                    Some(_) if self.files(&self.scratch)?.is_empty() => break,
                     Some(segment) => self.leave_out(segment)?,
                     None => return Err(error),
                 },
             }
         }
-        Err(Error::Unsupported { action: "repair the log", reason: "too much of it is wrong" })
+        Err(Error::Unsupported {
+            action: "repair the log",
+            reason: "no segment of it can be used; to begin anew, move the directory away",
+        })
+    }
+
+    /// How many bytes a segment file has, and how many it was made with: as its header says, or, if
+    /// that is unreadable, whole blocks that hold what is there. `None` if nothing else is there.
+    fn made_with(&self, segment: SegmentNumber) -> Result<Option<(u64, u64)>, Error> {
+        let files = self.files(&self.scratch)?;
+        let file = files.iter().find(|(number, _, _)| *number == segment);
+        Ok(file.and_then(|&(_, found, header)| match header {
+            Some(header) => {
+                (header.segment == segment && header.size != found).then_some((found, header.size))
+            }
+            None => (found > BLOCK as u64).then(|| (found, found.next_multiple_of(BLOCK as u64))),
+        }))
+    }
+
+    /// Gives a segment its size: not in the file that the original is.
+    fn resize(&mut self, segment: SegmentNumber, found: u64, made: u64) -> Result<(), Error> {
+        let file = self.file(&self.scratch, segment);
+        let aside = self.scratch.join(format!("{}.aside", segment_file(segment)));
+        copy(&file, &aside)?;
+        let resized = || -> io::Result<()> {
+            let mut copied = File::options().append(true).open(&aside)?;
+            copied.set_len(found.min(made))?;
+            // Space that later writes need not ask for.
+            io::copy(&mut io::repeat(0).take(made.saturating_sub(found)), &mut copied)?;
+            copied.sync_all()?;
+            fs::rename(&aside, &file)
+        };
+        resized().map_err(|error| failed("resize", &file, &error))?;
+        self.steps.push(Step::Resize { segment, found, made });
+        Ok(())
     }
 
     /// Files that hold a segment of another name, which no file rightly has.
@@ -393,7 +463,14 @@ impl Repair {
             let bytes = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
             for offset in (BLOCK..size as usize).step_by(BLOCK) {
                 let Some(block) = bytes.get(offset..offset + BLOCK) else { break };
-                let Ok(frame) = Frame::decode(block, header.salt) else { continue };
+                let frame = Frame::decode(block, header.salt);
+                let pack = || PackFrame::decode(block, header.salt).map(|pack| pack.frame);
+                let position = Position { segment: number, offset: offset as u64 };
+                // Of a file that is used again much is another segment's.
+                let frame = frame.or_else(|_| pack()).ok();
+                let Some(frame) = frame.filter(|frame| frame.position == position) else {
+                    continue;
+                };
                 update = update.max(frame.hard_state);
                 let Ok(batch) = BatchHeader::decode(&block[FRAME..FRAME + BATCH_HEADER]) else {
                     continue;

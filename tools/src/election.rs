@@ -4,6 +4,7 @@ use margay::client::{Client, Group};
 use margay::machine::{Level, kind};
 use margay::resource::election::ElectionEvent;
 use margay::resource::{Election, Reply};
+use margay_log::id::Index;
 use serde_json::json;
 
 use crate::connect::Connect;
@@ -122,11 +123,15 @@ fn existing(client: &Client, name: &str, level: Level) -> Result<Election<Group>
 
 fn leader(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
     let leader = election.leader().wait()?.ok_or(Exit::quiet(NEGATIVE))?;
+    let data = match connect.is_json() {
+        true => output::to_json(&leader.data),
+        false => json!(output::cell(&leader.data)),
+    };
     connect.record(&[
         ("TERM", json!(leader.term)),
         ("CANDIDATE", json!(leader.candidate)),
         ("SESSION", json!(leader.session.0)),
-        ("DATA", json!(output::text(&leader.data))),
+        ("DATA", data),
         ("WAITING", json!(leader.waiting)),
     ])
 }
@@ -137,7 +142,7 @@ fn candidates(connect: &Connect, election: &Election<Group>) -> Result<(), Exit>
     for known in election.candidates().wait()? {
         let (candidate, session) = (known.candidate, known.session.0);
         if connect.is_json() {
-            let data = output::text(&known.data);
+            let data = output::to_json(&known.data);
             array.add(&json!({ "candidate": candidate, "session": session, "data": data }))?;
         } else {
             let data = output::cell(&known.data);
@@ -148,10 +153,9 @@ fn candidates(connect: &Connect, election: &Election<Group>) -> Result<(), Exit>
 }
 
 fn observe(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
-    let mut watch = election.watch(None);
     let print = |term: Option<u64>, candidate: Option<u64>, data: &[u8]| {
         if connect.is_json() {
-            let data = term.map(|_| output::text(data));
+            let data = term.map(|_| output::to_json(data));
             return output::json(&json!({ "term": term, "candidate": candidate, "data": data }));
         }
         match (term, candidate) {
@@ -161,8 +165,12 @@ fn observe(connect: &Connect, election: &Election<Group>) -> Result<(), Exit> {
             _ => output::line("vacant"),
         }
     };
+    // Watched from before it is asked: what happens in between is not missed.
+    let mut watch = election.watch(None);
     if let Some(leader) = election.leader().wait()? {
         print(Some(leader.term), Some(leader.candidate), &leader.data)?;
+        // And not told twice: a term is the index at which it began.
+        watch = election.watch(Some((Index(leader.term), u32::MAX)));
     }
     loop {
         match watch.wait_next()? {

@@ -5,8 +5,9 @@
 //! | 0 | done |
 //! | 1 | a negative answer: absent, conflict, lock not got |
 //! | 2 | usage or configuration |
-//! | 3 | no leader reachable; nothing was changed |
+//! | 3 | no leader reachable, or none that can do it now; nothing was changed |
 //! | 4 | outcome unknown: it may have been applied |
+//! | 5 | applied, but the answer is lost |
 //! | 6 | a node's storage is not to be trusted |
 
 use std::fmt;
@@ -36,6 +37,8 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const UNREACHABLE: u8 = 3;
 /// Outcome unknown.
 pub(crate) const UNKNOWN: u8 = 4;
+/// Applied, but the answer is lost. Not 0: who is to print it has not.
+pub(crate) const ANSWER_LOST: u8 = 5;
 
 impl Exit {
     /// An end with a code and a reason.
@@ -118,7 +121,9 @@ impl From<Failure> for Exit {
             (Outcome::Unknown, _) => {
                 exit.hint("it may have been applied: look before trying again")
             }
-            (Outcome::Applied, _) => exit.hint("it was applied"),
+            (Outcome::Applied, _) => {
+                exit.hint("do not repeat it: it would be done twice; look at what is there now")
+            }
             (_, Code::DUPLICATE_KEY) => exit.hint(
                 "queues, locks and whatever else grants take one command in each transaction",
             ),
@@ -131,7 +136,7 @@ impl From<Failure> for Exit {
 fn code_of(failure: &Failure) -> u8 {
     match (failure.outcome(), failure.code) {
         (Outcome::Unknown, _) => UNKNOWN,
-        (Outcome::Applied, _) => 0,
+        (Outcome::Applied, _) => ANSWER_LOST,
         (_, Code::OVERFLOW) => NEGATIVE,
         (_, Code(100..=299) | Code::BAD_TIMEOUT) => USAGE,
         (_, Code::CLUSTER_MISMATCH | Code::NO_SUCH_GROUP) => USAGE,
@@ -170,7 +175,7 @@ mod tests {
         assert_eq!(code(Code::NOT_HOLDER, Outcome::NotApplied), NEGATIVE);
         assert_eq!(code(Code::TIMEOUT, Outcome::NotApplied), UNREACHABLE);
         assert_eq!(code(Code::TIMEOUT, Outcome::Unknown), UNKNOWN);
-        assert_eq!(code(Code::REPLY_GONE, Outcome::Applied), 0);
+        assert_eq!(code(Code::REPLY_GONE, Outcome::Applied), ANSWER_LOST);
         assert_eq!(code(Code::DISK_FULL, Outcome::NotApplied), UNREACHABLE);
     }
 

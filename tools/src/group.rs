@@ -10,7 +10,7 @@ use margay::resource::{Failure, MemberGroup, Membership, Reply};
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::Fresh;
+use crate::data::{self, Fresh};
 use crate::exit::{Exit, NEGATIVE, UNKNOWN};
 use crate::output::{self, Array, Table};
 use crate::{hold, units};
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Leave { name, id } => {
             let group = existing(&connect.client()?, name, Level::default())?;
-            if group.remove(id).wait()? { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
+            data::answer(connect, "removed", group.remove(id).wait()?)
         }
         Verb::Send { letter, within } => send(connect, letter, *within),
         Verb::Ask { letter, wait } => ask(connect, letter, *wait),
@@ -200,7 +200,7 @@ fn members(connect: &Connect, group: &MemberGroup<Group>) -> Result<(), Exit> {
                 "number": member.number,
                 "session": member.session.0,
                 "messages": member.messages,
-                "data": output::text(&member.data),
+                "data": output::to_json(&member.data),
             }))?;
             if !connect.is_json() {
                 table.row(vec![
@@ -252,7 +252,7 @@ fn ask(connect: &Connect, letter: &Letter, wait: Duration) -> Result<(), Exit> {
     }
     match group.ask(recipient(letter), &value, wait).wait() {
         Ok(answer) if connect.is_json() => {
-            output::json(&json!({ "answer": output::text(&answer) }))
+            output::json(&json!({ "answer": output::to_json(&answer) }))
         }
         Ok(answer) => output::bytes(&answer),
         Err(failure) if failure.code == Code::MESSAGE_FAILED => {
@@ -281,7 +281,8 @@ fn ask_all(
             Ok(answer) => ("answered", answer.clone()),
             Err(failure) => (outcome(failure), failure.text.clone().into_bytes()),
         };
-        array.add(&json!({ "id": one.id, "outcome": outcome, "answer": output::text(&text) }))?;
+        let answer = output::to_json(&text);
+        array.add(&json!({ "id": one.id, "outcome": outcome, "answer": answer }))?;
         let id = output::cell(one.id.as_bytes());
         table.row(vec![id, outcome.to_owned(), output::cell(&text)]);
     }
@@ -321,7 +322,7 @@ fn watch(connect: &Connect, name: &str, count: Option<u64>) -> Result<(), Exit> 
             _ => ("lagged", String::new(), Vec::new()),
         };
         if connect.is_json() {
-            let data = output::text(&data);
+            let data = output::to_json(&data);
             output::json(&json!({ "event": event, "id": id, "data": data }))?;
         } else {
             let (id, data) = (output::cell(id.as_bytes()), output::cell(&data));

@@ -1,6 +1,6 @@
 //! Runs a command while something is held: a lock, permits, the lead in an election, a membership.
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -226,6 +226,50 @@ pub(crate) fn start(mut process: Command) -> Result<Child, Exit> {
     sys::die_with_parent(&mut process, libc::SIGTERM);
     let program = process.get_program().to_string_lossy().into_owned();
     process.spawn().map_err(|error| Exit::new(USAGE, format!("cannot run {program}: {error}")))
+}
+
+/// The same in a process group of its own: Ctrl-C, which a terminal tells to all of ours, does not
+/// reach it. [`Stopping`] decides what does.
+pub(crate) fn start_apart(mut process: Command) -> Result<Child, Exit> {
+    process.process_group(0);
+    start(process)
+}
+
+/// A worker that is told to stop while a command runs that was started apart. The work at hand is
+/// finished, unless it is told twice.
+pub(crate) struct Stopping {
+    pid: u32,
+    /// The work at hand.
+    what: String,
+    times: u32,
+    signal: i32,
+}
+
+impl Stopping {
+    pub(crate) fn new(pid: u32, what: String) -> Stopping {
+        Stopping { pid, what, times: 0, signal: 0 }
+    }
+
+    pub(crate) fn on_signal(&mut self, signal: i32) {
+        (self.times, self.signal) = (self.times + 1, signal);
+        match self.times {
+            1 => output::aside(&format!(
+                "{} is finished first; once more, and its command is told to stop\n",
+                self.what
+            )),
+            2 => sys::signal_group(self.pid, libc::SIGTERM),
+            _ => sys::signal_group(self.pid, libc::SIGKILL),
+        }
+    }
+
+    /// The command has ended. Whether the worker does, too.
+    pub(crate) fn ended(&self) -> Result<bool, Exit> {
+        match self.times {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Exit::quiet(128 + self.signal as u8)),
+        }
+    }
 }
 
 /// Waits for the command. Signals that only we got are passed on; Ctrl-C reaches the command by

@@ -114,6 +114,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Follow { name, from, count } => {
             let log = client.log(name).wait()?;
+            if let Some(from) = from {
+                let next = log.status().wait()?.next;
+                if *from > next {
+                    output::aside(&format!(
+                        "note: {from} is ahead of {name}, whose next record is {next}: nothing is \
+                         shown before that\n"
+                    ));
+                }
+            }
             let mut records = log.follow(*from);
             for _ in 0..count.unwrap_or(u64::MAX) {
                 show(connect, &records.wait_next()?)?;
@@ -209,7 +218,7 @@ fn to_json(record: &Record) -> serde_json::Value {
     json!({
         "position": record.position,
         "time_us": record.time.0,
-        "record": output::text(&record.bytes),
+        "record": output::to_json(&record.bytes),
     })
 }
 

@@ -61,8 +61,13 @@ use exit::Exit;
     version,
     max_term_width = 100,
     after_help = "\
+TIME is a number and its unit, us, ms, s, m, h or d, as in 500ms; SIZE is in bytes, or as in 4KiB,
+64MiB and 1GiB.
+
 Exit codes: 0 done · 1 a negative answer (absent, conflict, lock not got)
-            2 usage or configuration · 3 no leader reachable · 4 outcome unknown
+            2 usage or configuration
+            3 no leader reachable, or none that can do it now: nothing was done
+            4 the outcome is unknown · 5 it was done, and the answer is lost
             6 a node's storage is not to be trusted"
 )]
 struct Cli {
@@ -146,23 +151,11 @@ fn dispatch(command: Command) -> Result<(), Exit> {
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
         Command::Txn(args) => txn::run(&args),
-        Command::Shell(args) => shell::run(&args, definitions(), run_line),
+        Command::Shell(args) => shell::run(&args, definitions()),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
-    }
-}
-
-/// A line of the shell. What is wrong with it, and help, clap says itself.
-fn run_line(words: &[String]) -> Result<(), Exit> {
-    match Cli::try_parse_from(words) {
-        Ok(cli) => run(cli.command),
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
-            error.print()?;
-            if code == 0 { Ok(()) } else { Err(Exit::quiet(code)) }
-        }
     }
 }
 

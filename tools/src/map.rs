@@ -378,9 +378,9 @@ fn to_cells(entry: &MapEntry) -> Vec<String> {
 }
 
 fn to_json(entry: &MapEntry) -> Value {
-    let mut item = json!({ "key": output::text(&entry.key), "version": entry.version.0 });
+    let mut item = json!({ "key": output::to_json(&entry.key), "version": entry.version.0 });
     if let Some(value) = &entry.value {
-        item["value"] = output::text(value).into();
+        item["value"] = output::to_json(value);
     }
     item
 }

@@ -202,7 +202,7 @@ fn get(connect: &Connect, map: Option<&Multimap<Group>>, key: &str) -> Result<()
         found |= !page.values.is_empty();
         listing.page(page.values.iter().map(|value| {
             let version = value.version.0;
-            let item = json!({ "value": output::text(&value.value), "version": version });
+            let item = json!({ "value": output::to_json(&value.value), "version": version });
             (vec![output::cell(&value.value), format!("v{version}")], item)
         }))?;
         after = page.next;
@@ -224,8 +224,8 @@ fn entries(connect: &Connect, map: Option<&Multimap<Group>>, prefix: &str) -> Re
         listing.page(page.entries.iter().map(|(key, value)| {
             let version = value.version.0;
             let item = json!({
-                "key": output::text(key),
-                "value": output::text(&value.value),
+                "key": output::to_json(key),
+                "value": output::to_json(&value.value),
                 "version": version,
             });
             (vec![output::cell(key), output::cell(&value.value), format!("v{version}")], item)

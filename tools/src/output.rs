@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::exit::Exit;
 
@@ -101,14 +101,40 @@ pub(crate) fn json(value: &Value) -> Result<(), Exit> {
     line(&value.to_string())
 }
 
-/// What belongs into JSON and a terminal as text, though it may be any bytes.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Bytes as JSON has them: text where they are UTF-8, else an object, `{"base64": "…"}`. So nothing
+/// is lost, and nobody takes the one for the other.
+pub(crate) fn to_json(bytes: &[u8]) -> Value {
+    match str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => json!({ "base64": base64(bytes) }),
+    }
 }
 
-/// As [`text`], safe to show in a table: control characters cannot move the cursor.
+/// Two digits for each byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let at = |n: usize| u32::from(three.get(n).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            let is_there = digit <= three.len();
+            text.push(if is_there { DIGITS[value as usize].into() } else { '=' });
+        }
+    }
+    text
+}
+
+/// Bytes as a table shows them: as text, in which control characters cannot move the cursor.
 pub(crate) fn cell(bytes: &[u8]) -> String {
-    text(bytes).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    String::from_utf8_lossy(bytes).chars().map(shown).collect()
 }
 
 /// Whether progress may be drawn.
@@ -198,6 +224,25 @@ mod tests {
         table.row(vec!["b".into(), "y".into(), "v2".into()]);
         let text = table.to_string();
         assert_eq!(text.lines().last().map(str::len), Some("KEY  ".len() + 60 + "  v2".len()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_an_object() {
+        assert_eq!(to_json("é\n".as_bytes()), json!("é\n"));
+        assert_eq!(to_json(b""), json!(""));
+        assert_eq!(to_json(&[0xff]), json!({ "base64": "/w==" }));
+        // The vectors of RFC 4648.
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use margay::resource::queue::QueueEvent;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::Fresh;
+use crate::data::{self, Fresh};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Table};
 use crate::units;
@@ -128,13 +128,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             first(connect, existing(&client, name, fresh.level())?.peek().wait()?)
         }
         Verb::Contains { name, task, fresh } => {
-            flag(existing(&client, name, fresh.level())?.contains(*task).wait()?)
+            let found = existing(&client, name, fresh.level())?.contains(*task).wait()?;
+            data::answer(connect, "there", found)
         }
         Verb::Remove { name, task } => {
-            flag(existing(&client, name, written)?.remove(*task).wait()?)
+            let found = existing(&client, name, written)?.remove(*task).wait()?;
+            data::answer(connect, "removed", found)
         }
         Verb::Revive { name, task } => {
-            flag(existing(&client, name, written)?.revive(*task).wait()?)
+            let found = existing(&client, name, written)?.revive(*task).wait()?;
+            data::answer(connect, "revived", found)
         }
         Verb::Clear { name } => {
             let cleared = existing(&client, name, written)?.clear().wait()?;
@@ -173,7 +176,7 @@ fn flag(found: bool) -> Result<(), Exit> {
 
 fn first(connect: &Connect, value: Option<Vec<u8>>) -> Result<(), Exit> {
     if connect.is_json() {
-        output::json(&json!({ "value": value.as_deref().map(output::text) }))?;
+        output::json(&json!({ "value": value.as_deref().map(output::to_json) }))?;
     } else if let Some(value) = &value {
         output::bytes(value)?;
     }
@@ -191,7 +194,7 @@ fn dead(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
         for letter in &page {
             let (task, deliveries) = (letter.id, letter.deliveries);
             if connect.is_json() {
-                let value = output::text(&letter.value);
+                let value = output::to_json(&letter.value);
                 array.add(&json!({ "task": task, "deliveries": deliveries, "value": value }))?;
             } else {
                 let value = output::cell(&letter.value);
@@ -214,7 +217,7 @@ fn watch(connect: &Connect, queue: &Queue<Group>) -> Result<(), Exit> {
             _ => ("lagged", None, Vec::new()),
         };
         if connect.is_json() {
-            let value = task.map(|_| output::text(&value));
+            let value = task.map(|_| output::to_json(&value));
             output::json(&json!({ "event": event, "task": task, "value": value }))?;
         } else {
             let task = task.map(|task| task.to_string()).unwrap_or_default();

@@ -192,7 +192,7 @@ fn poll(connect: &Connect, name: &str, last: bool) -> Result<(), Exit> {
     };
     let member = polled.ok_or(Exit::quiet(NEGATIVE))?;
     match connect.is_json() {
-        true => output::json(&json!({ "member": output::text(&member) })),
+        true => output::json(&json!({ "member": output::to_json(&member) })),
         false => output::bytes(&member),
     }
 }
@@ -214,7 +214,7 @@ fn members(connect: &Connect, set: Option<&Set<Group>>, mut range: SetRange) -> 
     loop {
         let page = set.members(range.clone()).wait()?;
         listing.page(page.members.iter().map(|member| {
-            (vec![output::cell(member)], json!({ "member": output::text(member) }))
+            (vec![output::cell(member)], json!({ "member": output::to_json(member) }))
         }))?;
         range.after = page.next;
         if range.after.is_none() {

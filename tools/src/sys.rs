@@ -59,6 +59,16 @@ pub(crate) fn signal(pid: u32, signal: i32) {
     }
 }
 
+/// Sends a signal to a process group that is led by a process.
+pub(crate) fn signal_group(leader: u32, signal: i32) {
+    let Ok(leader) = i32::try_from(leader) else { return };
+    // 1 would be everybody.
+    if leader > 1 {
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(-leader, signal) };
+    }
+}
+
 /// The command's process gets `signal` when the thread that starts it ends, and so when this
 /// process does, however it does. It starts with no signal blocked.
 pub(crate) fn die_with_parent(command: &mut Command, signal: i32) {

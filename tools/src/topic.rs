@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
-use crate::output;
+use crate::{manage, output};
 
 /// Messages in one order for all who listen
 #[derive(clap::Args, Debug)]
@@ -45,7 +45,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         prefix: String,
         /// End after so many messages
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
 }
@@ -64,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
                 false => Filter::Prefix(prefix.clone().into_bytes()),
             };
             let topic = client.topic(name).wait()?;
+            if let Some(after) = after {
+                manage::note_ahead(&client.group_of(name)?, name, Index(*after))?;
+            }
             let mut messages = topic.subscribe(after.map(Index), filter);
             let mut left = count.unwrap_or(u64::MAX);
             while left > 0 {
@@ -78,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 fn print(connect: &Connect, event: TopicEvent) -> Result<bool, Exit> {
     match event {
         TopicEvent::Message { position, key, value } if connect.is_json() => {
-            let (key, value) = (output::text(&key), output::text(&value));
+            let (key, value) = (output::to_json(&key), output::to_json(&value));
             output::json(&json!({ "position": position.0, "key": key, "value": value }))?;
             Ok(true)
         }

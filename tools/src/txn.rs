@@ -29,16 +29,17 @@ is done. Names must be in one group: end them with the same @ and digits.
   {\"check\":\"multimap\",\"name\":N,\"key\":K,\"has\":V}  also: \"lacks\":V
   {\"check\":\"queue\",\"name\":N,\"has\":TASK}          also: \"lacks\":TASK
   {\"check\":\"log\",\"name\":N,\"next\":POSITION}
-  {\"check\":\"lock\",\"name\":N,\"token\":TOKEN}         also: \"election\": still held under it
+  {\"check\":\"lock\",\"name\":N,\"token\":TOKEN}        also: \"election\": still held under it
 
-  {\"do\":\"set\",\"name\":N,\"value\":V}                  also: \"unset\"              a value
-  {\"do\":\"put\",\"name\":N,\"key\":K,\"value\":V}          also: \"remove\"             a map
-  {\"do\":\"add\",\"name\":N,\"by\":I}                                               a counter
-  {\"do\":\"add-member\",\"name\":N,\"value\":V}           also: \"remove-member\"      a set
-  {\"do\":\"put-value\",\"name\":N,\"key\":K,\"value\":V}    also: \"remove-value\"       a multimap
-  {\"do\":\"create-node\",\"name\":N,\"path\":P,\"value\":V} also: \"set-node\", \"delete-node\"
-  {\"do\":\"offer\",\"name\":N,\"value\":V}                                          a queue
-  {\"do\":\"append\",\"name\":N,\"value\":V}                                         a log
+  value     {\"do\":\"set\",\"name\":N,\"value\":V}                   also: \"unset\"
+  map       {\"do\":\"put\",\"name\":N,\"key\":K,\"value\":V}           also: \"remove\"
+  counter   {\"do\":\"add\",\"name\":N,\"by\":I}
+  set       {\"do\":\"add-member\",\"name\":N,\"value\":V}            also: \"remove-member\"
+  multimap  {\"do\":\"put-value\",\"name\":N,\"key\":K,\"value\":V}     also: \"remove-value\"
+  tree      {\"do\":\"create-node\",\"name\":N,\"path\":P,\"value\":V}  \
+      also: \"set-node\", \"delete-node\"
+  queue     {\"do\":\"offer\",\"name\":N,\"value\":V}
+  log       {\"do\":\"append\",\"name\":N,\"value\":V}
 
 Exit code 1 where a check fails or something is refused: nothing was done then. Resources that are
 named are created where there are none, empty; none is where a step cannot be read, names are in

@@ -8,6 +8,21 @@ use crate::error::Error;
 use crate::id::Index;
 
 /// Gives each entry as it becomes durable. Made by [`CommitLog::follow`](super::CommitLog::follow).
+///
+/// ```no_run
+/// # use margay_log::commit_log::{CommitLog, CommitLogOptions};
+/// # fn main() -> Result<(), margay_log::Error> {
+/// let log = CommitLog::open("events", CommitLogOptions::default())?.log;
+/// let mut follower = log.follow(log.last().next()); // what comes from now on
+/// std::thread::spawn(move || {
+///     // Ends with `Error::Closed` when the log is closed and all was seen.
+///     while let Ok(record) = follower.wait_next() {
+///         println!("{} {:?}", record.index, record.payload);
+///     }
+/// });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Follower {
     reader: Reader,
@@ -32,7 +47,8 @@ impl Follower {
     /// thread that polls.
     ///
     /// # Errors
-    /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given.
+    /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given. After
+    /// [`Error::Cut`] nothing else comes: follow anew.
     pub async fn next(&mut self) -> Result<Record<'_>, Error> {
         loop {
             poll_fn(|context| self.poll_ready(context)).await?;
@@ -49,8 +65,10 @@ impl Follower {
     /// As [`Follower::next`].
     pub fn wait_next(&mut self) -> Result<Record<'_>, Error> {
         loop {
-            let next = self.reader.position();
-            self.reader.shared().wait(Some(next), |state| state.log.durable() >= next);
+            self.reader.heed_cuts()?;
+            let reader = &self.reader;
+            let (shared, next) = (reader.shared(), reader.position());
+            shared.wait(Some(next), |state| state.log.durable() >= next || reader.is_cut(state));
             if let Some(at) = self.reader.find_next()? {
                 return Ok(self.reader.lend(at));
             }
@@ -79,7 +97,7 @@ impl Follower {
     /// [`Error::Closed`] when the log is closed and all has been given, or why it has stopped.
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.reader.shared().state();
-        if state.log.durable() >= self.reader.position() {
+        if state.log.durable() >= self.reader.position() || self.reader.is_cut(&state) {
             return Poll::Ready(Ok(()));
         }
         if state.is_closed {

@@ -2,12 +2,11 @@
 //! retention, looking up a time, checking it, counting it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::commit_log::options::Retention;
 use crate::commit_log::pending::Recorded;
-use crate::commit_log::shared::{State, wall_clock};
+use crate::commit_log::shared::{State, wake_futures, wall_clock};
 use crate::commit_log::{Appended, CommitLog};
 use crate::error::Error;
 use crate::id::Index;
@@ -64,18 +63,23 @@ impl CommitLog {
 
     /// Drops every entry behind `after` and blocks until that is durable. All that is under way
     /// becomes durable first, so that every append has its answer. Not for use while others append:
-    /// it waits for a moment in which nothing is under way. Readers and followers that have passed
-    /// `after` are not told, and stay where they are: seek, or follow anew.
+    /// it waits for a moment in which nothing is under way. Readers and followers that have come
+    /// further are told with [`Error::Cut`], those who wait at once.
     ///
     /// # Errors
     /// [`Error::Gone`] if `after` lies before the first entry, [`Error::Unreadable`] if the batch
-    /// that is cut in two cannot be read back, or why the log has stopped.
+    /// that is cut in two cannot be read back, [`Error::DiskFull`] if what stays of it finds no space,
+    /// or why the log has stopped. Then nothing was cut off.
     pub fn truncate_suffix(&self, after: Index) -> Result<(), Error> {
         let shared = &self.handle.shared;
         loop {
             self.sync().wait()?;
             // An entry is cut off with its batch, and what stays of that is written anew.
-            let kept = self.kept(after)?;
+            let kept = match self.kept(after) {
+                // Somebody else was first.
+                Err(Error::Cut { .. }) => continue,
+                kept => kept?,
+            };
             let mut state = shared.state();
             state.check()?;
             let is_quiet = state.log.open_entries() == 0
@@ -96,16 +100,27 @@ impl CommitLog {
             if !begins_so || after.since(kept.first.prev()) != kept.entries.len() as u64 {
                 continue;
             }
-            state.generation += 1;
-            shared.cuts.fetch_add(1, Ordering::Release);
             if kept.entries.is_empty() {
                 let ticket = state.log.cut(after)?;
+                let mut due = shared.on_cut(&mut state, after);
                 drop(state);
+                wake_futures(&mut due);
                 return Recorded::new(shared, ticket).wait();
             }
-            let last = state.log.replace_suffix(after, &kept.entries)?;
+            let last = match state.log.replace_suffix(after, &kept.entries) {
+                Err(Error::NoSpace) => {
+                    shared.kick(&mut state);
+                    drop(state);
+                    shared
+                        .wait_until(|state| state.log.space_for(&kept.entries) != Space::Preparing);
+                    continue;
+                }
+                replaced => replaced?,
+            };
+            let mut due = shared.on_cut(&mut state, after);
             let appended = Appended::new(shared, last, last, &state);
             drop(state);
+            wake_futures(&mut due);
             return appended.wait().map(|_| ());
         }
     }
@@ -184,6 +199,7 @@ pub(crate) fn verify(
                 return Ok(verified);
             }
             Err(Error::Gone { first, .. }) => reader.seek(first),
+            Err(Error::Cut { after }) => reader.seek(after.next()),
             Err(error @ Error::Unreadable { .. }) => {
                 verified.unreadable.push(error);
                 reader.skip_batch();

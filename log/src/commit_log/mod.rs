@@ -30,6 +30,7 @@
 
 pub(crate) mod ahead;
 mod compact;
+mod cuts;
 mod files;
 mod follow;
 mod manage;

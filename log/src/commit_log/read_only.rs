@@ -14,7 +14,8 @@ use crate::commit_log::shared::{Shared, State};
 use crate::disk::direct::listed;
 use crate::disk::view::View;
 use crate::error::{Error, segment_file};
-use crate::id::{Index, SegmentNumber};
+use crate::id::{BatchEnd, Index, SegmentNumber};
+use crate::log::Log;
 use crate::recover::{Opened, Report};
 
 /// How often a directory that looks damaged is looked at: a writer may be at work.
@@ -25,7 +26,19 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// and nobody is kept from it.
 ///
 /// What its writer has removed since is [`Error::Gone`] to a reader, which may go on behind it. If
-/// the writer has compacted what is read, the reader sees the log as it is then.
+/// the writer has compacted what is read, the reader sees the log as it is then; that may be one that
+/// was cut meanwhile, which is [`Error::Cut`] to a reader that had come further.
+///
+/// ```no_run
+/// # fn main() -> Result<(), margay_log::Error> {
+/// use margay_log::commit_log::ReadOnlyLog;
+///
+/// let log = ReadOnlyLog::open("events")?; // its writer may go on meanwhile
+/// let verified = log.verify(|_, _| true)?; // every byte that counts
+/// println!("{} to {}, {} entries", log.first(), log.last(), verified.entries);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ReadOnlyLog {
     path: PathBuf,
@@ -192,9 +205,14 @@ impl Shared {
         if (log.incarnation(), log.salt) != (state.log.incarnation(), state.log.salt) {
             return;
         }
+        let shared_end = shared_end(&state.log, &log);
         state.log = log;
         self.files.forget_all();
-        self.cuts.fetch_add(1, Ordering::Release);
+        match shared_end {
+            // Nobody waits for a log that is only read.
+            Some(after) => drop(self.on_cut(&mut state, after)),
+            None => _ = self.cuts.fetch_add(1, Ordering::Release),
+        }
         *stamps = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
@@ -214,4 +232,18 @@ impl Shared {
         log.ops().for_each(drop);
         is_cut
     }
+}
+
+/// Where a log was cut that has become another one, if it was: the last batch end that both have.
+fn shared_end(former: &Log, log: &Log) -> Option<Index> {
+    let mut end = former.end_up_to(Index(u64::MAX));
+    let begin = former.start().id.index.max(log.start().id.index);
+    let is_shared = |end: &BatchEnd| log.chain_at(end.id.index) == Some(end.chain);
+    if end.id.index <= begin || is_shared(&end) {
+        return None;
+    }
+    while end.id.index > begin && !is_shared(&end) {
+        end = former.end_up_to(end.id.index.prev());
+    }
+    Some(end.id.index)
 }

@@ -7,6 +7,7 @@
 //!
 //! Invariants: a reader shows what is durable, in order, without gaps but those that compaction has
 //! made, and nothing that is not what was written; what it cannot read is an error that says where.
+//! Once the log is cut below what it has given, it gives nothing more before it is told where to go.
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::commit_log::ahead::{Piece, Plan, ReadAhead};
-use crate::commit_log::shared::Shared;
+use crate::commit_log::shared::{Shared, State};
 use crate::error::{Error, ReadError};
 use crate::format::{BatchHeader, EntryHeader};
 use crate::id::{Index, Position, SegmentNumber};
@@ -64,6 +65,10 @@ pub struct Reader {
     batch: Option<BatchHeader>,
     /// How often entries had gone when all this was looked up.
     cuts: u64,
+    /// The highest index that it has given going back.
+    reached: Index,
+    /// Where the log was cut, if that was below what it has given. Until it is told where to go.
+    cut: Option<Index>,
     /// Bytes of the next piece.
     window: u64,
     ahead: Option<ReadAhead>,
@@ -115,6 +120,8 @@ impl Reader {
             entries: Vec::new(),
             likely: 0,
             batch: None,
+            reached: Index::ZERO,
+            cut: None,
             window: WINDOW_MIN,
             ahead: None,
         }
@@ -125,13 +132,15 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Gone`] if the log begins behind it by now, [`Error::Unreadable`] if it cannot be
-    /// read back.
+    /// read back. [`Error::Cut`], again and again until [`Reader::seek`], if the log was cut below
+    /// where it stands, or below what it has given: other entries may have these indexes by now.
     pub fn read_next(&mut self) -> Result<Option<Record<'_>>, Error> {
         Ok(self.find_next()?.map(|at| self.lend(at)))
     }
 
     /// As [`Reader::read_next`]: which of the entries held it is.
     pub(crate) fn find_next(&mut self) -> Result<Option<usize>, Error> {
+        self.heed_cuts()?;
         while self.next <= self.last && self.hold(self.next, Way::Forward)? {
             let at = self.place_of(self.next);
             match self.entries.get(at) {
@@ -154,6 +163,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::read_next`].
     pub fn read_prev(&mut self) -> Result<Option<Record<'_>>, Error> {
+        self.heed_cuts()?;
         let (end, begin) = {
             let state = self.shared.state();
             (state.log.durable().min(self.last).next(), state.log.first().max(self.first))
@@ -165,6 +175,7 @@ impl Reader {
                 Some(at) if self.entries[at].0 < begin => return Ok(None),
                 Some(at) => {
                     self.next = self.entries[at].0;
+                    self.reached = self.reached.max(self.next);
                     return Ok(Some(self.lend(at)));
                 }
                 None => before = self.batch_held().first,
@@ -176,6 +187,8 @@ impl Reader {
     /// Goes to `index`: [`Reader::read_next`] gives that one then. Bounded by the range, which may
     /// end before it begins.
     pub fn seek(&mut self, index: Index) {
+        self.forget(self.shared.cuts.load(Ordering::Acquire));
+        (self.reached, self.cut) = (Index::ZERO, None);
         self.next = index.min(self.last.next()).max(self.first);
     }
 
@@ -222,12 +235,39 @@ impl Reader {
         listed.is_none() || listed != self.looked_for
     }
 
-    fn try_hold(&mut self, index: Index, way: Way) -> Result<bool, Error> {
-        let cuts = self.shared.cuts.load(Ordering::Acquire);
+    /// Looks whether entries have gone that it has given or holds.
+    pub(crate) fn heed_cuts(&mut self) -> Result<(), Error> {
+        if self.cut.is_none() && self.shared.cuts.load(Ordering::Acquire) == self.cuts {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        self.heed(&shared.state())
+    }
+
+    fn heed(&mut self, state: &State) -> Result<(), Error> {
+        if self.is_cut(state) {
+            let cut = state.cuts.since(self.cuts);
+            self.cut = self.cut.into_iter().chain(cut).min();
+        }
+        self.forget(self.shared.cuts.load(Ordering::Acquire));
+        self.cut.map_or(Ok(()), |after| Err(Error::Cut { after }))
+    }
+
+    /// Whether it has an [`Error::Cut`] to tell.
+    pub(crate) fn is_cut(&self, state: &State) -> bool {
+        let reached = self.reached.max(self.next.prev());
+        self.cut.is_some() || state.cuts.since(self.cuts).is_some_and(|after| after < reached)
+    }
+
+    /// Lets go of what is held if entries have gone since it was looked up.
+    fn forget(&mut self, cuts: u64) {
         if cuts != self.cuts {
             self.cuts = cuts;
             (self.batch, self.held) = (None, Held::Nothing);
         }
+    }
+
+    fn try_hold(&mut self, index: Index, way: Way) -> Result<bool, Error> {
         if self.batch.is_some_and(|batch| holds(&batch, index)) {
             return Ok(true);
         }
@@ -241,6 +281,8 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let source = {
             let state = shared.state();
+            // What is looked up is of the log as it is now.
+            self.heed(&state)?;
             if index > state.log.durable() {
                 return Ok(false);
             }

@@ -77,7 +77,7 @@ impl View {
         let bytes = Storage::hard_state(self)
             .map_err(|cause| Error::Storage { action: "read", file, cause })?
             .ok_or(Error::HardStateMissing)?;
-        HardState::newest(&bytes).map(|(hard, _)| hard)
+        HardState::newest(&bytes).map(|newest| newest.state)
     }
 
     /// The segment files, with their sizes and, where readable, their headers.

@@ -454,6 +454,11 @@ fn a_reader_shows_nothing_of_what_was_cut_off(driver: Driver) {
         let record = reader.read_next().expect("readable").expect("there");
         assert_eq!((record.index, record.payload), (Index(cut), &b"other"[..]));
         log.truncate_suffix(Index(cut - 1)).expect("cut");
+        // What it was given last is gone, which it hears until it goes elsewhere.
+        let told = Error::Cut { after: Index(cut - 1) };
+        assert_eq!(reader.read_next(), Err(told.clone()));
+        assert_eq!(reader.read_prev(), Err(told));
+        reader.seek(Index(cut));
         assert_eq!(reader.read_prev().expect("readable").map(|r| r.index), Some(Index(cut - 1)));
         reader.seek(Index(cut));
         for n in cut..=ENTRIES {

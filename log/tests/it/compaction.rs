@@ -193,7 +193,7 @@ impl Store {
         }
         match self.log.replace_suffix(after, &kept) {
             Ok(_) => self.halved += 1,
-            Err(Error::NoSpace) => {}
+            Err(Error::NoSpace | Error::DiskFull { .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }

@@ -1,8 +1,10 @@
 //! Those who wait for a log, read it and close it, while it stops or is compacted.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -224,6 +226,129 @@ fn a_view_goes_on_where_segments_are_rewritten_and_removed() {
         one.seek(first);
         assert_eq!(rest(&mut one), kept(first.0, 260));
     }
+}
+
+/// Counts how often it is woken.
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Ten entries in two batches; the log is cut in the midst of the second, or between the two.
+#[test]
+fn who_has_passed_a_cut_is_told_at_once() {
+    for (driver, after) in drivers().into_iter().flat_map(|driver| [(driver, 7), (driver, 5)]) {
+        let dir = TempDir::new(&format!("told-{driver:?}-{after}"));
+        let log = open(&dir, driver, 1 << 20);
+        for _ in 0..2 {
+            log.append_many(&[b"old"; 5]).expect("taken").wait().expect("durable");
+        }
+        let after = Index(after);
+        let told = Error::Cut { after };
+        let at_the_end = |index| {
+            let mut follower = log.follow(index);
+            while follower.try_next().expect("readable").is_some() {}
+            follower
+        };
+        let mut sleeps = at_the_end(Index(1));
+        let (ended, has_ended) = channel();
+        let asleep = thread::spawn(move || {
+            ended.send(sleeps.wait_next().map(|record| record.index)).expect("waited for");
+            sleeps
+        });
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let context = &mut Context::from_waker(&waker);
+        let (mut polled, mut idle) = (at_the_end(Index(9)), at_the_end(Index(10)));
+        assert!(polled.poll_ready(context).is_pending());
+        let (mut forth, mut back) = (log.read(..=Index(10)), log.read(..));
+        assert_eq!(rest_of(&mut forth), 10);
+        back.seek(after.next().next());
+        // It stands where the log is cut, and has given what lies behind.
+        assert_eq!(back.read_prev().expect("readable").expect("there").index, after.next());
+        let mut before = log.read(..);
+        before.seek(after.next());
+        let mut waits = log.follow(after.next());
+        assert_eq!(waits.try_next().expect("readable").expect("there").index, after.next());
+        let mut waits = log.follow(after.next());
+
+        thread::sleep(Duration::from_millis(20));
+        log.truncate_suffix(after).expect("runs");
+        assert_eq!(has_ended.recv_timeout(LONG).expect("woken"), Err(told.clone()));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(polled.poll_ready(context).is_ready());
+        assert!(waits.poll_ready(context).is_pending());
+        log.append_many(&[b"new"; 9]).expect("taken").wait().expect("durable");
+        // Also those who have come back to where there are entries again, and until they go there.
+        let mut sleeps = asleep.join().expect("no panic");
+        for _ in 0..2 {
+            for follower in [&mut sleeps, &mut polled, &mut idle] {
+                assert_eq!(follower.wait_next().map(|record| record.index), Err(told.clone()));
+                assert_eq!(follower.try_next(), Err(told.clone()));
+                assert!(follower.poll_ready(context).is_ready());
+            }
+            for reader in [&mut forth, &mut back] {
+                assert_eq!(reader.read_next(), Err(told.clone()));
+                assert_eq!(reader.read_prev(), Err(told.clone()));
+            }
+        }
+        back.seek(after.next());
+        for record in [back.read_next(), before.read_next(), waits.try_next()] {
+            let record = record.expect("not told").expect("there");
+            assert_eq!((record.index, record.payload), (after.next(), &b"new"[..]));
+        }
+        // Of several cuts the lowest counts, whatever was appended between them.
+        let mut late = at_the_end(Index(1));
+        for after in [6, 3, 8] {
+            log.truncate_suffix(Index(after)).expect("runs");
+            log.append_many(&[b"more"; 9]).expect("taken").wait().expect("durable");
+        }
+        assert_eq!(late.try_next(), Err(Error::Cut { after: Index(3) }));
+    }
+}
+
+/// Who cuts is not disturbed by others that do, nor who checks the log.
+#[test]
+fn many_cut_a_log_that_others_check() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("many-cut-{driver:?}"));
+        let log = open(&dir, driver, 1 << 20);
+        thread::scope(|scope| {
+            let cutting: Vec<_> = (0..3)
+                .map(|thread| {
+                    let log = &log;
+                    scope.spawn(move || {
+                        for round in 0..30 {
+                            log.append_many(&[[7; 900]; 9])
+                                .expect("taken")
+                                .wait()
+                                .expect("durable");
+                            let after = Index(log.durable().0.saturating_sub(round + thread));
+                            log.truncate_suffix(after).expect("runs");
+                        }
+                    })
+                })
+                .collect();
+            while !cutting.iter().all(|thread| thread.is_finished()) {
+                assert_eq!(log.verify(|_, _| true).expect("runs").unreadable, []);
+            }
+        });
+        let last = log.last();
+        drop(log);
+        assert_eq!(open(&dir, driver, 1 << 20).last(), last);
+    }
+}
+
+/// Reads to the end: how many entries there are.
+fn rest_of(reader: &mut Reader) -> u64 {
+    let mut entries = 0;
+    while reader.read_next().expect("readable").is_some() {
+        entries += 1;
+    }
+    entries
 }
 
 /// Reads to the end: which entries there are.

@@ -163,6 +163,52 @@ fn a_full_disk_is_opened_and_cut() {
     assert_eq!((report.last, report.damage), (log.last(), None));
 }
 
+/// Hard states wait for what stays of a batch that is cut in two, and the space that a truncation
+/// frees waits for a hard state. So on a full disk no batch is cut in two, and the log can make room
+/// for itself.
+#[test]
+fn a_full_disk_makes_room_where_a_batch_was_to_be_cut_in_two() {
+    let mut disk = SimDisk::new(11);
+    let mut log = open(&mut disk, options()).expect("a new log").log;
+    let entry = (EntryHeader::default(), vec![7; 3_000]);
+    let batch = |log: &mut Log| {
+        (0..2).for_each(|_| _ = log.push(&entry.0, &entry.1).expect("fits"));
+        log.seal(Term(1), 0).map(|_| ())
+    };
+    while disk.segment_numbers().count() < 4 {
+        batch(&mut log).expect("the queue has room");
+        settle(&mut log, &mut disk).expect("no fault");
+    }
+    disk.fail_prepares(Some(ENOSPC));
+    while log.durable() == log.last().index {
+        batch(&mut log).expect("the queue has room");
+        settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+    }
+    // What waits for space is given up.
+    let durable = log.durable();
+    log.truncate_suffix(durable).expect("a batch end");
+    let (before, segments) = (log.last(), disk.segment_numbers().count());
+    assert_eq!(log.space(), Space::Full(ENOSPC));
+    let halve = |log: &mut Log| {
+        let after = log.last().index.prev();
+        log.replace_suffix(after, std::slice::from_ref(&entry))
+    };
+    let refused = halve(&mut log);
+    log.truncate_prefix(Index(durable.0 / 2)).expect("not poisoned");
+    settle(&mut log, &mut disk).expect("a full disk does not stop a log");
+    assert!(disk.segment_numbers().count() < segments, "{refused:?}, and nothing is freed");
+    assert_eq!((refused, log.last()), (Err(Error::DiskFull { cause: ENOSPC }), before));
+    // That is room for a new one.
+    disk.fail_prepares(None);
+    log.on_tick(log.deadline().expect("it tries again"));
+    settle(&mut log, &mut disk).expect("no fault");
+    assert_eq!(halve(&mut log), Ok(durable.prev()));
+    settle(&mut log, &mut disk).expect("no fault");
+    assert_eq!(log.durable(), durable.prev());
+    let report = open(&mut disk, options()).expect("opens").report;
+    assert_eq!((report.last, report.damage), (log.last(), None));
+}
+
 /// A new log has nothing to be read, and its first segment is there before anything else is.
 #[test]
 fn a_new_log_needs_space() {

@@ -170,23 +170,29 @@ fn opens_and_makes_room(base: &Path) {
         log.sync().wait().expect("durable");
         drop(log);
         // Whatever was prepared is used: there is none to go on in.
-        open(&path, driver).append(&entry(200)).expect("room").wait().expect("durable");
+        let two = [entry(200), entry(201)];
+        open(&path, driver).append_many(&two).expect("room").wait().expect("durable");
         fill(&balloon);
         for _ in 0..2 {
             let log = open(&path, driver);
-            check(&log, 200);
+            check(&log, 201);
             let error = log.append(b"full").map(|_| ()).expect_err("no space");
             assert!(matches!(&error, Error::DiskFull { cause } if cause.is_full()), "{error}");
             log.set_meta(b"in place").expect("fits").wait().expect("needs no space");
             // What a rewritten segment keeps has no place beside it.
             let error = compact(&log, Index(100)).expect_err("no space");
             assert!(matches!(&error, Error::Storage { cause, .. } if cause.is_full()), "{error}");
-            check(&log, 200);
+            // Nor has what stays of a batch that is cut in two, which hard states would wait for.
+            let error = log.truncate_suffix(Index(200)).expect_err("no space");
+            assert!(matches!(&error, Error::DiskFull { cause } if cause.is_full()), "{error}");
+            check(&log, 201);
         }
         let log = open(&path, driver);
         assert_eq!(log.meta(), b"in place");
         let first = log.truncate_prefix(Index(60)).expect("needs no space");
         assert!(first > Index(1), "segments go");
+        assert_eq!(append_when_there_is_space(&log, &entry(202)).wait(), Ok(Index(202)));
+        log.truncate_suffix(Index(200)).expect("space by now");
         assert_eq!(append_when_there_is_space(&log, &entry(201)).wait(), Ok(Index(201)));
         assert!(compact(&log, Index(150)).expect("room by now") > 0);
         drop(log);

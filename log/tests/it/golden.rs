@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use margay_log::format::{BatchHeader, EntryHeader, Frame, SegmentHeader};
-use margay_log::hard_state::HardState;
+use margay_log::hard_state::{HardState, Newest};
 use margay_log::id::{
     BatchEnd, Chain, ClusterId, EntryId, GroupId, Incarnation, Index, Position, SegmentNumber, Term,
 };
@@ -132,7 +132,8 @@ fn hard_state() {
     state.encode(&mut block);
     check("hard_state", &block);
     assert_eq!(HardState::decode(&block).as_ref(), Ok(&state));
-    assert_eq!(HardState::newest(&state.encode_file()), Ok((state, 0)));
+    let file = state.encode_file();
+    assert_eq!(HardState::newest(&file), Ok(Newest { state, pair: 0, has_twin: true }));
 }
 
 /// A whole log as it lies on disk, made by the code that makes logs.

@@ -3,7 +3,7 @@
 use margay_log::batch::BATCH_OFFSET;
 use margay_log::disk::sim::SimDisk;
 use margay_log::format::{BATCH_HEADER, BatchHeader, EntryHeader, Frame, SegmentHeader};
-use margay_log::hard_state::HardState;
+use margay_log::hard_state::{HardState, Newest};
 use margay_log::id::{Chain, Incarnation, Index, Position, SegmentNumber, Term};
 use margay_log::recover::Storage;
 use margay_log::rng::Rng;
@@ -166,9 +166,8 @@ fn any_number(rng: &mut Rng) -> u64 {
 /// The newest hard state with one field that is not so, under a right checksum.
 fn forge_hard_state(disk: &mut SimDisk, rng: &mut Rng) {
     let file = disk.hard_state().ok().flatten();
-    let Some((mut hard, pair)) = file.and_then(|file| HardState::newest(&file).ok()) else {
-        return;
-    };
+    let newest = file.and_then(|file| HardState::newest(&file).ok());
+    let Some(Newest { state: mut hard, pair, .. }) = newest else { return };
     let number = any_number(rng);
     match rng.below(12) {
         0 => hard.durable.id.index = Index(number),

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use margay_log::commit_log::{CommitLog, CommitLogOptions, ReadOnlyLog};
+use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, ReadOnlyLog};
 use margay_log::disk::Disk;
 use margay_log::disk::direct::Direct;
 use margay_log::disk::view::View;
@@ -215,15 +215,7 @@ fn a_lost_segment_loses_what_lies_behind_it() {
 #[test]
 fn each_kind_of_harm_to_a_segment_is_told_apart() {
     type Harm = (&'static str, fn(&Path), fn(&Error) -> bool);
-    let harms: [Harm; 5] = [
-        (
-            "cut",
-            |file| {
-                let bytes = fs::read(file).expect("there");
-                fs::write(file, &bytes[..8192]).expect("writable");
-            },
-            |error| matches!(error, Error::SegmentSize { found: 8192, expected: 32768, .. }),
-        ),
+    let harms: [Harm; 4] = [
         (
             "empty",
             |file| fs::write(file, []).expect("writable"),
@@ -265,6 +257,58 @@ fn each_kind_of_harm_to_a_segment_is_told_apart() {
         assert!(steps.contains(&Step::LeaveOut { segment: SegmentNumber(3) }), "{name}");
         assert!(!kept.is_empty(), "{name}");
     }
+}
+
+/// Whatever is there of it proves itself.
+#[test]
+fn of_a_segment_of_a_wrong_size_all_is_kept_that_is_there() {
+    // Ten entries lie before it, and of seven in it each has a block.
+    let sizes = [
+        (32_768 + 5_000, ENTRIES),
+        (32_768 + 4_096, ENTRIES),
+        (20_480, 14),
+        (20_480 + 77, 14),
+        (16_384 + 100, 13),
+        (4_096 + 77, 10),
+        (4_096, 10),
+        (77, 10),
+    ];
+    for (size, last) in sizes {
+        let (_dir, path) = filled(&format!("size-{size}"));
+        let mut bytes = fs::read(segment(&path, 3)).expect("there");
+        assert_eq!(bytes.len(), 32_768);
+        bytes.resize(size, b'x');
+        fs::write(segment(&path, 3), bytes).expect("writable");
+        let error = ReadOnlyLog::open(&path).map(|_| ()).expect_err("of another size");
+        let number = SegmentNumber(3);
+        assert!(
+            matches!(error, Error::SegmentSize { segment, .. } if segment == number),
+            "{error}"
+        );
+        let (steps, kept, _) = repaired(&path);
+        let step = match size {
+            77 => Step::LeaveOut { segment: number },
+            _ => Step::Resize { segment: number, found: size as u64, made: 32_768 },
+        };
+        assert!(steps.contains(&step), "{size}: {steps:?}");
+        assert_eq!(kept, (1..=last).collect::<Vec<_>>(), "{size}");
+        let loss = Step::Lose { first: Index(last + 1), until: Index(ENTRIES) };
+        assert_eq!(steps.contains(&loss), last < ENTRIES, "{size}: {steps:?}");
+    }
+}
+
+/// Nothing is left to begin with: that is said, and what can be done.
+#[test]
+fn a_log_of_which_nothing_is_left_is_not_repaired() {
+    let (dir, path) = filled("nothing-left");
+    for file in contents(&path).keys().filter(|file| is_segment(file)) {
+        fs::write(file, b"").expect("writable");
+    }
+    let before = contents(&path);
+    let error = Repair::plan(&path).map(|_| ()).expect_err("what of?");
+    assert!(error.to_string().contains("move the directory away"), "{error}");
+    assert_eq!(contents(&path), before);
+    assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing is left beside");
 }
 
 /// It is no damage: whoever has the newer version reads it.
@@ -317,6 +361,30 @@ fn a_lost_hard_state_is_made_anew() {
         assert_eq!(steps, [Step::NewHardState]);
         assert_eq!(kept, (1..=ENTRIES).collect::<Vec<_>>());
         assert_eq!(ReadOnlyLog::open(&path).expect("sound").meta(), b"");
+    }
+}
+
+/// Where the log begins and which hard state was the newest, packs say as well.
+#[test]
+fn a_lost_hard_state_of_a_compacted_log() {
+    for cut in [0, 20] {
+        let (_dir, path) = filled(&format!("hard-state-packed-{cut}"));
+        let log = CommitLog::open(&path, options()).expect("opens").log;
+        let first = log.truncate_prefix(Index(cut)).expect("open");
+        for n in (first.0..40).step_by(2) {
+            log.clean(Index(n)).expect("held");
+        }
+        let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+        let compacted = log.compact(compaction, |_| true).expect("runs");
+        assert!(compacted.segments > 1, "{compacted:?}");
+        drop(log);
+        let before = read_all(&path);
+        fs::remove_file(path.join("hard-state")).expect("there");
+        let repair = Repair::plan(&path).expect("can be repaired").expect("needs to be");
+        assert_eq!(repair.steps(), [Step::NewHardState]);
+        assert_eq!((repair.first(), repair.last()), (first, Index(ENTRIES)));
+        repair.finish().expect("done");
+        assert_eq!(read_all(&path), before);
     }
 }
 

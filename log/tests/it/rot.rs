@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use margay_log::disk::sim::{EIO, SimDisk};
 use margay_log::disk::{Disk, Done, Op};
 use margay_log::format::BLOCK;
+use margay_log::hard_state::{HardState, Newest};
 use margay_log::id::{BatchEnd, EntryId, Index, SegmentNumber};
 use margay_log::recover::{Cause, Storage};
 use margay_log::rng::Rng;
@@ -374,6 +375,51 @@ fn a_flipped_bit_in_the_hard_state_changes_nothing() {
             assert_eq!((end_of(&log), meta), (end_of(&world.log), world.metas_set));
         }
     });
+}
+
+/// An update is torn, or a copy has rotted, and opening may itself be cut off. From
+/// then on it survives the loss of any one copy.
+#[test]
+fn what_opening_finds_in_the_hard_state_is_there_twice() {
+    let mut alone = 0;
+    for_seeds("what_opening_finds_in_the_hard_state_is_there_twice", &seeds(16), |seed| {
+        let mut world = at_rest(seed, 30);
+        let mut rng = Rng::new(seed);
+        // In a segment in which nothing was written the next opening changes nothing.
+        world.log = open(&mut world.disk, options()).expect("opens").log;
+        world.log.set_meta(b"a vote");
+        world.log.ops().for_each(|op| world.disk.submit(op));
+        for _ in 0..20 {
+            let mut disk = world.disk.clone();
+            if rng.chance(1, 4) {
+                disk.complete(0);
+                disk.flip_hard_state(rng.below(4 * 4096), 1);
+            }
+            disk.power_cut(&mut rng);
+            alone += u64::from(!newest(&mut disk).has_twin);
+            if rng.chance(1, 2) {
+                disk.crash_after(0);
+                let _ = open(&mut disk, options());
+                disk.power_cut(&mut rng);
+            }
+            let found = open(&mut disk, options()).expect("opens").meta;
+            let update = newest(&mut disk).state.update;
+            for slot in 0..4 {
+                let mut disk = disk.clone();
+                disk.flip_hard_state(slot * 4096 + rng.below(4096), 1);
+                assert_eq!(newest(&mut disk).state.update, update);
+                assert_eq!(open(&mut disk, options()).expect("opens").meta, found);
+            }
+            let again = open(&mut disk, options()).expect("opens");
+            assert_eq!((again.meta, newest(&mut disk).state.update), (found, update));
+        }
+    });
+    assert!(alone > 50, "{alone} openings found one copy alone");
+}
+
+fn newest(disk: &mut SimDisk) -> Newest {
+    let file = disk.hard_state().expect("readable").expect("there");
+    HardState::newest(&file).expect("one is readable")
 }
 
 #[test]

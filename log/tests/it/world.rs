@@ -140,6 +140,11 @@ impl World {
             _ => self.disk.fail_prepares(None),
         }
         self.log.ops().for_each(|op| self.disk.submit(op));
+        let is_written = self.disk.in_flight().any(|op| matches!(op, Op::Write { .. }));
+        assert!(
+            !self.log.is_replacing() || is_written,
+            "hard states wait for a write, not for space"
+        );
     }
 
     fn is_quiet(&self) -> bool {
@@ -326,7 +331,7 @@ impl World {
         entries.truncate(kept);
         match self.log.replace_suffix(after, &entries) {
             Ok(index) => assert_eq!(index, after),
-            Err(Error::NoSpace) => return,
+            Err(Error::NoSpace | Error::DiskFull { .. }) => return,
             Err(error) => panic!("{error}"),
         }
         let mut out = Vec::new();

@@ -14,6 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An election.
+///
+/// Candidates stand in a row; the first leads.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let scheduler = client.election("scheduler").wait()?;
+/// let lead = scheduler.campaign(b"10.0.0.7:9000").wait()?;
+/// println!("leads in term {}: a fencing token", lead.term());
+/// lead.resign().wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Election<S> {
     handle: Handle<S>,
@@ -158,8 +171,9 @@ impl<S: Submit> Election<S> {
         self.handle.command(&EvictV1 { candidate }).and_then(|_| Ok(()))
     }
 
-    /// Who leads from now on, or after an event seen before. Ask [`Election::leader`] after this
-    /// for who leads now.
+    /// Who leads from now on, or after an event seen before. To begin with who leads now, ask
+    /// [`Election::leader`], and watch after its term, `Some((Index(term), u32::MAX))`: a term is
+    /// the index of the event that told it, so that no leader is told twice and none left out.
     #[must_use]
     pub fn watch(&self, after: Option<(Index, u32)>) -> Watch<ElectionEvent> {
         Watch::new(self.handle.subscribe(after, Filter::All), read_event)

@@ -76,7 +76,7 @@ impl<S: StateMachine> Fault<S> for HardState {
 fn newest_slot(disk: &mut SimDisk, rng: &mut Rng) -> u64 {
     let file = disk.hard_state().ok().flatten().unwrap_or_default();
     let newest = margay_log::hard_state::HardState::newest(&file).ok();
-    let pair = newest.map_or(0, |(_, pair)| u64::from(pair));
+    let pair = newest.map_or(0, |newest| u64::from(newest.pair));
     let copy = rng.below(2);
     (pair * PAIR_BYTES as u64 + copy * BLOCK as u64 + rng.below(64)) % HARD_STATE_BYTES as u64
 }

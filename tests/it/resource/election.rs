@@ -10,7 +10,7 @@ use margay::resource::election::{
     AnointV1, CampaignV1, CancelV1, CandidatesV1, ELECTED, ElectionEvent, EvictV1, LeaderV1,
     PromoteV1, VACANT,
 };
-use margay_log::id::Micros;
+use margay_log::id::{Index, Micros};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -261,6 +261,10 @@ fn leadership_passes_on_and_its_term_rises() {
         ElectionEvent::Vacant,
     ];
     assert_eq!(told, expected);
+    // Whoever has been told a leader goes on behind its term, and is not told it again.
+    let mut watch = theirs.watch(Some((Index(first.term()), u32::MAX)));
+    let told: Vec<_> = std::iter::from_fn(|| watch.try_next()).map(Result::unwrap).collect();
+    assert_eq!(told, expected[1..]);
 }
 
 /// A crashed leader is replaced whether its session is closed or expires.

@@ -373,6 +373,38 @@ fn who_holds_something_of_a_deleted_resource_is_told_bit_by_bit() {
     }
 }
 
+/// Its waits are lost one after the other, and a session that ends meanwhile makes room for nobody.
+#[test]
+fn nothing_of_a_deleted_resource_is_granted_any_more() {
+    for kind in [kind::LOCK, kind::ELECTION] {
+        let mut world = World::new();
+        let [holder, waits, ends] = [1, 2, 3].map(|key| world.register(key));
+        let id = world.open(holder, "it", kind);
+        let mut ask = |session, request: u64| {
+            let (wait_ms, data) = (FOREVER, Vec::new());
+            match kind {
+                kind::LOCK => world.command(session, id, &lock::LockV1 { request, wait_ms }),
+                _ => world.command(session, id, &election::CampaignV1 { request, data, wait_ms }),
+            }
+        };
+        ask(holder, 1);
+        (0..2_000).for_each(|request| drop(ask(waits, request)));
+        ask(ends, 1);
+        let sequence = world.sequences[&holder] + 1;
+        let close = Logged { kind: kind::CLOSE, session: ends, ..Logged::default() };
+        let entries = vec![command(holder, sequence, 0, &DeleteV1 { resource: id }), close];
+        let told = world.seen.notices.len();
+        world.batch(&Batched { time: world.time, entries });
+        while world.machine.next_timer().is_some() {
+            world.tick(Micros(1));
+        }
+        let notices = &world.seen.notices[told..];
+        assert!(notices.iter().all(|notice| notice.state == NoticeState::Lost));
+        assert!(notices.len() > 2_000);
+        assert_eq!((world.machine.state().len(), world.seen.ended.len()), (0, 1));
+    }
+}
+
 #[test]
 fn groups_and_elections_are_deleted_bit_by_bit_too() {
     let (mut world, _, _, other) = laden();

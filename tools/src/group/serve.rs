@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{Me, ask_to_join};
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
+use crate::hold::Stopping;
 use crate::{hold, output, sys};
 
 /// Join, and run a command for each message, with the message on its standard input
@@ -22,7 +23,11 @@ use crate::{hold, output, sys};
 What the command prints is the answer, without the line end behind it; any other exit code than 0
 tells who asks that it has failed. A message whose command was not over when this member left or
 died goes to another, if it was for any: it may be done twice. The command sees MARGAY_GROUP_NAME,
-MARGAY_MEMBER_ID, MARGAY_MESSAGE, the message's number, and MARGAY_FENCE_TOKEN.")]
+MARGAY_MEMBER_ID, MARGAY_MESSAGE, the message's number, and MARGAY_FENCE_TOKEN.
+
+Told to stop, with Ctrl-C, SIGTERM or SIGHUP, it lets the command finish, answers, leaves and ends
+with 0. Told again it stops the command with SIGTERM, so that the message has failed, and ends with
+128 and the signal's number, 130 for Ctrl-C. A third time kills the command.")]
 pub(super) struct Args {
     #[command(flatten)]
     me: Me,
@@ -104,7 +109,8 @@ fn next(mut inbox: Inbox<Group>, sender: &Sender<Event>) {
     });
 }
 
-/// Runs the command for a message and answers. Returns whether it is time to stop.
+/// Runs the command for a message and answers. Returns whether it is time to stop; fails where
+/// that could not wait for the command.
 fn work(
     connect: &Connect,
     args: &Args,
@@ -118,7 +124,7 @@ fn work(
     process.env("MARGAY_GROUP_NAME", &args.me.name).env("MARGAY_MEMBER_ID", member.id());
     process.env("MARGAY_MESSAGE", message.number().to_string());
     process.env("MARGAY_FENCE_TOKEN", member.number().to_string());
-    let mut child = hold::start(process)?;
+    let mut child = hold::start_apart(process)?;
     let (pid, value, sender) = (child.id(), message.value().to_vec(), sender.clone());
     let (input, output) = (child.stdin.take(), child.stdout.take());
     // A command that does not read its message may be right.
@@ -130,21 +136,18 @@ fn work(
             let _ = sender.send(Event::Ended(status, said));
         }
     });
-    let mut stop = false;
+    let mut stopping = Stopping::new(pid, format!("message {}", message.number()));
     let (status, mut answer) = loop {
         match events.recv() {
             Ok(Event::Ended(status, said)) => break (status, said),
-            Ok(Event::Signal(signal)) => {
-                stop = true;
-                sys::signal(pid, signal);
-            }
+            Ok(Event::Signal(signal)) => stopping.on_signal(signal),
             Ok(_) => {}
             Err(_) => return Err(Exit::new(NEGATIVE, "the command's end was not seen")),
         }
     };
     answer.pop_if(|last| *last == b'\n');
     finish(connect, message, status, &answer)?;
-    Ok(stop)
+    stopping.ended()
 }
 
 fn finish(

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
+use crate::hold::Stopping;
 use crate::{hold, output, sys, units};
 
 /// Take tasks, one after the other, and run a command for each, with the task on its standard input
@@ -21,7 +22,12 @@ use crate::{hold, output, sys, units};
 A command that ends with 0 has done its task; any other end gives the task back. While the command
 runs the lease is extended; when this worker dies, or is cut off for longer than the lease, others
 get the task. So a task may be done twice: MARGAY_TASK_DELIVERIES says how often it was handed out,
-and MARGAY_FENCE_TOKEN rises each time.")]
+and MARGAY_FENCE_TOKEN rises each time. The command also sees MARGAY_QUEUE_NAME and MARGAY_TASK, the
+task's number.
+
+Told to stop, with Ctrl-C, SIGTERM or SIGHUP, it lets the command finish, takes no more tasks and
+ends with 0. Told again it stops the command with SIGTERM, which gives the task back, and ends with
+128 and the signal's number, 130 for Ctrl-C. A third time kills the command.")]
 pub(super) struct Args {
     /// Name of the queue
     name: String,
@@ -64,9 +70,12 @@ pub(super) fn run(connect: &Connect, args: &Args) -> Result<(), Exit> {
             break;
         }
         for task in tasks {
-            if work(connect, args, task, &sender, &events)? {
-                let _ = client.close();
-                return Ok(());
+            match work(connect, args, task, &sender, &events) {
+                Ok(false) => {}
+                ended => {
+                    let _ = client.close();
+                    return ended.map(|_| ());
+                }
             }
         }
     }
@@ -89,7 +98,8 @@ fn ask(queue: &Queue<Group>, args: &Args, sender: &Sender<Event>) {
     });
 }
 
-/// Runs the command for a task. Returns whether it is time to stop.
+/// Runs the command for a task. Returns whether it is time to stop; fails where that could not
+/// wait for the command.
 fn work(
     connect: &Connect,
     args: &Args,
@@ -102,7 +112,7 @@ fn work(
     process.env("MARGAY_QUEUE_NAME", &args.name).env("MARGAY_TASK", task.id().to_string());
     process.env("MARGAY_TASK_DELIVERIES", task.deliveries().to_string());
     process.env("MARGAY_FENCE_TOKEN", task.token().to_string());
-    let mut child = hold::start(process)?;
+    let mut child = hold::start_apart(process)?;
     let pid = child.id();
     let (input, value, sender) = (child.stdin.take(), task.value().to_vec(), sender.clone());
     thread::spawn(move || {
@@ -112,16 +122,13 @@ fn work(
             let _ = sender.send(Event::Ended(status));
         }
     });
-    let (mut stop, mut lost) = (false, false);
+    let (mut stopping, mut lost) = (Stopping::new(pid, format!("task {}", task.id())), false);
     // Extended so long ago, and to be extended after so long.
     let (mut extended, mut pause) = (Instant::now(), args.lease / 3);
     let status = loop {
         match events.recv_timeout(pause) {
             Ok(Event::Ended(status)) => break status,
-            Ok(Event::Signal(signal)) => {
-                stop = true;
-                sys::signal(pid, signal);
-            }
+            Ok(Event::Signal(signal)) => stopping.on_signal(signal),
             Ok(Event::Took(_)) => {}
             Err(RecvTimeoutError::Timeout) if !lost => {
                 let asked = Instant::now();
@@ -133,7 +140,7 @@ fn work(
                     }
                     Err(failure) => {
                         lost = true;
-                        sys::signal(pid, libc::SIGTERM);
+                        sys::signal_group(pid, libc::SIGTERM);
                         output::aside(&format!("error: task {} was lost: {failure}\n", task.id()));
                     }
                 }
@@ -145,7 +152,7 @@ fn work(
         }
     };
     finish(connect, args, task, status)?;
-    Ok(stop)
+    stopping.ended()
 }
 
 /// Whether a failure says nothing of the task.

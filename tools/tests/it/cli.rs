@@ -264,6 +264,29 @@ fn with_json_there_is_always_one_document() {
     assert_eq!(run.out, "{}\n");
 }
 
+/// What is no text stays what it is, and cannot be taken for text.
+#[test]
+fn json_loses_no_bytes() {
+    let _beside = beside_others();
+    let client = margay::client::Client::builder().endpoints(cluster().split(','));
+    let client = client.connect().expect("connects");
+    let bytes = b"\xffm\x80";
+    let as_json = serde_json::json!({ "base64": "/22A" });
+    client.value("bytes-value").wait().expect("opens").set(bytes).wait().expect("is set");
+    client.map("bytes-map").wait().expect("opens").put(bytes, bytes).wait().expect("is put");
+    client.set("bytes-set").wait().expect("opens").add(bytes).wait().expect("is added");
+    client.log("bytes-log").wait().expect("opens").append(bytes).wait().expect("is appended");
+    let json = |args: &[&str]| margay(&[args, &["-o", "json"]].concat()).with(0).json();
+    assert_eq!(json(&["value", "get", "bytes-value"])["value"], as_json);
+    let entry = &json(&["map", "entries", "bytes-map"])[0];
+    assert_eq!((&entry["key"], &entry["value"]), (&as_json, &as_json));
+    assert_eq!(json(&["set", "members", "bytes-set"])[0]["member"], as_json);
+    assert_eq!(json(&["journal", "read", "bytes-log"])[0]["record"], as_json);
+    let event = json(&["watch", "bytes-map", "--from", "0", "--count", "1"]);
+    assert_eq!((&event["key"], &event["new"], &event["old"]), (&as_json, &as_json, &().into()));
+    assert!(margay(&["map", "entries", "bytes-map"]).with(0).out.contains("\u{fffd}m\u{fffd}"));
+}
+
 #[test]
 fn a_closed_pipe_is_no_error() {
     let _beside = beside_others();

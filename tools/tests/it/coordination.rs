@@ -1,9 +1,14 @@
 //! The commands of what is granted in turn and handed out, against a real cluster.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use crate::harness::{MARGAY, beside_others, cluster, margay, until};
+use crate::harness::{MARGAY, Scratch, beside_others, cluster, margay, until};
 
 fn start(args: &[&str]) -> std::process::Child {
     let mut command = Command::new(MARGAY);
@@ -155,6 +160,101 @@ fn a_worker_that_fails_gives_its_task_back_until_it_is_dead() {
     margay(&["queue", "revive", "cli-poison", &task]).with(1);
     let work = ["queue", "work", "cli-poison", "--idle", "10ms", "--", "cat"];
     assert_eq!(margay(&work).with(0).out, "bad");
+}
+
+/// A worker in a process group of its own, as a shell starts it: a signal to the group is what
+/// Ctrl-C is.
+struct Worker {
+    child: std::process::Child,
+    said: BufReader<std::process::ChildStderr>,
+}
+
+impl Worker {
+    /// Runs until the command that it is given has made the file `begun`.
+    fn start(args: &[&str], begun: &Path) -> Worker {
+        let mut command = Command::new(MARGAY);
+        command.args(args).env("MARGAY_ENDPOINTS", cluster()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command starts");
+        let said = BufReader::new(child.stderr.take().expect("it is piped"));
+        until("the command runs", || begun.exists());
+        Worker { child, said }
+    }
+
+    fn interrupt(&self) {
+        let group = format!("-{}", self.child.id());
+        let sent = Command::new("kill").args(["-INT", "--", &group]).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// Interrupts, and waits until it says what it finishes first.
+    fn interrupt_once(&mut self, what: &str) {
+        self.interrupt();
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("it says something");
+        assert!(line.starts_with(what) && line.contains("is finished first"), "{line}");
+    }
+
+    fn ended(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+#[test]
+fn a_worker_that_is_interrupted_finishes_its_task_and_stops() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("stop");
+    let (begun, go) = (scratch.path().join("begun"), scratch.path().join("go"));
+    let wait = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.01; done; cat",
+        begun.display(),
+        go.display()
+    );
+    let task = margay(&["queue", "offer", "cli-stop", "a"]).with(0).out;
+    margay(&["queue", "offer", "cli-stop", "b"]).with(0);
+    let work = ["queue", "work", "cli-stop", "--", "sh", "-c", &wait];
+    let mut worker = Worker::start(&work, &begun);
+    worker.interrupt_once(&format!("task {}", task.trim()));
+    fs::write(&go, "").expect("it can be written");
+    assert_eq!(worker.ended(), Some(0));
+    assert_eq!(margay(&["queue", "poll", "cli-stop"]).with(0).out, "b\n", "a is done");
+    margay(&["queue", "poll", "cli-stop"]).with(1);
+
+    // And a member its message.
+    fs::remove_file(&go).and(fs::remove_file(&begun)).expect("ours");
+    let serve = ["group", "serve", "cli-stop-group", "--", "sh", "-c", &wait];
+    let sender = thread::spawn(|| {
+        until("it is there", || margay(&["group", "send", "cli-stop-group", "x"]).code == Some(0));
+    });
+    let mut member = Worker::start(&serve, &begun);
+    sender.join().expect("it is sent");
+    member.interrupt_once("message ");
+    fs::write(&go, "").expect("it can be written");
+    assert_eq!(member.ended(), Some(0));
+    let status = json(&["group", "status", "cli-stop-group"]);
+    assert_eq!((&status["members"], &status["messages"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn a_worker_that_is_interrupted_twice_gives_its_task_back() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("stop-twice");
+    let begun = scratch.path().join("begun");
+    margay(&["queue", "offer", "cli-stop2", "a"]).with(0);
+    for (stubborn, times) in [("", 2), ("trap '' TERM; ", 3)] {
+        let _ = fs::remove_file(&begun);
+        let wait = format!("{stubborn}touch {}; sleep 60", begun.display());
+        let work = ["queue", "work", "cli-stop2", "--retry-after", "0s", "--", "sh", "-c", &wait];
+        let mut worker = Worker::start(&work, &begun);
+        worker.interrupt_once("task ");
+        // Two that come at once are one.
+        for _ in 1..times {
+            worker.interrupt();
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(worker.ended(), Some(130), "{times}");
+        assert_eq!(json(&["queue", "status", "cli-stop2"])["ready"], 1, "{times}");
+    }
 }
 
 /// However long the lines before it were.

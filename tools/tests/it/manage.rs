@@ -96,6 +96,29 @@ fn a_watcher_sees_each_change_once_and_the_end() {
     assert!(kept.contains("added") && kept.contains("b  3"), "{kept}");
 }
 
+/// A begin that lies ahead would otherwise look like nothing happening.
+#[test]
+fn who_begins_ahead_of_the_cluster_is_told() {
+    let _beside = beside_others();
+    margay(&["topic", "publish", "m-ahead", "now"]).with(0);
+    margay(&["journal", "append", "m-ahead-log", "now"]).with(0);
+    for args in [
+        ["watch", "m-ahead", "--from", "99999999"],
+        ["topic subscribe", "m-ahead", "--after", "99999999"],
+        ["journal follow", "m-ahead-log", "--from", "99999999"],
+    ] {
+        let words = args.iter().flat_map(|arg| arg.split(' '));
+        let mut command = Command::new(MARGAY);
+        command.args(words).env("MARGAY_ENDPOINTS", cluster());
+        let mut waits = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        let mut said = BufReader::new(waits.stderr.take().expect("a pipe"));
+        said.read_line(&mut line).expect("it says something");
+        assert!(line.starts_with("note: 99999999 is ahead of "), "{args:?}: {line}");
+        waits.kill().and_then(|()| waits.wait()).expect("it waits");
+    }
+}
+
 /// Keys are given as they are shown, whatever stands for them inside.
 #[test]
 fn a_watcher_names_keys_as_they_are_shown() {
