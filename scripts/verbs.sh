@@ -5,7 +5,7 @@
 #     scripts/verbs.sh [FAMILY …]      all families of commands, or some: value counter map …
 #
 # Builds the binary and starts a cluster of its own. Where MARGAY names a binary and MARGAY_ENDPOINTS
-# a cluster, those are used; names under verbs/ are deleted before and after. Ends with 1 where a verb
+# a cluster, those are used; names under verbs/ are deleted before each family. Ends with 1 where a verb
 # does anything else than it should, or where one was not tried.
 set -eu
 . "$(dirname -- "$0")/lib.sh"

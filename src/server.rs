@@ -344,6 +344,12 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
         std::io::ErrorKind::AddrInUse => {
             "somebody listens there already; stop it, or use another --listen".to_owned()
         }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; --listen needs one of its own".to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; use another --listen".to_owned()
+        }
         _ => e.to_string(),
     };
     free.and_then(|()| sys::listen(address)).map_err(|e| Error::Listen { address, cause: cause(e) })

@@ -18,7 +18,7 @@ use crate::format::{
 };
 use crate::id::{ClusterId, GroupId, Index};
 #[cfg(feature = "direct")]
-use crate::stream::Stream;
+use crate::sink::{Place, Sink, Stream};
 use crate::sum;
 
 /// Where a batch begins in its buffer: behind the frame.
@@ -28,8 +28,8 @@ pub const BATCH_OFFSET: usize = FRAME;
 pub(crate) const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 
 /// Bytes that are added to a body's checksum at a time, as soon as they lie there: they are in the
-/// processor's first cache then, and it is a stride that crc32c takes in parallel.
-const SUM_BYTES: usize = 24 << 10;
+/// processor's first cache then.
+pub(crate) const SUM_BYTES: usize = 24 << 10;
 
 /// Entries appended together are stored past the caches if they come to so many bytes: what is less
 /// stays in the second cache until the disk has it.
@@ -368,50 +368,24 @@ impl Open {
         Ok(())
     }
 
-    /// Adds entries without fields; there must be room for all of them. All of them, or if one does
-    /// not fit, or panics, none.
+    /// Adds entries without fields, past the caches or not; there must be room for all of them. All
+    /// of them, or if one does not fit, or panics, none.
     #[cfg(feature = "direct")]
-    pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
-        let before = (self.used, self.count, self.summed, self.crc);
-        let mut added = Added { open: self, before: Some(before) };
-        for payload in payloads {
-            let payload = payload.as_ref();
-            let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
-            added.open.push_with(&EntryHeader::default(), payload.len(), fill)?;
-        }
-        added.before = None;
-        Ok(())
-    }
-
-    /// Adds entries without fields, with stores that go past the caches; there must be room for all
-    /// of them. All of them, or if one does not fit, or panics, none.
-    #[cfg(feature = "direct")]
-    pub(crate) fn push_streamed<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
-        let (crc, begin) = (self.body_crc(), self.used);
-        let mut stream = Stream::to(&mut self.buffer[begin..], crc);
-        let (mut length, mut head) = (0, EntryHeader::default().encode());
-        for payload in payloads {
-            let payload = payload.as_ref();
-            if payload.len() > PAYLOAD_MAX as usize {
-                return Err(Full::Payload { length: payload.len() as u64 });
-            }
-            let size = begin - BATCH_OFFSET + stream.length();
-            if size + entry_length(payload.len()) > LENGTH_MAX as usize {
-                return Err(Full::Batch);
-            }
-            if payload.len() != length {
-                length = payload.len();
-                EntryHeader::default().encode_into(length as u32, &mut head);
-            }
-            stream.put(&head);
-            stream.put(payload);
-            stream.align();
-        }
-        let (length, crc) = stream.finish();
+    pub(crate) fn push_all<P: AsRef<[u8]>>(
+        &mut self,
+        payloads: &[P],
+        is_streamed: bool,
+    ) -> Result<(), Full> {
+        let (crc, room) = (self.body_crc(), (LENGTH_MAX - self.size()) as usize);
+        let bytes = &mut self.buffer[self.used..];
+        let (length, crc) = if is_streamed {
+            Stream::to(bytes, crc).fill(payloads, room)?
+        } else {
+            Place::of(bytes, crc).fill(payloads, room)?
+        };
         self.used += length;
         self.count += payloads.len() as u32;
         (self.summed, self.crc) = (self.used, crc);
-        assert!(self.used.is_multiple_of(ALIGN) && self.size() <= LENGTH_MAX);
         Ok(())
     }
 
@@ -450,24 +424,6 @@ impl Open {
     }
 }
 
-/// Entries that go again unless all of them have been added.
-#[cfg(feature = "direct")]
-struct Added<'a> {
-    open: &'a mut Open,
-    /// How the batch was before the first of them.
-    before: Option<(usize, u32, usize, u32)>,
-}
-
-#[cfg(feature = "direct")]
-impl Drop for Added<'_> {
-    fn drop(&mut self) {
-        if let Some((used, count, summed, crc)) = self.before {
-            let open = &mut *self.open;
-            (open.used, open.count, open.summed, open.crc) = (used, count, summed, crc);
-        }
-    }
-}
-
 #[cfg(all(test, feature = "direct"))]
 mod tests {
     use super::*;
@@ -492,30 +448,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_streamed_is_what_would_be_pushed() {
+    fn what_is_pushed_together_is_what_would_be_pushed() {
         // The first one fills a piece to its end; another one takes several.
         let lengths = [16_336, 0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
         let payloads: Vec<Vec<u8>> =
             lengths.iter().map(|&length| (0..length).map(|at| (at * 7) as u8).collect()).collect();
         let mut first = Open::new(Buffer::zeroed(256 << 10));
         let mut other = Open::new(Buffer::zeroed(256 << 10));
+        let mut third = Open::new(Buffer::zeroed(256 << 10));
         // Behind others, of which a part is not in the checksum yet.
-        for open in [&mut first, &mut other] {
+        for open in [&mut first, &mut other, &mut third] {
             open.push(&EntryHeader { kind: 9, ..EntryHeader::default() }, &[&[1; 30_001]])
                 .expect("room");
         }
         for payload in &payloads {
             first.push(&EntryHeader::default(), &[payload]).expect("room");
         }
-        other.push_streamed(&payloads).expect("room");
-        for open in [&mut first, &mut other] {
+        other.push_all(&payloads, true).expect("room");
+        third.push_all(&payloads, false).expect("room");
+        for open in [&mut first, &mut other, &mut third] {
             open.push(&EntryHeader::default(), &[b"behind"]).expect("room");
         }
-        assert_eq!(sealed(first), sealed(other));
+        let first = sealed(first);
+        assert!(sealed(other) == first && sealed(third) == first);
     }
 
     #[test]
-    fn all_or_none_are_streamed() {
+    fn all_or_none_are_pushed_together() {
         struct Breaks(Vec<u8>);
         impl AsRef<[u8]> for Breaks {
             fn as_ref(&self) -> &[u8] {
@@ -527,10 +486,12 @@ mod tests {
         open.push(&EntryHeader::default(), &[b"before"]).expect("room");
         let (size, crc) = (open.size(), open.body_crc());
         let payloads = [Breaks(vec![1; 100]), Breaks(Vec::new())];
-        let push = std::panic::AssertUnwindSafe(|| open.push_streamed(&payloads));
-        std::panic::catch_unwind(push).expect_err("a payload cannot be read");
         let large = [vec![1; 100], vec![0; PAYLOAD_MAX as usize + 1]];
-        assert!(matches!(open.push_streamed(&large), Err(Full::Payload { .. })));
-        assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
+        for is_streamed in [false, true] {
+            let push = std::panic::AssertUnwindSafe(|| open.push_all(&payloads, is_streamed));
+            std::panic::catch_unwind(push).expect_err("a payload cannot be read");
+            assert!(matches!(open.push_all(&large, is_streamed), Err(Full::Payload { .. })));
+            assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
+        }
     }
 }

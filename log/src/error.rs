@@ -356,25 +356,37 @@ pub enum Error {
     },
     /// A segment file has another size than it was made with.
     #[error(
-        "{} has {found} bytes instead of {expected}; restore it as it was",
-        segment_file(*.segment)
+        "{} has {found} bytes{}; restore it as it was",
+        segment_file(*.segment),
+        instead_of(*.expected)
     )]
     SegmentSize {
         /// The segment.
         segment: SegmentNumber,
-        /// Its size as made; 0 if its header is unreadable too.
+        /// Its size as made, in bytes; 0 if its header is unreadable too.
         expected: u64,
-        /// Its size now.
+        /// Its size now, in bytes.
         found: u64,
     },
     /// A segment file holds another segment.
-    #[error("{} holds segment {found}; files were renamed", segment_file(*.segment))]
+    #[error(
+        "{} holds what belongs into {}; files were renamed",
+        segment_file(*.segment),
+        segment_file(*.found)
+    )]
     SegmentSwapped {
         /// The segment its name says.
         segment: SegmentNumber,
         /// The segment its header says.
         found: SegmentNumber,
     },
+}
+
+fn instead_of(expected: u64) -> String {
+    match expected {
+        0 => ", none of which is a header".to_owned(),
+        expected => format!(" instead of {expected}"),
+    }
 }
 
 impl Error {

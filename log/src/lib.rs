@@ -86,10 +86,10 @@ pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
+#[cfg(feature = "direct")]
+mod sink;
 pub mod snapshot;
 mod spare;
-#[cfg(feature = "direct")]
-mod stream;
 pub mod sum;
 mod tail;
 mod walk;

@@ -194,12 +194,7 @@ impl Log {
     #[cfg(feature = "direct")]
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
         let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
-        let open = self.open_for(length as usize);
-        if is_streamed(length) {
-            open.push_streamed(payloads)?;
-        } else {
-            open.push_all(payloads)?;
-        }
+        self.open_for(length as usize).push_all(payloads, is_streamed(length))?;
         Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
     }
 

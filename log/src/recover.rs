@@ -456,16 +456,18 @@ fn check_segment(
     size: u64,
 ) -> Result<Result<SegmentHeader, FormatError>, Error> {
     let file = segment_file(segment);
-    if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) {
-        return Err(Error::SegmentSize { segment, expected: 0, found: size });
-    }
     let mut block = Buffer::zeroed(BLOCK);
-    if storage.read(segment, 0, &mut block).is_err() {
-        return Ok(Err(FormatError::Short));
-    }
-    let header = match SegmentHeader::decode(&block) {
+    let read = match size {
+        _ if size < BLOCK as u64 => Err(FormatError::Short),
+        _ if storage.read(segment, 0, &mut block).is_err() => Err(FormatError::Short),
+        _ => SegmentHeader::decode(&block),
+    };
+    let header = match read {
         Ok(header) => header,
         Err(FormatError::Version { found }) => return Err(Error::Newer { file, found }),
+        Err(_) if size <= BLOCK as u64 || !size.is_multiple_of(BLOCK as u64) => {
+            return Err(Error::SegmentSize { segment, expected: 0, found: size });
+        }
         Err(error) => return Ok(Err(error)),
     };
     if header.incarnation != hard.incarnation {

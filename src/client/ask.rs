@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use margay_log::id::{ClusterId, GroupId};
 
+use super::endpoints::NO_HELLO;
 use super::net::{open_one, reason};
 use crate::machine::Code;
 use crate::wire::client::Request;
@@ -66,6 +67,7 @@ pub(super) fn exchange(
         let mut chunk = [0; 4096];
         stream.set_read_timeout(Some(left()?)).map_err(|error| reason(&error))?;
         match stream.read(&mut chunk).map_err(|error| reason(&error))? {
+            0 if hello.is_none() => return Err(NO_HELLO.to_owned()),
             0 => return Err("disconnected".to_owned()),
             length => bytes.extend_from_slice(&chunk[..length]),
         }

@@ -14,6 +14,9 @@ const ATTEMPTS_MAX: usize = 16;
 /// one.
 const HINTS_MAX: u32 = 3;
 
+/// What servers of other protocols do, those of TLS for example.
+pub(super) const NO_HELLO: &str = "disconnected before it said hello: is it a margay node?";
+
 /// The addresses of a cluster as one session knows them.
 #[derive(Debug)]
 pub(super) struct Endpoints {
@@ -34,6 +37,8 @@ pub(super) struct Endpoints {
 pub(super) enum Attempt {
     /// No connection, in the words of whoever tried.
     Failed(String),
+    /// The connection was closed before a hello came.
+    NoHello,
     /// The connection broke.
     Disconnected,
     /// An answer was due and did not come.
@@ -155,6 +160,7 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Attempt::Failed(reason) => f.write_str(reason),
+            Attempt::NoHello => f.write_str(NO_HELLO),
             Attempt::Disconnected => f.write_str("disconnected"),
             Attempt::TimedOut => f.write_str("timed out"),
             Attempt::NotLeader(hint) if hint.is_empty() => f.write_str("not leader, knows none"),

@@ -290,6 +290,8 @@ pub enum TransferEnd {
     TimedOut,
     /// Somebody else is to lead, as was asked for later.
     Replaced,
+    /// This node is to lead on, and has told another to stand: that is not to be taken back.
+    TooLate,
 }
 
 /// What a node is.

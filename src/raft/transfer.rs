@@ -17,6 +17,7 @@
 //!   failed, and refused as "not applied" when it has not.
 //! * It ends after `election_max` at the latest; then the leader proposes again. The target may
 //!   still stand later, with a late message: then it leads, as after any election.
+//! * Until the target is told it can be taken back: somebody asks that this node leads on.
 //! * From the moment the target is told, this leader answers no read by its lease in this term:
 //!   somebody may be elected who did not wait for it (etcd-raft #99).
 
@@ -47,8 +48,15 @@ impl Transfer {
 }
 
 impl Raft {
-    /// Begins a transfer, in place of one under way to somebody else.
+    /// Begins a transfer, in place of one under way to somebody else. One to this node itself takes
+    /// that back, if it still can.
     pub(super) fn on_transfer(&mut self, to: NodeId, out: &mut Vec<Output>) {
+        if to == self.config.id
+            && let Role::Leader(leader) = &mut self.role
+            && let Some(Transfer { to, .. }) = leader.transfer.take_if(|it| it.told.is_none())
+        {
+            out.push(Output::Transferred { to, end: TransferEnd::Replaced });
+        }
         if let Some(end) = self.refuse_transfer(to) {
             return out.push(Output::Transferred { to, end });
         }
@@ -68,7 +76,8 @@ impl Raft {
     fn refuse_transfer(&self, to: NodeId) -> Option<TransferEnd> {
         let Role::Leader(leader) = &self.role else { return Some(TransferEnd::NotLeader) };
         if to == self.config.id {
-            return Some(TransferEnd::Leads);
+            let is_leaving = leader.transfer.is_some();
+            return Some(if is_leaving { TransferEnd::TooLate } else { TransferEnd::Leads });
         }
         let peer = leader.peers.iter().find(|peer| peer.id == to);
         let Some(peer) = peer.filter(|_| self.configuration().voters().contains(&to)) else {

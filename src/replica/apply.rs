@@ -19,6 +19,9 @@ use crate::machine::{
 
 /// Entries applied in one turn, about: whole batches, and the last may be a large one.
 const ENTRIES_PER_TURN: u32 = 4_096;
+/// Bytes of an entry that count as much as one more: a thousand members that a set has already are
+/// looked for without a word about any.
+const LENGTH_AS_ENTRY: usize = 1 << 10;
 /// No session's end is proposed in a batch that has so many entries already.
 const EXPIRIES_PER_BATCH: u32 = 1_024;
 /// Sessions of which one turn finds out whether they have been silent, at most.
@@ -142,8 +145,10 @@ impl<S: StateMachine> Replica<S> {
         loop {
             let left = Cell::new(self.config.apply_part);
             let part = std::iter::from_fn(|| {
-                left.set(left.get().checked_sub(1)?);
-                rest.next()
+                let more = left.get().checked_sub(1)?;
+                let entry: Entry<'_> = rest.next()?;
+                left.set(more.saturating_sub(entry.payload.len() / LENGTH_AS_ENTRY));
+                Some(entry)
             });
             let mut delivery = self.front.delivery(&left, host);
             if let Err(halted) = self.machine.apply_or_halt(first, time, part, &mut delivery) {

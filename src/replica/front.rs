@@ -284,6 +284,22 @@ impl Front {
         self.registering.clear();
     }
 
+    /// Whether anybody watches here.
+    pub(super) fn is_watched(&self) -> bool {
+        !self.subscribers.is_empty()
+    }
+
+    /// This node has lost touch: who watches without a session is sent to another.
+    pub(super) fn send_watchers_elsewhere(&mut self, host: &mut dyn Host) {
+        for (&conn, known) in &self.conns {
+            if known.session.is_none() && !known.subscriptions.is_empty() {
+                let of = RefusedOf::Connection;
+                refuse(host, conn, of, Code::NO_LEADER, Micros(0), "");
+                host.close(conn);
+            }
+        }
+    }
+
     /// A turn that came much later than the heartbeat lets it was deaf for the rest of the time.
     pub(super) fn note_silence(&mut self, now: Micros, before: Micros, heartbeat: Micros) {
         let usual = Micros(heartbeat.0 * 2);
@@ -575,6 +591,9 @@ mod tests {
         delivery.event(Index(8), &event(0, VALUE_MAX));
         delivery.event(Index(8), &event(1, VALUE_MAX));
         assert_eq!(told(&mut buffers), (16, 40), "once for each, however much they miss");
+        front.gone(ConnId(1));
+        front.delivery(&left, &mut buffers).event(Index(9), &event(0, 64));
+        assert_eq!(told(&mut buffers), (39, 0), "who has left is sent nothing");
     }
 
     #[test]

@@ -233,9 +233,6 @@ impl<S: StateMachine> Replica<S> {
             let text = format!("{name} is no member of this group");
             return self.answer_transfer(conn, id, Code::BAD_CHANGE, &text, host);
         };
-        if to == self.config.raft.id {
-            self.leadership.held_until = now.after(Micros(self.leadership.settled.0 * HELD));
-        }
         if let Some((conn, id, _)) = self.leadership.asked.replace((conn, id, to)) {
             let text = "another transfer was asked for";
             self.answer_transfer(conn, id, Code::CHANGE_UNDER_WAY, text, host);
@@ -280,6 +277,10 @@ impl<S: StateMachine> Replica<S> {
             TransferEnd::Replaced => {
                 (Code::CHANGE_UNDER_WAY, "another transfer was asked for".to_owned())
             }
+            TransferEnd::TooLate => {
+                let text = format!("{own} has told another to lead in its place; ask again");
+                (Code::CHANGE_UNDER_WAY, text)
+            }
         };
         self.answer_transfer(conn, id, code, &text, host);
     }
@@ -298,7 +299,10 @@ impl<S: StateMachine> Replica<S> {
         host: &mut dyn Host,
     ) {
         self.tell_transferred(to, end, host);
-        if end == TransferEnd::Over {
+        if end == TransferEnd::Leads {
+            self.leadership.held_until = now.after(Micros(self.leadership.settled.0 * HELD));
+        }
+        if matches!(end, TransferEnd::Over | TransferEnd::Leads | TransferEnd::TooLate) {
             return;
         }
         tracing::info!(group = self.config.group.0, %to, ?end, "leadership was not handed over");

@@ -26,6 +26,7 @@ mod pending;
 mod repair;
 mod requests;
 mod snapshot;
+mod watchers;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -289,6 +290,8 @@ pub struct Replica<S: StateMachine> {
     full: bool,
     /// Applying came to an entry that cannot be applied: nothing is answered any more.
     halted: Option<Halted>,
+    /// Since when this node is watched and knows no leader, if so.
+    leaderless: Option<Micros>,
     /// More to do at once: the last flush stopped at its budget.
     hungry: bool,
     /// When the last flush was, for telling how long this leader was deaf.
@@ -357,6 +360,7 @@ impl<S: StateMachine> Replica<S> {
             resting: false,
             full: false,
             halted: None,
+            leaderless: None,
             hungry: false,
             flushed_at: now,
             frame: Vec::new(),
@@ -462,8 +466,10 @@ impl<S: StateMachine> Replica<S> {
         let (raft, leadership) = (self.raft.deadline(), self.leadership_deadline());
         let (log, snapshots) = (self.log.deadline(), self.snapshots.deadline());
         let (change, repair) = (self.change_deadline(), self.repair_deadline());
-        let deadlines =
-            [now, raft, leadership, change, log, timer, session, listen, snapshots, repair];
+        let watchers = self.watchers_deadline();
+        let deadlines = [
+            now, raft, leadership, change, log, timer, session, listen, snapshots, repair, watchers,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -476,6 +482,7 @@ impl<S: StateMachine> Replica<S> {
             self.log.on_tick(now);
         }
         self.look_at_leadership(now, host);
+        self.look_at_watchers(now, host);
         if self.speaks() {
             self.front.adopt(self.machine.sessions());
             self.front.note_silence(now, self.flushed_at, self.config.raft.heartbeat);

@@ -134,6 +134,18 @@ fn put_i64(out: &mut Vec<u8>, value: i64) {
 // ---- handle ---------------------------------------------------------------------------------
 
 /// A signed 64-bit number.
+///
+/// At 0 to begin with. What would leave its range fails with [`Code::OVERFLOW`], and changes
+/// nothing.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let hits = client.counter("hits").wait()?;
+/// println!("{}", hits.add_and_get(3).wait()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Counter<S> {
     handle: Handle<S>,

@@ -153,9 +153,9 @@ impl<T: Extra> Entries<T> {
         self.held.get(&Sought::new(key)).filter(|held| !held.is_due(now))
     }
 
-    /// How many entries there are that are not due. Takes as long as there are others.
+    /// How many entries there are that are not due.
     pub(super) fn len(&self, now: LogTime) -> usize {
-        self.held.len() - self.deadlines.due(now).count()
+        self.held.len() - self.deadlines.count_due(now)
     }
 
     /// How many entries there are, over or not: no less than [`Entries::len`], and quick.

@@ -29,6 +29,8 @@ pub const TASKS_MAX: usize = 1_000_000;
 pub const BYTES_MAX: u64 = 256 << 20;
 /// Dead letters kept, at most; the oldest go first.
 pub const DEAD_MAX: usize = 10_000;
+/// Bytes of dead letters kept, at most; the oldest go first.
+pub const DEAD_BYTES_MAX: u64 = 64 << 20;
 /// Tasks that are handed out at the same time, at most.
 pub const LEASED_MAX: usize = 10_000;
 /// Tasks handed out by one take, at most.

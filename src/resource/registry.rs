@@ -287,6 +287,13 @@ impl Registry {
         }
     }
 
+    /// Everything is as in a copy made before. What is to be freed is no part of that: it must not
+    /// be freed here and now.
+    pub(super) fn undo(&mut self, before: Registry) {
+        let waste = std::mem::take(&mut self.waste);
+        *self = Registry { waste, ..before };
+    }
+
     /// No resources yet.
     #[must_use]
     pub fn new() -> Registry {

@@ -103,6 +103,21 @@ impl Resource for TopicState {
 // ---- handle ---------------------------------------------------------------------------------
 
 /// A topic.
+///
+/// A message is at most 1 MiB. The last 1,024 messages are kept, or 1 MiB of them: who is further
+/// behind is told so.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// use margay::machine::Filter;
+/// let news = client.topic("news").wait()?;
+/// let mut messages = news.subscribe(None, Filter::All); // from now on
+/// news.publish(b"it works").wait()?;
+/// println!("{:?}", messages.wait_next()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Topic<S> {
     handle: Handle<S>,

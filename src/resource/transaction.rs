@@ -222,7 +222,7 @@ impl Registry {
                 effects.refuse(Code::TOO_MANY_OPERATIONS, "it changes too much at once");
             }
             if !effects.code.is_ok() {
-                *self = before;
+                self.undo(before);
                 effects.events.truncate(told.0);
                 effects.notices.truncate(told.1);
                 let (code, text) = (effects.code, std::mem::take(&mut effects.reply));

@@ -184,7 +184,7 @@ impl Waiters {
     /// How many there are whose deadline is after `now`.
     #[must_use]
     pub fn len_at(&self, now: LogTime) -> usize {
-        self.queue.len() - self.deadlines.due(now).count()
+        self.queue.len() - self.deadlines.count_due(now)
     }
 
     /// Whether there are none.

@@ -1,6 +1,9 @@
 //! SIGINT and SIGTERM: the first asks for an orderly stop, another ends the process at once. One
 //! that follows on the heels of the first is the same wish: it is sent twice where a terminal or
 //! `timeout` sends it to a process and to its group.
+//!
+//! SIGXFSZ is ignored: a limit on the size of files is an error of the write that meets it, to be
+//! told like any other, and no reason to end without a word.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +34,7 @@ pub(super) struct SignalWatch {
 impl SignalWatch {
     pub(super) fn begin() -> Result<SignalWatch, Error> {
         let error = |e| Error::Shard(format!("signals cannot be watched: {e}"));
+        sys::outlive_file_size_limit().map_err(error)?;
         let (mask, signals) = sys::block_signals().map_err(error)?;
         let stop = Arc::new(AtomicBool::new(false));
         let arrived = Arc::new(sys::eventfd().map_err(error)?);

@@ -370,6 +370,22 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// A write behind the allowed size of a file fails with EFBIG from now on. By default the system
+/// ends the process there, without a word. A handler of the program's own stays.
+pub(crate) fn outlive_file_size_limit() -> io::Result<()> {
+    // SAFETY: all zeros is a valid sigaction; the calls fill it and read it, and to ignore a signal
+    // runs no code of ours.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        check(libc::sigaction(libc::SIGXFSZ, std::ptr::null(), &mut action))?;
+        if action.sa_sigaction == libc::SIG_DFL {
+            action.sa_sigaction = libc::SIG_IGN;
+            check(libc::sigaction(libc::SIGXFSZ, &action, std::ptr::null_mut()))?;
+        }
+    }
+    Ok(())
+}
+
 /// SIGINT and SIGTERM as a descriptor to read from.
 pub(crate) struct Signals(OwnedFd);
 

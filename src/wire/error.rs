@@ -19,8 +19,8 @@ pub enum Error {
         /// What the header says, in bytes.
         length: u32,
     },
-    /// Somebody speaks another protocol to this port.
-    #[error("this is {0}; margay's own protocol is spoken here")]
+    /// Who is at the other end speaks another protocol.
+    #[error("{0} is spoken, instead of margay's own protocol")]
     Foreign(Foreign),
     /// A margay of another protocol version.
     #[error("protocol version {theirs}; version {VERSION} is spoken here")]
@@ -58,11 +58,11 @@ pub enum Part {
 /// Whose protocol the first bytes belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Foreign {
-    /// A web client.
+    /// A web client or server.
     Http,
-    /// A TLS handshake.
+    /// A TLS handshake, or the refusal of one.
     Tls,
-    /// An SSH client.
+    /// An SSH client or server.
     Ssh,
     /// A Redis client.
     Redis,

@@ -158,7 +158,7 @@ impl Hello {
 /// bytes, or ours.
 #[must_use]
 pub fn sniff(bytes: &[u8]) -> Option<Foreign> {
-    const STARTS: [(&[u8], Foreign); 15] = [
+    const STARTS: [(&[u8], Foreign); 16] = [
         (b"GET ", Foreign::Http),
         (b"POST", Foreign::Http),
         (b"PUT ", Foreign::Http),
@@ -169,6 +169,8 @@ pub fn sniff(bytes: &[u8]) -> Option<Foreign> {
         (b"CONN", Foreign::Http),
         (b"PRI ", Foreign::Http),
         (b"HTTP", Foreign::Http),
+        // What a web server says to a line that is none.
+        (b"<!DO", Foreign::Http),
         (b"SSH-", Foreign::Ssh),
         (b"PING", Foreign::Redis),
         (b"AUTH", Foreign::Redis),
@@ -184,7 +186,7 @@ pub fn sniff(bytes: &[u8]) -> Option<Foreign> {
         return Some(*foreign);
     }
     match first {
-        [0x16, 3, 0..=4, _] => Some(Foreign::Tls),
+        [0x15 | 0x16, 3, 0..=4, _] => Some(Foreign::Tls),
         [b'*', b'0'..=b'9', ..] => Some(Foreign::Redis),
         _ => Some(Foreign::Unknown),
     }

@@ -433,9 +433,11 @@ fn a_later_version_is_named() {
 
 #[test]
 fn strangers_are_recognised_and_answered_in_their_own_protocol() {
-    let cases: [(&[u8], Foreign); 7] = [
+    let cases: [(&[u8], Foreign); 9] = [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Foreign::Http),
         (b"HTTP/1.1 400 Bad Request\r\n", Foreign::Http),
+        (b"<!DOCTYPE HTML>\n", Foreign::Http),
+        (b"\x15\x03\x03\x00\x02\x02\x46", Foreign::Tls),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Foreign::Tls),
         (b"SSH-2.0-OpenSSH_9.9\r\n", Foreign::Ssh),
         (b"*1\r\n$4\r\nPING\r\n", Foreign::Redis),
@@ -453,7 +455,7 @@ fn strangers_are_recognised_and_answered_in_their_own_protocol() {
     assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{head}");
     assert!(Foreign::Redis.answer().starts_with(b"-ERR "));
     let error = Error::Foreign(Foreign::Http);
-    assert_eq!(error.to_string(), "this is HTTP; margay's own protocol is spoken here");
+    assert_eq!(error.to_string(), "HTTP is spoken, instead of margay's own protocol");
 }
 
 #[test]

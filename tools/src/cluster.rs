@@ -114,14 +114,11 @@ fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
     let timeout = args.connect.timeout;
     let nodes = status_of_all(&args.connect.endpoints, timeout, timeout);
     let groups = merge(&nodes);
-    for node in &nodes {
-        if let Err(error) = &node.groups {
-            output::aside(&format!("note: {error}\n"));
-        }
-    }
     if groups.is_empty() {
-        return Err(Exit::new(UNREACHABLE, "no node answered")
-            .hint("check --endpoints, and that nodes run there"));
+        return Err(nobody(&nodes));
+    }
+    for error in nodes.iter().filter_map(|node| node.groups.as_ref().err()) {
+        output::aside(&format!("note: {error}\n"));
     }
     if args.connect.is_json() {
         let mut array = output::Array::begin(args.connect.output);
@@ -146,6 +143,14 @@ fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
         ]);
     }
     table.print()
+}
+
+/// No node has answered, each for a reason of its own.
+pub(crate) fn nobody(nodes: &[NodeStatus]) -> Exit {
+    let errors = nodes.iter().filter_map(|node| node.groups.as_ref().err());
+    let why: Vec<String> = errors.map(ToString::to_string).collect();
+    Exit::new(UNREACHABLE, format!("no node answered ({})", why.join("; ")))
+        .hint("check --endpoints, and that nodes run there")
 }
 
 /// During a change: who voted, and who will.

@@ -61,9 +61,7 @@ impl Connect {
     /// To be called before anything is asked or printed. Refuses addresses that cannot be any.
     pub(crate) fn check(&self) -> Result<(), Exit> {
         output::begin(self.output);
-        let bad =
-            |endpoint: &&String| endpoint.is_empty() || endpoint.contains(char::is_whitespace);
-        match self.endpoints.iter().find(bad) {
+        match self.endpoints.iter().find(|endpoint| !is_address(endpoint)) {
             Some(endpoint) => Err(Exit::usage(format!("'{endpoint}' is no address"))
                 .hint("--endpoints and MARGAY_ENDPOINTS look like 127.0.0.1:5150,127.0.0.1:5151")),
             None => Ok(()),
@@ -116,6 +114,19 @@ impl Connect {
     }
 }
 
+/// Whether it can be HOST:PORT, or HOST alone. Nobody should wait for an answer from a URL.
+fn is_address(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address without a port.
+        Some((before, _)) if before.contains(':') && !before.ends_with(']') => (text, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let stray = |c: char| c.is_whitespace() || c == '/';
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    !host.is_empty() && !text.contains(stray) && port.is_none_or(is_port)
+}
+
 /// A value as people read it: nothing as `-`, text without quotes.
 fn cell(value: &Value) -> String {
     match value {
@@ -135,6 +146,23 @@ impl From<Error> for Exit {
                     .hint("check --endpoints, and that nodes run there: margay cluster status")
             }
             _ => Exit::from(Failure::new(error.code(), error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_what_cannot_be_any() {
+        for address in ["n1", "n1:5150", "127.0.0.1:1", "[::1]:5150", "::1", "db-1.example:65535"] {
+            assert!(is_address(address), "{address}");
+        }
+        for text in
+            ["", " ", ":5150", "n1:", "n1:0", "n1:99999", "n1:http", "http://n1:5150", "a b"]
+        {
+            assert!(!is_address(text), "{text}");
         }
     }
 }

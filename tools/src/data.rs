@@ -142,13 +142,13 @@ impl Listing {
 pub(crate) struct Follow {
     /// Only what is about this key
     #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
-    key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Only what is about keys that begin so
     #[arg(long, value_name = "PREFIX")]
-    prefix: Option<String>,
+    pub(crate) prefix: Option<String>,
     /// End after so many lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    count: Option<u64>,
+    pub(crate) count: Option<u64>,
 }
 
 impl Follow {

@@ -42,9 +42,7 @@ pub(crate) fn completions(args: &Completions, mut command: Command) -> Result<()
 pub(crate) fn man(args: &Man, mut command: Command) -> Result<(), Exit> {
     command.build();
     let Some(dir) = &args.dir else {
-        let mut out = Vec::new();
-        clap_mangen::Man::new(command).render(&mut out)?;
-        return output::text_block(&out);
+        return output::text_block(page("margay", &command)?.as_bytes());
     };
     let failed = |path: &PathBuf, error: std::io::Error| {
         Exit::usage(format!("cannot write {}: {error}", path.display()))
@@ -58,12 +56,25 @@ pub(crate) fn man(args: &Man, mut command: Command) -> Result<(), Exit> {
 }
 
 /// A page for a command and for each below it.
-fn pages(name: &str, command: &Command) -> Result<Vec<(String, Vec<u8>)>, Exit> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).title(name.to_uppercase()).render(&mut page)?;
-    let mut all = vec![(name.to_owned(), page)];
+fn pages(name: &str, command: &Command) -> Result<Vec<(String, String)>, Exit> {
+    let mut all = vec![(name.to_owned(), page(name, command)?)];
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
         all.extend(pages(&format!("{name}-{}", verb.get_name()), verb)?);
     }
     Ok(all)
+}
+
+fn page(name: &str, command: &Command) -> Result<String, Exit> {
+    /// What is said behind the options, as clap_mangen calls it.
+    const EXTRA: &str = ".SH EXTRA\n";
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .title(name.to_uppercase())
+        .source(concat!("margay ", env!("CARGO_PKG_VERSION")))
+        .render(&mut page)?;
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let Some((before, notes)) = page.split_once(EXTRA) else { return Ok(page) };
+    // Examples and tables: nobody may fill their lines.
+    let (notes, after) = notes.split_at(notes.find("\n.SH ").map_or(notes.len(), |end| end + 1));
+    Ok(format!("{before}.SH NOTES\n.nf\n{}\n.fi\n{after}", notes.trim_end()))
 }

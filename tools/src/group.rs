@@ -10,7 +10,7 @@ use margay::resource::{Failure, MemberGroup, Membership, Reply};
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::Fresh;
+use crate::data::{self, Fresh};
 use crate::exit::{Exit, NEGATIVE, UNKNOWN};
 use crate::output::{self, Array, Table};
 use crate::{hold, units};
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
         }
         Verb::Leave { name, id } => {
             let group = existing(&connect.client()?, name, Level::default())?;
-            if group.remove(id).wait()? { Ok(()) } else { Err(Exit::quiet(NEGATIVE)) }
+            data::answer(connect, "removed", group.remove(id).wait()?)
         }
         Verb::Send { letter, within } => send(connect, letter, *within),
         Verb::Ask { letter, wait } => ask(connect, letter, *wait),

@@ -8,7 +8,7 @@ use margay_log::commit_log::{ReadOnlyLog, Record};
 use margay_log::disk::view::View;
 use margay_log::error::segment_file;
 use margay_log::id::Index;
-use margay_log::recover::Report;
+use margay_log::recover::{Report, Torn};
 use margay_log::repair::Repair;
 use serde_json::{Value, json};
 
@@ -252,9 +252,18 @@ fn print_report(log: &ReadOnlyLog) -> Result<(), Exit> {
         units::grouped(report.batches)
     ))?;
     if report.superseded > 0 {
-        output::line(&format!("superseded   {} batches", units::grouped(report.superseded)))?;
+        let count = units::grouped(report.superseded);
+        output::line(&match report.damage {
+            None => format!("superseded   {count} batches"),
+            Some(_) => format!("left out     {count} batches, superseded or behind the damage"),
+        })?;
     }
-    for torn in &report.torn {
+    let is_damage = |torn: &&Torn| {
+        report
+            .damage
+            .is_some_and(|found| (found.segment, found.offset) == (torn.segment, torn.offset))
+    };
+    for torn in report.torn.iter().filter(|torn| !is_damage(torn)) {
         let (segment, offset) = (segment_file(torn.segment), torn.offset);
         output::line(&format!("torn         {} bytes in {segment} at {offset}", torn.length))?;
     }
@@ -341,7 +350,7 @@ fn record_json(record: &Record<'_>, payload: Payload) -> Value {
         "sequence": header.sequence, "bytes": record.payload.len(),
         "payload": match payload {
             Payload::Text => output::to_json(record.payload),
-            Payload::Hex => Value::from(hex(record.payload)),
+            Payload::Hex => Value::from(output::hex(record.payload)),
             Payload::None => Value::Null,
         },
     })
@@ -356,14 +365,10 @@ fn record_line(record: &Record<'_>, payload: Payload) -> String {
     line += &format!("  {} B", record.payload.len());
     match payload {
         Payload::Text => line += &format!("  {}", output::cell(record.payload)),
-        Payload::Hex => line += &format!("  {}", hex(record.payload)),
+        Payload::Hex => line += &format!("  {}", output::hex(record.payload)),
         Payload::None => {}
     }
     line
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn stats(place: &Place) -> Result<(), Exit> {

@@ -151,23 +151,11 @@ fn dispatch(command: Command) -> Result<(), Exit> {
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
         Command::Txn(args) => txn::run(&args),
-        Command::Shell(args) => shell::run(&args, definitions(), run_line),
+        Command::Shell(args) => shell::run(&args, definitions()),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
-    }
-}
-
-/// A line of the shell. What is wrong with it, and help, clap says itself.
-fn run_line(words: &[String]) -> Result<(), Exit> {
-    match Cli::try_parse_from(words) {
-        Ok(cli) => run(cli.command),
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
-            error.print()?;
-            if code == 0 { Ok(()) } else { Err(Exit::quiet(code)) }
-        }
     }
 }
 

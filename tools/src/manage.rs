@@ -11,7 +11,7 @@ use margay_log::id::Index;
 use serde_json::{Value, json};
 
 use crate::connect::Connect;
-use crate::data::Fresh;
+use crate::data::{Follow, Fresh};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Table};
 use crate::units;
@@ -84,15 +84,8 @@ pub(crate) struct Watch {
     /// Begin behind this index, as events show it; without, with what happens from now on
     #[arg(long, value_name = "INDEX")]
     from: Option<u64>,
-    /// Only what is about this key
-    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
-    key: Option<String>,
-    /// Only what is about keys that begin so
-    #[arg(long, value_name = "PREFIX")]
-    prefix: Option<String>,
-    /// End after so many lines
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    count: Option<u64>,
+    #[command(flatten)]
+    only: Follow,
 }
 
 /// A type by its name or number.
@@ -166,7 +159,7 @@ pub(crate) fn describe(args: &Describe) -> Result<(), Exit> {
             "id": id.0,
             "size": size,
             "events": events,
-            "options": hex(options),
+            "options": output::hex(options),
             "holders": found.holders.iter().map(holder).collect::<Vec<Value>>(),
             "held": held,
             "waiting": waiting,
@@ -181,7 +174,7 @@ pub(crate) fn describe(args: &Describe) -> Result<(), Exit> {
         ("events kept", units::grouped(u64::from(*events))),
     ];
     if !options.is_empty() {
-        lines.push(("options", hex(options)));
+        lines.push(("options", output::hex(options)));
     }
     lines.push(("waiting", units::grouped(u64::from(*waiting))));
     lines.push(("held", units::grouped(u64::from(*held))));
@@ -214,12 +207,12 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Exit> {
     let client = args.connect.client()?;
     let group = client.group_of(&args.name)?;
     let Some(found) = client.find(&args.name).wait()? else { return Err(absent(&args.name)) };
-    let filter = filter(found.kind, args.key.as_deref(), args.prefix.as_deref())?;
+    let filter = filter(found.kind, args.only.key.as_deref(), args.only.prefix.as_deref())?;
     let after = args.from.map(|index| (Index(index), u32::MAX));
     if let Some(index) = args.from {
         note_ahead(&group, &args.name, Index(index))?;
     }
-    follow(&args.connect, group, (found.id, found.kind), filter, after, args.count)
+    follow(&args.connect, group, (found.id, found.kind), filter, after, args.only.count)
 }
 
 /// Says so where a begin lies ahead: nothing is shown until then, and nobody would know why.
@@ -365,8 +358,4 @@ fn failed(code: margay::machine::Code) -> Exit {
 
 fn absent(names: &str) -> Exit {
     Exit::new(NEGATIVE, format!("no resource called {names}")).hint("margay ls shows all")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,7 +13,7 @@ use margay::wire::GroupStatus;
 use margay_log::id::{GroupId, Incarnation, NodeId};
 use serde_json::json;
 
-use crate::cluster::merge;
+use crate::cluster::{merge, nobody};
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
 use crate::output;
@@ -155,13 +155,13 @@ fn everywhere(
             }
             Err(error) => failed.push((group, error)),
         }
-        if groups.len() > 1 {
-            let (at, all) = (done.len() + failed.len(), groups.len());
-            output::aside(&format!("{name}: {at} of {all} groups\n"));
-        }
         if failed.len() == 1 && group == groups[0] {
             // The first group gives a new node its number; and what it refuses, the others would.
             break;
+        }
+        if groups.len() > 1 {
+            let (at, all) = (done.len() + failed.len(), groups.len());
+            output::aside(&format!("{name}: {at} of {all} groups\n"));
         }
     }
     report(connect, verb, name, &groups, &done, &failed)
@@ -176,8 +176,7 @@ fn groups(
     nodes.sort_by_key(|node| node.groups.is_err());
     let mut known = merge(&nodes);
     if known.is_empty() {
-        return Err(Exit::new(UNREACHABLE, "no node answered")
-            .hint("check --endpoints, and that nodes run there"));
+        return Err(nobody(&nodes));
     }
     if let Some(only) = only {
         let last = known.last().map_or(0, |status| status.group.0);

@@ -10,7 +10,7 @@ use margay::resource::queue::QueueEvent;
 use serde_json::json;
 
 use crate::connect::Connect;
-use crate::data::Fresh;
+use crate::data::{self, Fresh};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Table};
 use crate::units;
@@ -128,13 +128,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
             first(connect, existing(&client, name, fresh.level())?.peek().wait()?)
         }
         Verb::Contains { name, task, fresh } => {
-            flag(existing(&client, name, fresh.level())?.contains(*task).wait()?)
+            let found = existing(&client, name, fresh.level())?.contains(*task).wait()?;
+            data::answer(connect, "there", found)
         }
         Verb::Remove { name, task } => {
-            flag(existing(&client, name, written)?.remove(*task).wait()?)
+            let found = existing(&client, name, written)?.remove(*task).wait()?;
+            data::answer(connect, "removed", found)
         }
         Verb::Revive { name, task } => {
-            flag(existing(&client, name, written)?.revive(*task).wait()?)
+            let found = existing(&client, name, written)?.revive(*task).wait()?;
+            data::answer(connect, "revived", found)
         }
         Verb::Clear { name } => {
             let cleared = existing(&client, name, written)?.clear().wait()?;

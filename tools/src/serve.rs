@@ -2,7 +2,7 @@
 
 mod file;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -188,7 +188,12 @@ fn announce(config: &ServerConfig, server: &Server) {
 
 impl From<Error> for Exit {
     fn from(error: Error) -> Exit {
-        Exit::new(error.exit_code().max(NEGATIVE), error.to_string())
+        let exit = Exit::new(error.exit_code().max(NEGATIVE), error.to_string());
+        match &error {
+            Error::Data { cause, .. } if cause.kind() == ErrorKind::PermissionDenied => exit
+                .hint("whoever runs the node must be able to write there; or use another --data"),
+            _ => exit,
+        }
     }
 }
 

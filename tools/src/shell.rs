@@ -1,10 +1,15 @@
 //! `margay shell`: the same commands, one per line, with completion and history.
 //!
 //! From a terminal it is a prompt. From a pipe it runs the lines and ends with the code of the last
-//! command that did not end well, so that a script notices.
+//! command that did not end well, so that a script notices. Each command is a process of its own:
+//! Ctrl-C ends it and not the shell.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{self, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 
 use clap::Command;
 use rustyline::completion::Completer;
@@ -14,7 +19,8 @@ use rustyline::{Config, Context, Editor, Helper, Highlighter, Hinter, Validator}
 
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE};
-use crate::output;
+use crate::output::Format;
+use crate::{hold, output, sys};
 
 /// Run commands line by line, with completion and history
 #[derive(clap::Args, Debug)]
@@ -23,32 +29,39 @@ Lines are commands without 'margay', as in: map put users ada admin. Quotes and 
 in a shell. 'help' lists the commands, 'exit' or Ctrl-D ends. History is kept in
 ~/.margay_history, or in the file that MARGAY_HISTORY names.
 
-From a pipe it runs all lines, and ends with the code of the last one that failed:
+Ctrl-C ends the command that runs, as in: watch users.
+
+From a pipe it runs all lines, and ends with the code of the last one that failed. There is nothing
+on the standard input of its commands then.
   printf 'counter add hits\\nmap size users\\n' | margay shell")]
 pub(crate) struct Args {
     #[command(flatten)]
     connect: Connect,
 }
 
-/// Runs one command, given its words.
-pub(crate) type RunLine = fn(&[String]) -> Result<(), Exit>;
-
-pub(crate) fn run(args: &Args, command: Command, run: RunLine) -> Result<(), Exit> {
-    let shell = Shell { options: options(&args.connect), command, run };
-    if io::stdin().is_terminal() { shell.prompt() } else { shell.pipe() }
+pub(crate) fn run(args: &Args, command: Command) -> Result<(), Exit> {
+    let is_prompt = io::stdin().is_terminal();
+    let shell = Shell { options: options(&args.connect), command, is_prompt };
+    if is_prompt { shell.prompt() } else { shell.pipe() }
 }
 
-/// How each line finds the cluster that the shell was started for: names of options, and what they
-/// are.
-fn options(connect: &Connect) -> [(&'static str, String); 2] {
+/// What the shell was told and its lines are, too: where the cluster is, and how to answer. Names
+/// of options, and what they are.
+fn options(connect: &Connect) -> Vec<(&'static str, String)> {
     let timeout = format!("{}us", connect.timeout.as_micros());
-    [("endpoints", connect.endpoints.join(",")), ("timeout", timeout)]
+    let mut options = vec![("endpoints", connect.endpoints.join(",")), ("timeout", timeout)];
+    match connect.output {
+        Format::Table => {}
+        Format::Json => options.push(("output", "json".to_owned())),
+        Format::Jsonl => options.push(("output", "jsonl".to_owned())),
+    }
+    options
 }
 
 struct Shell {
-    options: [(&'static str, String); 2],
+    options: Vec<(&'static str, String)>,
     command: Command,
-    run: RunLine,
+    is_prompt: bool,
 }
 
 impl Shell {
@@ -68,6 +81,7 @@ impl Shell {
     }
 
     fn prompt(&self) -> Result<(), Exit> {
+        leave_interrupts()?;
         let config = Config::builder().auto_add_history(true).build();
         let mut editor: Editor<Words, DefaultHistory> =
             Editor::with_config(config).map_err(failed)?;
@@ -112,7 +126,22 @@ impl Shell {
             Some(word @ ("shell" | "serve" | "demo")) => {
                 Step::Done(Err(Exit::usage(format!("{word} has a terminal for itself"))))
             }
-            Some(_) => Step::Done((self.run)(&self.with_options(&words))),
+            Some(_) => Step::Done(self.start(&self.with_options(&words))),
+        }
+    }
+
+    /// Runs a command to its end. It has said itself what there was to say.
+    fn start(&self, words: &[String]) -> Result<(), Exit> {
+        // As it was started, whatever stands in its place by now.
+        let mut command = process::Command::new("/proc/self/exe");
+        command.arg0("margay").args(words);
+        if !self.is_prompt {
+            command.stdin(Stdio::null());
+        }
+        sys::die_with_parent(&mut command, libc::SIGTERM);
+        match hold::code_of(command.status()?) {
+            0 => Ok(()),
+            code => Err(Exit::quiet(u8::try_from(code).unwrap_or(u8::MAX))),
         }
     }
 
@@ -129,7 +158,8 @@ impl Shell {
         let is_said = |name: &str| {
             let says = |word: &String| {
                 let value = word.strip_prefix("--").and_then(|word| word.strip_prefix(name));
-                value.is_some_and(|value| value.is_empty() || value.starts_with('='))
+                let short = name == "output" && word.starts_with("-o");
+                short || value.is_some_and(|value| value.is_empty() || value.starts_with('='))
             };
             own().any(says)
         };
@@ -137,14 +167,25 @@ impl Shell {
         let options = self.options.iter().filter(|(name, _)| takes(name) && !is_said(name));
         let options = options.map(|(name, value)| format!("--{name}={value}"));
         let verbs = &words[..words.len() - rest.len()];
-        let all = std::iter::once("margay".to_owned()).chain(verbs.iter().cloned());
-        all.chain(options).chain(rest.iter().cloned()).collect()
+        verbs.iter().cloned().chain(options).chain(rest.iter().cloned()).collect()
     }
 }
 
 enum Step {
     Done(Result<(), Exit>),
     Exit,
+}
+
+/// Leaves Ctrl-C to the commands: from the terminal it reaches them by itself.
+fn leave_interrupts() -> Result<(), Exit> {
+    let (sender, signals) = channel();
+    sys::divert_signals(sender, |signal| signal)?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.iter().find(|signal| *signal != libc::SIGINT) {
+            process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 fn failed(error: ReadlineError) -> Exit {
@@ -253,25 +294,28 @@ mod tests {
     #[test]
     fn each_line_is_told_where_the_cluster_is_if_it_wants_to_know() {
         use clap::Parser;
-        let options = [("endpoints", "n1,n2".to_owned()), ("timeout", "7us".to_owned())];
-        let shell = Shell { options, command: crate::definitions(), run: |_| Ok(()) };
-        let both = ["--endpoints=n1,n2", "--timeout=7us"];
+        let pairs = [("endpoints", "n1,n2"), ("timeout", "7us"), ("output", "json")];
+        let options = pairs.map(|(name, value)| (name, value.to_owned())).to_vec();
+        let shell = Shell { options, command: crate::definitions(), is_prompt: false };
+        let all = ["--endpoints=n1,n2", "--timeout=7us", "--output=json"];
         for (verb, rest, told) in [
-            ("ls", "", &both[..]),
-            ("map put", "users ada admin", &both),
-            ("map get", "users ada --timeout 1s", &both[..1]),
-            ("map get", "users ada --timeout=1s --endpoints n3", &[]),
-            ("lock run", "nightly -- curl --timeout 5", &both),
-            ("bench", "--workload map-get", &both),
-            ("bench floor", "--dir x", &both),
-            ("log inspect", "dir", &[]),
-            ("sim", "--seeds 1", &[]),
+            ("ls", "", &all[..]),
+            ("map put", "users ada admin", &all),
+            ("map get", "users ada -o table", &all[..2]),
+            ("map get", "users ada --timeout 1s -ojsonl", &all[..1]),
+            ("map get", "users ada --timeout=1s --endpoints n3 --output=table", &[]),
+            ("lock run", "nightly -- curl --timeout 5 -o x", &all),
+            ("bench", "--workload map-get", &all),
+            ("bench floor", "--dir x", &all),
+            ("log inspect", "dir", &all[2..]),
+            ("sim", "--seeds 1", &all[2..]),
             ("man", "", &[]),
         ] {
-            let all = shell.with_options(&words(&format!("{verb} {rest}")));
-            let expected = format!("margay {verb} {} {rest}", told.join(" "));
-            assert_eq!(all, words(&expected));
-            assert!(crate::Cli::try_parse_from(&all).is_ok(), "{all:?}");
+            let words = shell.with_options(&split(&format!("{verb} {rest}")).expect("words"));
+            let expected = format!("{verb} {} {rest}", told.join(" "));
+            assert_eq!(words, split(&expected).expect("words"));
+            let words = std::iter::once("margay").chain(words.iter().map(String::as_str));
+            assert!(crate::Cli::try_parse_from(words).is_ok(), "{expected}");
         }
     }
 

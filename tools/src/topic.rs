@@ -45,7 +45,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         prefix: String,
         /// End after so many messages
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
 }

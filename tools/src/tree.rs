@@ -2,14 +2,14 @@
 
 use margay::client::{Client, Group};
 use margay::machine::{Filter, Level, kind};
-use margay::resource::{Swap, Tree, tree::path};
+use margay::resource::{Swap, Tree, Versioned, tree::path};
 use margay_log::id::Index;
 use serde_json::json;
 
 use crate::connect::Connect;
 use crate::data::{self, Fresh, Listing};
 use crate::exit::{Exit, NEGATIVE};
-use crate::value::swapped;
+use crate::value::{print_as, print_version};
 use crate::{manage, output};
 
 /// A tree of documents under a name
@@ -190,6 +190,17 @@ fn create(connect: &Connect, verb: &Verb) -> Result<(), Exit> {
         false => output::line(&created)?,
     }
     hold.until_stopped(&client)
+}
+
+/// What came of a conditional write: the new version, or the data that is there and exit code 1.
+fn swapped(connect: &Connect, swap: &Swap<Option<Versioned>>) -> Result<(), Exit> {
+    match swap {
+        Swap::Done(version) => print_version(connect, version.0),
+        Swap::Conflict(found) => {
+            print_as(connect, "data", found.as_ref())?;
+            Err(Exit::quiet(NEGATIVE))
+        }
+    }
 }
 
 /// The tree, if there is one: looking at it must not create it.

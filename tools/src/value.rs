@@ -161,11 +161,20 @@ fn write(
 
 /// A value, as `get` and a conflict show it; where there is none, only JSON says something.
 pub(crate) fn print(connect: &Connect, found: Option<&Versioned>) -> Result<(), Exit> {
+    print_as(connect, "value", found)
+}
+
+/// The same, in JSON under `what`.
+pub(crate) fn print_as(
+    connect: &Connect,
+    what: &str,
+    found: Option<&Versioned>,
+) -> Result<(), Exit> {
     match (found, connect.is_json()) {
         (Some(found), false) => output::bytes(&found.value),
         (None, false) => Ok(()),
         (found, true) => output::json(&json!({
-            "value": found.map(|found| output::to_json(&found.value)),
+            what: found.map(|found| output::to_json(&found.value)),
             "version": found.map(|found| found.version.0),
         })),
     }

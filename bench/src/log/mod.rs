@@ -181,21 +181,20 @@ fn turn(
     }
     log.flush()?;
     let begin = Instant::now();
-    let recorder = if appenders == 1 {
-        run()?
+    let recorders: Vec<Recorder> = if appenders == 1 {
+        vec![run()?]
     } else if row.futures {
-        futures::run(log, row, appenders, time, budget)?
+        vec![futures::run(log, row, appenders, time, budget)?]
     } else {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..appenders).map(|_| scope.spawn(run)).collect();
-            let mut all = Recorder::new();
-            for thread in threads {
-                all.add(&thread.join().expect("an appender does not panic")?);
-            }
-            io::Result::Ok(all)
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended.map(|ended| ended.expect("an appender does not panic")).collect::<io::Result<_>>()
         })?
     };
     let seconds = begin.elapsed().as_secs_f64();
+    let mut recorder = Recorder::new();
+    recorders.iter().for_each(|one| recorder.add(one));
     Ok(Cell {
         name: contender.name(),
         row: *row,

@@ -31,7 +31,8 @@ impl Session {
     pub fn on_disconnected(&mut self, now: Micros) {
         self.see(now);
         match self.link {
-            Link::Greeting { .. } | Link::Open => self.lose(Attempt::Disconnected),
+            Link::Greeting { .. } => self.lose(Attempt::NoHello),
+            Link::Open => self.lose(Attempt::Disconnected),
             Link::Closing { .. } => self.closed(),
             _ => {}
         }

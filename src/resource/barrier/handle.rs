@@ -9,6 +9,18 @@ use crate::resource::{Reply, Submit};
 use std::time::Duration;
 
 /// A cyclic barrier.
+///
+/// At most 5,000 parties.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let start = client.barrier("start", 3).wait()?; // 3 where it is created now
+/// let round = start.arrive().wait()?; // until three have come
+/// # let _ = round;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Barrier<S> {
     handle: Handle<S>,

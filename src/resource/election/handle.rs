@@ -14,6 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An election.
+///
+/// Candidates stand in a row; the first leads.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let scheduler = client.election("scheduler").wait()?;
+/// let lead = scheduler.campaign(b"10.0.0.7:9000").wait()?;
+/// println!("leads in term {}: a fencing token", lead.term());
+/// lead.resign().wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Election<S> {
     handle: Handle<S>,

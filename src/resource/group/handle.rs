@@ -17,6 +17,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A group of members that send each other messages.
+///
+/// At most 5,000 members; a message is at most 1 MiB, and 1,000 or 8 MiB wait for a member: see
+/// [`Code::INBOX_FULL`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// use margay::resource::group::To;
+/// use std::time::Duration;
+/// let workers = client.member_group("workers").wait()?;
+/// let member = workers.join(b"what others see of it").wait()?;
+/// let answer = workers.ask(To::Any, b"resize 17", Duration::from_secs(5));
+/// let message = member.messages().wait_next()?;
+/// message.reply(b"done").wait()?;
+/// assert_eq!(answer.wait()?, b"done");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemberGroup<S> {
     handle: Handle<S>,

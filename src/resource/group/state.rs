@@ -231,7 +231,7 @@ impl GroupState {
         }
         let pair = Pair::new(&id, &join.data);
         let ask = Ask::new(session, join.request, 1, &join.wait_ms);
-        match self.claims.ask(ask, free, at, effects)? {
+        match self.ask(ask, free, at, effects)? {
             GRANTED => self.seat(name, pair, at, effects),
             WAITING => self.wait_for_id(name, pair),
             _ => {}
@@ -289,10 +289,23 @@ impl GroupState {
     fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
         let told = effects.notices.len();
         let dropped = self.claims.drop_one_due(at, effects);
-        for notice in &effects.notices[told..] {
+        self.forget_over(told, effects);
+        dropped
+    }
+
+    /// See [`Claims::ask`]. A join of the same request may have been over.
+    fn ask(&mut self, ask: Ask, free: bool, at: Moment, effects: &mut Effects) -> Result<u8, Code> {
+        let told = effects.notices.len();
+        let asked = self.claims.ask(ask, free, at, effects);
+        self.forget_over(told, effects);
+        asked
+    }
+
+    /// Joins that were told that they are over have left nothing.
+    fn forget_over(&mut self, told: usize, effects: &Effects) {
+        for notice in effects.notices[told..].iter().filter(|notice| notice.state.is_final()) {
             self.stop_waiting(notice.waiter);
         }
-        dropped
     }
 
     /// These are neither held nor waited for any more: whatever they were, nothing of it is left.
@@ -360,12 +373,7 @@ impl GroupState {
             }
             let request = send.request.to_native();
             // Its time limit is the message's.
-            self.claims.ask(
-                Ask { session, request, amount: 1, wait_ms: None },
-                false,
-                at,
-                effects,
-            )?;
+            self.ask(Ask { session, request, amount: 1, wait_ms: None }, false, at, effects)?;
         }
         let wait_ms = send.wait_ms.as_ref().map(|wait| wait.to_native());
         let due = wait_ms.map(|wait| at.now.after(Micros::from_millis(wait)));

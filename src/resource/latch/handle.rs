@@ -9,6 +9,18 @@ use crate::resource::{Reply, Submit};
 use std::time::Duration;
 
 /// A count-down latch.
+///
+/// At most 10,000 wait for it: see [`TOO_MANY_WAITERS`](crate::machine::Code::TOO_MANY_WAITERS).
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let ready = client.latch("ready", 3).wait()?; // 3 where it is created now
+/// ready.count_down().wait()?;
+/// ready.opened().wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Latch<S> {
     handle: Handle<S>,

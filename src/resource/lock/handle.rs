@@ -11,6 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// A fair lock with fencing tokens.
+///
+/// At most 10,000 wait for it: see [`TOO_MANY_WAITERS`](crate::machine::Code::TOO_MANY_WAITERS).
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// use std::time::Duration;
+/// let nightly = client.lock("nightly").wait()?;
+/// match nightly.lock_within(Duration::from_secs(10)).wait()? {
+///     Some(guard) => println!("pass {} to whatever the lock protects", guard.token()),
+///     None => println!("somebody else has it"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Lock<S: Submit> {
     handle: Handle<S>,
     /// What the clones of a re-entrant handle hold together.

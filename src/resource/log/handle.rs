@@ -8,6 +8,20 @@ use crate::resource::{Answer, Failure, Reply, Submit};
 use std::ops::Range;
 
 /// A log of records.
+///
+/// A record is at most 1 MiB. A log that keeps everything takes a million records, or 256 MiB of
+/// them: see [`Code::LOG_FULL`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let audit = client.log("audit").wait()?;
+/// let position = audit.append(b"ada logged in").wait()?;
+/// let mut records = audit.follow(Some(position)); // what is there, then what comes
+/// println!("{:?}", records.wait_next()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Log<S> {
     handle: Handle<S>,

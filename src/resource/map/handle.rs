@@ -17,6 +17,20 @@ use margay_log::id::Index;
 use std::time::Duration;
 
 /// An ordered map of bytes.
+///
+/// Keys are at most 4 KiB and values 1 MiB, else writing fails with [`Code::KEY_TOO_LARGE`] or
+/// [`Code::VALUE_TOO_LARGE`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let users = client.map("users").wait()?;
+/// users.put(b"ada", b"admin").wait()?;
+/// let found = users.get(b"ada").wait()?.expect("just put");
+/// users.replace_version(b"ada", found.version, b"author").wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Map<S> {
     handle: Handle<S>,

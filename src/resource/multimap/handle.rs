@@ -12,6 +12,21 @@ use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
 
 /// An ordered map from a key to an ordered set of values, all of them bytes.
+///
+/// Keys are at most 4 KiB and values 1 MiB, else writing fails with [`Code::KEY_TOO_LARGE`] or
+/// [`Code::VALUE_TOO_LARGE`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let roles = client.multimap("roles").wait()?;
+/// let is_new = roles.put(b"ada", b"admin").wait()?;
+/// let first_page = roles.get(b"ada", None, 0).wait()?;
+/// roles.remove_key(b"ada").wait()?;
+/// # let _ = (is_new, first_page);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Multimap<S> {
     handle: Handle<S>,

@@ -46,10 +46,10 @@ impl QueueState {
             }
         }
         let last = if dead { last } else { Index::ZERO };
-        for (name, task) in self.dead.range(last.next()..) {
-            items.put(|out| freeze_task(ITEM_DEAD, *name, task, out));
+        for (name, task) in self.dead.after(last) {
+            items.put(|out| freeze_task(ITEM_DEAD, name, task, out));
             if items.is_full() {
-                return go_on(ITEM_DEAD, name);
+                return go_on(ITEM_DEAD, &name);
             }
         }
         None
@@ -95,10 +95,10 @@ impl QueueState {
         };
         let task =
             Task { pair: Pair::new(&name.0.to_be_bytes(), reader.rest()), deliveries, place };
-        let known = self.tasks.get(name).is_some() || self.dead.contains_key(&name);
+        let known = self.tasks.get(name).is_some() || self.dead.get(name).is_some();
         let fits = match tag {
             ITEM_TASK => self.fits(task.pair.size()),
-            _ => self.dead.len() < DEAD_MAX,
+            _ => self.dead.fits(task.pair.size()),
         };
         match (tag, place) {
             _ if known || !fits => return Err(Code::BAD_PAYLOAD),
@@ -106,7 +106,7 @@ impl QueueState {
                 return Err(Code::BAD_PAYLOAD);
             }
             (ITEM_TASK, _) => self.tasks.insert(name, task),
-            (_, Place::Ready) => drop(self.dead.insert(name, task)),
+            (_, Place::Ready) => self.dead.insert(name, task),
             _ => return Err(Code::BAD_PAYLOAD),
         }
         Ok(())

@@ -14,6 +14,23 @@ use margay_log::id::Index;
 use std::time::Duration;
 
 /// A queue of values or tasks.
+///
+/// A value is at most 1 MiB. At most a million are in a queue, or 256 MiB of them: see
+/// [`Code::QUEUE_FULL`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// use std::time::Duration;
+/// let jobs = client.queue_with("jobs", 5).wait()?; // handed out 5 times: a dead letter
+/// jobs.offer(b"picture-17").wait()?;
+/// for task in jobs.take(1, Duration::from_secs(30)).wait()? {
+///     println!("to do: {:?}", task.value()); // one that fails here is dropped, and given back
+///     task.ack().wait()?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Queue<S> {
     handle: Handle<S>,

@@ -1,6 +1,6 @@
 //! What a queue does: hands out tasks, takes them back, buries them.
 
-use super::tasks::{Lease, Place, Task, Tasks};
+use super::tasks::{Lease, Letters, Place, Task, Tasks};
 use super::*;
 use crate::machine::bytes;
 use crate::machine::clock::Due;
@@ -30,7 +30,7 @@ pub(super) struct QueueState {
     /// The leases, in milliseconds, that takes which wait have asked for.
     pub(super) asked: OrdMap<Index, u64>,
     pub(super) tasks: Tasks,
-    pub(super) dead: OrdMap<Index, Task>,
+    pub(super) dead: Letters,
     cleared: Vec<Tasks>,
 }
 
@@ -42,7 +42,7 @@ pub(in super::super) fn create(options: &[u8]) -> Created {
         claims: Claims::default(),
         asked: OrdMap::new(),
         tasks: Tasks::default(),
-        dead: OrdMap::new(),
+        dead: Letters::default(),
         cleared: Vec::new(),
     }))
 }
@@ -166,10 +166,15 @@ impl QueueState {
     fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
         let told = effects.notices.len();
         let dropped = self.claims.drop_one_due(at, effects);
-        for notice in &effects.notices[told..] {
+        self.forget_over(told, effects);
+        dropped
+    }
+
+    /// Takes that were told that they are over have left nothing.
+    fn forget_over(&mut self, told: usize, effects: &Effects) {
+        for notice in effects.notices[told..].iter().filter(|notice| notice.state.is_final()) {
             self.asked.remove(&notice.waiter);
         }
-        dropped
     }
 
     /// The next delay or lease that is due ends.
@@ -248,10 +253,6 @@ impl QueueState {
         let Some(task) = self.tasks.remove(name) else { return };
         effects.event(at.resource, DIED, None, Some(task.pair.clone()));
         self.dead.insert(name, task);
-        while self.dead.len() > DEAD_MAX {
-            let oldest = self.dead.get_min().map(|(name, _)| *name);
-            oldest.and_then(|name| self.dead.remove(&name));
-        }
     }
 
     /// The task, where the session has it under this token.
@@ -347,12 +348,12 @@ impl QueueState {
             }
             ReviveV1::SCHEMA => {
                 let name = Index(access::<ReviveV1>(payload, &mut scratch)?.task.to_native());
-                let size = self.dead.get(&name).map(|task| task.pair.size());
+                let size = self.dead.get(name).map(|task| task.pair.size());
                 if size.is_some_and(|size| !self.fits(size)) {
                     return Err(Code::QUEUE_FULL);
                 }
                 effects.reply.push(u8::from(size.is_some()));
-                if let Some(mut task) = self.dead.remove(&name) {
+                if let Some(mut task) = self.dead.remove(name) {
                     Tasks::forget_deliveries(&mut task);
                     self.tasks.insert(name, task);
                 }
@@ -421,7 +422,11 @@ impl QueueState {
         let free = self.can_hand_out() && self.claims.waiting(at.now) == 0;
         let amount = if free { 1 } else { max.into() };
         let ask = Ask::new(commit.session, take.request, amount, &take.wait_ms);
-        match self.claims.ask(ask, free, at, effects)? {
+        let told = effects.notices.len();
+        let asked = self.claims.ask(ask, free, at, effects);
+        // One of the same request may have been over.
+        self.forget_over(told, effects);
+        match asked? {
             GRANTED => {
                 self.hand_out(name, max.into(), lease_ms, at);
                 self.put_tasks(self.tasks.of_take(name), &mut effects.reply);
@@ -465,8 +470,7 @@ impl QueueState {
             DeadV1::SCHEMA => {
                 let dead = access::<DeadV1>(payload, &mut scratch)?;
                 let limit = page_limit(dead.limit.to_native(), PAGE_MAX);
-                let from = Index(dead.after.to_native().saturating_add(1));
-                let page = self.dead.range(from..).map(|(name, task)| (*name, task));
+                let page = self.dead.after(Index(dead.after.to_native()));
                 put_tasks(page.take(limit as usize), out);
             }
             _ => return Err(Code::BAD_KIND),

@@ -2,6 +2,7 @@
 //!
 //! Who may have what, and who is told, is decided in `state.rs`.
 
+use super::{DEAD_BYTES_MAX, DEAD_MAX};
 use crate::machine::clock::{Due, Timers};
 use crate::machine::{LogTime, Pair};
 use crate::resource::waste::Waste;
@@ -155,6 +156,49 @@ impl Tasks {
         }
         let cleared = self.all.len() - kept.all.len();
         (cleared as u64, std::mem::replace(self, kept))
+    }
+}
+
+/// Dead letters, by their numbers. Where there are too many, the oldest go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Letters {
+    all: OrdMap<Index, Task>,
+    bytes: u64,
+}
+
+impl Letters {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, name: Index) -> Option<&Task> {
+        self.all.get(&name)
+    }
+
+    pub(super) fn after(&self, name: Index) -> impl Iterator<Item = (Index, &Task)> {
+        self.all.range(name.next()..).map(|(name, task)| (*name, task))
+    }
+
+    /// Whether one of this size takes nobody's place.
+    pub(super) fn fits(&self, size: usize) -> bool {
+        self.all.len() < DEAD_MAX && self.bytes + size as u64 <= DEAD_BYTES_MAX
+    }
+
+    pub(super) fn insert(&mut self, name: Index, task: Task) {
+        while !self.fits(task.pair.size())
+            && let Some(oldest) = self.all.get_min().map(|(name, _)| *name)
+        {
+            self.remove(oldest);
+        }
+        self.bytes += task.pair.size() as u64;
+        let before = self.all.insert(name, task);
+        assert!(before.is_none(), "a task dies once");
+    }
+
+    pub(super) fn remove(&mut self, name: Index) -> Option<Task> {
+        let task = self.all.remove(&name)?;
+        self.bytes -= task.pair.size() as u64;
+        Some(task)
     }
 }
 

@@ -33,6 +33,13 @@ impl Registry {
                 continue;
             };
             let told = effects.events.len() + effects.notices.len();
+            if slot.deleted {
+                // Nobody's turn comes here any more: all are told that it is lost, this one too.
+                let firing = Firing { resource, index: commit.index, now: commit.time };
+                self.dismantle(&firing, limit - released, effects);
+                released += effects.events.len() + effects.notices.len() - told;
+                continue;
+            }
             let slot = own_copy(slot);
             let commit = Commit { resource, ..*commit };
             let whose = (resource, Some(session));

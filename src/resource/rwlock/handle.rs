@@ -10,6 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A fair read-write lock.
+///
+/// Many read, or one writes, in the order in which they came.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let config = client.rwlock("config").wait()?;
+/// let reader = config.read().wait()?;
+/// reader.unlock().wait()?;
+/// let writer = config.write().wait()?;
+/// println!("pass {} to whatever it protects", writer.token());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RwLock<S> {
     handle: Handle<S>,

@@ -10,6 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A fair semaphore.
+///
+/// Who asks for more permits than there are is refused with
+/// [`BAD_AMOUNT`](crate::machine::Code::BAD_AMOUNT).
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let downloads = client.semaphore("downloads", 4).wait()?; // 4 where it is created now
+/// let permits = downloads.acquire(2).wait()?;
+/// permits.release().wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Semaphore<S> {
     handle: Handle<S>,

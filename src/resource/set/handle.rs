@@ -10,6 +10,18 @@ use margay_log::id::Index;
 use std::time::Duration;
 
 /// An ordered set of bytes.
+///
+/// Members are at most 4 KiB, else adding fails with [`Code::KEY_TOO_LARGE`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let tags = client.set("tags").wait()?;
+/// let added = tags.add_all(&["red", "green"]).wait()?;
+/// println!("{added} of them are new, {} are there", tags.size().wait()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Set<S> {
     handle: Handle<S>,

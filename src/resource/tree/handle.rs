@@ -9,6 +9,19 @@ use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
 
 /// A tree of documents.
+///
+/// Paths are at most 4 KiB, data 1 MiB.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// let config = client.tree("config").wait()?;
+/// config.clone().with_parents().create("/app/db", b"10.0.0.9").wait()?;
+/// let node = config.get("/app/db").wait()?.expect("just made");
+/// config.set_version("/app/db", node.version, b"10.0.0.10").wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Tree<S> {
     handle: Handle<S>,

@@ -11,6 +11,22 @@ use margay_log::id::Index;
 use std::time::Duration;
 
 /// A single value of bytes.
+///
+/// It is at most 1 MiB, else writing fails with [`Code::VALUE_TOO_LARGE`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = margay::client::Client::builder().endpoints(["127.0.0.1:5150"]).connect()?;
+/// use margay::resource::Swap;
+/// let config = client.value("config").wait()?;
+/// config.set(b"v1").wait()?;
+/// match config.compare_and_set(Some(b"v1"), b"v2").wait()? {
+///     Swap::Done(version) => println!("now v2, written at {version}"),
+///     Swap::Conflict(found) => println!("somebody was faster: {found:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Value<S> {
     handle: Handle<S>,

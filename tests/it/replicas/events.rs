@@ -4,7 +4,7 @@ use margay::client::session::Output;
 use margay::machine::{Code, ResourceId, kind};
 use margay::resource::registry::DeleteV1;
 use margay::resource::value::SetV1;
-use margay_log::id::Index;
+use margay_log::id::{Index, Micros};
 
 use super::caller::Caller;
 use super::group::Group;
@@ -121,6 +121,64 @@ fn who_was_cut_off_from_what_was_deleted_is_told() {
         assert_eq!(ends, [Code::NO_SUCH_RESOURCE]);
     }
     assert_eq!(group.replica(lagging).snapshot_counts().installed, 1, "its state has leapt");
+}
+
+/// A node that is cut off from its group has nothing to tell any more, and answers who asks whether
+/// it is there: who only watches is sent elsewhere, and misses nothing.
+#[test]
+fn who_only_watches_is_sent_away_from_a_node_that_is_cut_off() {
+    for cuts_leader in [false, true] {
+        let mut group = Group::new(3);
+        let (leader, others) = group.led();
+        let cut = if cuts_leader { leader } else { others[0] };
+        let rest: Vec<u32> = (1..=3).filter(|n| *n != cut).collect();
+        let mut writer = Caller::new(&group, 1, &rest, 30_000);
+        let value = writer.open(&mut group, "value", kind::VALUE);
+        let mut watcher = Caller::new(&group, 2, &[cut, rest[0], rest[1]], 30_000);
+        watcher.watch(&group, value, Index::ZERO);
+        group.until("it to watch", |group| {
+            watcher.carry(group);
+            watcher.session.in_flight() == 0
+        });
+        group.isolate(cut);
+        assert_eq!(watcher.node(&group), Some(cut));
+        let set = SetV1 { value: b"new".to_vec(), ephemeral: false, ttl_ms: 0 };
+        let id = writer.command(&group, value, &set);
+        let written = writer.finish(&mut group, id).expect("the others go on").index;
+        let begun = group.now;
+        group.until("the event", |group| {
+            watcher.carry(group);
+            events(&watcher) == [written]
+        });
+        assert!(group.now.since(begun) < Micros::from_millis(10_000));
+        assert_eq!(watcher.tried.len(), 2, "{:?}", watcher.tried);
+    }
+}
+
+/// Where no node knows a leader, who watches asks one after the other, and takes time for it.
+#[test]
+fn who_only_watches_goes_round_while_nobody_leads() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let mut writer = Caller::new(&group, 1, &[leader, others[0], others[1]], 30_000);
+    let value = writer.open(&mut group, "value", kind::VALUE);
+    let mut watcher = Caller::new(&group, 2, &[leader, others[0], others[1]], 30_000);
+    watcher.watch(&group, value, Index::ZERO);
+    watcher.carry(&mut group);
+    (1..=3).for_each(|n| group.isolate(n));
+    for _ in 0..600 {
+        group.run(100);
+        watcher.carry(&mut group);
+    }
+    assert!((5..25).contains(&watcher.tried.len()), "{:?}", watcher.tried);
+    group.heal();
+    let set = SetV1 { value: b"new".to_vec(), ephemeral: false, ttl_ms: 0 };
+    let id = writer.command(&group, value, &set);
+    let written = writer.finish(&mut group, id).expect("they go on").index;
+    group.until("the event", |group| {
+        watcher.carry(group);
+        events(&watcher) == [written]
+    });
 }
 
 fn events(watcher: &Caller) -> Vec<Index> {

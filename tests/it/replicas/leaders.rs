@@ -132,6 +132,32 @@ pub(super) fn an_operators_transfer_holds() {
     group.until("the first to lead again", |group| group.leads() == Some(1));
 }
 
+/// An operator who wants the present leader to lead gets that, though it is handing over.
+#[test]
+fn an_operator_keeps_a_leader_that_is_handing_over() {
+    let mut group = Group::new(3);
+    let (leader, others) = group.led();
+    let mut caller = Caller::new(&group, 1, &[leader], 60_000);
+    let counter = caller.open(&mut group, "counter", kind::COUNTER);
+    group.converge();
+    // The successor lacks an entry, and so is not told to stand yet.
+    group.node(others[0]).holds = Some(|op| matches!(op, Op::Write { .. }));
+    assert_eq!(caller.add(&mut group, counter), 1);
+    let (next, own) = (format!("n{}", others[0]), format!("n{leader}"));
+    let conn = begin(&mut group, leader, Admin::Transfer { name: &next });
+    group.run(100);
+    assert_eq!(answer(&mut group, conn), None);
+    assert_eq!(ask(&mut group, leader, Admin::Transfer { name: &own }), "done");
+    let said = answer(&mut group, conn).expect("it is over");
+    assert!(said.starts_with("CHANGE_UNDER_WAY"), "{said}");
+    let begun = group.now;
+    assert_eq!(caller.add(&mut group, counter), 2);
+    assert!(group.now.since(begun) < Micros::from_millis(200), "it takes commands at once");
+    group.node(others[0]).holds = None;
+    group.run(3_000);
+    assert_eq!(group.leads(), Some(leader));
+}
+
 /// A leader whose disk is slow commits with the disks of the others, and hands over before long;
 /// a follower's slow disk is nobody's business.
 #[test]

@@ -7,13 +7,17 @@ use margay::machine::{Code, VALUE_MAX, kind};
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::group::{
     AnswerV1, AnswersV1, DELIVERIES_MAX, INBOX_MAX, InboxV1, JoinV1, SendV1, TO_ALL, TO_ANY,
+    WAITING,
 };
 use margay::resource::log::{AppendV1, Retention};
-use margay::resource::queue::{self, DeadV1, NackV1, OfferV1, PollV1, ReviveV1, TakeV1};
+use margay::resource::queue::{
+    self, DEAD_BYTES_MAX, DeadV1, NackV1, OfferV1, PollV1, ReviveV1, StatusV1, TakeV1,
+};
 use margay::resource::registry::OpenV1;
 use margay::resource::transaction::CommitV1;
 use margay::resource::tree::{ChildrenV1, CreateV1};
 use margay::wire::PAYLOAD_MAX;
+use margay_log::id::Micros;
 
 fn open(world: &mut World, session: u64, kind: u8, options: Vec<u8>) -> u64 {
     let told = world.command(session, 0, &OpenV1 { name: b"it".to_vec(), kind, options });
@@ -47,6 +51,31 @@ fn a_queue_that_is_full_comes_back_with_its_dead_letters() {
     world.command(session, id, &PollV1 {});
     assert_eq!(world.command(session, id, &revive).payload, [1]);
     assert_eq!(world.command(session, id, &revive).payload, [0]);
+}
+
+/// Tasks that nobody can do cost no more memory than those that wait.
+#[test]
+fn dead_letters_are_bounded_in_bytes_and_the_oldest_go() {
+    let mut world = World::new();
+    let session = world.register(1);
+    let id = open(&mut world, session, kind::QUEUE, queue::options(1));
+    let mut dead = Vec::new();
+    for request in 0..DEAD_BYTES_MAX / VALUE_MAX as u64 + 5 {
+        let offer = OfferV1 { value: vec![7; VALUE_MAX], delay_ms: 0 };
+        let task = world.command(session, id, &offer).index;
+        let take = TakeV1 { request, max: 1, lease_ms: 1_000, wait_ms: None };
+        let token = world.command(session, id, &take).index;
+        let told = world.command(session, id, &NackV1 { task, token, delay_ms: 0 });
+        assert_eq!(told.code, Code::OK);
+        dead.push(task);
+    }
+    let status = world.query(session, id, &StatusV1 {}).payload;
+    let kept = u64::from_le_bytes(status[24..32].try_into().unwrap());
+    assert_eq!(kept, DEAD_BYTES_MAX / VALUE_MAX as u64 - 1, "each has its number, too");
+    let oldest = dead[dead.len() - kept as usize];
+    let page = world.query(session, id, &DeadV1 { after: 0, limit: 0 }).payload;
+    assert_eq!(page[4..12], oldest.to_le_bytes());
+    comes_back(&world);
 }
 
 /// A message that has an inbox is counted there and nowhere else.
@@ -87,6 +116,39 @@ fn a_log_that_grew_by_transactions_comes_back() {
     let mut reader = Reader::new(&told.payload);
     assert_eq!((told.code, reader.u8()), (Code::OK, Ok(1)), "it is committed");
     comes_back(&world);
+}
+
+/// How long all resources are in a snapshot.
+fn state_bytes(world: &World) -> usize {
+    let written = chunks(&world.machine, 64 << 10);
+    written.iter().filter(|chunk| chunk[0] == 3).map(Vec::len).sum()
+}
+
+/// Where thousands of waits are over at once, that is told bit by bit; the request of one that is
+/// over may come again before.
+#[test]
+fn a_request_that_comes_again_after_its_time_leaves_nothing_of_the_first() {
+    fn again<O: Encode>(world: &mut World, resource: u64, ask: impl Fn(u64) -> O) {
+        let session = world.register(2);
+        let before = state_bytes(world);
+        for request in 1..=2_000 {
+            assert_eq!(world.command(session, resource, &ask(request)).payload[0], WAITING);
+        }
+        world.time += 10_000;
+        assert_eq!(world.command(session, resource, &ask(2_000)).payload[0], WAITING);
+        comes_back(world);
+        (0..3).for_each(|_| world.tick(Micros::from_millis(10)));
+        assert_eq!(state_bytes(world), before, "nobody waits any more");
+    }
+    let mut world = World::new();
+    let session = world.register(1);
+    let queue = world.open(session, "queue", kind::QUEUE);
+    let group = world.open(session, "group", kind::GROUP);
+    let wait_ms = Some(5);
+    let join = |request| JoinV1 { request, id: b"id".to_vec(), data: Vec::new(), wait_ms };
+    assert_eq!(world.command(session, group, &join(1)).code, Code::OK);
+    again(&mut world, group, join);
+    again(&mut world, queue, |request| TakeV1 { request, max: 1, lease_ms: 1_000, wait_ms });
 }
 
 /// Two of these are a little longer than a page may be, and fit no frame with what goes with them.

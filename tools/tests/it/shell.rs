@@ -1,9 +1,11 @@
 //! `margay shell`, completions and manual pages.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 
-use crate::harness::{MARGAY, Scratch, beside_others, cluster, margay_alone};
+use crate::harness::{MARGAY, Scratch, beside_others, cluster, margay, margay_alone, until};
 
 /// What the shell says to these lines, and its exit code.
 fn shell(lines: &str) -> (String, String, Option<i32>) {
@@ -42,6 +44,57 @@ fn a_script_runs_line_by_line_and_ends_with_its_last_failure() {
     assert!(code == Some(2) && err.contains("terminal for itself"), "{err}");
 }
 
+/// At a terminal, which `script` makes.
+#[test]
+fn an_interrupt_ends_the_command_and_not_the_shell() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("shell");
+    margay(&["map", "put", "sh-watch", "key", "value"]).with(0);
+    let mut shell = Command::new("script")
+        .args(["-qec", &format!("{MARGAY} shell"), "/dev/null"])
+        .env("MARGAY_ENDPOINTS", cluster())
+        .env("MARGAY_HISTORY", scratch.path().join("history"))
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script is there");
+    let mut keys = shell.stdin.take().expect("a pipe");
+    let mut out = shell.stdout.take().expect("a pipe");
+    let (sender, said) = channel();
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = out.read(&mut bytes) {
+            let _ = sender.send(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+    });
+    // What the terminal is told whenever a line can be typed.
+    const PROMPT: &str = "\x1b[?2004h";
+    let mut shown = String::new();
+    let mut wait_for = |what: &str, times: usize| {
+        until(what, || {
+            shown.extend(said.try_iter());
+            shown.matches(what).count() == times
+        });
+    };
+    let mut line = |line: &[u8]| keys.write_all(line).expect("it reads");
+    for n in 0..2 {
+        wait_for(PROMPT, 3 * n + 1);
+        // A command that has signals for itself must not keep those of the next one.
+        line(b"lock run sh-lock -- true\n");
+        wait_for(PROMPT, 3 * n + 2);
+        line(b"watch sh-watch --from 0\n");
+        wait_for("added", n + 1);
+        line(b"\x03");
+        wait_for(PROMPT, 3 * n + 3);
+        line(b"counter add sh-interrupts\n");
+    }
+    wait_for(PROMPT, 7);
+    line(b"exit\n");
+    assert!(shell.wait().expect("it ends").success());
+    assert_eq!(margay(&["counter", "get", "sh-interrupts"]).with(0).out, "2\n");
+}
+
 #[test]
 fn completions_and_manual_pages_know_all_commands() {
     for name in ["bash", "zsh", "fish"] {
@@ -58,4 +111,9 @@ fn completions_and_manual_pages_know_all_commands() {
     margay_alone(&["man", "--dir", &dir]).with(0);
     let page = std::fs::read_to_string(scratch.path().join("margay-map-put.1")).expect("a page");
     assert!(page.contains("Set the value of a key"), "{page}");
+    // What is laid out by hand stays as it is.
+    let page = std::fs::read_to_string(scratch.path().join("margay-serve.1")).expect("a page");
+    let (_, notes) = page.split_once("\n.SH NOTES\n.nf\n").expect("notes");
+    let (notes, _) = notes.split_once("\n.fi\n").expect("their end");
+    assert!(notes.starts_with("Examples:\n  margay serve  "), "{notes}");
 }

@@ -356,7 +356,7 @@ fn an_idle_session_without_members_needs_no_connection() {
 fn a_stranger_and_another_cluster_are_left() {
     let mut world = World::registered();
     world.session.on_bytes(world.now, b"HTTP/1.1 400 Bad Request\r\n\r\n");
-    assert!(world.session.tried().contains("this is HTTP"), "{}", world.session.tried());
+    assert!(world.session.tried().contains("HTTP is spoken"), "{}", world.session.tried());
     world.look();
     let address = world.address.clone();
     world.session.on_connected(world.now, &address);

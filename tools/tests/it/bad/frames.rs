@@ -54,7 +54,7 @@ fn a_frame_that_cannot_be_is_named_and_ends_only_its_connection() {
         ("flags", spoilt(|bytes| bytes[7] = 9), Code::BAD_PAYLOAD, "unknown flags"),
         ("answer", spoilt(|bytes| bytes[4] = 37), Code::BAD_PAYLOAD, "not a request"),
         ("peer's", spoilt(|bytes| bytes[4] = 66), Code::BAD_PAYLOAD, "not a request"),
-        ("web", b"GET / HTTP/1.1\r\n\r\n".to_vec(), Code::FOREIGN, "this is HTTP"),
+        ("web", b"GET / HTTP/1.1\r\n\r\n".to_vec(), Code::FOREIGN, "HTTP is spoken"),
     ];
     for (what, bytes, code, words) in cases {
         let mut wire = Wire::client(&one.address);

@@ -181,6 +181,31 @@ fn a_write_that_fails_stops_the_node_with_file_and_offset() {
     assert!(said.lines().any(fits), "{said}");
 }
 
+/// The system would end it with a signal, and nobody would know why. A limit that comes in the way
+/// later is like a full disk, but that it does not pass.
+#[test]
+fn a_limit_on_the_size_of_files_is_named() {
+    let _beside = beside_others();
+    let scratch = Scratch::new("bad-file-size");
+    // In blocks of 512 bytes: no room for a first segment, then room for that alone.
+    let limited = |blocks: u32, data: &str| {
+        let script = format!("ulimit -f {blocks} && exec \"$@\"");
+        let before = ["sh", "-c", &script, "sh"];
+        serve(&before, &scratch.path().join(data), &["--shards", "1"])
+    };
+    ends(limited(4_000, "none"), scratch.path()).because(6, &["segment-", "File too large"]);
+    let one = One::launch(limited(12_288, "one"), scratch.path());
+    let client = connect(&one.address).with_timeout(Duration::from_secs(3));
+    let map = client.map("large").wait().expect("opens");
+    let (count, failure) = put_until_refused(&map);
+    assert_eq!((failure.code, failure.outcome()), (Code::DISK_FULL, Outcome::NotApplied));
+    assert_eq!(map.size().wait().expect("reads go on"), u64::from(count));
+    let said = one.said();
+    assert!(said.contains("no space for the log") && said.contains("File too large"), "{said}");
+    drop((map, client));
+    assert_eq!(one.stop(), Some(0));
+}
+
 #[test]
 fn a_directory_without_direct_writes_works_and_says_so() {
     let _beside = beside_others();
