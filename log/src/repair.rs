@@ -101,6 +101,18 @@ impl std::fmt::Display for Step {
 }
 
 /// A repair that is ready and not done.
+///
+/// ```no_run
+/// # fn main() -> Result<(), margay_log::Error> {
+/// use margay_log::repair::Repair;
+///
+/// if let Some(repair) = Repair::plan("events".as_ref())? {
+///     repair.steps().iter().for_each(|step| println!("{step}")); // what would be lost, too
+///     println!("the originals are in {}", repair.finish()?.display());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Repair {
     path: PathBuf,

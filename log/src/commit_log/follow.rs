@@ -8,6 +8,21 @@ use crate::error::Error;
 use crate::id::Index;
 
 /// Gives each entry as it becomes durable. Made by [`CommitLog::follow`](super::CommitLog::follow).
+///
+/// ```no_run
+/// # use margay_log::commit_log::{CommitLog, CommitLogOptions};
+/// # fn main() -> Result<(), margay_log::Error> {
+/// let log = CommitLog::open("events", CommitLogOptions::default())?.log;
+/// let mut follower = log.follow(log.last().next()); // what comes from now on
+/// std::thread::spawn(move || {
+///     // Ends with `Error::Closed` when the log is closed and all was seen.
+///     while let Ok(record) = follower.wait_next() {
+///         println!("{} {:?}", record.index, record.payload);
+///     }
+/// });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Follower {
     reader: Reader,

@@ -28,6 +28,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What its writer has removed since is [`Error::Gone`] to a reader, which may go on behind it. If
 /// the writer has compacted what is read, the reader sees the log as it is then; that may be one that
 /// was cut meanwhile, which is [`Error::Cut`] to a reader that had come further.
+///
+/// ```no_run
+/// # fn main() -> Result<(), margay_log::Error> {
+/// use margay_log::commit_log::ReadOnlyLog;
+///
+/// let log = ReadOnlyLog::open("events")?; // its writer may go on meanwhile
+/// let verified = log.verify(|_, _| true)?; // every byte that counts
+/// println!("{} to {}, {} entries", log.first(), log.last(), verified.entries);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ReadOnlyLog {
     path: PathBuf,

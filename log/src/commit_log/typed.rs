@@ -48,6 +48,23 @@ where
 ///
 /// The layout of `T` becomes part of what is on disk: a type that has changed gets another schema
 /// number, and entries of the old one are then refused by name instead of being misread.
+///
+/// ```no_run
+/// # fn main() -> Result<(), margay_log::Error> {
+/// use margay_log::commit_log::{CommitLog, CommitLogOptions, TypedLog};
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize)]
+/// struct Paid {
+///     order: u64,
+///     cents: u32,
+/// }
+///
+/// let log = CommitLog::open("payments", CommitLogOptions::default())?.log;
+/// let payments = TypedLog::new(log, 1);
+/// payments.append(&Paid { order: 17, cents: 1_250 })?.wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TypedLog<T> {
     log: CommitLog,
