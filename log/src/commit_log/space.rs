@@ -122,7 +122,7 @@ mod tests {
                 shared.on_space(done);
             }
         };
-        let held_up = Spacer { work: Some((sender, thread::spawn(held_up))) };
+        let held_up = Spacer { work: Some(sender), thread: Some(thread::spawn(held_up)) };
         let before = std::mem::replace(&mut log.handle.shared.state().spacer, held_up);
         before.stop();
         (1..=7).filter(|n| n % 2 == 0).for_each(|n| log.clean(Index(n)).expect("held"));
