@@ -277,7 +277,7 @@ impl Driver {
     }
 
     /// Answers what came too late.
-    fn end(self) {
+    pub(super) fn end(self) {
         let Driver { orders, late, closing, .. } = self;
         let answer = |order| match order {
             Order::Call { completer, .. } => completer.complete(Err(closed())),

@@ -239,7 +239,10 @@ impl fmt::Debug for Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
     use std::sync::Mutex;
+    use std::task::{Context, Poll, Waker};
 
     use super::driver::{Driver, Settings};
     use super::*;
@@ -279,11 +282,7 @@ mod tests {
         drop((third, inbox));
     }
 
-    #[test]
-    fn what_was_left_there_is_found() {
-        let (orders, inbox) = sync_channel(1);
-        let (completer, closed) = Reply::channel();
-        let late = Late::new(Mutex::new(vec![Order::Close(Some(completer))]));
+    fn driver(inbox: Receiver<Order>, late: Late, orders: SyncSender<Order>) -> Driver {
         let second = Duration::from_secs(1);
         let settings = Settings {
             endpoints: vec!["127.0.0.1:1".to_owned()],
@@ -297,7 +296,15 @@ mod tests {
             key: [0; 16],
             seed: 1,
         };
-        let driver = Driver::new(settings, inbox, late, orders.clone());
+        Driver::new(settings, inbox, late, orders)
+    }
+
+    #[test]
+    fn what_was_left_there_is_found() {
+        let (orders, inbox) = sync_channel(1);
+        let (completer, closed) = Reply::channel();
+        let late = Late::new(Mutex::new(vec![Order::Close(Some(completer))]));
+        let driver = driver(inbox, late, orders.clone());
         orders.send(Order::Late).expect("there is a place");
         let (sender, ended) = sync_channel(1);
         std::thread::spawn(move || {
@@ -306,5 +313,15 @@ mod tests {
         });
         ended.recv_timeout(Duration::from_secs(30)).expect("it takes what is there");
         closed.wait().expect("closed");
+    }
+
+    #[test]
+    fn what_is_left_there_at_the_end_is_answered() {
+        let (orders, inbox) = sync_channel(1);
+        let (completer, mut closed) = Reply::channel();
+        let late = Late::new(Mutex::new(vec![Order::Close(Some(completer))]));
+        driver(inbox, late, orders).end();
+        let polled = Pin::new(&mut closed).poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled, Poll::Ready(Ok(())));
     }
 }

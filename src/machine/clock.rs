@@ -65,8 +65,8 @@ struct Run<T> {
 
 /// Timers in one run, at most. A copy that is changed takes one run for itself.
 const RUN_MAX: usize = 64;
-/// A run of fewer joins one beside it, if both are no more than half of one.
-const RUN_MIN: usize = RUN_MAX / 4;
+/// One that has become so short joins one beside it, if both are no more than half a run.
+const RUN_SHORT: usize = RUN_MAX / 4;
 
 impl<T: Ord + Clone> Default for Timers<T> {
     fn default() -> Timers<T> {
@@ -111,12 +111,17 @@ impl<T: Ord + Clone> Timers<T> {
         let Some((bound, run)) = self.runs.get_prev_mut(&timer) else { return false };
         let Ok(at) = run.timers.binary_search(&timer) else { return false };
         run.remove(at);
-        if run.length == 0 {
-            let bound = bound.clone();
-            self.runs.remove(&bound);
-        } else if run.length < RUN_MIN {
-            let bound = bound.clone();
-            self.join(&bound);
+        match run.length {
+            0 => {
+                let bound = bound.clone();
+                self.runs.remove(&bound);
+            }
+            // Not at each: most runs go on to their end.
+            1 | 4 | RUN_SHORT => {
+                let bound = bound.clone();
+                self.join(&bound);
+            }
+            _ => {}
         }
         true
     }

@@ -591,6 +591,9 @@ mod tests {
         delivery.event(Index(8), &event(0, VALUE_MAX));
         delivery.event(Index(8), &event(1, VALUE_MAX));
         assert_eq!(told(&mut buffers), (16, 40), "once for each, however much they miss");
+        front.gone(ConnId(1));
+        front.delivery(&left, &mut buffers).event(Index(9), &event(0, 64));
+        assert_eq!(told(&mut buffers), (39, 0), "who has left is sent nothing");
     }
 
     #[test]

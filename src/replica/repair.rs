@@ -454,3 +454,18 @@ impl<S: StateMachine> Replica<S> {
         self.repairs.counts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often the connection to it breaks.
+    #[test]
+    fn a_follower_waits_once_for_what_is_lacking() {
+        let mut repairs = Repairs::default();
+        for (node, has) in [(2, 5), (3, 5), (2, 7)] {
+            repairs.wait(NodeId(node), Index(has));
+        }
+        assert_eq!(repairs.waiting, [(NodeId(3), Index(5)), (NodeId(2), Index(7))]);
+    }
+}

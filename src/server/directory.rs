@@ -320,6 +320,16 @@ mod tests {
         given.map_err(|error| error.and_then(|error| error.raw_os_error()))
     }
 
+    /// Nothing is begun anew over it.
+    #[test]
+    fn what_cannot_be_looked_at_may_be_there() {
+        let path = std::env::temp_dir().join(format!("margay-may-{}", std::process::id()));
+        std::os::unix::fs::symlink(&path, &path).expect("a name that leads to itself");
+        let may = may_exist(&path);
+        fs::remove_file(&path).expect("ours");
+        assert_eq!([may, may_exist(&path)], [true, false]);
+    }
+
     #[test]
     fn either_copy_is_enough() {
         let bytes = vec![7; 5_000];

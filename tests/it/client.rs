@@ -2,9 +2,13 @@
 //! misbehave.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -311,14 +315,25 @@ fn a_call_is_over_by_its_deadline() {
 /// For ever is a time-out, too.
 #[test]
 fn a_time_that_is_longer_than_any_is_one() {
-    let (node, long) = (Node::start(State::default()), Duration::MAX);
-    let builder = Client::builder().endpoints([&node.address]).timeout(long).silence(long);
-    let client = builder.connect_timeout(long).backoff(long, long).connect().unwrap();
-    command(&client.group(GroupId(0)), "a").wait().unwrap();
-    let _events = client.group(GroupId(0)).subscribe(ResourceId(5), None, Filter::All);
-    assert!(client.status()[0].groups.is_ok());
-    assert_eq!(node.applied(), ["a"]);
-    client.close().unwrap();
+    // The second is none at all in the lowest 64 bits of its microseconds.
+    let works = |long: Duration| {
+        let node = Node::start(State::default());
+        let builder = Client::builder().endpoints([&node.address]).timeout(long).silence(long);
+        let client = builder.connect_timeout(long).backoff(long, long).connect().unwrap();
+        command(&client.group(GroupId(0)), "a").wait().unwrap();
+        let _events = client.group(GroupId(0)).subscribe(ResourceId(5), None, Filter::All);
+        assert!(client.status()[0].groups.is_ok());
+        assert_eq!(node.applied(), ["a"]);
+        client.close().unwrap();
+    };
+    for long in [Duration::MAX, Duration::from_secs(1 << 58)] {
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            works(long);
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(20)).expect("whoever has time has an answer");
+    }
 }
 
 #[test]
@@ -336,6 +351,14 @@ fn a_client_comes_and_goes_without_blocking() {
     let failure = connecting("127.0.0.1:1").wait().unwrap_err();
     assert_eq!((failure.code, failure.outcome), (Code::NO_LEADER, Outcome::NotApplied));
     assert!(failure.text.starts_with("no node answered after 0.2s"), "{failure}");
+    // Nobody answers: whoever asks has the reply at once all the same, and nothing is in it.
+    let context = &mut Context::from_waker(Waker::noop());
+    let builder = Client::builder().endpoints([&node.address]).timeout(Duration::from_secs(10));
+    let client = builder.clone().connecting().wait().unwrap();
+    command(&client.group(GroupId(0)), "b").wait().unwrap();
+    node.state.lock().unwrap().mute = true;
+    assert!(Pin::new(&mut builder.connecting()).poll(context).is_pending());
+    assert!(Pin::new(&mut client.closing()).poll(context).is_pending());
 }
 
 #[test]

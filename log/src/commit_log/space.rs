@@ -62,3 +62,79 @@ fn run(maker: &Maker, work: &Receiver<Op>, shared: &Weak<Shared>) {
         shared.on_space(done);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver};
+    use crate::id::Index;
+
+    /// A segment's file is another one already, and the log has not been told: whoever opens it
+    /// then finds other bytes there than are listed, waits until they are, and reads those.
+    #[test]
+    fn a_reader_waits_where_a_file_is_another_than_the_log_knows() {
+        let path = std::env::temp_dir().join(format!("margay-space-{}", std::process::id()));
+        let options = CommitLogOptions {
+            driver: Driver::Direct,
+            segment_first: 64 << 10,
+            segment_max: 64 << 10,
+            cache_bytes: 0,
+            ..CommitLogOptions::default()
+        };
+        let log = CommitLog::open(&path, options).expect("a fresh directory").log;
+        for _ in 0..20 {
+            log.append(&[7; 5_000]).expect("room").wait().expect("durable");
+        }
+        let (exchanged, is_exchanged) = channel();
+        let (go_on, goes_on) = channel();
+        let shared = Arc::clone(&log.handle.shared);
+        let maker = Maker::new(path.clone(), Arc::new(File::open(&path).expect("ours")), 0);
+        let (sender, work) = channel();
+        let held_up = move || {
+            for op in work {
+                let done = match op {
+                    Op::Rewrite { segment, data } => {
+                        let result = maker.rewrite(segment, &data);
+                        // As if many others had been read since.
+                        shared.files.forget(segment);
+                        exchanged.send(()).expect("waited for");
+                        goes_on.recv().expect("it goes on");
+                        Done::Rewritten { segment, result }
+                    }
+                    Op::Prepare { segment, size, header, .. } => {
+                        Done::Prepared { segment, result: maker.prepare(segment, size, &header) }
+                    }
+                    other => unreachable!("nothing is removed, as {other:?} would"),
+                };
+                shared.on_space(done);
+            }
+        };
+        let held_up = Spacer { work: Some((sender, thread::spawn(held_up))) };
+        let before = std::mem::replace(&mut log.handle.shared.state().spacer, held_up);
+        before.stop();
+        (1..=7).filter(|n| n % 2 == 0).for_each(|n| log.clean(Index(n)).expect("held"));
+        let found = thread::scope(|scope| {
+            let log = &log;
+            let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+            scope.spawn(move || log.compact(compaction, |_| false));
+            is_exchanged.recv_timeout(Duration::from_secs(10)).expect("it is rewritten");
+            let reading = scope.spawn(move || {
+                let mut reader = log.read(..Index(10));
+                let mut next = || reader.read_next().map(|read| read.map(|it| it.index.0));
+                std::iter::from_fn(|| next().transpose()).collect()
+            });
+            thread::sleep(Duration::from_millis(100));
+            go_on.send(()).expect("it is waited for");
+            reading.join().expect("no panic")
+        });
+        let found: Result<Vec<u64>, Error> = found;
+        assert_eq!(found, Ok(vec![1, 3, 5, 7, 8, 9]));
+        drop(log);
+        std::fs::remove_dir_all(&path).expect("it is ours");
+    }
+}

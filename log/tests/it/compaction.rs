@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use margay_log::clean::{Candidate, Packed};
 use margay_log::disk::Disk;
 use margay_log::disk::sim::{ENOSPC, SimDisk};
 use margay_log::format::{BLOCK, EntryHeader, SegmentHeader};
@@ -27,6 +28,12 @@ struct Store {
     /// Segments that were rewritten and whose files were others before.
     rewritten_reused: u64,
     halved: u64,
+    /// Laid down, and not asked for yet.
+    chosen: Option<(Candidate, Packed)>,
+    /// Candidates that had changed when they were to be rewritten.
+    changed: u64,
+    /// Cuts within what was being rewritten.
+    cut_meanwhile: u64,
     now: Micros,
 }
 
@@ -47,17 +54,23 @@ impl Store {
             ever_cleaned,
             rewritten_reused: 0,
             halved: 0,
+            chosen: None,
+            changed: 0,
+            cut_meanwhile: 0,
             now: Micros(0),
         }
     }
 
     fn act(&mut self) {
         match self.rng.below(20) {
+            // Back into what is worked on, as chance alone would seldom have it.
+            _ if self.log.is_rewriting() && self.rng.chance(1, 6) => self.cut(120),
+            _ if self.chosen.is_some() && self.rng.chance(1, 40) => self.cut(120),
             0..7 => self.append(),
             7 if self.options.spare_bytes > 0 => self.truncate_prefix(),
             7..11 => self.clean(),
             11..14 => self.compact(),
-            14 => self.cut(),
+            14 => self.cut(8),
             15 => self.truncate_prefix(),
             16 => self.cut_in_two(),
             17 => _ = self.log.set_meta(b"somebody's"),
@@ -108,29 +121,50 @@ impl Store {
 
     /// One step of compaction, as far as it may go now.
     fn compact(&mut self) {
-        let percent = 1 + self.rng.below(40);
-        let Some(candidate) = self.log.candidate(SegmentNumber(0), percent) else { return };
         if self.log.is_rewriting() {
             return;
         }
+        let at_once = self.chosen.is_none();
+        let Some((candidate, packed)) = self.chosen.take().or_else(|| self.choose()) else {
+            return;
+        };
         if !self.log.may_rewrite(candidate.segment) {
             self.log.record_place();
+            self.chosen = Some((candidate, packed));
             return;
         }
-        let disk = &mut self.disk;
-        let packed = candidate
-            .pack(|position, bytes| Storage::read(disk, position.segment, position.offset, bytes));
-        assert!(self.log.rewrite(&candidate, packed.expect("readable")));
+        if at_once && self.rng.chance(1, 4) {
+            // Something else comes before it.
+            self.chosen = Some((candidate, packed));
+            return;
+        }
+        let is_current = self.log.rewrite(&candidate, packed);
+        assert!(is_current || !at_once);
+        self.changed += u64::from(!is_current);
+        if !is_current {
+            return;
+        }
         let mut header = [0; BLOCK];
         Storage::read(&mut self.disk, candidate.segment, 0, &mut header).expect("readable");
         let header = SegmentHeader::decode(&header).expect("a header");
         self.rewritten_reused += u64::from(header.former != SegmentNumber::default());
     }
 
-    fn cut(&mut self) {
+    fn choose(&mut self) -> Option<(Candidate, Packed)> {
+        let percent = 1 + self.rng.below(40);
+        let candidate = self.log.candidate(SegmentNumber(0), percent)?;
+        let disk = &mut self.disk;
+        let packed = candidate
+            .pack(|position, bytes| Storage::read(disk, position.segment, position.offset, bytes));
+        Some((candidate, packed.expect("readable")))
+    }
+
+    /// At a batch end that is less than `most` entries back.
+    fn cut(&mut self, most: u64) {
         let (start, last) = (self.log.start().id.index.0, self.log.last().index.0);
-        let back = self.rng.below(8).min(last - start);
+        let back = self.rng.below(most).min(last - start);
         let end = self.log.end_up_to(Index(last - back)).id.index;
+        self.cut_meanwhile += u64::from(self.log.is_rewriting() && end.0 < last);
         self.log.truncate_suffix(end).expect("a batch end");
     }
 
@@ -226,6 +260,8 @@ struct Count {
     /// Rewritten ones that had been made so.
     rewritten_reused: u64,
     halved: u64,
+    changed: u64,
+    cut_meanwhile: u64,
     /// Segments that had been removed and came back.
     back: u64,
 }
@@ -236,10 +272,12 @@ fn power_cut_while_compacting() {
     for_seeds("power_cut_while_compacting", &seeds(12), |seed| {
         history(Store::new(seed, options()), seed, &mut count);
     });
-    let Count { cuts, removed, reused, halved, back, .. } = count;
+    let Count { cuts, removed, reused, halved, changed, cut_meanwhile, back, .. } = count;
     println!("{cuts} power cuts, {removed} entries were found removed;");
     println!("{halved} batches were cut in two, {back} removed segments came back");
+    println!("{changed} candidates had changed, {cut_meanwhile} cuts during a rewriting");
     assert!(removed > 1000 && reused == 0 && halved > 0 && back > 0);
+    assert!(changed > 0 && cut_meanwhile > 0);
 }
 
 /// Files go from hand to hand: a segment that is rewritten was another one before, and what is
@@ -277,7 +315,7 @@ fn history(mut store: Store, seed: u64, count: &mut Count) {
             let last = log.last().index;
             store.appended.retain(|&index, _| index <= last);
             // A cut that was not durable is undone; what it had cut off is there again.
-            (store.log, store.disk) = (log, disk);
+            (store.log, store.disk, store.chosen) = (log, disk, None);
             store.adopt();
         }
     }
@@ -290,6 +328,8 @@ fn history(mut store: Store, seed: u64, count: &mut Count) {
     while store.finish_one() {}
     count.reused += store.disk.reused();
     count.halved += store.halved;
+    count.changed += store.changed;
+    count.cut_meanwhile += store.cut_meanwhile;
     count.rewritten_reused += store.rewritten_reused;
     let mut disk = store.disk.clone();
     let (log, _) = store.check(&mut disk, &store.cleaned);

@@ -143,7 +143,9 @@ fn a_directory_that_was_exchanged_is_not_taken_for_the_new_one() {
     filled(&path);
     drop(holder);
     let waited = waiting.join().expect("no panic");
-    assert!(matches!(Direct::open_with(&path, AT_ONCE), Err(Error::Locked { .. })));
+    let error = Direct::open_with(&path, AT_ONCE).expect_err("taken");
+    let named = path.display().to_string();
+    assert_eq!(error, Error::Locked { path: named }, "all of it, not only its files");
     drop(waited);
     drop(Direct::open_with(&path, AT_ONCE).expect("free again"));
 }

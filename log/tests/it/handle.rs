@@ -265,6 +265,8 @@ fn what_is_left_of_a_batch_stays_marked() {
     for _ in 0..20 {
         log.append(&[7; 3_000]).expect("room").wait().expect("durable");
     }
+    let never = Compaction { dead_percent: u64::MAX, ..Compaction::default() };
+    assert_eq!(log.compact(never, |_| true).expect("runs").segments, 0);
     let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
     assert_eq!(log.compact(compaction, |_| true).expect("runs").entries, 3);
     assert_eq!(indexes(&log)[..4], [1, 3, 5, 7]);

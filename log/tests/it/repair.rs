@@ -175,6 +175,13 @@ fn a_repair_that_fails_leaves_the_log_where_it_is() {
     fs::remove_dir_all(dir.path().join("log.repair")).expect("there");
     repair.finish().expect_err("there is nothing to put in place");
     assert_eq!(contents(&path), before);
+    // Somebody has moved the log away: what was to take its place is not taken for the originals.
+    let repair = Repair::plan(&path).expect("can be repaired").expect("needs to be");
+    let moved = dir.path().join("moved");
+    fs::rename(&path, &moved).expect("ours");
+    repair.finish().expect_err("there is nothing to exchange");
+    assert!(contents(&moved).into_values().eq(before.into_values()), "it is as it was");
+    assert!(!dir.path().join("log.damaged").exists());
 }
 
 #[test]

@@ -442,6 +442,31 @@ fn who_has_no_space_for_a_snapshot_holds_nobody_up() {
     scene.ends_well(1);
 }
 
+/// Who answers and gets no further is given up: no log is kept for it, though there is not much.
+#[test]
+fn who_gets_no_further_with_a_snapshot_is_given_up() {
+    let mut scene = Scene::behind();
+    let (away, leader) = (scene.away, scene.leader);
+    scene.group.node(away).disk.fail_snapshots(Some(ENOSPC));
+    scene.group.heal();
+    scene.group.run(300);
+    let newest = scene.group.node(leader).disk.finished_snapshots().map(|(at, _)| at).max();
+    let newest = newest.expect("one is on its way");
+    let make = |scene: &mut Scene, count| {
+        let made = scene.group.replica(leader).snapshot_counts().made;
+        while scene.group.replica(leader).snapshot_counts().made < made + count {
+            scene.caller.fill(&mut scene.group, 8);
+        }
+    };
+    make(&mut scene, 3);
+    assert!(begin(&scene.group, leader) <= newest, "it may still come so far");
+    scene.group.run(15_000);
+    make(&mut scene, 1);
+    assert!(begin(&scene.group, leader) > newest, "it has had its time");
+    scene.group.node(away).disk.fail_snapshots(None);
+    scene.ends_well(1);
+}
+
 /// A receiver that gets on, but not as fast as the log grows, does not fill the leader's disk.
 #[test]
 fn a_snapshot_on_its_way_keeps_so_much_log_and_no_more() {

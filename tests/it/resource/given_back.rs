@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay::machine::Code;
-use margay::resource::{Lock, Queue};
+use margay::resource::{Lock, Queue, Task};
 
 use super::handles::{Near, poll};
 
@@ -52,7 +52,7 @@ fn a_task_that_could_not_be_acknowledged_is_given_back() {
     one.far().is_loaded = true;
     assert_eq!(task.ack().wait().unwrap_err().code, Code::OVERLOADED);
     one.far().is_loaded = false;
-    let again = queue.take(1, lease).wait().unwrap().remove(0);
-    assert_eq!(again.deliveries(), 2);
-    again.ack().wait().unwrap();
+    let mut again = queue.take_within(1, lease, Duration::ZERO).wait().unwrap();
+    assert_eq!(again.iter().map(Task::deliveries).collect::<Vec<_>>(), [2], "it can be had again");
+    again.remove(0).ack().wait().unwrap();
 }

@@ -128,6 +128,21 @@ fn sizes_and_pages_do_not_count_what_has_ended() {
     assert_eq!(polled[8..], [1, 0, 0, 0, b'd', b'v'], "the first that is there");
 }
 
+/// So many have ended, and are still to be removed, that the first that is there is not looked for.
+#[test]
+fn the_first_entry_is_not_looked_for_without_end() {
+    let (mut world, session, map) = world();
+    for n in 0..12_000 {
+        world.command(session, map, &put(&format!("{n:05}"), 100 * SECOND, false));
+    }
+    world.command(session, map, &put("last", 0, false));
+    look_ahead(&mut world, 100 * SECOND);
+    let poll = PollV1 { last: false };
+    assert_eq!(world.command(session, map, &poll).code, Code::OVERLOADED);
+    let polled = world.command(session, map, &poll);
+    assert_eq!((polled.code, &polled.payload[12..]), (Code::OK, &b"lastv"[..]));
+}
+
 #[test]
 fn put_if_absent_over_an_entry_that_has_ended_sets_a_timer_of_its_own() {
     let (mut world, session, map) = world();

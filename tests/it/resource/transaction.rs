@@ -6,7 +6,7 @@ use margay::machine::bytes::Reader;
 use margay::machine::{Code, StateMachine, kind};
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::transaction::{
-    CommitV1, EQUAL, GREATER, LESS, NOT_EQUAL, OPERATIONS_MAX, Outcome,
+    CommitV1, EQUAL, GREATER, LESS, LONG_MAX, NOT_EQUAL, OPERATIONS_MAX, Outcome, TOLD_MAX,
 };
 use margay::resource::{
     Counter, Election, Lock, Log, Multimap, Queue, Registry, Set, Swap, Transaction, Tree, Value,
@@ -152,6 +152,41 @@ fn a_check_that_fails_or_a_command_that_is_refused_undoes_everything() {
     assert_eq!(bank.query(lock, &lock::HolderV1 {})[0], 0);
     let after = (bank.world.seen.events.len(), bank.world.seen.notices.len());
     assert_eq!(after, before, "nobody is told of what was undone");
+}
+
+#[test]
+fn what_would_look_at_too_much_or_tell_too_much_is_refused() {
+    let get = multimap::GetV1 { key: b"k".to_vec(), after: None, limit: 0 };
+    let read = log::ReadV1 { from: 1, limit: 0 };
+    let looks = |count| {
+        let half = (0..count / 2).fold(Steps::default(), |all, _| all.check(1, &get, EQUAL, &[]));
+        (count / 2..count).fold(half, |all, _| all.check(2, &read, EQUAL, &[]))
+    };
+    assert_eq!(looks(LONG_MAX).admitted(), Ok(()));
+    assert_eq!(looks(LONG_MAX + 1).admitted(), Err(Code::TOO_MANY_OPERATIONS));
+
+    let mut world = World::new();
+    let session = world.register(1);
+    let sets: Vec<u64> =
+        (0..=5).map(|n| world.open(session, &format!("set{n}"), kind::SET)).collect();
+    let member = |n: usize| n.to_be_bytes().to_vec();
+    let add = |count| set::AddV1 {
+        members: (0..count).map(member).collect(),
+        ephemeral: false,
+        ttl_ms: 0,
+    };
+    let adds = |last| {
+        let full = sets[..4].iter().fold(Steps::default(), |all, set| all.then(*set, &add(1_000)));
+        full.then(sets[4], &add(last)).0
+    };
+    let (before, events) = (state(&world), world.seen.events.len());
+    let told = world.command(session, 0, &adds(TOLD_MAX - 4_000 + 1));
+    assert_eq!(ended(&told), (REFUSED, 4));
+    assert_eq!(told.payload[5..7], Code::TOO_MANY_OPERATIONS.0.to_le_bytes());
+    assert!(state(&world) == before && world.seen.events.len() == events, "nothing has changed");
+    let told = world.command(session, 0, &adds(TOLD_MAX - 4_000));
+    assert_eq!(ended(&told), (COMMITTED, 5));
+    assert_eq!(world.seen.events.len(), events + TOLD_MAX);
 }
 
 #[test]
@@ -405,6 +440,9 @@ fn a_write_under_a_stale_token_is_not_done() {
     assert!(!write(new().holds(&ours, stale), b"late"), "somebody else holds it");
     assert!(write(new().holds(&ours, token), b"theirs"));
 
+    for term in [0, 1] {
+        assert!(!write(new().leads(&election, term), b"nobody leads"));
+    }
     let first = election.campaign(b"first").wait().unwrap();
     let term = first.term();
     assert!(write(new().leads(&election, term), b"led"));

@@ -50,12 +50,14 @@ fn a_command_that_kept_something_ends_with_its_session() {
     let mut command = Command::new(MARGAY);
     command.args(put).env("MARGAY_ENDPOINTS", cluster());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let keeper = command.spawn().expect("it starts");
+    sys::die_with_parent(&mut command, libc::SIGKILL);
+    let mut keeper = command.spawn().expect("it starts");
     let is_there = || margay(&["map", "has", "worker-online", "n1"]).code == Some(0);
     until("it to be there", is_there);
     sys::signal(keeper.id(), libc::SIGSTOP);
     until("it to be gone", || !is_there());
     sys::signal(keeper.id(), libc::SIGCONT);
+    until("the command to end", || keeper.try_wait().expect("ours").is_some());
     let ended = keeper.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");

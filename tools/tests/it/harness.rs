@@ -1,14 +1,16 @@
 //! What the tests share: a cluster for all that do not hurt it, directories, and the command.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::nodes::{Live, Nodes, Plan};
+use crate::sys;
 
 /// Everything ends within this time, or fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -133,6 +135,7 @@ impl Ended {
 }
 
 /// Runs `margay` against the shared cluster.
+#[track_caller]
 pub(crate) fn margay(args: &[&str]) -> Ended {
     let mut command = Command::new(MARGAY);
     command.args(args).env("MARGAY_ENDPOINTS", cluster());
@@ -140,6 +143,7 @@ pub(crate) fn margay(args: &[&str]) -> Ended {
 }
 
 /// Runs `margay` without any cluster in its environment.
+#[track_caller]
 pub(crate) fn margay_alone(args: &[&str]) -> Ended {
     let mut command = Command::new(MARGAY);
     command.args(args).env_remove("MARGAY_ENDPOINTS");
@@ -147,10 +151,33 @@ pub(crate) fn margay_alone(args: &[&str]) -> Ended {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(mut command: Command) -> Ended {
-    let output = command.stdin(Stdio::null()).output().expect("the command starts");
+#[track_caller]
+pub(crate) fn run(command: Command) -> Ended {
+    run_within(PATIENCE, command)
+}
+
+/// The same with another limit. Whoever waits for what does not come is ended then.
+#[track_caller]
+pub(crate) fn run_within(limit: Duration, mut command: Command) -> Ended {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    sys::die_with_parent(&mut command, libc::SIGKILL);
+    let child = command.spawn().expect("the command starts");
+    let (pid, (ends, ended)) = (child.id(), channel::<Infallible>());
+    let watch = thread::spawn(move || {
+        let is_late = ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        if is_late {
+            sys::signal(pid, libc::SIGKILL);
+        }
+        is_late
+    });
+    let output = child.wait_with_output().expect("it ends, or is ended");
+    drop(ends);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    let ended =
+        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+    let is_late = watch.join().expect("no panic");
+    assert!(!is_late, "{command:?} has not ended within {limit:?}: {ended:?}");
+    ended
 }
 
 /// Waits until `reached`, looking often.

@@ -97,6 +97,10 @@ fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     assert_eq!((code, entries.as_array().map(Vec::len)), (1, entries_before(&inspected)));
     let (code, stats) = json(&["stats"], &dir);
     assert_eq!((code, &stats["last_index"]), (1, &inspected["log"]["last_index"]));
+    for verb in ["dump", "stats"] {
+        let (code, out, err) = text(&run(&[verb], &dir));
+        assert!(code == 1 && !out.is_empty() && err.contains("damaged"), "{verb}: {out}{err}");
+    }
 
     // Nobody is there to be asked.
     let (code, planned) = json(&["repair"], &dir);

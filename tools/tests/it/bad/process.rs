@@ -132,8 +132,10 @@ fn a_node_ends_while_a_resolver_does_not_answer() {
     };
     let hosts = file("hosts", "127.0.0.1 localhost n1.test\n");
     let resolver = file("resolv.conf", "nameserver 10.9.9.2\n");
-    // What leaves by a dummy device is lost. $0 are the hosts, $1 is the resolver.
-    let script = "ip link set lo up && ip link add none type dummy && \
+    // What leaves by a dummy device, or by one whose input nothing is led to, is lost. $0 are the
+    // hosts, $1 is the resolver.
+    let script = "ip link set lo up && \
+                  { ip link add none type dummy || ip link add none type ifb; } && \
                   ip address add 10.9.9.1/24 dev none && ip link set none up && \
                   mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && \
                   shift && exec \"$@\"";
