@@ -9,7 +9,8 @@
 //!
 //! A hard state is a statement about one moment: `position` is where the next frame was to go, and
 //! what it says about durability and about the log's end replaces everything that frames before
-//! `position` say.
+//! `position` say. While frames are on their way that are to supersede what was cut off, the moment is
+//! that before the first of them: should they be lost, what was cut off is not to come back.
 
 use crate::breaks;
 use crate::buffer::Buffer;
@@ -46,9 +47,9 @@ pub struct HardState {
     pub update: u64,
     /// The log was durable up to here.
     pub durable: BatchEnd,
-    /// Where the next frame was to go.
+    /// Where the next frame was to go, or the first of those on their way.
     pub position: Position,
-    /// The log's last index, durable or not.
+    /// The log's last index before that frame, durable or not.
     pub end: Index,
     /// What the log begins behind.
     pub start: BatchEnd,

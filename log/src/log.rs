@@ -59,6 +59,9 @@ pub struct Log {
     pub(crate) from: Position,
     /// See [`Log::repair`].
     pub(crate) repair: Index,
+    /// It was cut behind this entry, and all up to it is durable: what lies on disk behind must not
+    /// come back once a hard state says so. Means nothing when the log is durable further than this.
+    pub(crate) cut_at: Option<Index>,
     /// Where the log was to go on, as the two pairs of hard states say that are on disk.
     pub(crate) places: [Position; 2],
     /// The segment that compaction replaces.
@@ -385,6 +388,7 @@ impl Log {
         let ticket = self.next_ticket();
         self.writer.reset(start, ticket);
         self.replacing = Index::ZERO;
+        self.cut_at = None;
         self.forget_places();
         self.retire(dropped, ticket);
         self.updates.want(ticket);
@@ -476,7 +480,12 @@ impl Log {
         // What was left of a batch goes as well: nothing is to be waited for.
         self.replacing = self.replacing.min(end.id.index);
         self.forget_places();
-        assert!(self.durable() <= self.last().index);
+        let durable = self.durable();
+        assert!(durable <= self.last().index);
+        self.cut_at = match durable == end.id.index {
+            true => Some(durable),
+            false => self.cut_at.filter(|cut| *cut == durable),
+        };
     }
 
     /// Gives the batch its place, frames it and queues its write. It follows the log's last.

@@ -259,12 +259,15 @@ impl Log {
 
     /// How things stand, as a hard state would say it.
     pub(crate) fn moment(&self) -> Moment {
-        Moment {
-            durable: self.writer.durable(),
-            position: self.segments.cursor(),
-            end: self.segments.last().id.index,
-            repair: self.repair,
+        let (mut position, mut end) = (self.segments.cursor(), self.segments.last().id.index);
+        // What was cut off lies on disk still, and nothing durable supersedes it. What is to do so may
+        // be lost, so the log is described as it is without: the end of what counts before that.
+        if self.cut_at == Some(self.durable())
+            && let Some(first) = self.writer.first_position()
+        {
+            (position, end) = (first, self.durable());
         }
+        Moment { durable: self.writer.durable(), position, end, repair: self.repair }
     }
 
     /// The hard state on disk, or about to be, says how things stand.

@@ -96,6 +96,11 @@ impl Writer {
         self.queue.push_back(Queued { write, done: false });
     }
 
+    /// Where the first write goes that is not part of the durable prefix yet.
+    pub(crate) fn first_position(&self) -> Option<Position> {
+        self.queue.front().map(|queued| queued.write.position)
+    }
+
     /// The segment that the next waiting write needs, if it may go now.
     pub(crate) fn next_segment(&self) -> Option<SegmentNumber> {
         let next = self.queue.get(self.issued)?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::DiskError;
-use crate::disk::sys::disk_error;
+use crate::disk::sys::{disk_error, is_short_of_descriptors};
 use crate::disk::view::open_to_read;
 use crate::error::segment_file;
 use crate::format::BatchHeader;
@@ -67,7 +67,15 @@ impl Files {
         if let Some(at) = open.iter().position(|&(number, _)| number == segment) {
             open[at..].rotate_left(1);
         } else {
-            let file = open_to_read(&self.path.join(segment_file(segment)))?;
+            let path = self.path.join(segment_file(segment));
+            let file = match open_to_read(&path) {
+                // Those of other segments are open to be at hand.
+                Err(error) if is_short_of_descriptors(&error) => {
+                    open.clear();
+                    open_to_read(&path)
+                }
+                opened => opened,
+            }?;
             if open.len() >= FILES_MAX {
                 open.remove(0);
             }

@@ -234,7 +234,8 @@ impl Shared {
     }
 }
 
-/// Where a log was cut that has become another one, if it was: the last batch end that both have.
+/// Where a log was cut that has become another one, if it was: the last batch end that both have, or
+/// zero where none is left.
 fn shared_end(former: &Log, log: &Log) -> Option<Index> {
     let mut end = former.end_up_to(Index(u64::MAX));
     let begin = former.start().id.index.max(log.start().id.index);
@@ -245,5 +246,5 @@ fn shared_end(former: &Log, log: &Log) -> Option<Index> {
     while end.id.index > begin && !is_shared(&end) {
         end = former.end_up_to(end.id.index.prev());
     }
-    Some(end.id.index)
+    Some(if is_shared(&end) { end.id.index } else { Index::ZERO })
 }

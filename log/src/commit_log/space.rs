@@ -10,10 +10,11 @@ use crate::disk::maker::Maker;
 use crate::disk::{Done, Op};
 use crate::error::Error;
 
-/// Takes what is to be made or removed. Without a thread it takes nothing.
+/// Takes what is to be made or removed. Without anybody to give it to it takes nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Spacer {
-    work: Option<(Sender<Op>, JoinHandle<()>)>,
+    work: Option<Sender<Op>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Spacer {
@@ -25,11 +26,18 @@ impl Spacer {
             .name("log-space".to_owned())
             .spawn(move || run(&maker, &receiver, &shared))
             .map_err(|error| Error::thread(&error))?;
-        Ok(Spacer { work: Some((sender, thread)) })
+        Ok(Spacer { work: Some(sender), thread: Some(thread) })
+    }
+
+    /// One whose work somebody else does.
+    #[cfg(all(test, feature = "sim"))]
+    pub(crate) fn by_hand() -> (Spacer, Receiver<Op>) {
+        let (sender, receiver) = channel();
+        (Spacer { work: Some(sender), thread: None }, receiver)
     }
 
     pub(crate) fn submit(&self, op: Op) {
-        if let Some((sender, _)) = &self.work {
+        if let Some(sender) = &self.work {
             // The thread ends only when this sender does.
             let _ = sender.send(op);
         }
@@ -37,8 +45,8 @@ impl Spacer {
 
     /// Waits for what is under way, and ends the thread.
     pub(crate) fn stop(self) {
-        if let Some((sender, thread)) = self.work {
-            drop(sender);
+        drop(self.work);
+        if let Some(thread) = self.thread {
             let _ = thread.join();
         }
     }

@@ -310,6 +310,47 @@ fn who_has_passed_a_cut_is_told_at_once() {
     }
 }
 
+/// What a view has listed is gone, and the log is another one by now.
+#[test]
+fn a_view_of_a_log_that_was_cut_meanwhile_says_so() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("view-cut-{driver:?}"));
+        let log = open(&dir, driver, 64 << 10);
+        let append = |entries: RangeInclusive<u64>, byte: u8| {
+            for n in entries {
+                let payload = [&u64::to_le_bytes(n)[..], &[byte; 5_000]].concat();
+                log.append(&payload).expect("taken").wait().expect("durable");
+            }
+        };
+        append(1..=100, 1);
+        let view = ReadOnlyLog::open(dir.path()).expect("can be looked at");
+        let mut reader = view.read(..);
+        let mut given = 0;
+        let mut next = || {
+            let record = reader.read_next()?.map(|record| (record.index, record.payload[8]));
+            let expected = (Index(given + 1), 1);
+            given += 1;
+            assert_eq!(record, Some(expected));
+            Ok(given)
+        };
+        while next().expect("readable") < 60 {}
+        log.truncate_suffix(Index(40)).expect("runs");
+        append(41..=140, 2);
+        let first = log.truncate_prefix(Index(60)).expect("runs");
+        assert!(first > Index(40));
+        let files = || std::fs::read_dir(dir.path()).expect("ours").count() as u64;
+        assert!(in_time(|| files() == log.stats().segments + 1));
+        // What it holds in memory it still shows, as it was.
+        let told = std::iter::from_fn(|| Some(next())).find_map(Result::err);
+        assert_eq!(told, Some(Error::Cut { after: Index(0) }), "at {given}");
+        assert_eq!(reader.read_next(), Err(Error::Cut { after: Index(0) }));
+        reader.seek(Index(1));
+        assert_eq!(reader.read_next(), Err(Error::Gone { index: Index(1), first }));
+        reader.seek(first);
+        assert_eq!(rest(&mut reader), (first.0..=140).collect::<Vec<_>>());
+    }
+}
+
 /// Who cuts is not disturbed by others that do, nor who checks the log.
 #[test]
 fn many_cut_a_log_that_others_check() {

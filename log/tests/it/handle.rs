@@ -322,25 +322,33 @@ fn the_last_handle_is_dropped_where_a_future_is_woken() {
 
 /// Tells the test in a process of its own that it is.
 const ALONE: &str = "MARGAY_TEST_FEW_DESCRIPTORS";
+/// Too many files are open.
+const EMFILE: i32 = 24;
 
-/// A process has no descriptor to spare when the log goes on in its next segment: it does not stop.
-#[test]
-fn a_log_does_not_stop_for_want_of_a_descriptor() {
+/// Runs `test` of this module again, by itself, in a process that may have few files open.
+fn with_few_descriptors(test: &str, run: fn(Driver)) {
     if std::env::var_os(ALONE).is_some() {
-        return without_descriptors();
+        return drivers().into_iter().for_each(run);
     }
     let own = std::env::current_exe().expect("a test has a file");
     let mut few = Command::new("sh");
     few.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""]).arg(own).env(ALONE, "1");
-    few.args(["handle::a_log_does_not_stop_for_want_of_a_descriptor", "--exact", "--nocapture"]);
+    few.args([&format!("handle::{test}"), "--exact", "--nocapture"]);
     let output = few.output().expect("runs");
     let said = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}{error}");
 }
 
-fn without_descriptors() {
-    for driver in drivers() {
+/// All the descriptors that are free.
+fn all_descriptors() -> Vec<std::fs::File> {
+    std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect()
+}
+
+/// A process has no descriptor to spare when the log goes on in its next segment: it does not stop.
+#[test]
+fn a_log_does_not_stop_for_want_of_a_descriptor() {
+    with_few_descriptors("a_log_does_not_stop_for_want_of_a_descriptor", |driver| {
         let dir = TempDir::new(&format!("handle-few-{driver:?}"));
         let log = open(&dir, small(driver));
         let append = || log.append(&[7; 3_000]).expect("room").wait();
@@ -350,12 +358,71 @@ fn without_descriptors() {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(50));
-        let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        let taken = all_descriptors();
         assert!(!taken.is_empty());
         let appended: Vec<_> = (0..10).map(|_| append()).collect();
         drop(taken);
         assert!(appended.iter().all(Result::is_ok), "{driver:?}: {appended:?}");
-    }
+    });
+}
+
+/// Whatever needs one says so, loses nothing, and goes on by itself.
+#[test]
+fn a_log_waits_for_descriptors() {
+    with_few_descriptors("a_log_waits_for_descriptors", |driver| {
+        let dir = TempDir::new(&format!("handle-waits-{driver:?}"));
+        let options = CommitLogOptions { cache_bytes: 0, ..small(driver) };
+        let log = open(&dir, options.clone());
+        for _ in 0..60 {
+            log.append(&[7; 3_000]).expect("room").wait().expect("durable");
+        }
+        (2..=30).step_by(2).for_each(|index| log.clean(Index(index)).expect("held"));
+        let mut reader = log.read(..);
+        assert_eq!(reader.read_next().expect("readable").expect("there").index, Index(1));
+
+        let mut taken = all_descriptors();
+        assert!(!taken.is_empty());
+        // One is enough for a reader: those of other segments are there to be at hand.
+        assert_eq!(indexes(&log), (1..=60).collect::<Vec<_>>());
+        taken.extend(all_descriptors());
+        let error = CommitLog::open(dir.path().with_extension("other"), options.clone());
+        let error = error.map(|_| ()).expect_err("it would need some");
+        assert!(matches!(&error, Error::Path { cause, .. } if cause.errno == EMFILE), "{error}");
+        // What the log has open of a segment that is exchanged is one.
+        match log.compact(Compaction::default(), |_| true) {
+            Ok(_) => {}
+            Err(Error::Storage { cause, .. }) if cause.errno == EMFILE => {}
+            Err(error) => panic!("{error}"),
+        }
+        let kept = indexes(&log);
+        let mut appended = Vec::new();
+        let error = loop {
+            taken.extend(all_descriptors());
+            match log.append(&[7; 3_000]) {
+                Ok(one) => appended.push(one),
+                Err(error) => break error,
+            }
+            assert!(appended.len() < 10_000);
+        };
+        assert!(matches!(&error, Error::DiskFull { cause } if cause.errno == EMFILE), "{error}");
+        drop(taken);
+
+        let last = Index(60 + appended.len() as u64);
+        for one in appended {
+            one.wait().expect("when there is space again");
+        }
+        assert!(log.append(&[7; 3_000]).expect("room").wait().expect("durable") > last);
+        let found = indexes(&log);
+        assert!(found.iter().copied().eq(kept.into_iter().chain(61..=last.0 + 1)));
+        let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
+        log.compact(compaction, |_| true).expect("runs");
+        let found: Vec<_> = found.into_iter().filter(|n| *n > 30 || n % 2 == 1).collect();
+        assert!(indexes(&log) == found, "all that was marked is gone, and nothing else");
+        drop((reader, log));
+        let log = open(&dir, options);
+        assert!(indexes(&log) == found && log.last() == last.next());
+        std::fs::remove_dir_all(dir.path().with_extension("other")).expect("empty");
+    });
 }
 
 /// A log was written by hand, in terms of its owner's.

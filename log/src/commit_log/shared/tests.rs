@@ -1,6 +1,8 @@
 //! How many writes appends come to, on a simulated disk and without the log's thread: nothing
 //! happens but what the test does.
 
+mod power;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
