@@ -467,5 +467,5 @@ fn a_server_of_another_kind_is_named() {
     });
     let builder = Client::builder().endpoints([address]).timeout(Duration::from_millis(300));
     let error = builder.connect().unwrap_err();
-    assert!(error.to_string().contains("this is HTTP"), "{error}");
+    assert!(error.to_string().contains("HTTP is spoken"), "{error}");
 }

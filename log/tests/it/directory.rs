@@ -181,7 +181,7 @@ fn what_is_not_ours_is_named() {
     check(&kept[..8192], "8192 bytes instead of 65536");
     check(&vec![b'x'; 65536], "not a margay file");
     let other = std::fs::read(path.join("segment-0000000000000002.log")).expect("a segment");
-    check(&other, "holds segment s2");
+    check(&other, "holds what belongs into segment-0000000000000002.log");
     let mut newer = kept.clone();
     newer[4] = 2;
     let crc = crc32c::crc32c(&newer[..4092]);

@@ -75,7 +75,11 @@ impl Session {
         let tried = self.endpoints.to_string();
         let tried = if tried.is_empty() { tried } else { format!(" ({tried})") };
         if let (Link::Open, Some(code)) = (&self.link, self.endpoints.refused()) {
-            // It was asked again and again, and always said why not.
+            // It was asked again and again, and always said why not. Where that is all there is to
+            // tell, the code tells it.
+            let address = self.endpoints.current();
+            let is_all = tried == format!(" ({address}: {code})");
+            let tried = if is_all { format!(" by {address}") } else { tried };
             return Failure::with_outcome(code, outcome, format!("for {after}{tried}"));
         }
         if self.link == Link::Open {

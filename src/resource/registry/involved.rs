@@ -37,7 +37,7 @@ impl Registry {
                 // Nobody's turn comes here any more: all are told that it is lost, this one too.
                 let firing = Firing { resource, index: commit.index, now: commit.time };
                 self.dismantle(&firing, limit - released, effects);
-                released += effects.events.len() + effects.notices.len() - told;
+                released += (effects.events.len() + effects.notices.len() - told).max(1);
                 continue;
             }
             let slot = own_copy(slot);

@@ -53,6 +53,23 @@ fn the_failure_says_what_was_tried() {
 }
 
 #[test]
+fn who_refuses_until_the_end_is_named_and_the_reason_said_once() {
+    let mut world = World::registered();
+    world.command("a", 2);
+    world.sent();
+    world.refuses(RefusedOf::Command(Sequence(1)), Code::DISK_FULL, "");
+    world.now = world.now.after(Micros(2 * SECOND.0));
+    world.session.on_tick(world.now);
+    let failure = std::iter::from_fn(|| world.session.poll()).find_map(|output| match output {
+        Output::Finished(_, Err(failure)) => Some(failure),
+        _ => None,
+    });
+    let failure = failure.unwrap();
+    assert_eq!(failure.code, Code::DISK_FULL);
+    assert_eq!(failure.text, format!("for 2.0s by {}", world.session.address()));
+}
+
+#[test]
 fn words_of_a_node_are_shown_once_and_without_control_characters() {
     let mut world = World::registered();
     world.command("a", 5);
