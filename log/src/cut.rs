@@ -19,6 +19,7 @@ impl Log {
     #[cfg(feature = "direct")]
     pub(crate) fn cut(&mut self, after: Index) -> Result<Ticket, Error> {
         self.truncate_suffix(after)?;
+        self.cut_at = Some(after);
         let ticket = self.next_ticket();
         self.updates.want(ticket);
         self.pump();

@@ -482,10 +482,8 @@ impl Log {
         self.forget_places();
         let durable = self.durable();
         assert!(durable <= self.last().index);
-        self.cut_at = match durable == end.id.index {
-            true => Some(durable),
-            false => self.cut_at.filter(|cut| *cut == durable),
-        };
+        // See `cut`: others do not rely on it.
+        self.cut_at = None;
     }
 
     /// Gives the batch its place, frames it and queues its write. It follows the log's last.
