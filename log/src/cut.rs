@@ -1,9 +1,9 @@
 //! Cutting off the end of a log that is used alone: at any entry, also in the midst of a batch.
 //!
 //! A batch is never changed. What is to stay of one that is cut in two becomes a new batch, which
-//! supersedes the old one on disk. Until that is durable no hard state is written: it would drop the
-//! old batch already. So whatever a hard state is needed for waits, freeing space too, and the new
-//! batch must not wait for space: it is made only where it can be written at once.
+//! supersedes the old one on disk. Until that is durable no hard state is written: it would drop
+//! the old batch already. So whatever a hard state is needed for waits, freeing space too, and the
+//! new batch must not wait for space: it is made only where it can be written at once.
 
 use crate::batch::entry_length;
 use crate::error::Error;
@@ -30,8 +30,8 @@ impl Log {
     /// batch. Returns the last index. For logs used alone, when all there is is durable.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] while space for it is being prepared, [`Error::DiskFull`] if there is none,
-    /// or [`Error::Poisoned`]; the log is then as before.
+    /// [`Error::NoSpace`] while space for it is being prepared, [`Error::DiskFull`] if there is
+    /// none, or [`Error::Poisoned`]; the log is then as before.
     ///
     /// # Panics
     /// If a batch is open, or `kept` is not what lies between the batch end before `after` and it.
@@ -80,7 +80,8 @@ impl Log {
         }
     }
 
-    /// Has space prepared where a batch of these entries finds a place, if nobody has asked for any.
+    /// Has space prepared where a batch of these entries finds a place, if nobody has asked for
+    /// any.
     fn ask_for_space(&mut self, kept: &[(EntryHeader, Vec<u8>)]) {
         let bytes = disk_length(kept);
         if self.place_for(bytes).is_none() {

@@ -208,8 +208,8 @@ pub enum Error {
         /// The first that is held.
         first: Index,
     },
-    /// The log was cut where a reader had been: what it has given from behind `after` on is no longer
-    /// part of the log.
+    /// The log was cut where a reader had been: what it has given from behind `after` on is no
+    /// longer part of the log.
     #[error(
         "the log was cut behind entry {after}; take back what was read from there on, and seek"
     )]

@@ -9,8 +9,8 @@
 //!
 //! A hard state is a statement about one moment: `position` is where the next frame was to go, and
 //! what it says about durability and about the log's end replaces everything that frames before
-//! `position` say. While frames are on their way that are to supersede what was cut off, the moment is
-//! that before the first of them: should they be lost, what was cut off is not to come back.
+//! `position` say. While frames are on their way that are to supersede what was cut off, the moment
+//! is that before the first of them: should they be lost, what was cut off is not to come back.
 
 use crate::breaks;
 use crate::buffer::Buffer;

@@ -59,8 +59,9 @@ pub struct Log {
     pub(crate) from: Position,
     /// See [`Log::repair`].
     pub(crate) repair: Index,
-    /// It was cut behind this entry, and all up to it is durable: what lies on disk behind must not
-    /// come back once a hard state says so. Means nothing when the log is durable further than this.
+    /// All up to this entry is durable, and it was cut behind it: since, or before it was opened.
+    /// What lies on disk behind must not come back once a hard state says so. Means nothing when
+    /// the log is durable further than this.
     pub(crate) cut_at: Option<Index>,
     /// Where the log was to go on, as the two pairs of hard states say that are on disk.
     pub(crate) places: [Position; 2],

@@ -260,8 +260,9 @@ impl Log {
     /// How things stand, as a hard state would say it.
     pub(crate) fn moment(&self) -> Moment {
         let (mut position, mut end) = (self.segments.cursor(), self.segments.last().id.index);
-        // What was cut off lies on disk still, and nothing durable supersedes it. What is to do so may
-        // be lost, so the log is described as it is without: the end of what counts before that.
+        // What was cut off lies on disk still, and nothing durable supersedes it. What is to do so
+        // may be lost, so the log is described as it is without: the end of what counts before
+        // that.
         if self.cut_at == Some(self.durable())
             && let Some(first) = self.writer.first_position()
         {

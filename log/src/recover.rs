@@ -577,7 +577,7 @@ fn recovered(
         meta: hard.meta.clone(),
         from: hard.from,
         repair: damage.map_or(Index::ZERO, |damage| damage.until),
-        cut_at: None,
+        cut_at: Some(last.id.index),
         places: [Position::default(); 2],
         rewriting: None,
         replacing: Index::ZERO,

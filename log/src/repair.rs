@@ -6,11 +6,11 @@
 //! are put together: a node uses its files again, and would write over what is shared.
 //!
 //! What is done, in this order, as far as it is needed: segments that bear each other's names get
-//! their own; a hard state that is lost is made anew from what the segments say; a segment of a wrong
-//! size gets its own again, with zeros for what is missing, since its frames prove themselves; one that
-//! cannot be used, and all behind it, is left out; the log is cut to end before what it lacks. A
-//! group's snapshots go along, and where one leads further than what is left, the log begins behind
-//! it. What a newer version has written is no damage: it is left alone.
+//! their own; a hard state that is lost is made anew from what the segments say; a segment of a
+//! wrong size gets its own again, with zeros for what is missing, since its frames prove
+//! themselves; one that cannot be used, and all behind it, is left out; the log is cut to end
+//! before what it lacks. A group's snapshots go along, and where one leads further than what is
+//! left, the log begins behind it. What a newer version has written is no damage: it is left alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -235,8 +235,8 @@ impl Repair {
 
     fn work(&mut self) -> Result<(), Error> {
         self.rename_swapped()?;
-        // Each round mends what stands in the way, and there is only so much of it: of a segment its
-        // size, then all the rest of it.
+        // Each round mends what stands in the way, and there is only so much of it: of a segment
+        // its size, then all the rest of it.
         for _ in 0..=2 * self.files(&self.scratch)?.len() + 2 {
             let found = View::open(&self.scratch)?.walk();
             match found {

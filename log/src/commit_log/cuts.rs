@@ -1,7 +1,8 @@
 //! Where a log was cut, for readers that look up only later whether that concerns them.
 //!
 //! Of what has no bound little is kept: a cut that a later one undercuts says nothing any more, and
-//! of very many the oldest are taken together. Whoever asks is told the lowest place, or a lower one.
+//! of very many the oldest are taken together. Whoever asks is told the lowest place, or a lower
+//! one.
 //!
 //! Invariant: numbers and places rise along the list.
 

@@ -47,8 +47,8 @@ impl Follower {
     /// thread that polls.
     ///
     /// # Errors
-    /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given. After
-    /// [`Error::Cut`] nothing else comes: follow anew.
+    /// As [`Reader::read_next`]; [`Error::Closed`] when the log is closed and all has been given.
+    /// After [`Error::Cut`] nothing else comes: follow anew.
     pub async fn next(&mut self) -> Result<Record<'_>, Error> {
         loop {
             poll_fn(|context| self.poll_ready(context)).await?;

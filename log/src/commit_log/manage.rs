@@ -68,8 +68,8 @@ impl CommitLog {
     ///
     /// # Errors
     /// [`Error::Gone`] if `after` lies before the first entry, [`Error::Unreadable`] if the batch
-    /// that is cut in two cannot be read back, [`Error::DiskFull`] if what stays of it finds no space,
-    /// or why the log has stopped. Then nothing was cut off.
+    /// that is cut in two cannot be read back, [`Error::DiskFull`] if what stays of it finds no
+    /// space, or why the log has stopped. Then nothing was cut off.
     pub fn truncate_suffix(&self, after: Index) -> Result<(), Error> {
         let shared = &self.handle.shared;
         loop {

@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// and nobody is kept from it.
 ///
 /// What its writer has removed since is [`Error::Gone`] to a reader, which may go on behind it. If
-/// the writer has compacted what is read, the reader sees the log as it is then; that may be one that
-/// was cut meanwhile, which is [`Error::Cut`] to a reader that had come further.
+/// the writer has compacted what is read, the reader sees the log as it is then; that may be one
+/// that was cut meanwhile, which is [`Error::Cut`] to a reader that had come further.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), margay_log::Error> {
@@ -234,8 +234,8 @@ impl Shared {
     }
 }
 
-/// Where a log was cut that has become another one, if it was: the last batch end that both have, or
-/// zero where none is left.
+/// Where a log was cut that has become another one, if it was: the last batch end that both have,
+/// or zero where none is left.
 fn shared_end(former: &Log, log: &Log) -> Option<Index> {
     let mut end = former.end_up_to(Index(u64::MAX));
     let begin = former.start().id.index.max(log.start().id.index);

@@ -7,7 +7,8 @@
 //!
 //! Invariants: a reader shows what is durable, in order, without gaps but those that compaction has
 //! made, and nothing that is not what was written; what it cannot read is an error that says where.
-//! Once the log is cut below what it has given, it gives nothing more before it is told where to go.
+//! Once the log is cut below what it has given, it gives nothing more before it is told where to
+//! go.
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;

@@ -368,8 +368,8 @@ impl Shared {
         wake_futures(&mut due);
     }
 
-    /// The log has been cut behind `after`: readers that have come further will hear of it, and those
-    /// who wait for more look now. Their wakers are to be woken without the lock.
+    /// The log has been cut behind `after`: readers that have come further will hear of it, and
+    /// those who wait for more look now. Their wakers are to be woken without the lock.
     #[must_use]
     pub(crate) fn on_cut(&self, state: &mut State, after: Index) -> Vec<Waker> {
         let mut due = Vec::new();

@@ -351,8 +351,9 @@ impl Store {
             .expect("readable");
         let held = self.log.first()..=self.log.last().index;
         let removed = |index: &Index| held.contains(index) && !appended.contains_key(index);
-        self.cleaned.retain(|index| removed(index));
-        self.ever_cleaned.clone_from(&self.cleaned);
+        // Also what was cleaned before a cut that the crash has undone.
+        self.ever_cleaned.retain(|index| removed(index));
+        self.cleaned.clone_from(&self.ever_cleaned);
         self.appended = appended;
     }
 }

@@ -164,8 +164,8 @@ fn a_full_disk_is_opened_and_cut() {
 }
 
 /// Hard states wait for what stays of a batch that is cut in two, and the space that a truncation
-/// frees waits for a hard state. So on a full disk no batch is cut in two, and the log can make room
-/// for itself.
+/// frees waits for a hard state. So on a full disk no batch is cut in two, and the log can make
+/// room for itself.
 #[test]
 fn a_full_disk_makes_room_where_a_batch_was_to_be_cut_in_two() {
     let mut disk = SimDisk::new(11);

@@ -1,8 +1,8 @@
 //! What all handles of a log have in common, under one lock: the log, who waits for what of it, and
 //! what is under way.
 //!
-//! Whom something concerns is found here; woken they are without the lock, by whoever drives. No I/O
-//! happens here.
+//! Whom something concerns is found here; woken they are without the lock, by whoever drives. No
+//! I/O happens here.
 //!
 //! Invariant: whoever is taken out of a list is woken.
 
