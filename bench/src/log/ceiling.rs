@@ -1,5 +1,5 @@
 //! What the disk allows: whole blocks written `O_DIRECT|O_DSYNC` over space that was written
-//! before, one at a time, from one thread. From ordinary memory, as by any program, and for large
+//! before, once and with zeros as a log's is, one at a time, from one thread. From ordinary memory, as by any program, and for large
 //! blocks also from huge pages, as by ours.
 //!
 //! For many appenders, what the disk and the system together allow: such writes, each for all who
@@ -21,8 +21,6 @@ use crate::log::{Append, Appender, Contender, Row};
 
 /// Zeros written at a time.
 const PIECE: usize = 1 << 20;
-/// The file is written round and round.
-const FILE_BYTES: u64 = 256 << 20;
 
 /// How long after one future the next one may come and still go with its write.
 const PAUSE: Duration = Duration::from_micros(3);
@@ -74,8 +72,8 @@ impl Contender for Ceiling {
         1
     }
 
-    fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
-        Ok(Box::new(self.blocks(dir, row)?))
+    fn open(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Box<dyn Appender>> {
+        Ok(Box::new(self.blocks(dir, row, bytes)?))
     }
 
     fn recovers(&self) -> bool {
@@ -88,14 +86,15 @@ impl Contender for Ceiling {
 }
 
 impl Ceiling {
-    fn blocks(&self, dir: &Path, row: &Row) -> io::Result<Blocks> {
+    /// In a file of `bytes`. Should there be more to write, it begins again at the front.
+    fn blocks(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Blocks> {
         let shared = Row { count: row.count * row.appenders, ..*row };
         let length = shared.block_bytes() as usize;
         let mut block = Buffer::zeroed(if self.huge { length.max(HUGE) } else { length });
         block.set_length(length);
         block.fill(0xa5);
         let path = dir.join("blocks");
-        let size = FILE_BYTES - FILE_BYTES % block.len() as u64;
+        let size = bytes.next_multiple_of(block.len() as u64);
         fill(&path, size)?;
         let file = open(&path)?;
         Ok(Blocks { file, block, size, at: Mutex::new(0) })
@@ -180,8 +179,8 @@ impl Contender for Shared {
         row.appenders > 1 && !row.futures
     }
 
-    fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
-        let blocks = Ceiling::DEFAULT.blocks(dir, row)?;
+    fn open(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Box<dyn Appender>> {
+        let blocks = Ceiling::DEFAULT.blocks(dir, row, bytes)?;
         Ok(Box::new(Turns { blocks, turn: Mutex::default() }))
     }
 
@@ -257,8 +256,8 @@ impl Contender for Woken {
         row.futures
     }
 
-    fn open(&self, dir: &Path, row: &Row, _: u64) -> io::Result<Box<dyn Appender>> {
-        let blocks = Ceiling::DEFAULT.blocks(dir, row)?;
+    fn open(&self, dir: &Path, row: &Row, bytes: u64) -> io::Result<Box<dyn Appender>> {
+        let blocks = Ceiling::DEFAULT.blocks(dir, row, bytes)?;
         let queue = Arc::<(Mutex<Queue>, Condvar)>::default();
         let shared = Arc::clone(&queue);
         let thread = std::thread::spawn(move || serve(&blocks, &shared));
