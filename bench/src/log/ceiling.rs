@@ -1,6 +1,6 @@
 //! What the disk allows: whole blocks written `O_DIRECT|O_DSYNC` over space that was written
-//! before, once and with zeros as a log's is, one at a time, from one thread. From ordinary memory, as by any program, and for large
-//! blocks also from huge pages, as by ours.
+//! before, once and with zeros as a log's is, one at a time, from one thread. From ordinary memory,
+//! as by any program, and for large blocks also from huge pages, as by ours.
 //!
 //! For many appenders, what the disk and the system together allow: such writes, each for all who
 //! wait, and everybody is woken. Without the waking it is one write for all.

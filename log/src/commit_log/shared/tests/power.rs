@@ -208,7 +208,6 @@ impl Program {
             self.before_waiting();
         }
         match self.rng.below(33) {
-            32 => self.restart(),
             0..10 => {
                 let payload = self.payload();
                 let appended = self.log.append(&payload).expect("room");
@@ -232,7 +231,7 @@ impl Program {
             }
             27..29 => self.set_meta(),
             29..31 => self.truncate_suffix(),
-            _ => {
+            31 => {
                 let last = self.ledger().last();
                 let through = Index(last.0.saturating_sub(self.rng.below(40)));
                 // It is cut when asked to, and may be as it was until that is durable.
@@ -240,6 +239,7 @@ impl Program {
                 let first = self.log.truncate_prefix(through).expect("open");
                 self.ledger().first = first;
             }
+            _ => self.restart(),
         }
     }
 
