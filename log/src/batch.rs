@@ -453,9 +453,12 @@ mod tests {
         let lengths = [16_336, 0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
         let payloads: Vec<Vec<u8>> =
             lengths.iter().map(|&length| (0..length).map(|at| (at * 7) as u8).collect()).collect();
-        let mut first = Open::new(Buffer::zeroed(256 << 10));
-        let mut other = Open::new(Buffer::zeroed(256 << 10));
-        let mut third = Open::new(Buffer::zeroed(256 << 10));
+        let used = || {
+            let mut buffer = Buffer::zeroed(256 << 10);
+            buffer.fill(0xa5);
+            Open::new(buffer)
+        };
+        let (mut first, mut other, mut third) = (used(), used(), used());
         // Behind others, of which a part is not in the checksum yet.
         for open in [&mut first, &mut other, &mut third] {
             open.push(&EntryHeader { kind: 9, ..EntryHeader::default() }, &[&[1; 30_001]])

@@ -66,7 +66,7 @@ enum Verb {
         /// Only rows whose name contains this, such as "1 KiB"; default: all of them
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         row: String,
-        /// Where the files are kept while it runs, up to 6 GiB
+        /// Where the files are kept while it runs, up to 7 GiB
         #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
