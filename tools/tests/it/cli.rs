@@ -164,6 +164,15 @@ fn who_changes_the_cluster_does_not_wait_for_a_node_that_hangs() {
 }
 
 #[test]
+fn a_name_that_no_member_ever_had_is_not_removed() {
+    let _beside = beside_others();
+    let typo = margay(&["cluster", "remove", "n11"]).with(1);
+    assert!(typo.err.contains("error: n11 is no member, and was none lately"), "{typo:?}");
+    assert!(typo.err.contains("hint: the members are n1, n2, n3"), "{typo:?}");
+    assert_eq!(typo.out, "");
+}
+
+#[test]
 fn the_locked_command_sees_its_token_and_gives_its_code() {
     let _beside = beside_others();
     let run = |command: &str| {
