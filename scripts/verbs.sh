@@ -18,6 +18,13 @@ FAMILIES=(value counter map multimap set tree lock rwlock semaphore barrier latc
 OTHERS=(serve demo cluster log shell bench sim completions man help)
 . "$(dirname -- "$0")/verbs/coordination.sh"
 
+for family in "$@"; do
+    case " ${FAMILIES[*]} " in *" $family "*) ;; *)
+        die "no family '$family'" "see scripts/verbs.sh --help"
+        ;;
+    esac
+done
+
 if [ -z "${MARGAY:-}" ] || [ -z "${MARGAY_ENDPOINTS:-}" ]; then
     set_up
     build_release
@@ -402,7 +409,6 @@ all_tried() {
 whole=$#
 [ $# -gt 0 ] || set -- "${FAMILIES[@]}"
 for family in "$@"; do
-    [ "$(type -t "verbs_$family")" = function ] || die "no family '$family'" "see scripts/verbs.sh --help"
     names=$("$MARGAY" ls verbs/ -o jsonl | sed -n 's/.*"name":"\([^"]*\)".*/\1/p')
     # shellcheck disable=SC2086 # Names without spaces, one argument each.
     [ -z "$names" ] || "$MARGAY" delete $names >/dev/null

@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::harness::{MARGAY, beside_others, cluster, for_cluster, margay, margay_alone, until};
+use crate::harness::{
+    Ended, MARGAY, beside_others, cluster, for_cluster, margay, margay_alone, until,
+};
 
 #[test]
 fn a_value_is_set_read_swapped_and_deleted() {
@@ -162,6 +164,15 @@ fn who_changes_the_cluster_does_not_wait_for_a_node_that_hangs() {
 }
 
 #[test]
+fn a_name_that_no_member_ever_had_is_not_removed() {
+    let _beside = beside_others();
+    let typo = margay(&["cluster", "remove", "n11"]).with(1);
+    assert!(typo.err.contains("error: n11 is no member, and was none lately"), "{typo:?}");
+    assert!(typo.err.contains("hint: the members are n1, n2, n3"), "{typo:?}");
+    assert_eq!(typo.out, "");
+}
+
+#[test]
 fn the_locked_command_sees_its_token_and_gives_its_code() {
     let _beside = beside_others();
     let run = |command: &str| {
@@ -258,6 +269,43 @@ fn with_json_there_is_always_one_document() {
     // What a command prints that runs under a lock is all there is.
     let run = margay(&["lock", "run", "doc-lock", "-o", "json", "--", "echo", "{}"]).with(0);
     assert_eq!(run.out, "{}\n");
+}
+
+/// The last line on standard error; an answer, if any, is on standard output.
+#[test]
+fn with_json_a_failure_is_an_object_too() {
+    let told = |ended: &Ended| -> serde_json::Value {
+        let last = ended.err.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+    };
+    let nobody = ["--endpoints", "127.0.0.1:1", "--timeout", "300ms", "-o", "json"];
+    for command in [&["value", "get", "x"][..], &["cluster", "status"], &["cluster", "remove", "x"]]
+    {
+        let ended = margay_alone(&[command, &nobody].concat()).with(3);
+        let told = told(&ended);
+        assert_eq!((ended.out.as_str(), &told["exit_code"]), ("", &3.into()), "{ended:?}");
+        assert!(told["error"].as_str().is_some_and(|error| error.contains("127.0.0.1:1")));
+        assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("--endpoints")));
+    }
+    let usage = margay_alone(&["value", "set", "--endpoint", "x", "a", "b", "--output=jsonl"]);
+    let usage = told(&usage.with(2));
+    assert_eq!(usage["error"], "unexpected argument '--endpoint' found");
+    assert!(usage["hint"].as_str().is_some_and(|hint| hint.contains("--endpoints")), "{usage}");
+    let missing = told(&margay_alone(&["value", "get", "-ojson"]).with(2));
+    let expected = "the following required arguments were not provided: <NAME>";
+    assert_eq!((&missing["error"], &missing["hint"]), (&expected.into(), &().into()));
+    let unit = told(&margay_alone(&["value", "get", "x", "--timeout", "10", "-o", "json"]).with(2));
+    assert!(unit["error"].as_str().is_some_and(|error| error.contains("10s")), "{unit}");
+    margay_alone(&["value", "--help", "-o", "json"]).with(0);
+
+    let _beside = beside_others();
+    let most = i64::MAX.to_string();
+    margay(&["counter", "add", "doc-most", &most]).with(0);
+    let overflow = margay(&["counter", "add", "doc-most", "1", "-o", "json"]).with(1);
+    assert!(overflow.json().is_null());
+    assert!(told(&overflow)["error"].as_str().is_some_and(|error| error.contains("overflow")));
+    // What needs no words is said by the exit code alone.
+    assert_eq!(margay(&["value", "get", "doc-nothing", "-o", "json"]).with(1).err, "");
 }
 
 /// What is no text stays what it is, and cannot be taken for text.

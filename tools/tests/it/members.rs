@@ -125,7 +125,9 @@ fn members_come_and_go_under_load() {
     progress(&all, &writers, "with four voters");
 
     // A founder leaves, whoever leads; what is left of it cannot disturb.
-    margay(&all, &["cluster", "remove", "n1"]).with(0);
+    let remove = || margay(&all, &["cluster", "remove", "n1"]).with(0).out;
+    assert_eq!(remove(), "n1 is no member in 2 of 2 groups\n");
+    assert_eq!(remove(), "n1 is no member in 2 of 2 groups, as before\n");
     let expected: Vec<String> = ["n2", "n3", "n4"].map(str::to_string).to_vec();
     until("n1 to be gone", || list(&all[1..], "voters") == Some(expected.clone()));
     progress(&all, &writers, "with the removed node still running");
