@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay::forming::Peer;
 use margay::machine::Code;
@@ -203,7 +203,19 @@ fn who_is_not_known_is_answered_where_it_is_now() {
         listener.set_nonblocking(true).expect("an option");
         eventually("the node to answer there", || listener.accept().is_ok());
     };
-    stranger();
-    stranger();
+    // Nobody there speaks as a peer would: the pauses between attempts grow to a second.
+    for _ in 0..7 {
+        stranger();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let quickest = (0..3).map(|_| {
+        let begun = Instant::now();
+        stranger();
+        let took = begun.elapsed();
+        std::thread::sleep(Duration::from_millis(50));
+        took
+    });
+    let quickest = quickest.min().expect("three of them");
+    assert!(quickest < Duration::from_millis(600), "it is not tried at once: {quickest:?}");
     server.stop().expect("an orderly end");
 }
