@@ -16,7 +16,8 @@ rounds=3 seconds=5 groups=1 shards=1 dir=
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        --rounds | --seconds | --groups | --shards | --dir)
+        --dir) dir=$(absolute "${2:?--dir needs a directory}"); shift 2 ;;
+        --rounds | --seconds | --groups | --shards)
             declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
         *) die "unknown argument '$1'" "see scripts/bench.sh --help" ;;
     esac

@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
         --minutes) minutes=${2:?--minutes needs a number}; shift 2 ;;
         --nodes) nodes=${2:?--nodes needs a number}; shift 2 ;;
         --seed) seed=(--seed "${2:?--seed needs a number}"); shift 2 ;;
-        --data) data=${2:?--data needs a directory}; shift 2 ;;
+        --data) data=$(absolute "${2:?--data needs a directory}"); shift 2 ;;
         --debug) profile=; shift ;;
         *) die "unknown argument '$1'" "see scripts/chaos.sh --help" ;;
     esac
@@ -47,7 +47,6 @@ built=${built%--release}
 keep=$data
 data=${data:-$(mktemp -d "${TMPDIR:-/tmp}/margay-chaos.XXXXXX")}
 mkdir -p "$data"
-data=$(cd "$data" && pwd)
 
 unshare --net --mount "$built/chaos" --margay "$built/margay" --dir "$data" \
     --minutes "$minutes" --nodes "$nodes" ${seed[@]+"${seed[@]}"} && code=0 || code=$?

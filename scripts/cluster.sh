@@ -17,18 +17,18 @@ data= flags=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        --data) data=${2:?--data needs a directory}; shift 2 ;;
+        --data) data=$(absolute "${2:?--data needs a directory}"); shift 2 ;;
         --groups | --shards) flags+=("$1" "${2:?$1 needs a number}"); shift 2 ;;
         --) shift; break ;;
         *) die "unknown argument '$1'" "see scripts/cluster.sh --help" ;;
     esac
 done
 keep=$data
-[ -z "$data" ] || data=$(mkdir -p "$data" && cd "$data" && pwd)
 
 set_up
 build_release
 data=${data:-$(mktemp -d "${TMPDIR:-/tmp}/margay-cluster.XXXXXX")}
+mkdir -p "$data"
 
 pids=()
 stop() {
@@ -76,6 +76,7 @@ if ! "$MARGAY" cluster status --wait >/dev/null; then
 fi
 
 if [ $# -gt 0 ]; then
+    cd "$HERE"
     "$@" && code=0 || code=$?
     exit "$code"
 fi

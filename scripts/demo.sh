@@ -7,8 +7,17 @@
 # Leaves nothing behind but target/; with --data, the nodes' directories stay for a look.
 set -eu
 . "$(dirname -- "$0")/lib.sh"
-case ${1:-} in -h | --help) usage; exit 0 ;; esac
+
+flags=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --seconds) flags+=("$1" "${2:?--seconds needs a number}"); shift 2 ;;
+        --data) flags+=("$1" "$(absolute "${2:?--data needs a directory}")"); shift 2 ;;
+        *) die "unknown argument '$1'" "see scripts/demo.sh --help" ;;
+    esac
+done
 
 set_up
 build_release
-exec "$MARGAY" demo "$@"
+exec "$MARGAY" demo ${flags[@]+"${flags[@]}"}

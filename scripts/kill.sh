@@ -16,6 +16,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+need_number --rounds "$rounds"
+
 set_up
 MARGAY_KILL_ROUNDS=$rounds cargo test --locked --release -p margay-cli --test it -- \
     --nocapture kill::

@@ -9,12 +9,30 @@ CARGO_MINOR_MIN=89
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
+# Where the script was called: what its arguments name lies there. `set_up` goes to $ROOT.
+HERE=$PWD
+
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
     say "error: $1"
     [ $# -lt 2 ] || say "hint: $2"
     exit 2
+}
+
+# Prints a path that an argument names, so that it can be found from everywhere.
+absolute() {
+    case $1 in
+        /*) printf '%s\n' "$1" ;;
+        *) printf '%s\n' "$HERE/$1" ;;
+    esac
+}
+
+# Stops where `$2`, the value of `$1`, is no whole number from 1 on.
+need_number() {
+    case $2 in
+        '' | 0* | *[!0-9]*) die "$1 is a whole number from 1 on, not '$2'" "see ${0##*/} --help" ;;
+    esac
 }
 
 # Prints the comment block at the head of the calling script.
@@ -115,5 +133,6 @@ build_release() {
         say "building margay (release) …"
         cargo build --locked --release --quiet -p margay-cli --bin margay
     fi
-    MARGAY=${CARGO_TARGET_DIR:-$ROOT/target}/release/margay
+    MARGAY=${CARGO_TARGET_DIR:-target}/release/margay
+    case $MARGAY in /*) ;; *) MARGAY=$ROOT/$MARGAY ;; esac
 }

@@ -6,6 +6,7 @@
 set -eu
 . "$(dirname -- "$0")/lib.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -eq 0 ] || die "unknown argument '$1'" "see scripts/memory.sh --help"
 
 set_up
 command -v valgrind >/dev/null || die "valgrind is missing" "apt-get install valgrind"

@@ -10,7 +10,10 @@
 set -eu
 . "$(dirname -- "$0")/lib.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -le 1 ] || die "unknown argument '$2'" "see scripts/power-cuts.sh --help"
+scale=${1:-70}
+need_number SCALE "$scale"
 
 set_up
-MARGAY_SCALE=${1:-70} cargo test --locked --release -p margay-log --all-features --test it \
+MARGAY_SCALE=$scale cargo test --locked --release -p margay-log --all-features --test it \
     power_cut -- --nocapture

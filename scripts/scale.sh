@@ -6,6 +6,8 @@
 set -eu
 . "$(dirname -- "$0")/lib.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -le 3 ] || die "unknown argument '$4'" "see scripts/scale.sh --help"
+for number in "$@"; do need_number "each of SESSIONS, RESOURCES and WAITERS" "$number"; done
 
 set_up
 cargo run --locked --release -p margay --example scale -- "$@"

@@ -8,10 +8,18 @@
 # --dir DIR   where the nodes keep their files, 6 GiB for 1 GiB of state; default: TMPDIR
 set -eu
 . "$(dirname -- "$0")/lib.sh"
-case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
-dir=${TMPDIR:-/tmp}
-case " $* " in *" --dir "*) dir= ;; esac
+dir=${TMPDIR:-/tmp} flags=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --dir) dir=$(absolute "${2:?--dir needs a directory}"); shift 2 ;;
+        --state | --payload | --rounds | --bound)
+            flags+=("$1" "${2:?$1 needs a value}"); shift 2 ;;
+        *) die "unknown argument '$1'" "see scripts/snapshot.sh --help" ;;
+    esac
+done
+
 set_up
 build_release
-exec "$MARGAY" bench snapshot ${dir:+--dir "$dir"} "$@"
+exec "$MARGAY" bench snapshot --dir "$dir" ${flags[@]+"${flags[@]}"}

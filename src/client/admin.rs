@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Done {
     /// It was not so before.
     pub changed: bool,
-    /// Number of the node it is about; 0 where that is no member.
+    /// Number of the node it is about; 0 where nobody knows it, as a member or as one before.
     pub node: NodeId,
 }
 

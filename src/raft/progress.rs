@@ -278,4 +278,19 @@ mod tests {
         window.free(Index(SENDS_MAX as u64 + 10));
         assert_eq!((window.sends.len(), window.bytes), (0, 0));
     }
+
+    #[test]
+    fn only_a_guess_that_moves_back_is_tried_at_once() {
+        let mut peer = Progress::new(NodeId(2), Index(10), Micros(0));
+        let is_tried = |peer: &mut Progress, last| {
+            peer.told(Index::ZERO, Index::ZERO, Micros(0));
+            peer.become_probe(Index(last));
+            peer.urgent
+        };
+        let tried = [5, 5, 7, 3].map(|last| is_tried(&mut peer, last));
+        assert_eq!(tried, [true, false, false, true]);
+        // What is owed anyhow, for a round that is to be confirmed, is owed still.
+        peer.become_probe(Index(3));
+        assert!(peer.urgent);
+    }
 }

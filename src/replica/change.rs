@@ -99,8 +99,7 @@ impl<S: StateMachine> Replica<S> {
                 self.changes.asked = Some(Asked { conn, id, name, next: Some(next), at: now });
             }
             Ok(None) => {
-                let member = self.members.current().find(&name);
-                let node = member.map_or(NodeId(0), |(member, _)| member.id);
+                let node = self.members.current().number_of(&name).unwrap_or(NodeId(0));
                 if let Some(out) = host.client(conn) {
                     let index = self.commit;
                     Response::Admin { id, changed: false, node, index }.encode(out);
@@ -266,8 +265,7 @@ impl<S: StateMachine> Replica<S> {
 
     fn say_done(&mut self, host: &mut dyn Host) {
         let Some(Asked { conn, id, name, .. }) = self.changes.asked.take() else { return };
-        let member = self.members.current().find(&name);
-        let node = member.map_or(NodeId(0), |(member, _)| member.id);
+        let node = self.members.current().number_of(&name).unwrap_or(NodeId(0));
         if let Some(out) = host.client(conn) {
             Response::Admin { id, changed: true, node, index: self.commit }.encode(out);
         }

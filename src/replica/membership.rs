@@ -15,13 +15,23 @@
 //! - Members are in the order of their numbers, and there is always a voter on either side.
 
 use margay_log::id::{Incarnation, NodeId};
+use margay_log::snapshot::SNAPSHOT_META_MAX;
 
 use crate::config::{ADDRESS_BYTES_MAX, MEMBERS_MAX, NAME_BYTES_MAX};
 use crate::raft::Configuration;
 
-/// Numbers of removed nodes that are remembered, so that these can be told.
+/// Removed nodes that are remembered, so that these can be told, and so can whoever asks for a
+/// removal once more.
 const REMOVED_MAX: usize = 64;
 const VERSION: u16 = 1;
+
+// A snapshot carries it, behind its index.
+const _: () = assert!(
+    8 + 12
+        + REMOVED_MAX * (5 + NAME_BYTES_MAX)
+        + MEMBERS_MAX * (16 + NAME_BYTES_MAX + ADDRESS_BYTES_MAX)
+        <= SNAPSHOT_META_MAX
+);
 
 /// A node of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -145,7 +155,7 @@ pub struct Membership {
     /// By number.
     members: Vec<(Member, Standing)>,
     /// Who was a member and is none, the latest last.
-    removed: Vec<NodeId>,
+    removed: Vec<(NodeId, String)>,
     /// The number that the next new member gets, unless it has one.
     next: NodeId,
 }
@@ -184,7 +194,16 @@ impl Membership {
     /// Whether this number was a member's that has been removed, not long ago.
     #[must_use]
     pub fn is_removed(&self, id: NodeId) -> bool {
-        self.removed.contains(&id)
+        self.removed.iter().any(|(removed, _)| *removed == id)
+    }
+
+    /// The number of the member of this name, or of the last one that has been removed, not long
+    /// ago.
+    #[must_use]
+    pub fn number_of(&self, name: &str) -> Option<NodeId> {
+        let removed = || self.removed.iter().rfind(|(_, removed)| removed == name);
+        let member = self.find(name).map(|(member, _)| member.id);
+        member.or_else(|| removed().map(|(id, _)| *id))
     }
 
     /// Whether a change of voters is under way.
@@ -308,7 +327,7 @@ impl Membership {
             match standing {
                 Standing::Promoted => *standing = Standing::Voter,
                 Standing::Demoted => *standing = Standing::Learner,
-                Standing::Leaving => ended.removed.push(member.id),
+                Standing::Leaving => ended.removed.push((member.id, member.name.clone())),
                 Standing::Voter | Standing::Learner => {}
             }
         }
@@ -327,8 +346,10 @@ impl Membership {
         out.extend_from_slice(&(self.removed.len() as u16).to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&self.next.0.to_le_bytes());
-        for removed in &self.removed {
+        for (removed, name) in &self.removed {
             out.extend_from_slice(&removed.0.to_le_bytes());
+            out.push(name.len() as u8);
+            out.extend_from_slice(name.as_bytes());
         }
         for (member, standing) in &self.members {
             out.extend_from_slice(&member.incarnation.0.to_le_bytes());
@@ -361,7 +382,8 @@ impl Membership {
         let next = NodeId(u32::from_le_bytes(rest.take()?));
         let mut membership = Membership { members: Vec::new(), removed: Vec::new(), next };
         for _ in 0..removed {
-            membership.removed.push(NodeId(u32::from_le_bytes(rest.take()?)));
+            let (id, [name]) = (NodeId(u32::from_le_bytes(rest.take()?)), rest.take()?);
+            membership.removed.push((id, rest.text(usize::from(name), NAME_BYTES_MAX)?));
         }
         for _ in 0..count {
             let incarnation = Incarnation(u64::from_le_bytes(rest.take()?));

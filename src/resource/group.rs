@@ -26,6 +26,7 @@ use crate::machine::{Code, KEY_MAX, kind};
 
 mod frozen;
 mod handle;
+mod loads;
 mod mail;
 mod member;
 mod page;

@@ -132,7 +132,7 @@ pub enum Response<'a> {
         id: u64,
         /// Whether it was not so before.
         changed: bool,
-        /// Number of the node it is about; 0 where that is no member.
+        /// Number of the node it is about; 0 where nobody knows it, as a member or as one before.
         node: NodeId,
         /// The commit index.
         index: Index,

@@ -32,7 +32,7 @@ enum Verb {
 Examples:
   margay cluster status
   margay cluster status --wait       # until every group answers, at most 30 s; then exit code 3
-  margay cluster status -o json      # group, leader, term, commit_index, applied_index, voters")]
+  margay cluster status -o json      # group, leader, term, commit_index, applied_index, …")]
     Status {
         /// Wait until every group has a leader that answers; exit code 3 when that takes longer
         #[arg(
@@ -69,7 +69,8 @@ Examples:
     #[command(after_help = "\
 A node that has been removed comes back only with an empty directory and --join. To replace a node
 whose disk is gone, remove it first, then start its successor with --join and promote that; the
-name may be the same.
+name may be the same. A removal may be repeated; exit code 1 where no member has, or lately had, the
+name.
 Examples:
   margay cluster remove n1
   margay serve --name n1 --data /new/disk --listen 10.0.0.1:5150 --join 10.0.0.2:5150

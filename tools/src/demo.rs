@@ -52,7 +52,7 @@ const SHAPE: Shape = Shape { connections: 16, inflight: 16, payload: 64 };
 pub(crate) fn run(args: &Args) -> Result<(), Exit> {
     crate::serve::refuse_bugs()?;
     let (sender, signals) = channel();
-    sys::divert_signals(sender, |signal| signal)?;
+    sys::divert_signals(sender, |signal| signal.number)?;
     let dir = directory(args.data.as_deref())?;
     let place = Place { dir: dir.clone(), is_kept: args.data.is_some() };
     let live = Live::default();

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use margay::machine::{Code, Outcome};
 use margay::resource::Failure;
+use serde_json::json;
 
 use crate::output;
 
@@ -79,10 +80,33 @@ impl Exit {
 
     /// Says why it ends, and ends.
     pub(crate) fn report(&self) -> ExitCode {
-        if !self.message.is_empty() {
-            output::aside(&self.to_string());
+        match self.message.is_empty() {
+            true => {}
+            false if output::is_for_programs() => output::aside(&format!("{}\n", self.to_json())),
+            false => output::aside(&self.to_string()),
         }
         ExitCode::from(self.code)
+    }
+
+    /// The same for programs; the keys are stable.
+    fn to_json(&self) -> serde_json::Value {
+        let hint = Some(&self.hint).filter(|hint| !hint.is_empty());
+        json!({ "error": self.message, "exit_code": self.code, "hint": hint })
+    }
+}
+
+/// Arguments that make no sense: the first words of what is said to people, and what helps.
+impl From<clap::Error> for Exit {
+    fn from(error: clap::Error) -> Exit {
+        let text = error.to_string();
+        let mut parts =
+            text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        let message = parts.next().unwrap_or_default();
+        let exit = Exit::usage(message.strip_prefix("error: ").unwrap_or(&message));
+        match parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_owned)) {
+            Some(tip) => exit.hint(tip),
+            None => exit,
+        }
     }
 }
 
@@ -177,6 +201,14 @@ mod tests {
         assert_eq!(code(Code::TIMEOUT, Outcome::Unknown), UNKNOWN);
         assert_eq!(code(Code::REPLY_GONE, Outcome::Applied), ANSWER_LOST);
         assert_eq!(code(Code::DISK_FULL, Outcome::NotApplied), UNREACHABLE);
+    }
+
+    #[test]
+    fn programs_are_told_the_same_as_people() {
+        let exit = Exit::new(UNREACHABLE, "no \"node\"\nanswered").hint("look");
+        let told = r#"{"error":"no \"node\"\nanswered","exit_code":3,"hint":"look"}"#;
+        assert_eq!(exit.to_json().to_string(), told);
+        assert!(Exit::usage("what").to_json()["hint"].is_null());
     }
 
     #[test]

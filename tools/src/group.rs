@@ -74,7 +74,7 @@ gets SIGTERM. Without a command the id is printed.")]
     Join {
         #[command(flatten)]
         me: Me,
-        /// The command and its arguments
+        /// The command and its arguments; a signal to margay is passed on to it
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
     },

@@ -13,6 +13,7 @@ use margay::resource::{LockGuard, Membership, Permits, Reply, RwLockGuard};
 use crate::connect::Connect;
 use crate::exit::{Exit, NEGATIVE, USAGE};
 use crate::output::Format;
+use crate::sys::Signal;
 use crate::{output, sys, units};
 
 /// What every such command can be told.
@@ -24,7 +25,7 @@ pub(crate) struct Options {
     /// It is given to others when nothing was heard of us for this long; 1s to 300s
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
     session_timeout: Duration,
-    /// The command and its arguments
+    /// The command and its arguments; a signal to margay is passed on to it
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
 }
@@ -94,7 +95,7 @@ impl Guard for Membership<Group> {
 
 /// What can happen while it is waited for or held.
 enum Event<G> {
-    Signal(i32),
+    Signal(Signal),
     Acquired(Result<Option<G>, Exit>),
     Ended(ExitStatus),
     Lost,
@@ -142,7 +143,7 @@ pub(crate) fn wait<T: Send + 'static>(
     ask: impl FnOnce(&Client) -> Result<Reply<T>, Exit>,
 ) -> Result<T, Exit> {
     let (sender, events) = channel();
-    sys::divert_signals(sender.clone(), Err)?;
+    sys::divert_signals(sender.clone(), |signal| Err(signal.number))?;
     let client = connect.client()?;
     let asked = ask(&client)?;
     // The main thread may have left.
@@ -201,7 +202,7 @@ fn acquire<G: Guard>(
         Ok(Event::Signal(signal)) => {
             // Withdraws the request: nobody must wait for a grant to us.
             let _ = client.close();
-            Err(Exit::quiet(128 + signal as u8))
+            Err(Exit::quiet(128 + signal.number as u8))
         }
         _ => Err(Exit::quiet(NEGATIVE)),
     }
@@ -272,8 +273,8 @@ impl Stopping {
     }
 }
 
-/// Waits for the command. Signals that only we got are passed on; Ctrl-C reaches the command by
-/// itself, from the terminal.
+/// Waits for the command. What somebody sends us is passed on; Ctrl-C, and that the terminal is
+/// gone, the command hears from the terminal itself, and twice may mean more to it than once.
 fn supervise<G: Guard>(
     mut child: Child,
     what: &str,
@@ -290,8 +291,8 @@ fn supervise<G: Guard>(
     loop {
         match events.recv() {
             Ok(Event::Ended(status)) => return Ok(status),
-            Ok(Event::Signal(libc::SIGINT)) => {}
-            Ok(Event::Signal(signal)) => sys::signal(pid, signal),
+            Ok(Event::Signal(signal)) if signal.is_of_terminal => {}
+            Ok(Event::Signal(signal)) => sys::signal(pid, signal.number),
             Ok(Event::Lost) => {
                 sys::signal(pid, libc::SIGTERM);
                 output::aside(&format!(

@@ -110,9 +110,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => exit.report(),
+    // What is no text is no format.
+    output::prepare(std::env::args_os().filter_map(|arg| arg.into_string().ok()));
+    match Cli::try_parse() {
+        Ok(cli) => run(cli.command).map_or_else(|exit| exit.report(), |()| ExitCode::SUCCESS),
+        Err(error) if error.use_stderr() && output::is_for_programs() => Exit::from(error).report(),
+        // For people, in colours; and help, which is no error.
+        Err(error) => error.exit(),
     }
 }
 

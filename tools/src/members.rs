@@ -5,6 +5,7 @@
 //! after the other. It may be repeated: what is so already stays so, and what was missed is made up
 //! for.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use margay::client::admin::{Admin, AdminError, Done, admin, identity};
@@ -159,12 +160,27 @@ fn everywhere(
             // The first group gives a new node its number; and what it refuses, the others would.
             break;
         }
-        if groups.len() > 1 {
+        if groups.len() > 1 && !connect.is_json() {
             let (at, all) = (done.len() + failed.len(), groups.len());
             output::aside(&format!("{name}: {at} of {all} groups\n"));
         }
     }
+    // Whom nobody remembers was never there: a name that is repeated after a lost answer is known.
+    let nobody = |answer: &Done| !answer.changed && answer.node == NodeId(0);
+    if matches!(verb, Verb::Remove) && failed.is_empty() && done.iter().all(nobody) {
+        return Err(unknown(name, &known));
+    }
     report(connect, verb, name, &groups, &done, &failed)
+}
+
+/// There is nobody of this name to be removed.
+fn unknown(name: &str, known: &[GroupStatus]) -> Exit {
+    let members = known.iter().flat_map(|group| {
+        group.voters.iter().chain(&group.outgoing).chain(&group.learners).map(String::as_str)
+    });
+    let members = members.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>().join(", ");
+    Exit::new(NEGATIVE, format!("{name} is no member, and was none lately"))
+        .hint(format!("the members are {members}"))
 }
 
 /// The groups that a command is for, as they are before it, and whom to ask: first who answers.

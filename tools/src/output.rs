@@ -21,6 +21,36 @@ pub(crate) enum Format {
     Jsonl,
 }
 
+/// Whether a program reads how the command ends, not a person.
+static FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
+/// To be told before anything else, by the arguments: also of those that make no sense it is known
+/// who gave them.
+pub(crate) fn prepare(args: impl IntoIterator<Item = String>) {
+    FOR_PROGRAMS.store(asks_for_json(args), Ordering::Relaxed);
+}
+
+/// Whether failures are told as JSON.
+pub(crate) fn is_for_programs() -> bool {
+    FOR_PROGRAMS.load(Ordering::Relaxed)
+}
+
+/// Whether there is `-o json` or `-o jsonl`, in any of its forms, before a command of one's own.
+fn asks_for_json(args: impl IntoIterator<Item = String>) -> bool {
+    let mut args = args.into_iter().take_while(|arg| arg != "--");
+    while let Some(arg) = args.next() {
+        let value = match arg.strip_prefix("--output").or_else(|| arg.strip_prefix("-o")) {
+            Some("") => args.next().unwrap_or_default(),
+            Some(value) => value.trim_start_matches('=').to_owned(),
+            None => continue,
+        };
+        if value == "json" || value == "jsonl" {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether a JSON document is owed to standard output.
 static OWED: AtomicBool = AtomicBool::new(false);
 
@@ -204,6 +234,18 @@ impl std::fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_json_is_told_by_the_arguments() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(str::to_owned));
+        for form in ["-o json", "-ojson", "-o=jsonl", "--output jsonl", "--output=json"] {
+            assert!(asks(&format!("value get x {form}")), "{form}");
+        }
+        for line in ["value get x", "value get x -o table", "lock run x -- curl -o json", "get -o"]
+        {
+            assert!(!asks(line), "{line}");
+        }
+    }
 
     #[test]
     fn numbers_end_and_words_begin_at_one_column() {

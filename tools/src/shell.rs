@@ -179,7 +179,7 @@ enum Step {
 /// Leaves Ctrl-C to the commands: from the terminal it reaches them by itself.
 fn leave_interrupts() -> Result<(), Exit> {
     let (sender, signals) = channel();
-    sys::divert_signals(sender, |signal| signal)?;
+    sys::divert_signals(sender, |signal| signal.number)?;
     thread::spawn(move || {
         if let Some(signal) = signals.iter().find(|signal| *signal != libc::SIGINT) {
             process::exit(128 + signal);

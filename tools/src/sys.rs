@@ -10,6 +10,15 @@ use std::sync::mpsc::Sender;
 /// What people and service managers end programs with.
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
+/// A signal that has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signal {
+    pub(crate) number: i32,
+    /// It is Ctrl-C, or the terminal is gone: the kernel tells the whole process group, not us
+    /// alone, as whoever calls `kill` may.
+    pub(crate) is_of_terminal: bool,
+}
+
 fn set() -> libc::sigset_t {
     // SAFETY: a sigset_t is plain data, and sigemptyset makes it a valid empty set before it is
     // used; the signal numbers are valid, so neither call can fail.
@@ -23,14 +32,28 @@ fn set() -> libc::sigset_t {
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP do nothing but be sent to `sender`, wrapped by `wrap`.
-/// Must be called before any other thread is started. Children inherit the blocked signals:
-/// [`die_with_parent`] gives them theirs back.
+/// Whether whoever started us wants us to outlive the terminal, as `nohup` does.
+fn hangup_is_ignored() -> bool {
+    // SAFETY: all zeros is a valid sigaction, which is written to and not installed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let failed = libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action);
+        failed == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP do nothing but be sent to `sender`, wrapped by `wrap`; a
+/// SIGHUP that is ignored stays so. Must be called before any other thread is started. Children
+/// inherit the blocked signals: [`die_with_parent`] gives them theirs back.
 pub(crate) fn divert_signals<T: Send + 'static>(
     sender: Sender<T>,
-    wrap: impl Fn(i32) -> T + Send + 'static,
+    wrap: impl Fn(Signal) -> T + Send + 'static,
 ) -> io::Result<()> {
-    let set = set();
+    let mut set = set();
+    if hangup_is_ignored() {
+        // SAFETY: `set` is a valid set, and SIGHUP a signal.
+        unsafe { libc::sigdelset(&mut set, libc::SIGHUP) };
+    }
     // SAFETY: `set` is a valid set; the old mask is not asked for.
     let failed = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
     if failed != 0 {
@@ -39,10 +62,14 @@ pub(crate) fn divert_signals<T: Send + 'static>(
     let name = "margay-signals".to_string();
     std::thread::Builder::new().name(name).spawn(move || {
         loop {
-            let mut signal = 0;
-            // SAFETY: both point to live values of their types.
-            let failed = unsafe { libc::sigwait(&set, &mut signal) };
-            if failed == 0 && sender.send(wrap(signal)).is_err() {
+            // SAFETY: all zeros is a valid siginfo_t; both point to live values of their types.
+            let (number, code) = unsafe {
+                let mut told: libc::siginfo_t = std::mem::zeroed();
+                (libc::sigwaitinfo(&set, &mut told), told.si_code)
+            };
+            // Whatever a process has sent has a code of 0 or less.
+            let signal = Signal { number, is_of_terminal: code > 0 };
+            if number > 0 && sender.send(wrap(signal)).is_err() {
                 return;
             }
         }

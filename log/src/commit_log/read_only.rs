@@ -195,8 +195,12 @@ impl Shared {
         if (!is_gone && was == is) || (is_gone && self.forget_removed(segment)) {
             return;
         }
-        // Whatever keeps it from being looked at: the reader says what it has found.
-        let Ok(ReadOnlyLog { shared, .. }) = ReadOnlyLog::open(&self.path) else { return };
+        // Whatever keeps it from being looked at: the reader says what it has found. A log that is
+        // damaged by now ends before the damage, and nobody would be told why.
+        let Ok(ReadOnlyLog { shared, report, .. }) = ReadOnlyLog::open(&self.path) else { return };
+        if report.damage.is_some() {
+            return;
+        }
         let Ok(Shared { state, sight: Some(Sight(seen)), .. }) = Arc::try_unwrap(shared) else {
             return;
         };

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, ReadOnlyLog};
 use margay_log::disk::Disk;
 use margay_log::disk::direct::Direct;
 use margay_log::disk::view::View;
-use margay_log::format::EntryHeader;
-use margay_log::id::{ClusterId, Index, SegmentNumber, Term};
+use margay_log::format::{BLOCK, EntryHeader};
+use margay_log::id::{BatchEnd, ClusterId, Index, SegmentNumber, Term};
 use margay_log::recover::Cause;
 use margay_log::repair::{Repair, Step};
-use margay_log::{Error, Options};
+use margay_log::snapshot::{SnapshotHeader, SnapshotMaker};
+use margay_log::{Error, Log, Options};
 
 use crate::conformance::TempDir;
 
@@ -24,7 +26,6 @@ fn options() -> CommitLogOptions {
     CommitLogOptions {
         segment_first: 16 << 10,
         segment_max: 32 << 10,
-        lock_wait: std::time::Duration::from_millis(50),
         ..CommitLogOptions::default()
     }
 }
@@ -131,36 +132,98 @@ fn snapshots_are_kept_and_shared_with_nobody() {
     assert_eq!(fs::read(originals.join(&name)).expect("there"), b"the state at 7");
 }
 
-/// A group's segments become later ones.
-#[test]
-fn segments_that_are_used_again_are_shared_with_nobody() {
-    let dir = TempDir::new("group");
+const CLUSTER: ClusterId = ClusterId(3);
+
+/// How a group of a node opens its log.
+fn of_a_group() -> Options {
+    let (segment_first, segment_max) = (16 << 10, 16 << 10);
+    Options { cluster: CLUSTER, segment_first, segment_max, ..Options::default() }
+}
+
+/// The closed log of a group, of 20 entries in segments of three. Gives the end of each batch, too.
+fn filled_by_a_group(dir: &TempDir) -> (PathBuf, Vec<BatchEnd>) {
     let path = dir.path().join("log");
-    let options = || Options {
-        cluster: ClusterId(3),
-        segment_first: 16 << 10,
-        segment_max: 16 << 10,
-        ..Options::default()
-    };
     let mut disk = Direct::open(&path).expect("a directory");
-    let mut log = margay_log::open(&mut disk, options()).expect("a new log").log;
-    for _ in 0..20 {
-        log.push(&EntryHeader::default(), b"an entry").expect("fits");
-        log.seal(Term(1), 0).expect("space");
+    let mut log = margay_log::open(&mut disk, of_a_group()).expect("a new log").log;
+    let mut ends = Vec::new();
+    let mut write = |log: &mut Log| {
         log.ops().for_each(|op| disk.submit(op));
         let mut done = Vec::new();
         disk.poll(true, &mut done);
         done.into_iter().for_each(|done| _ = log.on_done(done).expect("nothing fails"));
+    };
+    for _ in 0..20 {
+        log.push(&EntryHeader::default(), b"an entry").expect("fits");
+        let batch = log.seal(Term(1), 0).expect("space");
+        ends.push(BatchEnd { id: batch.header().last(), chain: batch.header().chain });
+        write(&mut log);
     }
-    drop((log, disk));
+    log.record_durable();
+    write(&mut log);
+    (path, ends)
+}
+
+/// A group's segments become later ones.
+#[test]
+fn segments_that_are_used_again_are_shared_with_nobody() {
+    let dir = TempDir::new("group");
+    let (path, _) = filled_by_a_group(&dir);
     fs::remove_file(segment(&path, 4)).expect("there");
     let originals = Repair::plan(&path).expect("can be").expect("needs to be").finish();
     for file in contents(&originals.expect("done")).keys() {
         assert_eq!(fs::metadata(file).expect("there").nlink(), 1, "{}", file.display());
     }
     let mut disk = Direct::open(&path).expect("free");
-    let opened = margay_log::open(&mut disk, options()).expect("opens");
+    let opened = margay_log::open(&mut disk, of_a_group()).expect("opens");
     assert!(opened.log.last().index > Index(5) && opened.report.damage.is_none());
+}
+
+/// What its header says of a snapshot may be all that is left of it: then the one before it leads
+/// further than the log.
+#[test]
+fn a_repaired_log_begins_behind_a_snapshot_only_if_all_of_it_is_there() {
+    type Harm = (&'static str, u64, fn(&mut Vec<u8>));
+    let harms: [Harm; 3] = [
+        ("whole", 18, |_| {}),
+        ("rotten", 15, |bytes| *bytes.last_mut().expect("long") ^= 1),
+        ("cut", 15, |bytes| bytes.truncate(bytes.len() - BLOCK)),
+    ];
+    for (name, begins_behind, harm) in harms {
+        let dir = TempDir::new(&format!("group-{name}"));
+        let (path, ends) = filled_by_a_group(&dir);
+        fs::remove_file(segment(&path, 3)).expect("there");
+        let mut newest = PathBuf::new();
+        for end in [ends[14], ends[17]] {
+            newest = path.join(margay_log::snapshot::snapshot_file(end.id.index));
+            fs::write(&newest, snapshot(end)).expect("writable");
+        }
+        let mut bytes = fs::read(&newest).expect("there");
+        harm(&mut bytes);
+        fs::write(&newest, bytes).expect("writable");
+
+        let repair = Repair::plan(&path).expect("can be").expect("needs to be");
+        let snapshot = Index(begins_behind);
+        assert!(repair.steps().contains(&Step::BeginBehind { snapshot }), "{name}: {repair:?}");
+        let loss = Step::Lose { first: snapshot.next(), until: Index(20) };
+        assert_eq!(repair.steps().last(), Some(&loss), "{name}");
+        repair.finish().expect("done");
+        let mut disk = Direct::open(&path).expect("free");
+        let log = margay_log::open(&mut disk, of_a_group()).expect("opens").log;
+        assert_eq!(log.start(), ends[begins_behind as usize - 1], "{name}");
+    }
+}
+
+/// The file of a snapshot: two chunks, each in blocks of its own.
+fn snapshot(end: BatchEnd) -> Vec<u8> {
+    let mut maker = SnapshotMaker::new(SnapshotHeader {
+        cluster: CLUSTER,
+        end,
+        meta: b"members".to_vec(),
+        ..SnapshotHeader::default()
+    });
+    let chunks = [1, 2].map(|chunk| maker.chunk(&vec![chunk; 2 * BLOCK]).1);
+    let header = maker.header().encode();
+    [&header[..], &chunks[0], &chunks[1]].concat()
 }
 
 /// Of a repair that cannot be finished the log is as it was, and in its place.
@@ -170,7 +233,8 @@ fn a_repair_that_fails_leaves_the_log_where_it_is() {
     fs::remove_file(segment(&path, 4)).expect("there");
     let before = contents(&path);
     let repair = Repair::plan(&path).expect("can be repaired").expect("needs to be");
-    let locked = CommitLog::open(&path, options()).map(|_| ());
+    let at_once = CommitLogOptions { lock_wait: Duration::ZERO, ..options() };
+    let locked = CommitLog::open(&path, at_once).map(|_| ());
     assert!(matches!(locked, Err(Error::Locked { .. })), "{locked:?}");
     fs::remove_dir_all(dir.path().join("log.repair")).expect("there");
     repair.finish().expect_err("there is nothing to put in place");
@@ -405,12 +469,12 @@ fn a_lost_hard_state_of_a_log_without_its_beginning() {
 fn a_reader_beside_a_live_writer_sees_a_whole_log() {
     let (_dir, path) = filled("beside");
     let log = CommitLog::open(&path, options()).expect("opens").log;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     std::thread::scope(|scope| {
         let (log, path) = (&log, &path);
         let writer = scope.spawn(move || {
             let mut n = ENTRIES;
-            while begin.elapsed() < std::time::Duration::from_millis(700) {
+            while begin.elapsed() < Duration::from_millis(700) {
                 n += 1;
                 log.append(&n.to_le_bytes()).expect("room").wait().expect("durable");
             }

@@ -33,13 +33,15 @@ fn a_membership_keeps_its_bytes() {
     assert_eq!(Membership::decode(&golden), Ok(joint.clone()));
 
     let ended = joint.ended();
-    assert_eq!(&ended.encode()[..16], b"\x01\0\x03\0\x01\0\0\0\x05\0\0\0\x01\0\0\0");
+    let golden = b"\x01\0\x03\0\x01\0\0\0\x05\0\0\0\x01\0\0\0\x02n1";
+    assert_eq!(&ended.encode()[..19], golden);
     assert_eq!(Membership::decode(&ended.encode()), Ok(ended));
 }
 
 #[test]
 fn damaged_bytes_are_refused_or_another_membership() {
-    let whole = changed(&three(), &add(4)).encode();
+    let whole = changed(&three(), &Change::Remove("n1".to_owned())).ended();
+    let whole = changed(&whole, &add(4)).encode();
     for at in 0..whole.len() {
         assert!(Membership::decode(&whole[..at]).is_err(), "cut at {at}");
         for bit in 0..8 {
@@ -128,6 +130,8 @@ fn a_number_is_never_given_twice() {
     let again = changed(&without, &add(4));
     assert_eq!(again.find("n4").map(|(member, _)| member.id), Some(NodeId(5)));
     let Change::Add { name, address, incarnation, .. } = add(4) else { unreachable!() };
+    assert_eq!(without.number_of("n4"), Some(NodeId(4)));
+    assert_eq!((again.number_of("n4"), again.number_of("n9")), (Some(NodeId(5)), None));
     let chosen = Change::Add { name, address, incarnation, id: Some(NodeId(4)) };
     assert_eq!(without.changed(&chosen), Err(Senseless::Number { id: NodeId(4) }));
 }

@@ -130,6 +130,7 @@ impl GroupState {
             return Err(Code::BAD_PAYLOAD);
         }
         self.members.insert(name, pair);
+        self.mail.seat(name);
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 //! is none, or none with room, is *homeless*. Who gets what, and who is told, is decided in
 //! `state.rs`.
 
-use super::{BYTES_MAX, DELIVERIES_MAX, INBOX_BYTES_MAX, INBOX_MAX};
+use super::loads::Loads;
+use super::{BYTES_MAX, DELIVERIES_MAX};
 use crate::machine::clock::{Due, Timers};
 use crate::machine::{LogTime, SessionId, Shared};
 use imbl::{OrdMap, OrdSet};
@@ -46,13 +47,6 @@ pub(super) struct Outcome {
 /// A place in an inbox: the member, the entry that brought the message there, the message.
 pub(super) type Place = (Index, Index, Index);
 
-/// How full an inbox is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    messages: u32,
-    bytes: u64,
-}
-
 /// See the module. A message is named by the index of the command that sent it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mail {
@@ -61,7 +55,8 @@ pub(super) struct Mail {
     /// Of each message and the members that have it: the entry that brought it there.
     places: OrdMap<(Index, Index), Index>,
     homeless: OrdSet<Index>,
-    loads: OrdMap<Index, Load>,
+    /// Of all members.
+    loads: Loads,
     timers: Timers<Index>,
     /// Of each question and the members that are done with it.
     outcomes: OrdMap<(Index, Index), Outcome>,
@@ -98,13 +93,27 @@ impl Mail {
 
     /// Whether a member's inbox has room for a message of this size.
     pub(super) fn has_room(&self, member: Index, size: u64) -> bool {
-        let load = self.loads.get(&member).copied().unwrap_or_default();
-        load.messages < INBOX_MAX && load.bytes + size <= INBOX_BYTES_MAX
+        self.loads.get(member).has_room(size)
+    }
+
+    /// The next member after one, and around, whose inbox has room for a message of this size.
+    pub(super) fn next_with_room(&self, after: Index, size: u64) -> Option<Index> {
+        self.loads.next_with_room(after, size)
     }
 
     /// How many messages are in a member's inbox.
     pub(super) fn waiting_for(&self, member: Index) -> u32 {
-        self.loads.get(&member).map_or(0, |load| load.messages)
+        self.loads.get(member).messages
+    }
+
+    /// Somebody is a member now, with an empty inbox.
+    pub(super) fn seat(&mut self, member: Index) {
+        self.loads.insert(member);
+    }
+
+    /// Somebody is none any more: nothing is brought there. What is in the inbox stays for now.
+    pub(super) fn unseat(&mut self, member: Index) {
+        self.loads.remove(member);
     }
 
     /// Puts a message in, homeless for now. Its name must be free.
@@ -121,9 +130,11 @@ impl Mail {
     /// Brings a message to an inbox that does not have it.
     pub(super) fn bring(&mut self, name: Index, member: Index, by: Index) {
         let Some(message) = self.messages.get(&name) else { return };
-        let load = self.loads.entry(member).or_default();
-        load.messages += 1;
-        load.bytes += message.size();
+        let size = message.size();
+        self.loads.change(member, |load| {
+            load.messages += 1;
+            load.bytes += size;
+        });
         self.homeless.remove(&name);
         self.inboxes.insert((member, by, name));
         let before = self.places.insert((name, member), by);
@@ -135,13 +146,10 @@ impl Mail {
         let Some(by) = self.places.remove(&(name, member)) else { return false };
         self.inboxes.remove(&(member, by, name));
         let size = self.messages.get(&name).map_or(0, Message::size);
-        if let Some(load) = self.loads.get_mut(&member) {
+        self.loads.change(member, |load| {
             load.messages -= 1;
             load.bytes -= size;
-            if load.messages == 0 {
-                self.loads.remove(&member);
-            }
-        }
+        });
         true
     }
 

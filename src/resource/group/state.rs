@@ -243,6 +243,7 @@ impl GroupState {
     fn seat(&mut self, name: Index, pair: Pair, at: Moment, effects: &mut Effects) {
         self.ids.insert(pair.key().into(), name);
         self.members.insert(name, pair.clone());
+        self.mail.seat(name);
         effects.event(at.resource, JOINED, Some(pair), None);
         self.house(at, effects);
     }
@@ -317,6 +318,7 @@ impl GroupState {
             self.mail.forget_outcomes(*name);
             if let Some(pair) = self.members.remove(name) {
                 self.ids.remove(pair.key());
+                self.mail.unseat(*name);
                 effects.event(at.resource, why, None, Some(pair.clone()));
                 left.push((*name, pair));
             }
@@ -416,9 +418,7 @@ impl GroupState {
 
     /// Whose turn it is to get a message for any: the next after the last that has room.
     fn next_member(&self, size: u64) -> Option<Index> {
-        let after = self.members.range(self.last.next()..);
-        let all = after.chain(self.members.range(..=self.last)).map(|(name, _)| *name);
-        { all }.find(|member| self.mail.has_room(*member, size))
+        self.mail.next_with_room(self.last, size)
     }
 
     /// Messages that nobody has are brought to whom they can be, in order.

@@ -79,11 +79,13 @@ impl StateMachine for Notebook {
 
     fn holdings(&self, session: SessionId, _: LogTime, out: &mut Vec<Notice>) {
         self.breaks_at(b"break when asked what is held");
-        if self.note == b"hold too much" {
-            let (resource, state) = (ResourceId(1), NoticeState::Waiting);
-            let waits = |n| Notice { session, resource, waiter: Index(n), state };
-            out.extend((0..=NOTICES_MAX as u64).map(waits));
-        }
+        let holds = match &self.note[..] {
+            b"hold much" => 3 << 10,
+            b"hold too much" => NOTICES_MAX as u64 + 1,
+            _ => 0,
+        };
+        let (resource, state) = (ResourceId(1), NoticeState::Waiting);
+        out.extend((0..holds).map(|n| Notice { session, resource, waiter: Index(n), state }));
     }
 
     fn events(&self, _: ResourceId, _: (Index, u32), _: &[u8]) -> Events {
@@ -199,6 +201,13 @@ fn as_bytes(words: &[u128]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
+/// A query that is answered by a state as new as `seen`.
+fn question(id: u64, level: Level, seen: Index) -> Request<'static> {
+    let (after, resource) = (margay::machine::Sequence(0), ResourceId(1));
+    let (kind, schema, payload) = (NOTE, 1, &[]);
+    Request::Query { id, level, seen, after, kind, schema, resource, payload }
+}
+
 impl World {
     fn open(mut disk: SimDisk, founders: u32, now: Micros) -> World {
         let opened = open(&mut disk, options()).expect("it opens");
@@ -308,11 +317,23 @@ impl World {
     }
 
     fn says(&mut self, request: &Request<'_>) {
+        self.says_often(CONN, 1, request);
+    }
+
+    /// The same so many times, on any connection.
+    fn says_often(&mut self, conn: ConnId, times: usize, request: &Request<'_>) {
         let mut frame = Vec::new();
         request.encode(&mut frame);
         let frame = as_bytes(&aligned(&frame));
         let frame = wire::decode(&frame).expect("a frame");
-        self.replica.on_client(self.now, CONN, &frame, &mut self.out).expect("a sound frame");
+        let World { replica, now, out, .. } = self;
+        for _ in 0..times {
+            replica.on_client(*now, conn, &frame, out).expect("a sound frame");
+        }
+    }
+
+    fn asks(&mut self, id: u64, level: Level) {
+        self.says(&question(id, level, Index::ZERO));
     }
 
     /// The frames that the client was sent, as text.
@@ -613,6 +634,20 @@ fn a_turn_that_has_become_long_ends_within_a_batch() {
     assert_eq!(snapshots, [end]);
 }
 
+/// What a long entry asks for may take as long as what several short ones do, though nobody is told
+/// of it.
+#[test]
+fn a_long_entry_counts_as_several_where_a_turn_may_end() {
+    let mut world = World::open(SimDisk::new(14), 3, Micros(0));
+    world.lead();
+    let before = world.replica.machine().applied().0;
+    (0..8).for_each(|_| world.note(&[b'x'; 3 << 10]));
+    world.out.long = true;
+    world.until("a part", |world| world.replica.machine().applied().0 > before);
+    assert_eq!(world.replica.commit().0, before + 8, "all is one batch");
+    assert_eq!(world.replica.machine().applied().0, before + 4, "16 between two looks, of 4 each");
+}
+
 /// Nobody has a snapshot, and none would be due: one is made for the node that needs it.
 #[test]
 fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
@@ -661,12 +696,7 @@ fn a_turn_that_has_become_long_leaves_reads_to_the_next() {
     world.lead();
     world.heard();
     world.out.long = true;
-    let (seen, after) = (Index::ZERO, margay::machine::Sequence(0));
-    let (level, kind, schema, resource) = (Level::Sequential, NOTE, 1, ResourceId(1));
-    let payload = &[];
-    for id in 1..=50 {
-        world.says(&Request::Query { id, level, seen, after, kind, schema, resource, payload });
-    }
+    (1..=50).for_each(|id| world.asks(id, Level::Sequential));
     let (mut answered, mut turns) = (0, 0);
     while answered < 50 {
         world.turn();
@@ -677,6 +707,54 @@ fn a_turn_that_has_become_long_leaves_reads_to_the_next() {
         assert_eq!(at_once, answered < 50, "{answered} are answered after {turns} turns");
     }
     assert_eq!(answered, 50);
+}
+
+/// It takes as long to list thousands of things held as to answer several reads.
+#[test]
+fn a_long_list_for_who_attaches_counts_as_several_reads() {
+    let mut world = World::open(SimDisk::new(12), 3, Micros(0));
+    let session = world.lead();
+    world.note(b"hold much");
+    world.turn();
+    let all = |world: &World| world.replica.machine().applied() == world.replica.log().last().index;
+    world.until("all applied", all);
+    world.heard();
+    world.out.long = true;
+    let acked = margay::machine::Sequence(0);
+    world.says(&Request::Attach { session, key: [1; 16], acked });
+    (1..=2).for_each(|id| world.asks(id, Level::Linearizable));
+    let heard = loop {
+        world.turn();
+        let heard = world.heard();
+        if !heard.is_empty() {
+            break heard;
+        }
+    };
+    assert!(heard.len() == 1 && heard[0].contains("Attached"), "{} are answered", heard.len());
+    world.turn();
+    assert_eq!(world.heard().len(), 2, "they are read in the next turn");
+}
+
+/// There are only so many places to wait in. Who has left takes none of them, though what it waited
+/// for has not come.
+#[test]
+fn who_has_left_takes_no_place_from_those_who_wait() {
+    let mut world = World::open(SimDisk::new(13), 3, Micros(0));
+    world.lead();
+    world.heard();
+    let crowd: Vec<ConnId> = (2..34).map(ConnId).collect();
+    for conn in &crowd {
+        world.says_often(*conn, 2_048, &question(1, Level::Sequential, Index(u64::MAX)));
+    }
+    world.asks(1, Level::Sequential);
+    let heard = world.heard();
+    assert!(heard.iter().any(|said| said.contains("OVERLOADED")), "{heard:?}");
+    crowd.iter().for_each(|conn| world.replica.on_client_gone(*conn));
+    world.turn();
+    world.asks(2, Level::Sequential);
+    world.turn();
+    let heard = world.heard();
+    assert!(heard.iter().any(|said| said.contains("QueryReply")), "{heard:?}");
 }
 
 /// A user's type may answer anything. What fits no frame is refused, and nobody stops for it.

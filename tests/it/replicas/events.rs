@@ -4,6 +4,8 @@ use margay::client::session::Output;
 use margay::machine::{Code, ResourceId, kind};
 use margay::resource::registry::DeleteV1;
 use margay::resource::value::SetV1;
+use margay::wire;
+use margay::wire::client::{Request, Response};
 use margay_log::id::{Index, Micros};
 
 use super::caller::Caller;
@@ -179,6 +181,60 @@ fn who_only_watches_goes_round_while_nobody_leads() {
         watcher.carry(group);
         events(&watcher) == [written]
     });
+}
+
+/// Where a state leaps, what is kept of the events in between is looked through for some of those
+/// who watch; the others are told that they lag. What comes then all of them hear.
+#[test]
+fn many_who_watch_where_a_state_leaps_are_told_that_they_lag() {
+    const WATCHERS: u64 = 1_500;
+    let mut group = Group::with(3, |config| config.snapshot_after = 32 << 10);
+    let (leader, others) = group.led();
+    let lagging = others[0];
+    let mut writer = Caller::new(&group, 1, &[leader], 30_000);
+    let value = writer.open(&mut group, "value", kind::VALUE);
+    group.converge();
+    let conn = group.connect(lagging).expect("it runs");
+    for id in 1..=WATCHERS {
+        let mut frame = Vec::new();
+        Request::Subscribe { id, resource: value, after: None, filter: &[] }.encode(&mut frame);
+        group.say(conn, &frame);
+    }
+    let told = |group: &mut Group| {
+        let bytes = group.heard(conn);
+        let (mut events, mut lagged, mut rest) = (0, 0, &bytes[..]);
+        while !rest.is_empty() {
+            let (frame, others) = rest.split_at(wire::peek(rest).expect("frames").expect("whole"));
+            let frame = wire::decode(frame).expect("a frame");
+            match Response::decode(&frame).expect("ours") {
+                Response::Event { .. } => events += 1,
+                Response::Lagged { .. } => lagged += 1,
+                _ => {}
+            }
+            rest = others;
+        }
+        (events, lagged)
+    };
+    assert_eq!(told(&mut group), (0, 0));
+    group.isolate(lagging);
+    let write = |group: &mut Group, writer: &mut Caller, text: &[u8]| {
+        let set = SetV1 { value: text.to_vec(), ephemeral: false, ttl_ms: 0 };
+        let id = writer.command(group, value, &set);
+        writer.finish(group, id).expect("it is written");
+    };
+    write(&mut group, &mut writer, b"before the leap");
+    let last = group.replica(lagging).log().last().index;
+    while group.replica(leader).log().start().id.index <= last {
+        writer.fill(&mut group, 8);
+    }
+    group.heal();
+    group.until("the leap", |group| group.replica(lagging).snapshot_counts().installed == 1);
+    let (events, lagged) = told(&mut group);
+    assert_eq!(events + lagged, WATCHERS, "each is told something");
+    assert!((512..=1_024).contains(&events), "16 MiB, of 16 KiB each: {events}");
+    write(&mut group, &mut writer, b"behind the leap");
+    group.converge();
+    assert_eq!(told(&mut group), (WATCHERS, 0));
 }
 
 fn events(watcher: &Caller) -> Vec<Index> {

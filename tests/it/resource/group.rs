@@ -626,6 +626,31 @@ fn a_slow_member_fills_its_own_inbox_only() {
     assert_eq!(messages(&world), INBOX_BYTES_MAX / large as u64);
 }
 
+/// However much waits for its members: the end of a session lets go of about one inbox at a time.
+#[test]
+fn a_session_that_ends_with_full_inboxes_leaves_them_one_by_one() {
+    let mut world = World::new();
+    let (session, other) = (world.register(1), world.register(2));
+    let id = world.open(session, "group", kind::GROUP);
+    for (request, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        world.command(session, id, &join(request, name));
+        for _ in 0..INBOX_MAX {
+            assert_eq!(world.command(other, id, &send(TO_MEMBER, name, 1)).code, Code::OK);
+        }
+    }
+    let left = |world: &World| {
+        world.seen.events.iter().filter(|(_, event)| event.kind == SESSION_ENDED).count()
+    };
+    world.end(kind::EXPIRE, session);
+    assert_eq!(left(&world), 1);
+    while world.machine.next_timer().is_some() {
+        assert!(world.seen.ended.is_empty());
+        world.tick(Micros(0));
+    }
+    assert_eq!((left(&world), world.seen.ended.len()), (3, 1));
+    assert_eq!(world.query(other, id, &StatusV1 {}).payload, [0; 40]);
+}
+
 #[test]
 fn members_questions_and_bytes_are_bounded() {
     let mut world = World::new();

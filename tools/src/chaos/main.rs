@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> io::Result<bool> {
     let (sender, signals) = channel();
-    sys::divert_signals(sender, |signal| signal)?;
+    sys::divert_signals(sender, |signal| signal.number)?;
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = args.seed.unwrap_or(clock.as_millis() as u64);
     println!("chaos: {} nodes, seed {seed}, data and logs in {}", args.nodes, args.dir.display());

@@ -55,7 +55,7 @@ struct Came {
 /// Ends well where it was told to stop, or has done as much as it was to do.
 pub(super) fn run(connect: &Connect, args: &Args) -> Result<(), Exit> {
     let (sender, events) = channel();
-    sys::divert_signals(sender.clone(), Event::Signal)?;
+    sys::divert_signals(sender.clone(), |signal| Event::Signal(signal.number))?;
     let client = connect.client_with(args.me.session_timeout)?;
     let (joining, joined) = (ask_to_join(&client, &args.me), sender.clone());
     // On a thread of its own, so that Ctrl-C ends the wait. The main thread may have left.

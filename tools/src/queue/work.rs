@@ -57,7 +57,7 @@ enum Event {
 /// Ends well where it was told to stop, or nothing is left to do.
 pub(super) fn run(connect: &Connect, args: &Args) -> Result<(), Exit> {
     let (sender, events) = channel();
-    sys::divert_signals(sender.clone(), Event::Signal)?;
+    sys::divert_signals(sender.clone(), |signal| Event::Signal(signal.number))?;
     let client = connect.client()?;
     let queue = client.queue_with(&args.name, args.deliveries).wait()?;
     loop {

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::harness::{MARGAY, beside_others, cluster, margay, margay_alone, until};
+use crate::harness::{
+    Ended, MARGAY, beside_others, cluster, for_cluster, margay, margay_alone, until,
+};
 
 #[test]
 fn a_value_is_set_read_swapped_and_deleted() {
@@ -156,11 +157,19 @@ fn who_changes_the_cluster_does_not_wait_for_a_node_that_hangs() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port of its own");
     let silent = silent.local_addr().expect("it has one");
     let endpoints = format!("{silent},{}", cluster());
-    let began = Instant::now();
-    let args = ["cluster", "promote", "n1", "--timeout", "60s", "--endpoints", &endpoints];
+    // Longer than a command may take here.
+    let args = ["cluster", "promote", "n1", "--timeout", "10m", "--endpoints", &endpoints];
     let promoted = margay(&args).with(0);
     assert!(promoted.out.contains("n1 votes in 2 of 2 groups, as before"), "{promoted:?}");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_name_that_no_member_ever_had_is_not_removed() {
+    let _beside = beside_others();
+    let typo = margay(&["cluster", "remove", "n11"]).with(1);
+    assert!(typo.err.contains("error: n11 is no member, and was none lately"), "{typo:?}");
+    assert!(typo.err.contains("hint: the members are n1, n2, n3"), "{typo:?}");
+    assert_eq!(typo.out, "");
 }
 
 #[test]
@@ -184,9 +193,9 @@ fn the_locked_command_sees_its_token_and_gives_its_code() {
 #[test]
 fn a_lock_that_is_held_is_not_got() {
     let _beside = beside_others();
-    let mut holder = Command::new(MARGAY);
-    holder.args(["lock", "run", "cli-held", "--", "sh", "-c", "echo held; exec sleep 600"]);
-    holder.env("MARGAY_ENDPOINTS", cluster()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let hold = ["lock", "run", "cli-held", "--", "sh", "-c", "echo held; exec sleep 600"];
+    let mut holder = for_cluster(&hold);
+    holder.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut holder = holder.spawn().expect("starts");
     let mut word = [0; 5];
     holder.stdout.take().expect("piped").read_exact(&mut word).expect("it is held");
@@ -194,10 +203,8 @@ fn a_lock_that_is_held_is_not_got() {
     assert!(ended.err.contains("cli-held"), "{ended:?}");
     // SIGTERM goes through to the command; then the lock is free at once, not after a time-out.
     crate::sys::signal(holder.id(), libc::SIGTERM);
-    let began = Instant::now();
-    holder.wait().expect("it ends");
-    margay(&["lock", "run", "cli-held", "--wait", "5s", "--", "true"]).with(0);
-    assert!(began.elapsed().as_secs() < 8, "released, not expired");
+    until("the holder to end", || holder.try_wait().expect("ours").is_some());
+    margay(&["lock", "run", "cli-held", "--wait", "0s", "--", "true"]).with(0);
 }
 
 #[test]
@@ -209,7 +216,7 @@ fn a_bench_reports_what_programs_read() {
         let json = margay(&args).with(0).json();
         assert_eq!(json["workload"], workload);
         assert_eq!((&json["connections"], &json["errors"]), (&4.into(), &0.into()));
-        assert!(json["ops"].as_u64() > Some(10), "{json}");
+        assert!(json["ops"].as_u64() > Some(0), "{json}");
         assert!(
             json["p50_us"].as_u64() > Some(0) && json["max_us"].as_u64() >= json["p99_us"].as_u64()
         );
@@ -262,6 +269,43 @@ fn with_json_there_is_always_one_document() {
     // What a command prints that runs under a lock is all there is.
     let run = margay(&["lock", "run", "doc-lock", "-o", "json", "--", "echo", "{}"]).with(0);
     assert_eq!(run.out, "{}\n");
+}
+
+/// The last line on standard error; an answer, if any, is on standard output.
+#[test]
+fn with_json_a_failure_is_an_object_too() {
+    let told = |ended: &Ended| -> serde_json::Value {
+        let last = ended.err.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+    };
+    let nobody = ["--endpoints", "127.0.0.1:1", "--timeout", "300ms", "-o", "json"];
+    for command in [&["value", "get", "x"][..], &["cluster", "status"], &["cluster", "remove", "x"]]
+    {
+        let ended = margay_alone(&[command, &nobody].concat()).with(3);
+        let told = told(&ended);
+        assert_eq!((ended.out.as_str(), &told["exit_code"]), ("", &3.into()), "{ended:?}");
+        assert!(told["error"].as_str().is_some_and(|error| error.contains("127.0.0.1:1")));
+        assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("--endpoints")));
+    }
+    let usage = margay_alone(&["value", "set", "--endpoint", "x", "a", "b", "--output=jsonl"]);
+    let usage = told(&usage.with(2));
+    assert_eq!(usage["error"], "unexpected argument '--endpoint' found");
+    assert!(usage["hint"].as_str().is_some_and(|hint| hint.contains("--endpoints")), "{usage}");
+    let missing = told(&margay_alone(&["value", "get", "-ojson"]).with(2));
+    let expected = "the following required arguments were not provided: <NAME>";
+    assert_eq!((&missing["error"], &missing["hint"]), (&expected.into(), &().into()));
+    let unit = told(&margay_alone(&["value", "get", "x", "--timeout", "10", "-o", "json"]).with(2));
+    assert!(unit["error"].as_str().is_some_and(|error| error.contains("10s")), "{unit}");
+    margay_alone(&["value", "--help", "-o", "json"]).with(0);
+
+    let _beside = beside_others();
+    let most = i64::MAX.to_string();
+    margay(&["counter", "add", "doc-most", &most]).with(0);
+    let overflow = margay(&["counter", "add", "doc-most", "1", "-o", "json"]).with(1);
+    assert!(overflow.json().is_null());
+    assert!(told(&overflow)["error"].as_str().is_some_and(|error| error.contains("overflow")));
+    // What needs no words is said by the exit code alone.
+    assert_eq!(margay(&["value", "get", "doc-nothing", "-o", "json"]).with(1).err, "");
 }
 
 /// What is no text stays what it is, and cannot be taken for text.

@@ -1,7 +1,9 @@
 //! `margay log` on directories of embedded logs, sound and harmed.
 
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions};
 use serde_json::Value;
@@ -117,6 +119,45 @@ fn a_damaged_log_is_located_and_repaired_only_when_told_to() {
     assert!(Path::new(originals).join("segment-0000000000000002.log").exists());
     let (code, inspected) = json(&["inspect"], &dir);
     assert_eq!((code, &inspected["log"]["last_index"]), (0, &repaired["last_index"]));
+}
+
+/// A log that was sound when it was opened may rot before all of it is read.
+#[test]
+fn an_entry_that_cannot_be_read_any_more_is_said_with_its_place() {
+    let _machine = beside_others();
+    let scratch = Scratch::new("log-rots");
+    let dir = scratch.path().join("log");
+    let log = CommitLog::open(&dir, CommitLogOptions::default()).expect("a new log").log;
+    let last = vec![b'z'; 16 << 10];
+    for _ in 0..200 {
+        log.append(&[b'a'; 16 << 10]).expect("room").wait().expect("durable");
+    }
+    log.append(&last).expect("room").wait().expect("durable");
+    drop(log);
+
+    let mut command = Command::new(MARGAY);
+    command.args(["log", "dump", "--payload", "hex"]).arg(&dir);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut dump = command.spawn().expect("it runs");
+    // It has opened the log, and comes no further than what the pipe takes.
+    let mut out = dump.stdout.take().expect("piped");
+    out.read_exact(&mut [0]).expect("it prints");
+    let is_rotten = std::fs::read_dir(&dir).expect("there").any(|file| {
+        let file = file.expect("there").path();
+        let bytes = std::fs::read(&file).expect("readable");
+        let at = bytes.windows(last.len()).position(|found| found == last);
+        at.is_some_and(|at| {
+            let file = std::fs::File::options().write(true).open(file).expect("writable");
+            file.write_all_at(b"y", at as u64).expect("written");
+            true
+        })
+    });
+    assert!(is_rotten);
+    let mut lines = Vec::new();
+    out.read_to_end(&mut lines).expect("to its end");
+    let (code, _, err) = text(&dump.wait_with_output().expect("it ends"));
+    assert_eq!((code, lines.iter().filter(|byte| **byte == b'\n').count()), (1, 200), "{err}");
+    assert!(err.contains("201") && err.contains("segment-"), "{err}");
 }
 
 /// A directory that is named by a dot has a name all the same, and so have its originals.

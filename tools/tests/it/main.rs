@@ -12,6 +12,7 @@ mod log;
 mod manage;
 mod members;
 mod shell;
+mod signals;
 mod sim;
 mod snapshots;
 mod txn;

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 
-use super::{Retention, Shared};
+use super::{BoxedDisk, Retention, Shared};
 use crate::commit_log::{Appended, CommitLog, Handle};
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{EIO, SimDisk};
 use crate::disk::{Disk, Done, Op};
 use crate::format::{BATCH_MAX, EntryHeader};
 use crate::id::Index;
@@ -44,14 +44,20 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
+        let writes = Arc::default();
+        let noting = Arc::clone(&writes);
+        let fixture = Fixture::on(|disk| Box::new(Noting { disk, writes: noting }));
+        Fixture { writes, ..fixture }
+    }
+
+    /// One whose disk is made of a simulated one.
+    fn on(make: impl FnOnce(SimDisk) -> BoxedDisk) -> Fixture {
         let mut disk = SimDisk::new(1);
         let options = Options { segment_first: 16 << 20, ..Options::default() };
         let log = crate::recover::open(&mut disk, options).expect("a new log").log;
-        let writes = Arc::default();
-        let noting = Box::new(Noting { disk, writes: Arc::clone(&writes) });
-        let shared = Shared::new(log, noting, true, PathBuf::new(), Retention::default());
+        let shared = Shared::new(log, make(disk), true, PathBuf::new(), Retention::default());
         let handle = Handle { shared, thread: None, compacting: Mutex::default() };
-        Fixture { log: CommitLog { handle: Arc::new(handle) }, writes }
+        Fixture { log: CommitLog { handle: Arc::new(handle) }, writes: Arc::default() }
     }
 
     fn shared(&self) -> &Shared {
@@ -134,6 +140,34 @@ fn a_large_append_is_under_way_while_the_next_large_one_is_made() {
     assert_eq!(fixture.writes(), 1, "what is small joins");
     assert_eq!([one.wait(), two.wait()], [Ok(Index(256)), Ok(Index(512))]);
     assert_eq!((three.wait(), fixture.writes()), (Ok(Index(513)), 2));
+}
+
+/// Ends every operation in the turn in which it is begun.
+struct Prompt(SimDisk);
+
+impl Disk for Prompt {
+    fn submit(&mut self, op: Op) {
+        self.0.submit(op);
+        self.0.complete(0);
+    }
+
+    fn poll(&mut self, _: bool, done: &mut Vec<Done>) {
+        self.0.poll(false, done);
+    }
+}
+
+/// What an append begins while it waits for room may end before it goes on, and not well.
+#[test]
+fn an_append_that_begins_a_write_which_fails_appends_nothing() {
+    let fixture = Fixture::on(|mut disk| {
+        disk.fail_next_write(EIO);
+        Box::new(Prompt(disk))
+    });
+    let payloads = vec![vec![7; 1024]; 256];
+    let one = fixture.log.append_many(&payloads).expect("room");
+    assert!(fixture.log.append_many(&payloads).is_err(), "the log has stopped");
+    assert_eq!(fixture.log.last(), Index(256));
+    assert!(one.wait().is_err());
 }
 
 #[test]
