@@ -31,7 +31,7 @@ absolute() {
 # Stops where `$2`, the value of `$1`, is no whole number from 1 on.
 need_number() {
     case $2 in
-        '' | 0* | *[!0-9]*) die "$1 is a whole number from 1 on, not '$2'" "see ${0##*/} --help" ;;
+        '' | 0* | *[!0-9]*) die "$1 is a whole number from 1 on, not '$2'" "see scripts/${0##*/} --help" ;;
     esac
 }
 

@@ -33,6 +33,9 @@ if [ -z "${MARGAY:-}" ] || [ -z "${MARGAY_ENDPOINTS:-}" ]; then
 fi
 
 failed=0 tried=" "
+# A busy machine, or one that stands still for a while, is no failure: looks, a tenth of a second apart,
+# and the time of an operation.
+LOOKS=600 PATIENT=(--timeout 60s)
 work=$(mktemp -d "${TMPDIR:-/tmp}/margay-verbs.XXXXXX")
 pids=()
 finish() {
@@ -50,7 +53,7 @@ try() {
     local code=$1 expected=$2 ended=0
     shift 2
     tried="$tried$1-$2 $1 "
-    out=$("$MARGAY" "$@" 2>"$work/err" < <(printf %s "$input")) || ended=$?
+    out=$("$MARGAY" "$1" "${PATIENT[@]}" "${@:2}" 2>"$work/err" < <(printf %s "$input")) || ended=$?
     out=${out//$'\n'/ }
     # shellcheck disable=SC2053 # OUTPUT is a pattern.
     if [ "$ended" -ne "$code" ] || [[ $out != $expected ]]; then
@@ -62,24 +65,25 @@ try() {
     fi
 }
 
-# follow FILE COUNT FAMILY watch ARGUMENT …: prints COUNT events to FILE, in the background.
+# follow FILE FAMILY watch ARGUMENT …: prints events to FILE, in the background.
 follow() {
-    local file=$1 count=$2
-    shift 2
+    local file=$1
+    shift
     tried="$tried$1-$2 $1 "
-    "$MARGAY" "$@" --count "$count" -o jsonl >"$file" 2>&1 &
+    "$MARGAY" "$1" "${PATIENT[@]}" "${@:2}" -o jsonl >"$file" 2>&1 &
     pids+=($!)
     following=$!
 }
 
-# followed FILE WORDS: the events FILE is to hold, as they are called.
+# followed FILE WORDS: waits until the events in FILE are these, as they are called.
 followed() {
     local file=$1 expected=$2 said
-    if ! timeout 30 tail --pid="$following" -f /dev/null; then
-        say "FAILED: no $expected within 30 s"
-        failed=1
-    fi
-    said=$(sed -n 's/.*"what":"\([^"]*\)".*/\1/p' "$file" | tr '\n' ' ')
+    for _ in $(seq "$LOOKS"); do
+        said=$(unmarked "$file" | sed -n 's/.*"what":"\([^"]*\)".*/\1/p' | tr '\n' ' ')
+        [ "${said% }" != "$expected" ] || break
+        sleep 0.1
+    done
+    kill "$following" 2>/dev/null || true
     if [ "${said% }" != "$expected" ]; then
         say "FAILED: told '${said% }', expected '$expected'"
         failed=1
@@ -92,10 +96,10 @@ hold() {
     shift
     tried="$tried$1-$2 $1 "
     : >"$work/hold"
-    "$MARGAY" "$@" >"$work/hold" 2>&1 &
+    "$MARGAY" "$1" "${PATIENT[@]}" "${@:2}" >"$work/hold" 2>&1 &
     held=$!
     pids+=("$held")
-    for _ in $(seq 300); do
+    for _ in $(seq "$LOOKS"); do
         line=$(head -n 1 "$work/hold")
         [ -z "$line" ] || break
         sleep 0.1
@@ -113,33 +117,33 @@ release() {
     wait "$held" 2>/dev/null || true
 }
 
-# until CODE FAMILY VERB ARGUMENT …: repeats a command until it ends with CODE, for 30 s at most.
+# until CODE FAMILY VERB ARGUMENT …: repeats a command until it ends with CODE, for a minute or more.
 until_code() {
     local code=$1 ended
     shift
-    for _ in $(seq 300); do
+    for _ in $(seq "$LOOKS"); do
         ended=0
         "$MARGAY" "$@" >/dev/null 2>&1 || ended=$?
         [ "$ended" -ne "$code" ] || return 0
         sleep 0.1
     done
-    say "FAILED: margay $*: exit code $ended, expected $code within 30 s"
+    say "FAILED: margay $*: exit code $ended, expected $code in time"
     failed=1
 }
 
 # until_out OUTPUT FAMILY VERB ARGUMENT …: repeats a command until its output matches the pattern OUTPUT,
-# for 30 s at most. The output stays in $out.
+# for a minute or more. The output stays in $out.
 until_out() {
     local expected=$1
     shift
     tried="$tried$1-$2 $1 "
-    for _ in $(seq 300); do
+    for _ in $(seq "$LOOKS"); do
         out=$("$MARGAY" "$@" 2>/dev/null) || true
         # shellcheck disable=SC2053
         [[ $out != $expected ]] || return 0
         sleep 0.1
     done
-    say "FAILED: margay $* printed '$out', expected '$expected' within 30 s"
+    say "FAILED: margay $* printed '$out', expected '$expected' in time"
     failed=1
 }
 
@@ -149,30 +153,65 @@ listen() {
     local file=$1
     shift
     tried="$tried$1-$2 $1 "
-    "$MARGAY" "$@" >"$file" 2>&1 &
+    "$MARGAY" "$1" "${PATIENT[@]}" "${@:2}" >"$file" 2>&1 &
     listeners[$file]=$!
     pids+=($!)
 }
 
-# Gives a command in the background the time to hear what comes.
-settle() { sleep 1.5; }
+# settle FILE CHANGE UNDO: what follows in the background hears what comes only from some moment on. So
+# the two commands are repeated, with another mark in place of MARK each time, until FILE tells of one.
+# Lines about marks are not looked at later.
+marks=0
+settle() {
+    local file=$1 change=$2 undo=$3 mark
+    for _ in $(seq "$LOOKS"); do
+        marks=$((marks + 1))
+        mark="mark-$marks."
+        for command in "$change" "$undo"; do
+            # shellcheck disable=SC2086 # Words without spaces, one argument each.
+            "$MARGAY" ${command//MARK/$mark} >/dev/null 2>&1 || true
+        done
+        for _ in 1 2 3; do
+            ! grep -qF "$mark" "$file" || return 0
+            sleep 0.1
+        done
+    done
+    say "FAILED: $file tells of nothing"
+    failed=1
+}
+
+# What is in FILE but for marks.
+unmarked() { grep -v 'mark-[0-9]*\.' "$1" || true; }
+
+# stir PID FAMILY VERB ARGUMENT …: repeats a command until one in the background has heard of it, and ended.
+stir() {
+    local pid=$1
+    shift
+    for _ in $(seq "$LOOKS"); do
+        kill -0 "$pid" 2>/dev/null || return 0
+        "$MARGAY" "$@" >/dev/null || true
+        sleep 0.1
+    done
+    say "FAILED: a command in the background hears nothing of margay $*"
+    failed=1
+}
 
 # heard FILE OUTPUT: waits until all that is in FILE matches the pattern OUTPUT, line ends as spaces.
 heard() {
     local file=$1 expected=$2 said
-    for _ in $(seq 300); do
-        said=$(tr '\n' ' ' <"$file")
+    for _ in $(seq "$LOOKS"); do
+        said=$(unmarked "$file" | tr '\n' ' ')
         # shellcheck disable=SC2053
         [[ ${said% } != $expected ]] || return 0
         sleep 0.1
     done
-    say "FAILED: told '${said% }', expected '$expected' within 30 s"
+    say "FAILED: told '${said% }', expected '$expected' in time"
     failed=1
 }
 
 # ended PID: waits until a command in the background has ended.
 ended() {
-    if ! timeout 30 tail --pid="$1" -f /dev/null; then
+    if ! timeout 60 tail --pid="$1" -f /dev/null; then
         say "FAILED: a command in the background does not end"
         failed=1
     fi
@@ -189,8 +228,8 @@ verbs_value() {
     try 1 'three' value cas $v two four
     try 1 'three' value cas $v --absent four
     try 1 'three' value set $v four --if-version 1
-    follow "$work/value" 4 value watch $v
-    settle
+    follow "$work/value" value watch $v
+    settle "$work/value" "value set $v MARK" "value set $v three"
     try 0 'v*' value set $v four --ttl 300ms
     until_code 1 value get $v
     try 1 '' value delete $v
@@ -244,8 +283,8 @@ verbs_map() {
     try 0 '\[{"key":"b",*}\]' map keys $m --from b --to c -o json
     try 0 '{"key":"c"*} {"key":"b"*}' map entries $m --descending --limit 2 -o jsonl
     try 0 '\[\]' map entries $m --prefix x -o json
-    follow "$work/map" 5 map watch $m
-    settle
+    follow "$work/map" map watch $m
+    settle "$work/map" "map put $m MARK x" "map remove $m MARK"
     try 1 '1' map remove $m b --if-value 9
     try 0 '' map remove $m b
     try 1 '' map remove $m b
@@ -266,8 +305,8 @@ verbs_map() {
 verbs_multimap() {
     local m=verbs/multimap
     try 1 '' multimap get $m k
-    follow "$work/multimap" 9 multimap watch $m
-    settle
+    follow "$work/multimap" multimap watch $m
+    settle "$work/multimap" "multimap put $m MARK x" "multimap remove $m MARK"
     try 0 '' multimap put $m k 2
     try 1 '' multimap put $m k 2
     try 0 '' multimap put $m k 1
@@ -302,8 +341,8 @@ verbs_set() {
     try 0 '3' set size $s
     try 0 'MEMBER a b c' set members $s
     try 0 '{"member":"c"} {"member":"b"}' set members $s --from b --descending -o jsonl
-    follow "$work/set" 6 set watch $s
-    settle
+    follow "$work/set" set watch $s
+    settle "$work/set" "set add $s MARK" "set remove $s MARK"
     try 0 '1' set remove $s a x
     try 1 '0' set remove $s a
     try 0 '1' set retain $s b
@@ -324,8 +363,8 @@ verbs_tree() {
     local t=verbs/tree
     try 1 '' tree children $t
     try 1 '' tree create $t /a/b one
-    follow "$work/tree" 6 tree watch $t /a --below
-    settle
+    follow "$work/tree" tree watch $t /a --below
+    settle "$work/tree" "tree create $t /a MARK" "tree delete $t /a"
     try 0 '/a/b' tree create $t /a/b one --parents
     try 1 'one' tree create $t /a/b two
     try 0 'one' tree get $t /a/b
@@ -341,7 +380,7 @@ verbs_tree() {
     try 0 '' tree delete $t /a/b
     try 1 '' tree delete $t /a/b
     try 0 '2' tree delete $t /a --all
-    followed "$work/tree" 'added added changed added removed removed'
+    followed "$work/tree" 'added added changed added removed removed removed'
     try 2 '' tree create $t no-path
     try 2 '' tree delete $t /
     hold '/mine' tree create $t /mine x --ephemeral

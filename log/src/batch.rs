@@ -18,7 +18,7 @@ use crate::format::{
 };
 use crate::id::{ClusterId, GroupId, Index};
 #[cfg(feature = "direct")]
-use crate::sink::{Place, Sink, Stream};
+use crate::place::Place;
 use crate::sum;
 
 /// Where a batch begins in its buffer: behind the frame.
@@ -30,11 +30,6 @@ pub(crate) const BODY_OFFSET: usize = BATCH_OFFSET + BATCH_HEADER;
 /// Bytes that are added to a body's checksum at a time, as soon as they lie there: they are in the
 /// processor's first cache then.
 pub(crate) const SUM_BYTES: usize = 24 << 10;
-
-/// Entries appended together are stored past the caches if they come to so many bytes: what is less
-/// stays in the second cache until the disk has it.
-#[cfg(feature = "direct")]
-const STREAM_MIN: u64 = 768 << 10;
 
 /// A sealed batch: immutable and well-formed. Shared as `Arc<Batch>`.
 #[derive(Debug)]
@@ -189,12 +184,6 @@ pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Format
 /// Bytes that an entry takes whose payload has this length, no more than it may have.
 pub(crate) fn entry_length(payload: usize) -> usize {
     ENTRY_HEADER + aligned(payload.min(PAYLOAD_MAX as usize))
-}
-
-/// Whether entries that take `bytes` in all are better stored past the caches.
-#[cfg(feature = "direct")]
-pub(crate) fn is_streamed(bytes: u64) -> bool {
-    bytes >= STREAM_MIN
 }
 
 /// Bytes that entries with payloads of these lengths take.
@@ -368,21 +357,13 @@ impl Open {
         Ok(())
     }
 
-    /// Adds entries without fields, past the caches or not; there must be room for all of them. All
-    /// of them, or if one does not fit, or panics, none.
+    /// Adds entries without fields; there must be room for all of them. All of them, or if one does
+    /// not fit, or panics, none.
     #[cfg(feature = "direct")]
-    pub(crate) fn push_all<P: AsRef<[u8]>>(
-        &mut self,
-        payloads: &[P],
-        is_streamed: bool,
-    ) -> Result<(), Full> {
+    pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<(), Full> {
         let (crc, room) = (self.body_crc(), (LENGTH_MAX - self.size()) as usize);
-        let bytes = &mut self.buffer[self.used..];
-        let (length, crc) = if is_streamed {
-            Stream::to(bytes, crc).fill(payloads, room)?
-        } else {
-            Place::of(bytes, crc).fill(payloads, room)?
-        };
+        let place = Place::of(&mut self.buffer[self.used..], crc);
+        let (length, crc) = place.fill(payloads, room)?;
         self.used += length;
         self.count += payloads.len() as u32;
         (self.summed, self.crc) = (self.used, crc);
@@ -449,7 +430,6 @@ mod tests {
 
     #[test]
     fn what_is_pushed_together_is_what_would_be_pushed() {
-        // The first one fills a piece to its end; another one takes several.
         let lengths = [16_336, 0, 1, 15, 16, 17, 1024, 1024, 40_000, 700, 0, 1024];
         let payloads: Vec<Vec<u8>> =
             lengths.iter().map(|&length| (0..length).map(|at| (at * 7) as u8).collect()).collect();
@@ -458,22 +438,20 @@ mod tests {
             buffer.fill(0xa5);
             Open::new(buffer)
         };
-        let (mut first, mut other, mut third) = (used(), used(), used());
+        let (mut first, mut other) = (used(), used());
         // Behind others, of which a part is not in the checksum yet.
-        for open in [&mut first, &mut other, &mut third] {
+        for open in [&mut first, &mut other] {
             open.push(&EntryHeader { kind: 9, ..EntryHeader::default() }, &[&[1; 30_001]])
                 .expect("room");
         }
         for payload in &payloads {
             first.push(&EntryHeader::default(), &[payload]).expect("room");
         }
-        other.push_all(&payloads, true).expect("room");
-        third.push_all(&payloads, false).expect("room");
-        for open in [&mut first, &mut other, &mut third] {
+        other.push_all(&payloads).expect("room");
+        for open in [&mut first, &mut other] {
             open.push(&EntryHeader::default(), &[b"behind"]).expect("room");
         }
-        let first = sealed(first);
-        assert!(sealed(other) == first && sealed(third) == first);
+        assert!(sealed(other) == sealed(first));
     }
 
     #[test]
@@ -490,11 +468,9 @@ mod tests {
         let (size, crc) = (open.size(), open.body_crc());
         let payloads = [Breaks(vec![1; 100]), Breaks(Vec::new())];
         let large = [vec![1; 100], vec![0; PAYLOAD_MAX as usize + 1]];
-        for is_streamed in [false, true] {
-            let push = std::panic::AssertUnwindSafe(|| open.push_all(&payloads, is_streamed));
-            std::panic::catch_unwind(push).expect_err("a payload cannot be read");
-            assert!(matches!(open.push_all(&large, is_streamed), Err(Full::Payload { .. })));
-            assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
-        }
+        let push = std::panic::AssertUnwindSafe(|| open.push_all(&payloads));
+        std::panic::catch_unwind(push).expect_err("a payload cannot be read");
+        assert!(matches!(open.push_all(&large), Err(Full::Payload { .. })));
+        assert_eq!((open.size(), open.count(), open.body_crc()), (size, 1, crc));
     }
 }

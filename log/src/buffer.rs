@@ -162,73 +162,6 @@ fn is_free(page: &mut Arc<Buffer>) -> bool {
     Arc::get_mut(page).is_some()
 }
 
-/// Bytes that are stored past the processor's caches where it can do that. A batch that is not
-/// looked at again before the disk has it need not be fetched into them to be overwritten.
-///
-/// Invariant: nobody else sees the bytes before this is dropped, and then all stores have been
-/// made.
-#[derive(Debug)]
-pub(crate) struct Streamed<'a> {
-    bytes: &'a mut [u8],
-}
-
-/// Bytes that are stored at once.
-const STREAMED: usize = 16;
-
-impl<'a> Streamed<'a> {
-    /// # Panics
-    /// If `bytes` does not begin at a multiple of 16.
-    pub(crate) fn to(bytes: &'a mut [u8]) -> Streamed<'a> {
-        assert!((bytes.as_ptr() as usize).is_multiple_of(STREAMED));
-        Streamed { bytes }
-    }
-
-    /// Copies `from` to `at`, with zeros up to the next multiple of 16. Returns where they end.
-    ///
-    /// # Panics
-    /// If `at` is no multiple of 16, or there is no room.
-    pub(crate) fn put(&mut self, at: usize, from: &[u8]) -> usize {
-        assert!(at.is_multiple_of(STREAMED));
-        let end = at + from.len().next_multiple_of(STREAMED);
-        let (to, _) = self.bytes[at..end].as_chunks_mut();
-        let (whole, rest) = from.as_chunks();
-        for (to, from) in to.iter_mut().zip(whole) {
-            store(to, from);
-        }
-        if let Some(last) = to.get_mut(whole.len()) {
-            let mut padded = [0; STREAMED];
-            padded[..rest.len()].copy_from_slice(rest);
-            store(last, &padded);
-        }
-        end
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Drop for Streamed<'_> {
-    fn drop(&mut self) {
-        // SAFETY: every processor of this architecture has it; it has no effect but order.
-        unsafe { std::arch::x86_64::_mm_sfence() };
-    }
-}
-
-/// Only for [`Streamed`]: the bytes are at an address that is a multiple of 16, and a fence follows
-/// before anybody reads them.
-#[cfg(target_arch = "x86_64")]
-fn store(to: &mut [u8; STREAMED], from: &[u8; STREAMED]) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
-    debug_assert!((to.as_ptr() as usize).is_multiple_of(STREAMED));
-    // SAFETY: both are 16 bytes that may be read and written, `to` is aligned to 16, and every
-    // processor of this architecture has these instructions. `Streamed` keeps everybody else from
-    // the bytes until its fence, as these stores demand.
-    unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn store(to: &mut [u8; STREAMED], from: &[u8; STREAMED]) {
-    *to = *from;
-}
-
 /// `bytes` rounded up to whole blocks, at least one.
 fn rounded(bytes: usize) -> usize {
     bytes.max(1).checked_next_multiple_of(BLOCK).expect("a buffer fits in memory")
@@ -368,43 +301,6 @@ mod tests {
         drop(all);
         assert_eq!(pages.part(HUGE).count(), 1);
         assert_eq!(pages.pages.len(), FREE_MAX);
-    }
-
-    /// Read by another thread, right after it.
-    #[test]
-    fn what_is_streamed_is_there_with_zeros_behind() {
-        let from: Vec<u8> = (0..1000).map(|byte| byte as u8 | 1).collect();
-        for length in [0, 1, 15, 16, 17, 32, 999, 1000] {
-            let mut buffer = Buffer::zeroed(BLOCK);
-            buffer.fill(0xa5);
-            let mut streamed = Streamed::to(&mut buffer[64..]);
-            let end = streamed.put(32, &from[..length]);
-            assert_eq!(end, 32 + length.next_multiple_of(16));
-            drop(streamed);
-            let from = from[..length].to_vec();
-            let reader = std::thread::spawn(move || {
-                let (before, rest) = buffer.split_at(96);
-                let (payload, rest) = rest.split_at(from.len());
-                let (padding, behind) = rest.split_at(end - 32 - from.len());
-                assert!(before.iter().chain(behind).all(|&byte| byte == 0xa5));
-                assert!(payload == from && padding.iter().all(|&byte| byte == 0));
-            });
-            reader.join().expect("it is as it should be");
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "range end index")]
-    fn nothing_is_streamed_beyond_the_end() {
-        let mut buffer = Buffer::zeroed(BLOCK);
-        Streamed::to(&mut buffer).put(BLOCK - 16, &[1; 17]);
-    }
-
-    #[test]
-    #[should_panic(expected = "is_multiple_of(STREAMED)")]
-    fn what_is_streamed_is_aligned() {
-        let mut buffer = Buffer::zeroed(BLOCK);
-        let _ = Streamed::to(&mut buffer[8..]);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub mod id;
 pub mod log;
 mod options;
 mod pack;
+#[cfg(feature = "direct")]
+mod place;
 mod progress;
 mod read;
 pub mod recover;
@@ -86,8 +88,6 @@ pub mod repair;
 #[cfg(feature = "sim")]
 pub mod rng;
 mod segment;
-#[cfg(feature = "direct")]
-mod sink;
 pub mod snapshot;
 mod spare;
 pub mod sum;

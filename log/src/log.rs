@@ -11,9 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::batch::{BODY_OFFSET, Batch, Open, Received, disk_length, entry_length};
 #[cfg(feature = "direct")]
-use crate::batch::{body_length, is_streamed};
+use crate::batch::body_length;
+use crate::batch::{BODY_OFFSET, Batch, Open, Received, disk_length, entry_length};
 use crate::clean::Rewriting;
 use crate::disk::{DiskError, Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
@@ -195,7 +195,7 @@ impl Log {
     #[cfg(feature = "direct")]
     pub(crate) fn push_all<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<Index, Full> {
         let length = body_length(payloads.iter().map(|payload| payload.as_ref().len()));
-        self.open_for(length as usize).push_all(payloads, is_streamed(length))?;
+        self.open_for(length as usize).push_all(payloads)?;
         Ok(Index(self.open_last().0 + 1 - payloads.len() as u64))
     }
 

@@ -10,7 +10,7 @@ verbs_lock() {
         \"token\":$MARGAY_FENCE_TOKEN}"' "$MARGAY"
     try 1 '' txn '{"check":"lock","name":"verbs/lock@1","token":1}'
     try 1 '' lock status $l
-    hold '[1-9]*' lock run $l -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 60'
+    hold '[1-9]*' lock run $l -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 600'
     try 0 '{"session":*,"token":'"$(head -n 1 "$work/hold")"',"waiting":0}' lock status $l -o json
     try 1 '' lock run $l --wait 10ms -- true
     release
@@ -21,12 +21,12 @@ verbs_lock() {
 verbs_rwlock() {
     local l=verbs/rwlock
     try 1 '' rwlock status $l
-    hold '[1-9]*' rwlock run $l -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 60'
+    hold '[1-9]*' rwlock run $l -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 600'
     try 0 '{"readers":1,"token":null,"waiting":0,"writer":null}' rwlock status $l -o json
     try 0 'beside' rwlock run $l --wait 10ms -- echo beside
     try 1 '' rwlock run $l --write --wait 10ms -- true
     release
-    hold '[1-9]*' rwlock run $l --write -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 60'
+    hold '[1-9]*' rwlock run $l --write -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 600'
     try 0 '{"readers":0,"token":'"$(head -n 1 "$work/hold")"',*}' rwlock status $l -o json
     try 1 '' rwlock run $l --wait 10ms -- true
     release
@@ -35,7 +35,7 @@ verbs_rwlock() {
 verbs_semaphore() {
     local s=verbs/semaphore
     try 1 '' semaphore status $s
-    hold 'two' semaphore run $s --permits 2 --take 2 -- sh -c 'echo two; exec sleep 60'
+    hold 'two' semaphore run $s --permits 2 --take 2 -- sh -c 'echo two; exec sleep 600'
     try 0 '{"available":0,"holders":1,"permits":2,"waiting":0}' semaphore status $s -o json
     try 1 '' semaphore run $s --wait 10ms -- true
     try 0 'PERMITS *BEFORE *3 *2' semaphore resize $s 3
@@ -79,11 +79,11 @@ verbs_election() {
     local e=verbs/election one two
     try 1 '' election leader $e
     listen "$work/observe" election observe $e
-    settle
-    hold '[1-9]*' election run $e --data one -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 60'
+    settle "$work/observe" "election run $e --data MARK -- true" "election leader $e"
+    hold '[1-9]*' election run $e --data one -- sh -c 'echo $MARGAY_FENCE_TOKEN; exec sleep 600'
     one=$held
     try 0 '{"candidate":*,"data":"one",*,"waiting":0}' election leader $e -o json
-    listen "$work/two" election run $e --data two -- sleep 60
+    listen "$work/two" election run $e --data two -- sleep 600
     two=${listeners[$work/two]}
     until_out '{"candidate":*,"data":"two",*}' election candidates $e -o jsonl
     out=${out#*:}
@@ -98,7 +98,7 @@ verbs_election() {
     ended "$one"
     ended "$two"
     try 5 '' election run $e --wait 10s -- sh -c 'exit 5'
-    heard "$work/observe" 'term *one*term *two*vacant*'
+    heard "$work/observe" '*term *one*term *two*vacant*'
 }
 
 verbs_queue() {
@@ -108,7 +108,7 @@ verbs_queue() {
     try 0 '[1-9]*' queue offer $q first --deliveries 2
     try 0 'first' queue poll $q
     listen "$work/queue" queue watch $q
-    settle
+    settle "$work/queue" "queue offer $q MARK" "queue poll $q"
     try 0 '[1-9]*' queue offer $q a
     try 0 '{"task":*}' queue offer $q b -o json
     task=${out#*:}
@@ -139,8 +139,8 @@ verbs_group() {
     local g=verbs/group id
     try 1 '' group status $g
     try 1 '' group send $g early
-    listen "$work/changes" group watch $g --count 4
-    settle
+    listen "$work/changes" group watch $g
+    settle "$work/changes" "group join $g --id MARK -- true" "group status $g"
     hold 'n1' group join $g --id n1 --data here
     try 0 '\[{"data":"here","id":"n1","messages":0,"number":*,"session":*}\]' group members $g -o json
     try 1 '' group join $g --id n1 --wait 10ms -- true
@@ -160,11 +160,14 @@ verbs_group() {
     try 0 '\[{"answer":"all by n2","id":"n2","outcome":"answered"}\]' group ask $g --all -o json
     input=''
     heard "$work/changes" 'joined n1 here left n1 here joined n2 left n2'
+    listen "$work/one" group watch $g --count 1
+    stir "${listeners[$work/one]}" group join $g --id n3 -- true
+    heard "$work/one" '* n3'
     listen "$work/serve" group serve $g --count 2 -- sh -c 'exit 7'
     until_out '*"id":":*' group members $g -o json
     try 1 '' group ask $g fly
     try 1 'ID *OUTCOME *ANSWER *failed *exit code 7' group ask $g fly --all
-    hold ':[1-9]*' group join $g -- sh -c 'echo $MARGAY_MEMBER_ID; exec sleep 60'
+    hold ':[1-9]*' group join $g -- sh -c 'echo $MARGAY_MEMBER_ID; exec sleep 600'
     id=$(head -n 1 "$work/hold")
     try 0 '' group leave $g "$id"
     try 1 '' group leave $g "$id"
@@ -228,9 +231,8 @@ verbs_manage() {
     try 0 '\[{"group":*,"id":*,"name":"'$m'","type":"value"}\]' ls $m -o json
     try 0 '' ls $m --type lock
     try 0 '{*"name":"'$m'",*"size":1,"type":"value",*}' describe $m -o json
-    follow "$work/manage" 1 watch $m
-    settle
-    try 0 'v*' value set $m two
+    follow "$work/manage" watch $m --count 1
+    stir "$following" value set $m two
     followed "$work/manage" 'changed'
     try 0 '\[{"deleted":true,"name":"'$m'"}\]' delete $m -o json
     try 1 '' delete $m

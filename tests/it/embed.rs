@@ -6,6 +6,8 @@ use margay::error::Error;
 use margay::server::{LocalCluster, Node};
 use margay_log::id::GroupId;
 
+use crate::PATIENCE;
+
 #[test]
 fn a_node_in_a_program_keeps_its_state_over_a_restart() {
     let node = Node::builder().temporary().groups(2).start().expect("it starts");
@@ -43,14 +45,14 @@ fn nodes_in_one_process_do_not_know_of_each_other() {
 fn a_local_cluster_outlives_its_leader() {
     let mut cluster = LocalCluster::builder(3).groups(1).start().expect("it starts");
     let client = cluster.client().expect("somebody answers");
-    let counter = client.with_timeout(Duration::from_secs(20)).counter("hits").wait().unwrap();
+    let counter = client.with_timeout(PATIENCE).counter("hits").wait().unwrap();
     counter.add_and_get(1).wait().unwrap();
 
     let begun = Instant::now();
     let leader = loop {
         match cluster.leader(GroupId(0)) {
             Some(leader) => break leader,
-            None => assert!(begun.elapsed() < Duration::from_secs(20), "nobody leads"),
+            None => assert!(begun.elapsed() < PATIENCE, "nobody leads"),
         }
     };
     cluster.stop_node(leader).expect("it was well");
@@ -71,5 +73,5 @@ fn what_cannot_be_started_is_said_at_once() {
     let begun = Instant::now();
     let refused = LocalCluster::builder(3).groups(100_000).start().err();
     assert!(matches!(refused, Some(Error::Config(why)) if why.contains("--groups")));
-    assert!(begun.elapsed() < Duration::from_secs(5), "the others do not wait for one that failed");
+    assert!(begun.elapsed() < PATIENCE, "the others do not wait for one that failed");
 }

@@ -9,7 +9,7 @@ use margay::resource::typed::Json;
 use margay::server::{LocalCluster, Node};
 use margay_log::id::GroupId;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
 
 /// Whom an event is about, and what happened.
 fn told(event: &MemberEvent) -> (&str, &'static str) {

@@ -12,6 +12,8 @@ use margay::resource::{Created, Handle, Resource};
 use margay::server::{LocalCluster, Node};
 use margay_log::id::Index;
 
+use crate::PATIENCE;
+
 const FRAGILE: u8 = 201;
 const ADD: u16 = 1;
 const BREAK: u16 = 2;
@@ -135,7 +137,7 @@ fn expect_halted(cluster: &LocalCluster, expected: &BTreeMap<u32, bool>) -> Vec<
             let halted = groups.iter().filter(|group| group.halted);
             return halted.map(|group| group.applied).collect();
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{groups:?}");
+        assert!(begun.elapsed() < PATIENCE, "{groups:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -144,11 +146,12 @@ fn expect_halted(cluster: &LocalCluster, expected: &BTreeMap<u32, bool>) -> Vec<
 fn a_panic_of_a_users_code_halts_its_group_on_every_node_and_no_other() {
     register::<Fragile>().expect("kind 201 is free");
     let mut cluster = LocalCluster::builder(3).groups(2).start().unwrap();
-    let client = cluster.client().unwrap().with_timeout(Duration::from_secs(20));
+    let client = cluster.client().unwrap().with_timeout(PATIENCE);
     let (broken, well) = (open(&client, "f@0"), open(&client, "f@1"));
     broken.command_bytes(FRAGILE, ADD, vec![]).wait().expect("it works");
 
-    let impatient = cluster.client().unwrap().with_timeout(Duration::from_secs(1));
+    // Time enough for all but what is never answered.
+    let impatient = client.clone().with_timeout(Duration::from_secs(5));
     let failed = open(&impatient, "f@0").command_bytes(FRAGILE, BREAK, vec![]).wait();
     let failed = failed.expect_err("it breaks");
     assert_eq!(failed.outcome, margay::machine::Outcome::Unknown, "it is in the log for good");

@@ -218,6 +218,9 @@ fn measure(
 }
 
 fn run_floor(shape: Shape, time: Duration, dir: &std::path::Path) -> Result<Report, Exit> {
+    // As the log's measurement does.
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Exit::usage(format!("cannot make {}: {error}", dir.display())))?;
     floor::run(shape, time, dir).map_err(|error| {
         Exit::new(NEGATIVE, format!("the floor: {error}"))
             .hint("it needs io_uring, and --dir on a file system with direct I/O (not tmpfs)")

@@ -178,6 +178,12 @@ impl Nodes {
         views.iter().position(|view| view.as_ref().is_some_and(leads))
     }
 
+    /// Everything a node has logged, in all its lives.
+    pub(crate) fn said(&self, node: usize) -> String {
+        let log = self.plan.dir.join(name(node)).with_extension("log");
+        String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
+    }
+
     /// The last lines a node has logged.
     pub(crate) fn log(&self, node: usize) -> String {
         let read = || -> io::Result<String> {
@@ -193,8 +199,7 @@ impl Nodes {
 
     /// What a node has warned of that has to do with its directory.
     pub(crate) fn warnings(&self, node: usize) -> Vec<String> {
-        let dir = self.plan.dir.join(name(node));
-        let log = fs::read_to_string(dir.with_extension("log")).unwrap_or_default();
+        let (dir, log) = (self.plan.dir.join(name(node)), self.said(node));
         let dir = dir.display().to_string();
         let warned = log.lines().filter_map(|line| Some(line.split_once(" WARN ")?.1));
         warned.filter(|text| text.contains(&dir)).map(str::to_string).collect()

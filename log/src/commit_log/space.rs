@@ -130,7 +130,7 @@ mod tests {
             let log = &log;
             let compaction = Compaction { dead_percent: 1, ..Compaction::default() };
             scope.spawn(move || log.compact(compaction, |_| false));
-            is_exchanged.recv_timeout(Duration::from_secs(10)).expect("it is rewritten");
+            is_exchanged.recv_timeout(Duration::from_secs(60)).expect("it is rewritten");
             let reading = scope.spawn(move || {
                 let mut reader = log.read(..Index(10));
                 let mut next = || reader.read_next().map(|read| read.map(|it| it.index.0));

@@ -5,7 +5,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::time::Duration;
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions, Driver};
 
@@ -72,7 +71,6 @@ fn appends_without_allocating(driver: Driver, name: &str, entries: usize, size: 
         // Half of it is never reached.
         segment_first: (1024 * (bytes + 8192)).next_multiple_of(4096),
         segment_max: 1 << 30,
-        lock_wait: Duration::from_millis(100),
         ..CommitLogOptions::default()
     };
     let log = CommitLog::open(dir.path(), options).expect("opens").log;

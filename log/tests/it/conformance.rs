@@ -2,11 +2,31 @@
 
 #[cfg(feature = "direct")]
 use std::path::{Path, PathBuf};
+#[cfg(feature = "direct")]
+use std::time::{Duration, Instant};
 
 use margay_log::disk::Disk;
 use margay_log::format::EntryHeader;
 use margay_log::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Micros, Term};
 use margay_log::{Error, Log, Options, Read, Report, Space, open};
+
+/// Only whoever hangs is ended by this: the machine may stand still for a while, or have much else to
+/// do.
+#[cfg(feature = "direct")]
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether it comes to hold within [`PATIENCE`].
+#[cfg(feature = "direct")]
+pub(crate) fn in_time(mut holds: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    while !holds() {
+        if begin.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
 
 /// A log on some disk.
 struct Host {

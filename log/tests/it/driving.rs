@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::task::{Context, Wake, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::Error;
 use margay_log::commit_log::{
@@ -15,10 +15,7 @@ use margay_log::commit_log::{
 use margay_log::error::segment_file;
 use margay_log::id::{Index, SegmentNumber};
 
-use crate::conformance::TempDir;
-
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(5);
+use crate::conformance::{PATIENCE, TempDir, in_time};
 
 fn drivers() -> [Driver; 1 + cfg!(feature = "uring") as usize] {
     [
@@ -37,18 +34,6 @@ fn open(dir: &TempDir, driver: Driver, segment: u64) -> CommitLog {
         ..CommitLogOptions::default()
     };
     CommitLog::open(dir.path(), options).expect("opens").log
-}
-
-/// Whether it comes to hold within [`LONG`].
-fn in_time(mut holds: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    while !holds() {
-        if begin.elapsed() > LONG {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    true
 }
 
 /// A write fails while entries wait in memory for the next one: nobody goes on trying to write
@@ -81,7 +66,7 @@ fn a_log_that_has_stopped_with_entries_in_memory_is_closed() {
             drop(log);
             closed.send(()).expect("waited for");
         });
-        is_closed.recv_timeout(LONG).unwrap_or_else(|_| panic!("{driver:?}: it is closed"));
+        is_closed.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{driver:?}: it is closed"));
     }
 }
 
@@ -277,7 +262,7 @@ fn who_has_passed_a_cut_is_told_at_once() {
 
         thread::sleep(Duration::from_millis(20));
         log.truncate_suffix(after).expect("runs");
-        assert_eq!(has_ended.recv_timeout(LONG).expect("woken"), Err(told.clone()));
+        assert_eq!(has_ended.recv_timeout(PATIENCE).expect("woken"), Err(told.clone()));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(polled.poll_ready(context).is_ready());
         assert!(waits.poll_ready(context).is_pending());

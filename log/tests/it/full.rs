@@ -11,7 +11,7 @@ use margay_log::Error;
 use margay_log::commit_log::{Appended, CommitLog, CommitLogOptions, Compaction, Driver};
 use margay_log::id::Index;
 
-use crate::conformance::TempDir;
+use crate::conformance::{PATIENCE, TempDir};
 
 /// Tells the test in the namespace where its directory in memory is.
 const BASE: &str = "MARGAY_TEST_SMALL_DISK";
@@ -147,7 +147,7 @@ fn append_when_there_is_space(log: &CommitLog, entry: &[u8]) -> Appended {
             Err(Error::DiskFull { .. }) => std::thread::sleep(Duration::from_millis(20)),
             Err(error) => panic!("{error}"),
         }
-        assert!(begin.elapsed() < Duration::from_secs(30), "it does not resume");
+        assert!(begin.elapsed() < PATIENCE, "it does not resume");
     }
 }
 

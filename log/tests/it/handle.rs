@@ -16,10 +16,7 @@ use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Term};
 use margay_log::{Error, Options};
 
-use crate::conformance::TempDir;
-
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(10);
+use crate::conformance::{PATIENCE, TempDir, in_time};
 
 fn drivers() -> [Driver; 1 + cfg!(feature = "uring") as usize] {
     [
@@ -156,7 +153,6 @@ fn files_that_are_gone_are_not_held_open() {
         assert!(log.compact(Compaction::default(), |_| true).expect("runs").segments > 1);
         log.truncate_prefix(Index(80)).expect("open");
         log.set_meta(b"behind it").expect("fits").wait().expect("durable");
-        let begin = std::time::Instant::now();
         let held = || {
             let open = std::fs::read_dir("/proc/self/fd").expect("Linux").flatten();
             let names = open.filter_map(|file| std::fs::read_link(file.path()).ok());
@@ -164,10 +160,7 @@ fn files_that_are_gone_are_not_held_open() {
             mine.filter(|name| name.to_string_lossy().ends_with("(deleted)")).collect::<Vec<_>>()
         };
         // They go on the log's own threads.
-        while !held().is_empty() {
-            assert!(begin.elapsed() < LONG, "{driver:?} holds {:?}", held());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        assert!(in_time(|| held().is_empty()), "{driver:?} holds {:?}", held());
         assert_eq!(log.last(), last);
     }
 }
@@ -311,9 +304,9 @@ fn the_last_handle_is_dropped_where_a_future_is_woken() {
             } else {
                 Arc::clone(&task).wake();
             }
-            let (appended, left) = has_ended.recv_timeout(LONG).expect("the future ends");
+            let (appended, left) = has_ended.recv_timeout(PATIENCE).expect("the future ends");
             assert_eq!((appended, left), (Ok(Index(2)), Ok(())));
-            let options = CommitLogOptions { lock_wait: LONG, ..small(driver) };
+            let options = CommitLogOptions { lock_wait: PATIENCE, ..small(driver) };
             let log = CommitLog::open(dir.path(), options).expect("it was closed").log;
             assert_eq!(log.last(), Index(3), "{driver:?}, {drives}");
         }
@@ -354,10 +347,8 @@ fn a_log_does_not_stop_for_want_of_a_descriptor() {
         let append = || log.append(&[7; 3_000]).expect("room").wait();
         // More than half of the first segment is used, and the second is prepared.
         (0..10).for_each(|_| _ = append().expect("durable"));
-        while log.stats().segments < 2 || !matches!(log.stats().space, margay_log::Space::Ready) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        let is_prepared = || log.stats().free_bytes > small(driver).segment_first;
+        assert!(in_time(is_prepared), "{driver:?}: {:?}", log.stats());
         let taken = all_descriptors();
         assert!(!taken.is_empty());
         let appended: Vec<_> = (0..10).map(|_| append()).collect();
@@ -442,7 +433,7 @@ fn a_log_of_later_terms_goes_on() {
     std::thread::spawn(move || {
         ended.send(log.append(b"more").expect("room").wait()).expect("waited for");
     });
-    assert_eq!(has_ended.recv_timeout(LONG).expect("it ends"), Ok(Index(2)));
+    assert_eq!(has_ended.recv_timeout(PATIENCE).expect("it ends"), Ok(Index(2)));
 }
 
 /// When a log is opened, in the background: a burst of that size makes no file.

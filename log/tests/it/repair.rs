@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, ReadOnlyLog};
 use margay_log::disk::Disk;
@@ -25,7 +26,6 @@ fn options() -> CommitLogOptions {
     CommitLogOptions {
         segment_first: 16 << 10,
         segment_max: 32 << 10,
-        lock_wait: std::time::Duration::from_millis(50),
         ..CommitLogOptions::default()
     }
 }
@@ -233,7 +233,8 @@ fn a_repair_that_fails_leaves_the_log_where_it_is() {
     fs::remove_file(segment(&path, 4)).expect("there");
     let before = contents(&path);
     let repair = Repair::plan(&path).expect("can be repaired").expect("needs to be");
-    let locked = CommitLog::open(&path, options()).map(|_| ());
+    let at_once = CommitLogOptions { lock_wait: Duration::ZERO, ..options() };
+    let locked = CommitLog::open(&path, at_once).map(|_| ());
     assert!(matches!(locked, Err(Error::Locked { .. })), "{locked:?}");
     fs::remove_dir_all(dir.path().join("log.repair")).expect("there");
     repair.finish().expect_err("there is nothing to put in place");
@@ -468,12 +469,12 @@ fn a_lost_hard_state_of_a_log_without_its_beginning() {
 fn a_reader_beside_a_live_writer_sees_a_whole_log() {
     let (_dir, path) = filled("beside");
     let log = CommitLog::open(&path, options()).expect("opens").log;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     std::thread::scope(|scope| {
         let (log, path) = (&log, &path);
         let writer = scope.spawn(move || {
             let mut n = ENTRIES;
-            while begin.elapsed() < std::time::Duration::from_millis(700) {
+            while begin.elapsed() < Duration::from_millis(700) {
                 n += 1;
                 log.append(&n.to_le_bytes()).expect("room").wait().expect("durable");
             }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use margay_log::Error;
@@ -114,7 +113,6 @@ fn from_everywhere(driver: Driver) {
         segment_first: 64 << 10,
         segment_max: 512 << 10,
         cache_bytes: 64 << 10,
-        lock_wait: Duration::from_millis(100),
         ..CommitLogOptions::default()
     };
     let log = CommitLog::open(dir.path(), options).expect("opens").log;

@@ -230,7 +230,8 @@ mod tests {
             }
             let lengths: Vec<usize> = loads.runs.values().map(|run| run.loads.len()).collect();
             prop_assert_eq!(lengths.iter().sum::<usize>(), model.len());
-            prop_assert!(lengths.windows(2).all(|two| two[0] + two[1] > RUN_MAX / 2), "{:?}", lengths);
+            let is_long = |two: &[usize]| two[0] + two[1] > RUN_MAX / 2;
+            prop_assert!(lengths.windows(2).all(is_long), "{:?}", lengths);
         }
     }
 }

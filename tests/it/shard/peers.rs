@@ -122,9 +122,14 @@ impl Group for Sender {
     }
 }
 
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").to_string()
+/// So many addresses that nobody else is given while nobody listens there: all other tests are at
+/// 127.0.0.1.
+fn free_addresses(count: usize) -> Vec<String> {
+    let bind = |_| TcpListener::bind("127.0.0.2:0").expect("a free port");
+    // All are held at the same time, so that they differ.
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect();
+    let address = |held: &TcpListener| held.local_addr().expect("its address").to_string();
+    listeners.iter().map(address).collect()
 }
 
 /// Three nodes found a cluster, one of them late, and send each other large batches; one that is
@@ -133,8 +138,9 @@ fn free_address() -> String {
 fn nodes_found_a_cluster_and_exchange_batches() {
     let scratch = Scratch::new();
     let names = ["n1", "n2", "n3"];
+    let addresses = names.iter().zip(free_addresses(names.len()));
     let peers: Vec<Peer> =
-        names.iter().map(|name| Peer { name: (*name).into(), address: free_address() }).collect();
+        addresses.map(|(name, address)| Peer { name: (*name).into(), address }).collect();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let launch = |at: usize| {
         let mut config = ServerConfig::new(names[at], scratch.0.join(names[at]));

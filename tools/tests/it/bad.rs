@@ -26,11 +26,11 @@ use margay::wire::client::{RefusedOf, Response};
 use margay::wire::{self, HELLO_BYTES, Hello};
 use margay_log::id::{ClusterId, GroupId};
 
-use crate::harness::{Ended, MARGAY, until};
+use crate::harness::{Ended, MARGAY, PATIENCE, until};
 use crate::sys;
 
 /// An answer that has not come by then is not going to.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = PATIENCE;
 
 /// `margay serve`, alone, on a port of the system's choice, with its data in `data`. `before` are
 /// the words of a command that starts it.
@@ -197,9 +197,20 @@ impl Wire {
 
     #[track_caller]
     fn hello(&mut self) -> Hello {
+        self.hello_if_any().expect("a hello comes back")
+    }
+
+    /// The other side's hello, or `None` where it says nothing and closes.
+    #[track_caller]
+    fn hello_if_any(&mut self) -> Option<Hello> {
         let mut bytes = [0; HELLO_BYTES];
-        self.0.read_exact(&mut bytes).expect("a hello comes back");
-        Hello::decode(&bytes).expect("a right hello")
+        match self.0.read_exact(&mut bytes) {
+            Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return None;
+            }
+            other => other.expect("an answer in time"),
+        }
+        Some(Hello::decode(&bytes).expect("a right hello"))
     }
 
     /// The next frame, or `None` at the end.

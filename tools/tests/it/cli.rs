@@ -4,9 +4,10 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::harness::{Ended, MARGAY, beside_others, cluster, margay, margay_alone, until};
+use crate::harness::{
+    Ended, MARGAY, beside_others, cluster, for_cluster, margay, margay_alone, until,
+};
 
 #[test]
 fn a_value_is_set_read_swapped_and_deleted() {
@@ -156,11 +157,10 @@ fn who_changes_the_cluster_does_not_wait_for_a_node_that_hangs() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port of its own");
     let silent = silent.local_addr().expect("it has one");
     let endpoints = format!("{silent},{}", cluster());
-    let began = Instant::now();
-    let args = ["cluster", "promote", "n1", "--timeout", "60s", "--endpoints", &endpoints];
+    // Longer than a command may take here.
+    let args = ["cluster", "promote", "n1", "--timeout", "10m", "--endpoints", &endpoints];
     let promoted = margay(&args).with(0);
     assert!(promoted.out.contains("n1 votes in 2 of 2 groups, as before"), "{promoted:?}");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -193,9 +193,9 @@ fn the_locked_command_sees_its_token_and_gives_its_code() {
 #[test]
 fn a_lock_that_is_held_is_not_got() {
     let _beside = beside_others();
-    let mut holder = Command::new(MARGAY);
-    holder.args(["lock", "run", "cli-held", "--", "sh", "-c", "echo held; exec sleep 600"]);
-    holder.env("MARGAY_ENDPOINTS", cluster()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let hold = ["lock", "run", "cli-held", "--", "sh", "-c", "echo held; exec sleep 600"];
+    let mut holder = for_cluster(&hold);
+    holder.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut holder = holder.spawn().expect("starts");
     let mut word = [0; 5];
     holder.stdout.take().expect("piped").read_exact(&mut word).expect("it is held");
@@ -203,10 +203,8 @@ fn a_lock_that_is_held_is_not_got() {
     assert!(ended.err.contains("cli-held"), "{ended:?}");
     // SIGTERM goes through to the command; then the lock is free at once, not after a time-out.
     crate::sys::signal(holder.id(), libc::SIGTERM);
-    let began = Instant::now();
-    holder.wait().expect("it ends");
-    margay(&["lock", "run", "cli-held", "--wait", "5s", "--", "true"]).with(0);
-    assert!(began.elapsed().as_secs() < 8, "released, not expired");
+    until("the holder to end", || holder.try_wait().expect("ours").is_some());
+    margay(&["lock", "run", "cli-held", "--wait", "0s", "--", "true"]).with(0);
 }
 
 #[test]
@@ -218,7 +216,7 @@ fn a_bench_reports_what_programs_read() {
         let json = margay(&args).with(0).json();
         assert_eq!(json["workload"], workload);
         assert_eq!((&json["connections"], &json["errors"]), (&4.into(), &0.into()));
-        assert!(json["ops"].as_u64() > Some(10), "{json}");
+        assert!(json["ops"].as_u64() > Some(0), "{json}");
         assert!(
             json["p50_us"].as_u64() > Some(0) && json["max_us"].as_u64() >= json["p99_us"].as_u64()
         );

@@ -6,13 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
-use crate::harness::{MARGAY, Scratch, beside_others, cluster, margay, until};
+use crate::harness::{Scratch, beside_others, for_cluster, margay, until};
 
 fn start(args: &[&str]) -> std::process::Child {
-    let mut command = Command::new(MARGAY);
-    command.args(args).env("MARGAY_ENDPOINTS", cluster());
+    let mut command = for_cluster(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("the command starts")
 }
@@ -27,7 +25,7 @@ fn a_semaphore_lets_so_many_run_at_a_time() {
     margay(&["semaphore", "status", "cli-pool"]).with(1);
     let run = ["semaphore", "run", "cli-pool", "--permits", "2", "--wait", "0s", "--"];
     let mut holders: Vec<_> =
-        (0..2).map(|_| start(&[&run[..4], &["2", "--", "sleep", "60"]].concat())).collect();
+        (0..2).map(|_| start(&[&run[..4], &["2", "--", "sleep", "600"]].concat())).collect();
     until("both hold a permit", || {
         let status = margay(&["semaphore", "status", "cli-pool", "-o", "json"]);
         status.code == Some(0) && status.json()["available"] == 0
@@ -46,7 +44,7 @@ fn a_semaphore_lets_so_many_run_at_a_time() {
 #[test]
 fn a_read_write_lock_has_readers_or_a_writer() {
     let _beside = beside_others();
-    let mut reader = start(&["rwlock", "run", "cli-rw", "--", "sleep", "60"]);
+    let mut reader = start(&["rwlock", "run", "cli-rw", "--", "sleep", "600"]);
     until("it is read", || {
         let status = margay(&["rwlock", "status", "cli-rw", "-o", "json"]);
         status.code == Some(0) && status.json()["readers"] == 1
@@ -85,7 +83,7 @@ fn parties_meet_at_a_barrier_and_a_latch() {
 fn an_election_has_one_leader_and_the_next_one_follows() {
     let _beside = beside_others();
     margay(&["election", "leader", "cli-boss"]).with(1);
-    let run = |data| start(&["election", "run", "cli-boss", "--data", data, "--", "sleep", "60"]);
+    let run = |data| start(&["election", "run", "cli-boss", "--data", data, "--", "sleep", "600"]);
     let leads = |data: &str| {
         let leader = margay(&["election", "leader", "cli-boss", "-o", "json"]);
         leader.code == Some(0) && leader.json()["data"] == data
@@ -172,8 +170,8 @@ struct Worker {
 impl Worker {
     /// Runs until the command that it is given has made the file `begun`.
     fn start(args: &[&str], begun: &Path) -> Worker {
-        let mut command = Command::new(MARGAY);
-        command.args(args).env("MARGAY_ENDPOINTS", cluster()).process_group(0);
+        let mut command = for_cluster(args);
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command starts");
         let said = BufReader::new(child.stderr.take().expect("it is piped"));
@@ -181,10 +179,21 @@ impl Worker {
         Worker { child, said }
     }
 
+    /// Interrupts, and waits until the worker has taken notice: two that come at once are one.
     fn interrupt(&self) {
         let group = format!("-{}", self.child.id());
         let sent = Command::new("kill").args(["-INT", "--", &group]).status();
         assert!(sent.expect("kill is there").success());
+        until("the worker to take notice", || !self.is_interrupted());
+    }
+
+    /// Whether an interruption waits to be noticed.
+    fn is_interrupted(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it is not waited for yet");
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = pending.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        pending.expect("a set of signals") & (1 << (libc::SIGINT - 1)) != 0
     }
 
     /// Interrupts, and waits until it says what it finishes first.
@@ -243,14 +252,12 @@ fn a_worker_that_is_interrupted_twice_gives_its_task_back() {
     margay(&["queue", "offer", "cli-stop2", "a"]).with(0);
     for (stubborn, times) in [("", 2), ("trap '' TERM; ", 3)] {
         let _ = fs::remove_file(&begun);
-        let wait = format!("{stubborn}touch {}; sleep 60", begun.display());
+        let wait = format!("{stubborn}touch {}; sleep 600", begun.display());
         let work = ["queue", "work", "cli-stop2", "--retry-after", "0s", "--", "sh", "-c", &wait];
         let mut worker = Worker::start(&work, &begun);
         worker.interrupt_once("task ");
-        // Two that come at once are one.
         for _ in 1..times {
             worker.interrupt();
-            thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(worker.ended(), Some(130), "{times}");
         assert_eq!(json(&["queue", "status", "cli-stop2"])["ready"], 1, "{times}");
@@ -261,8 +268,7 @@ fn a_worker_that_is_interrupted_twice_gives_its_task_back() {
 #[test]
 fn a_line_as_long_as_a_record_may_be_is_appended() {
     let _beside = beside_others();
-    let mut command = Command::new(MARGAY);
-    command.args(["journal", "append", "cli-lines"]).env("MARGAY_ENDPOINTS", cluster());
+    let mut command = for_cluster(&["journal", "append", "cli-lines"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut append = command.spawn().expect("the command starts");
     let mut lines = append.stdin.take().expect("it is piped");

@@ -23,16 +23,17 @@ fn a_worker_keeps_its_task_over_an_outage_that_is_shorter_than_the_lease() {
         command
     };
     run(margay(&["queue", "offer", "jobs", "work"])).with(0);
-    // It asks for more time after 3 s and does not wait long for an answer.
-    let work = ["queue", "work", "jobs", "--lease", "9s", "--timeout", "500ms", "--idle", "100ms"];
-    let mut worker = margay(&[&work[..], &["-o", "json", "--", "sleep", "8"]].concat());
+    // It asks for more time after 5 s, in the outage, and does not wait for an answer until that is
+    // over. Behind it is time for a machine that stands still, too, before the lease ends.
+    let work = ["queue", "work", "jobs", "--lease", "15s", "--timeout", "2s", "--idle", "100ms"];
+    let mut worker = margay(&[&work[..], &["-o", "json", "--", "sleep", "12"]].concat());
     let worker = worker.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
     until("it to have the task", || {
         run(margay(&["queue", "status", "jobs", "-o", "json"])).json()["leased"] == 1
     });
     thread::sleep(Duration::from_secs(1));
     nodes.pids().iter().for_each(|pid| sys::signal(*pid, libc::SIGSTOP));
-    thread::sleep(Duration::from_secs(4));
+    thread::sleep(Duration::from_secs(7));
     nodes.pids().iter().for_each(|pid| sys::signal(*pid, libc::SIGCONT));
     let ended = worker.wait_with_output().expect("it ends");
     let line: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("one line");

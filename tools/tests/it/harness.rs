@@ -17,15 +17,31 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The command under test.
 pub(crate) const MARGAY: &str = env!("CARGO_BIN_EXE_margay");
 
+/// Where tests have their directories.
+const BASE: &str = env!("CARGO_TARGET_TMPDIR");
+/// The directory of the cluster that tests share.
+const SHARED: &str = "shared";
 /// Lines of each node's log that are shown when a test fails.
 const LINES_SHOWN: usize = 60;
 
 /// A machine is not large enough for the test that measures and anything else.
 static MACHINE: RwLock<()> = RwLock::new(());
 
+/// Of a test that may run beside others.
+pub(crate) struct Beside(#[expect(dead_code)] RwLockReadGuard<'static, ()>);
+
 /// Held by tests that may run beside others.
-pub(crate) fn beside_others() -> RwLockReadGuard<'static, ()> {
-    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn beside_others() -> Beside {
+    Beside(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // It may have to do with what the test was about.
+            show_logs(&Scratch::place(SHARED));
+        }
+    }
 }
 
 /// Held by a test that must be alone.
@@ -38,11 +54,14 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new(test: &str) -> Scratch {
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        remove_left_overs(base);
-        let dir = base.join(format!("{}-{test}", std::process::id()));
+        remove_left_overs(Path::new(BASE));
+        let dir = Scratch::place(test);
         fs::create_dir_all(&dir).expect("the target directory can be written to");
         Scratch(dir)
+    }
+
+    fn place(test: &str) -> PathBuf {
+        Path::new(BASE).join(format!("{}-{test}", std::process::id()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -64,7 +83,8 @@ impl Drop for Scratch {
 fn show_logs(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "log") {
+        let is_log = path.extension().or(path.file_name()).is_some_and(|name| name == "log");
+        if is_log && path.is_file() {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
@@ -98,7 +118,7 @@ pub(crate) fn cluster() -> &'static str {
         let (sender, receiver) = channel();
         // Nodes die with the thread that started them, so that must not be a test's.
         thread::spawn(move || {
-            let scratch = Scratch::new("shared");
+            let scratch = Scratch::new(SHARED);
             let nodes = Nodes::start(&plan(scratch.path(), 2), PATIENCE);
             let endpoints = nodes.as_ref().map(|nodes| nodes.endpoints().join(","));
             sender.send(endpoints.map_err(|error| error.to_string())).expect("somebody waits");
@@ -134,12 +154,23 @@ impl Ended {
     }
 }
 
+/// `margay` for the shared cluster. Its operations may take as long as anything here, where the
+/// arguments do not say how long.
+pub(crate) fn for_cluster(args: &[&str]) -> Command {
+    let mut command = Command::new(MARGAY);
+    let (family, rest) = args.split_at(1);
+    command.args(family);
+    if !args.contains(&"--timeout") {
+        command.args(["--timeout", "60s"]);
+    }
+    command.args(rest).env("MARGAY_ENDPOINTS", cluster());
+    command
+}
+
 /// Runs `margay` against the shared cluster.
 #[track_caller]
 pub(crate) fn margay(args: &[&str]) -> Ended {
-    let mut command = Command::new(MARGAY);
-    command.args(args).env("MARGAY_ENDPOINTS", cluster());
-    run(command)
+    run(for_cluster(args))
 }
 
 /// Runs `margay` without any cluster in its environment.

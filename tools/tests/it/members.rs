@@ -171,7 +171,7 @@ fn replaces_a_wiped_node(
     assert!(successor.log().contains("known with another disk"), "{}", successor.log());
 
     // The two that are left could not do without each other.
-    let unsafe_one = margay(all, &["cluster", "remove", "n4", "--wait", "3s"]);
+    let unsafe_one = margay(all, &["cluster", "remove", "n4", "--wait", "8s"]);
     assert_eq!(
         unsafe_one.code,
         Some(1),
@@ -212,12 +212,12 @@ fn a_node_that_hangs_keeps_nobody_from_the_others() {
     let mut given = vec![hangs.0.clone()];
     given.extend(nodes.endpoints());
     for verb in ["demote", "promote"] {
-        margay(&given, &["cluster", verb, "n3", "--wait", "4s"]).with(0);
+        margay(&given, &["cluster", verb, "n3", "--wait", "20s"]).with(0);
     }
     let mut fourth = Joined::new(scratch.path(), "n4");
     fourth.start(&given[..2]);
     until("n4 to be a learner", || {
         list(&nodes.endpoints(), "learners") == Some(vec!["n4".to_string()])
     });
-    margay(&given, &["cluster", "remove", "n4", "--wait", "4s"]).with(0);
+    margay(&given, &["cluster", "remove", "n4", "--wait", "20s"]).with(0);
 }

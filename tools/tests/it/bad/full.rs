@@ -15,6 +15,10 @@ use super::{One, connect, ends, serve};
 use crate::harness::{Scratch, beside_others, run, until};
 use crate::sys;
 
+/// What an operation has that a full disk does not take, and is told so again and again. The others
+/// need much less, also where the machine stands still meanwhile.
+const TIME: Duration = Duration::from_secs(10);
+
 /// Writes into a file until there is no space left.
 fn fill(path: &Path) {
     let mut file = File::create(path).expect("a small file finds its place");
@@ -121,7 +125,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
     let Some(mut small) = Small::start("bad-full") else { return };
     let balloon = small.seen("data/balloon");
     fill(&balloon);
-    let client = connect(&small.one.address).with_timeout(Duration::from_secs(3));
+    let client = connect(&small.one.address).with_timeout(TIME);
     let map = client.map("full").wait().expect("opens");
     let (count, failure) = put_until_refused(&map);
     assert_eq!((failure.code, failure.outcome()), (Code::DISK_FULL, Outcome::NotApplied));
@@ -157,7 +161,7 @@ fn a_node_starts_on_a_full_disk_and_waits_for_space() {
 fn a_write_that_fails_stops_the_node_with_file_and_offset() {
     let _beside = beside_others();
     let Some(mut small) = Small::start("bad-eio") else { return };
-    let client = connect(&small.one.address).with_timeout(Duration::from_secs(3));
+    let client = connect(&small.one.address).with_timeout(TIME);
     let value = client.value("kept").wait().expect("opens");
     value.set(b"kept").wait().expect("sets");
     // The prepared space loses what backs it, and nothing is left to back it anew.
@@ -195,7 +199,7 @@ fn a_limit_on_the_size_of_files_is_named() {
     };
     ends(limited(4_000, "none"), scratch.path()).because(6, &["segment-", "File too large"]);
     let one = One::launch(limited(12_288, "one"), scratch.path());
-    let client = connect(&one.address).with_timeout(Duration::from_secs(3));
+    let client = connect(&one.address).with_timeout(TIME);
     let map = client.map("large").wait().expect("opens");
     let (count, failure) = put_until_refused(&map);
     assert_eq!((failure.code, failure.outcome()), (Code::DISK_FULL, Outcome::NotApplied));

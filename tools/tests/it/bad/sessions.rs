@@ -11,7 +11,7 @@ use margay_log::id::{Index, Micros};
 
 use super::frames::peak_memory;
 use super::{One, Wire, connect, serves};
-use crate::harness::{Scratch, beside_others, margay_alone};
+use crate::harness::{PATIENCE, Scratch, beside_others, margay_alone};
 
 /// A session over a connection of the test's own making.
 struct Raw {
@@ -256,7 +256,8 @@ fn a_session_belongs_to_its_key_and_to_one_connection() {
     let _beside = beside_others();
     let scratch = Scratch::new("bad-key");
     let one = One::start(scratch.path());
-    let mut raw = Raw::open(&one.address, 1, Micros(SECONDS));
+    // As long as what comes before the end of it may take.
+    let mut raw = Raw::open(&one.address, 1, Micros(5 * SECONDS));
     let lock = raw.create("bad-key", kind::LOCK);
     assert_eq!(raw.operation(lock, &lock::LockV1 { request: 1, wait_ms: None }), Code::OK);
 
@@ -282,7 +283,7 @@ fn a_session_belongs_to_its_key_and_to_one_connection() {
     });
     let (granted, got) = std::sync::mpsc::channel();
     thread::spawn(move || granted.send(waiter.wait().map(drop)));
-    let got = got.recv_timeout(std::time::Duration::from_secs(4));
+    let got = got.recv_timeout(PATIENCE);
     stop.send(()).expect("it guesses");
     guesser.join().expect("every guess is refused");
     got.expect("the session expires although somebody guesses").expect("the lock is free");
