@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver};
 use margay_log::disk::Disk;
@@ -443,11 +443,8 @@ fn as_much_space_is_prepared_as_was_asked_for() {
         let dir = TempDir::new(&format!("prepared-{driver:?}"));
         let prepared_bytes = 3 << 20;
         let log = open(&dir, CommitLogOptions { prepared_bytes, ..small(driver) });
-        let begun = Instant::now();
-        while log.stats().free_bytes < prepared_bytes * 9 / 10 {
-            assert!(begun.elapsed() < LONG, "{:?}", log.stats());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_there = || log.stats().free_bytes >= prepared_bytes * 9 / 10;
+        assert!(in_time(is_there), "{:?}", log.stats());
         let before = log.stats().segments;
         // Of each a block and what goes with it.
         for _ in 0..(2 << 20) / (8 << 10) {

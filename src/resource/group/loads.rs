@@ -212,12 +212,13 @@ mod tests {
                             load.messages -= u32::from(part > 0);
                             load.bytes = load.bytes.min(INBOX_BYTES_MAX);
                         };
-                        model.get_mut(&member).map(fill);
+                        model.get_mut(&member).into_iter().for_each(fill);
                         loads.change(Index(member), fill);
                     }
                     Step::Empty(member) => {
-                        model.get_mut(&member).map(|load| *load = Load::default());
-                        loads.change(Index(member), |load| *load = Load::default());
+                        let empty = |load: &mut Load| *load = Load::default();
+                        model.get_mut(&member).into_iter().for_each(empty);
+                        loads.change(Index(member), empty);
                     }
                 }
                 let (after, size) = (n as u64 * 7 % 2_000, n as u64 % 5 * PART);
