@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay_log::Error;
 use margay_log::commit_log::{
@@ -70,7 +70,6 @@ for_each_driver! {
     a_long_log_is_read_both_ways,
     a_prefix_goes_by_segments,
     retention_lets_go_by_itself,
-    as_much_space_is_prepared_as_was_asked_for,
     a_time_is_looked_up,
     a_damaged_entry_is_located,
     cleaned_entries_go_and_indexes_stay,
@@ -545,25 +544,6 @@ fn retention_lets_go_by_itself(driver: Driver) {
     }
     assert!(log.first() > Index(50) && log.first() <= Index(151), "{}", log.first());
     assert!(most < 6 << 20, "{most}");
-}
-
-/// When the log is opened, in the background: a burst of that size makes no file.
-fn as_much_space_is_prepared_as_was_asked_for(driver: Driver) {
-    let dir = TempDir::new(&format!("prepared-{driver:?}"));
-    let prepared_bytes = 3 << 20;
-    let options = CommitLogOptions { prepared_bytes, ..options(driver) };
-    let log = CommitLog::open(dir.path(), options).expect("opens").log;
-    let begun = Instant::now();
-    while log.stats().free_bytes < prepared_bytes {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", log.stats());
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let before = log.stats().segments;
-    // Of each a block and what goes with it.
-    for _ in 0..(2 << 20) / (8 << 10) {
-        log.append(&[7; 4 << 10]).expect("room").wait().expect("durable");
-    }
-    assert_eq!(log.stats().segments, before);
 }
 
 fn a_time_is_looked_up(driver: Driver) {

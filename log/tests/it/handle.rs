@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay_log::commit_log::{CommitLog, CommitLogOptions, Compaction, Driver};
 use margay_log::disk::Disk;
@@ -434,4 +434,25 @@ fn a_log_of_later_terms_goes_on() {
         ended.send(log.append(b"more").expect("room").wait()).expect("waited for");
     });
     assert_eq!(has_ended.recv_timeout(PATIENCE).expect("it ends"), Ok(Index(2)));
+}
+
+/// When a log is opened, in the background: a burst of that size makes no file.
+#[test]
+fn as_much_space_is_prepared_as_was_asked_for() {
+    for driver in drivers() {
+        let dir = TempDir::new(&format!("prepared-{driver:?}"));
+        let prepared_bytes = 3 << 20;
+        let log = open(&dir, CommitLogOptions { prepared_bytes, ..small(driver) });
+        let begun = Instant::now();
+        while log.stats().free_bytes < prepared_bytes * 9 / 10 {
+            assert!(begun.elapsed() < LONG, "{:?}", log.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let before = log.stats().segments;
+        // Of each a block and what goes with it.
+        for _ in 0..(2 << 20) / (8 << 10) {
+            log.append(&[7; 4 << 10]).expect("room").wait().expect("durable");
+        }
+        assert_eq!(log.stats().segments, before);
+    }
 }

@@ -1,6 +1,8 @@
 //! One replica on a disk that can be held up, with two others that agree to everything: what
 //! becomes of it when its own snapshots, or a user's code, fail at a bad moment, or turns are long.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -201,13 +203,6 @@ fn as_bytes(words: &[u128]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// A query that is answered by a state as new as `seen`.
-fn question(id: u64, level: Level, seen: Index) -> Request<'static> {
-    let (after, resource) = (margay::machine::Sequence(0), ResourceId(1));
-    let (kind, schema, payload) = (NOTE, 1, &[]);
-    Request::Query { id, level, seen, after, kind, schema, resource, payload }
-}
-
 impl World {
     fn open(mut disk: SimDisk, founders: u32, now: Micros) -> World {
         let opened = open(&mut disk, options()).expect("it opens");
@@ -330,10 +325,6 @@ impl World {
         for _ in 0..times {
             replica.on_client(*now, conn, &frame, out).expect("a sound frame");
         }
-    }
-
-    fn asks(&mut self, id: u64, level: Level) {
-        self.says(&question(id, level, Index::ZERO));
     }
 
     /// The frames that the client was sent, as text.
@@ -605,49 +596,6 @@ fn a_snapshot_that_rots_at_rest_is_found_and_another_made() {
     assert_eq!(world.replica.snapshot_counts().damaged, 1);
 }
 
-/// What is applied of a batch is answered, and a snapshot waits for the batch's end.
-#[test]
-fn a_turn_that_has_become_long_ends_within_a_batch() {
-    let mut world = World::open(SimDisk::new(6), 3, Micros(0));
-    world.lead();
-    world.heard();
-    let part = 16;
-    let before = world.replica.machine().applied().0;
-    for _ in 0..4 * part {
-        world.note(&vec![b'x'; 1_000]);
-    }
-    world.out.long = true;
-    let end = before + 4 * part;
-    world.until("a part", |world| world.replica.machine().applied().0 > before);
-    assert_eq!(world.replica.commit().0, end, "all is one batch");
-    assert_eq!(world.replica.machine().applied().0, before + part);
-    let replies = world.heard().iter().filter(|said| said.contains("Reply")).count() as u64;
-    assert_eq!(replies, part);
-    for parts in 2..=4 {
-        assert!(!world.replica.status().snapshotting, "48 KiB are applied, the batch is not");
-        world.turn();
-        assert_eq!(world.replica.machine().applied().0, before + parts * part);
-    }
-    world.until("a snapshot", |world| world.replica.snapshot_counts().made == 1);
-    let World { disk, .. } = world;
-    let snapshots: Vec<_> = disk.finished_snapshots().map(|(index, _)| index.0).collect();
-    assert_eq!(snapshots, [end]);
-}
-
-/// What a long entry asks for may take as long as what several short ones do, though nobody is told
-/// of it.
-#[test]
-fn a_long_entry_counts_as_several_where_a_turn_may_end() {
-    let mut world = World::open(SimDisk::new(14), 3, Micros(0));
-    world.lead();
-    let before = world.replica.machine().applied().0;
-    (0..8).for_each(|_| world.note(&[b'x'; 3 << 10]));
-    world.out.long = true;
-    world.until("a part", |world| world.replica.machine().applied().0 > before);
-    assert_eq!(world.replica.commit().0, before + 8, "all is one batch");
-    assert_eq!(world.replica.machine().applied().0, before + 4, "16 between two looks, of 4 each");
-}
-
 /// Nobody has a snapshot, and none would be due: one is made for the node that needs it.
 #[test]
 fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
@@ -686,75 +634,6 @@ fn who_is_asked_for_a_state_makes_a_snapshot_if_there_is_none() {
     assert_eq!(made(&mut world), 1, "asked for twice");
     ask(&mut world, last);
     assert_eq!(made(&mut world), 1, "there is one now");
-}
-
-/// A client that asks for much at once does not hold up the others of the shard: a turn that has
-/// become long leaves reads to the next, and none of them is forgotten.
-#[test]
-fn a_turn_that_has_become_long_leaves_reads_to_the_next() {
-    let mut world = World::open(SimDisk::new(8), 3, Micros(0));
-    world.lead();
-    world.heard();
-    world.out.long = true;
-    (1..=50).for_each(|id| world.asks(id, Level::Sequential));
-    let (mut answered, mut turns) = (0, 0);
-    while answered < 50 {
-        world.turn();
-        let now = world.heard().iter().filter(|said| said.contains("QueryReply")).count();
-        assert!((1..=8).contains(&now), "{now} in a turn");
-        (answered, turns) = (answered + now, turns + 1);
-        let at_once = world.replica.deadline() <= Some(world.now);
-        assert_eq!(at_once, answered < 50, "{answered} are answered after {turns} turns");
-    }
-    assert_eq!(answered, 50);
-}
-
-/// It takes as long to list thousands of things held as to answer several reads.
-#[test]
-fn a_long_list_for_who_attaches_counts_as_several_reads() {
-    let mut world = World::open(SimDisk::new(12), 3, Micros(0));
-    let session = world.lead();
-    world.note(b"hold much");
-    world.turn();
-    let all = |world: &World| world.replica.machine().applied() == world.replica.log().last().index;
-    world.until("all applied", all);
-    world.heard();
-    world.out.long = true;
-    let acked = margay::machine::Sequence(0);
-    world.says(&Request::Attach { session, key: [1; 16], acked });
-    (1..=2).for_each(|id| world.asks(id, Level::Linearizable));
-    let heard = loop {
-        world.turn();
-        let heard = world.heard();
-        if !heard.is_empty() {
-            break heard;
-        }
-    };
-    assert!(heard.len() == 1 && heard[0].contains("Attached"), "{} are answered", heard.len());
-    world.turn();
-    assert_eq!(world.heard().len(), 2, "they are read in the next turn");
-}
-
-/// There are only so many places to wait in. Who has left takes none of them, though what it waited
-/// for has not come.
-#[test]
-fn who_has_left_takes_no_place_from_those_who_wait() {
-    let mut world = World::open(SimDisk::new(13), 3, Micros(0));
-    world.lead();
-    world.heard();
-    let crowd: Vec<ConnId> = (2..34).map(ConnId).collect();
-    for conn in &crowd {
-        world.says_often(*conn, 2_048, &question(1, Level::Sequential, Index(u64::MAX)));
-    }
-    world.asks(1, Level::Sequential);
-    let heard = world.heard();
-    assert!(heard.iter().any(|said| said.contains("OVERLOADED")), "{heard:?}");
-    crowd.iter().for_each(|conn| world.replica.on_client_gone(*conn));
-    world.turn();
-    world.asks(2, Level::Sequential);
-    world.turn();
-    let heard = world.heard();
-    assert!(heard.iter().any(|said| said.contains("QueryReply")), "{heard:?}");
 }
 
 /// A user's type may answer anything. What fits no frame is refused, and nobody stops for it.
