@@ -1,11 +1,12 @@
 //! Signals to a command that runs while something is held: it hears of each of them once.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{MARGAY, beside_others, cluster, margay, until};
+use crate::harness::{MARGAY, Scratch, beside_others, cluster, margay, until};
 use crate::sys;
 
 /// Says that it runs, and each time how often it was interrupted; ends with 7 at the `last` time.
@@ -54,32 +55,31 @@ fn an_interrupt_that_is_sent_to_the_holder_reaches_its_command() {
 }
 
 /// A terminal, which `script` makes, tells the command itself: it must not be told a second time.
+/// The command is one that notices: a worker, which finishes its task where it is told once.
 #[test]
 fn an_interrupt_from_the_terminal_reaches_the_command_once() {
     let _beside = beside_others();
+    let scratch = Scratch::new("terminal");
+    let (begun, go) = (scratch.path().join("begun"), scratch.path().join("go"));
+    margay(&["queue", "offer", "int-terminal-work", "task"]).with(0);
     let run = format!(
-        "trap : INT; {MARGAY} lock run int-terminal -- sh -c '{}'; echo ended with $?.",
-        counts(2).replace('\'', r"'\''")
+        "trap : INT; {MARGAY} lock run int-terminal -- {MARGAY} queue work int-terminal-work -- \
+         sh -c 'touch {}; until [ -e {} ]; do sleep 0.01; done'; echo ended with $?.",
+        begun.display(),
+        go.display()
     );
     let mut command = Command::new("script");
     command.args(["-qc", &run, "/dev/null"]);
     let (mut terminal, mut out) = start(command);
     let mut keys = terminal.stdin.take().expect("it is piped");
-    let mut wait_for = |what: &str| {
-        let mut said = line(&mut out);
-        while !said.ends_with(what) {
-            assert!(!said.contains("told") && !said.contains("ended"), "{said}, not {what}");
-            said = line(&mut out);
-        }
-    };
-    wait_for("held");
+    until("the task is worked on", || begun.exists());
     keys.write_all(b"\x03").expect("it reads");
-    wait_for("told 1");
+    let told = line(&mut out);
+    assert!(told.contains("is finished first"), "{told}");
     // Another one, if there was one, would be on its way.
     thread::sleep(Duration::from_millis(300));
-    keys.write_all(b"\x03").expect("it reads");
-    wait_for("told 2");
-    wait_for("ended with 7.");
+    fs::write(&go, "").expect("it can be written");
+    assert_eq!(line(&mut out), "ended with 0.");
     drop(keys);
     terminal.wait().expect("it ends");
 }
