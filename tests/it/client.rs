@@ -204,8 +204,8 @@ fn connect(node: &Node) -> Client {
     builder.timeout(PATIENCE).connect().unwrap()
 }
 
-/// Why there is no client of `address`, in the first of these times in which the machine gets as far
-/// as to hear why.
+/// Why there is no client of `address`, in the first of these times in which the machine gets as
+/// far as to hear why.
 fn refused(address: &str, expected: impl Fn(&str, Duration) -> bool) -> Error {
     let mut heard = Vec::new();
     for time in [300, 3_000, 30_000].map(Duration::from_millis) {

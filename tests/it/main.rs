@@ -26,6 +26,6 @@ mod sim;
 mod typed;
 mod wire;
 
-/// Only whoever hangs is ended by this: the machine may stand still for a while, or have much else to
-/// do.
+/// Only whoever hangs is ended by this: the machine may stand still for a while, or have much else
+/// to do.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -10,8 +10,8 @@ use margay_log::format::EntryHeader;
 use margay_log::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Micros, Term};
 use margay_log::{Error, Log, Options, Read, Report, Space, open};
 
-/// Only whoever hangs is ended by this: the machine may stand still for a while, or have much else to
-/// do.
+/// Only whoever hangs is ended by this: the machine may stand still for a while, or have much else
+/// to do.
 #[cfg(feature = "direct")]
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

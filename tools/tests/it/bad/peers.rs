@@ -136,8 +136,8 @@ fn lies_about_files(cluster: ClusterId, term: u64) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Says something as a member. The real one, whose connection this one has taken the place of, comes
-/// back and takes it again, perhaps before anything was said here: then it is said once more.
+/// Says something as a member. The real one, whose connection this one has taken the place of,
+/// comes back and takes it again, perhaps before anything was said here: then it is said once more.
 fn tell(endpoint: &str, hello: &Hello, lie: &[u8]) {
     until("a lie to be told", || {
         let mut wire = Wire::dial(endpoint);
