@@ -1,5 +1,5 @@
-//! Entries that are appended together, straight to their place: no header and no check for each
-//! that one for all will do.
+//! Lays down entries that are appended together, where they will stay. The header of those that are
+//! equally long is encoded once.
 //!
 //! Invariant: the checksum is of all bytes that are there once [`Place::fill`] has returned; it is
 //! taken piece by piece, while they are in the processor's first cache.

@@ -80,10 +80,12 @@ impl Exit {
 
     /// Says why it ends, and ends.
     pub(crate) fn report(&self) -> ExitCode {
-        match self.message.is_empty() {
-            true => {}
-            false if output::is_for_programs() => output::aside(&format!("{}\n", self.to_json())),
-            false => output::aside(&self.to_string()),
+        let said = match output::is_for_programs() {
+            true => format!("{}\n", self.to_json()),
+            false => self.to_string(),
+        };
+        if !self.message.is_empty() {
+            output::aside(&said);
         }
         ExitCode::from(self.code)
     }

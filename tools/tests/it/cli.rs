@@ -216,7 +216,7 @@ fn a_bench_reports_what_programs_read() {
         let json = margay(&args).with(0).json();
         assert_eq!(json["workload"], workload);
         assert_eq!((&json["connections"], &json["errors"]), (&4.into(), &0.into()));
-        assert!(json["ops"].as_u64() > Some(0), "{json}");
+        assert!(json["ops"].as_u64() > Some(10), "{json}");
         assert!(
             json["p50_us"].as_u64() > Some(0) && json["max_us"].as_u64() >= json["p99_us"].as_u64()
         );
