@@ -15,8 +15,9 @@ use std::sync::Arc;
 use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Buffer;
-use crate::disk::direct::{Direct, TEMPORARY, ZEROS};
-use crate::disk::maker::spare_file;
+use crate::disk::direct::Direct;
+use crate::disk::directory::TEMPORARY;
+use crate::disk::maker::{ZEROS, spare_file};
 use crate::disk::prepare::Prepare;
 use crate::disk::snapshots::SPARE_FILE;
 use crate::disk::sys::disk_error;

@@ -16,6 +16,8 @@ use crate::id::{Index, SegmentNumber, Ticket};
 mod ahead;
 #[cfg(feature = "direct")]
 pub mod direct;
+#[cfg(feature = "direct")]
+pub(crate) mod directory;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod driver;
@@ -25,6 +27,8 @@ pub(crate) mod maker;
 mod prepare;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "direct")]
+mod slots;
 #[cfg(feature = "direct")]
 pub(crate) mod snapshots;
 #[cfg(feature = "direct")]

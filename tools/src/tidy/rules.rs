@@ -93,6 +93,7 @@ const NOT_DETERMINISTIC: &[&str] = &[
     "log/src/commit_log/",
     "log/src/disk/ahead.rs",
     "log/src/disk/direct.rs",
+    "log/src/disk/directory.rs",
     "log/src/disk/driver.rs",
     "log/src/disk/maker.rs",
     "log/src/disk/prepare.rs",
