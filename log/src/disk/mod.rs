@@ -25,6 +25,8 @@ pub mod driver;
 pub(crate) mod maker;
 #[cfg(feature = "uring")]
 mod prepare;
+#[cfg(feature = "uring")]
+mod publish;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "direct")]
@@ -34,6 +36,8 @@ pub(crate) mod snapshots;
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub(crate) mod sys;
+#[cfg(feature = "uring")]
+mod transfer;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;
