@@ -94,8 +94,8 @@ impl Log {
     }
 
     /// From now on files of segments that are no longer needed are kept for later ones up to
-    /// `bytes`, or [`Options::spare_bytes`], if that is more. What is kept beyond that goes as it
-    /// is used.
+    /// `bytes`, or [`crate::Options::spare_bytes`], if that is more. What is kept beyond that goes
+    /// as it is used.
     pub fn keep_spares(&mut self, bytes: u64) {
         self.spares.bytes_max = bytes.max(self.options.spare_bytes);
     }

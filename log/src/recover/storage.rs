@@ -2,6 +2,8 @@
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
+#[cfg(doc)]
+use crate::format::BLOCK;
 use crate::id::{Index, SegmentNumber};
 
 /// The files of one log, while it is being opened. Everything blocks and is durable on return.
