@@ -29,8 +29,8 @@ impl SimDisk {
         self.unreadable.insert((segment, offset / BLOCK as u64));
     }
 
-    /// Lets `calls` more writing calls of [`Storage`](crate::recover::Storage) through; the one after is torn and fails, and
-    /// so do all later ones until the power is cut.
+    /// Lets `calls` more writing calls of [`Storage`](crate::recover::Storage) through; the one
+    /// after is torn and fails, and so do all later ones until the power is cut.
     pub fn crash_after(&mut self, calls: u32) {
         self.fuse = Some(calls);
     }
