@@ -210,7 +210,7 @@ fn measure(
 ) -> Result<Report, Exit> {
     connect.check()?;
     let endpoints = connect.endpoints.clone();
-    let load = Load { endpoints, workload, shape, keys: KEYS, time };
+    let load = Load { endpoints, tls: None, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
     let report = load::run(&load, &mut |pulse| progress.show(pulse));
     progress.clear();
