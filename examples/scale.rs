@@ -156,7 +156,7 @@ fn leader(cluster: &LocalCluster) -> Result<usize, Failed> {
 
 /// Open sessions, as the leader counts them.
 fn sessions(cluster: &LocalCluster) -> u64 {
-    let all = margay::client::status(&cluster.endpoints(), Duration::from_secs(2));
+    let all = margay::client::status(&cluster.endpoints(), None, Duration::from_secs(2));
     let groups = all.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
     let leads = groups.filter(|group| group.leader.as_ref() == Some(&group.node));
     leads.map(|group| u64::from(group.sessions)).max().unwrap_or(u64::MAX)
@@ -164,7 +164,7 @@ fn sessions(cluster: &LocalCluster) -> u64 {
 
 /// The longest turn of any shard in the last five to ten seconds, and the most that one itself ran.
 fn longest_turn(cluster: &LocalCluster) -> (Duration, Duration) {
-    let all = margay::client::status(&cluster.endpoints(), Duration::from_secs(2));
+    let all = margay::client::status(&cluster.endpoints(), None, Duration::from_secs(2));
     let groups = all.iter().filter_map(|node| node.groups.as_ref().ok()).flatten();
     let turns = groups.map(|group| (group.longest_turn_us, group.busiest_turn_us));
     let (turn, ran) = turns.fold((0, 0), |most, turn| (most.0.max(turn.0), most.1.max(turn.1)));

@@ -29,6 +29,7 @@ step_client() {
         die "the client depends on the crates above" "make them optional, behind feature server"
     fi
     cargo check --locked -p margay --no-default-features
+    cargo check --locked -p margay --no-default-features --features tls
 }
 
 step_test() { cargo test --locked --workspace --all-features; }

@@ -55,4 +55,5 @@ pub mod server;
 mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod tls;
 pub mod wire;

@@ -37,6 +37,7 @@ use crate::replica::{address_of, is_beyond_repair};
 pub use crate::shard::Group;
 pub use crate::shard::preflight;
 use crate::shard::{self, Plan, Running, driver_tag, start, sys};
+use crate::tls::Tls;
 pub use embed::{Node, NodeBuilder};
 pub use group::{replica, resources, run};
 pub use local::{LocalBuilder, LocalCluster};
@@ -70,6 +71,9 @@ pub struct ServerConfig {
     pub shards: Option<usize>,
     /// CPUs to pin shards to, in order; otherwise they are pinned where there are enough.
     pub cpus: Option<Vec<usize>>,
+    /// Who this node is and whom it trusts: its connections are encrypted then, and both ends show
+    /// certificates.
+    pub tls: Option<Tls>,
     /// Listen on a public address although nobody is authenticated.
     pub unsafe_no_auth: bool,
     /// Look for work this long before sleeping, in microseconds, where that has paid off lately; 0
@@ -102,6 +106,7 @@ impl ServerConfig {
             groups: None,
             shards: None,
             cpus: None,
+            tls: None,
             unsafe_no_auth: false,
             spin_us: 0,
             snapshot_after: config::SNAPSHOT_AFTER,
@@ -200,7 +205,8 @@ impl Server {
 
         let (record, id) = belong(config, &directory, address, shards, &listener, stop)?;
         let own = (id, directory.incarnation);
-        let node = shard::Node::new(&record, own, address.port(), shards, connections());
+        let (port, tls) = (address.port(), config.tls.clone());
+        let node = shard::Node::new(&record, own, port, shards, connections(), tls);
         let node = node.map(Arc::new).map_err(|e| Error::executor(&e))?;
         let peers = if config.peers.is_empty() { record.peers() } else { config.peers.clone() };
         for peer in &peers {
@@ -400,7 +406,14 @@ fn plan(
         let (opened, driver, known) = open_log(node, group, &path, slot, are_made)?;
         if let (GroupId(0), Some(known)) = (group, &known) {
             let listeners: Vec<&OwnedFd> = plans.iter().map(|plan| &plan.listener).collect();
-            twin::refuse(&config.name, node.incarnation, known, address, &listeners)?;
+            twin::refuse(
+                &config.name,
+                node.incarnation,
+                known,
+                address,
+                &listeners,
+                config.tls.as_ref(),
+            )?;
         }
         let seed = Seed {
             cluster: node.cluster,

@@ -8,6 +8,7 @@ use margay_log::id::{GroupId, Incarnation, NodeId};
 
 use super::ask::ask;
 use crate::machine::Code;
+use crate::tls::Tls;
 use crate::wire;
 pub use crate::wire::client::Admin;
 use crate::wire::client::{Request, Response};
@@ -65,6 +66,7 @@ enum Said {
 /// See [`AdminError`].
 pub fn admin(
     endpoints: &[String],
+    tls: Option<&Tls>,
     group: GroupId,
     admin: Admin<'_>,
     end: Instant,
@@ -77,7 +79,7 @@ pub fn admin(
         let left = end.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
         let until = Instant::now() + share.clamp(ANSWER, PATIENCE);
-        match ask_one(&endpoint, group, admin, end.min(until)) {
+        match ask_one(&endpoint, tls, group, admin, end.min(until)) {
             Ok(Said::Done(done)) => return Ok(done),
             Ok(Said::Never(code, text)) => return Err(AdminError::Refused { code, text }),
             Ok(Said::Elsewhere(address)) if !address.is_empty() && address != endpoint => {
@@ -112,8 +114,8 @@ pub struct Identity {
 ///
 /// # Errors
 /// Why there is no answer, in words.
-pub fn identity(address: &str, end: Instant) -> Result<Identity, String> {
-    let answer = ask(address, GroupId(0), &Request::Status { id: 1 }, end)?;
+pub fn identity(address: &str, tls: Option<&Tls>, end: Instant) -> Result<Identity, String> {
+    let answer = ask(address, tls, GroupId(0), &Request::Status { id: 1 }, end)?;
     let frame = wire::decode(&answer.frame).map_err(|error| error.to_string())?;
     let name = match Response::decode(&frame).map_err(|error| error.to_string())? {
         Response::Status { groups, .. } => groups.into_iter().next().map(|group| group.node),
@@ -123,8 +125,14 @@ pub fn identity(address: &str, end: Instant) -> Result<Identity, String> {
     Ok(Identity { name, incarnation: answer.hello.incarnation })
 }
 
-fn ask_one(address: &str, group: GroupId, admin: Admin<'_>, end: Instant) -> Result<Said, String> {
-    let answer = ask(address, group, &Request::Admin { id: 1, admin }, end)?;
+fn ask_one(
+    address: &str,
+    tls: Option<&Tls>,
+    group: GroupId,
+    admin: Admin<'_>,
+    end: Instant,
+) -> Result<Said, String> {
+    let answer = ask(address, tls, group, &Request::Admin { id: 1, admin }, end)?;
     let frame = wire::decode(&answer.frame).map_err(|error| error.to_string())?;
     match Response::decode(&frame).map_err(|error| error.to_string())? {
         Response::Admin { changed, node, .. } => Ok(Said::Done(Done { changed, node })),

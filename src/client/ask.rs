@@ -6,8 +6,9 @@ use std::time::Instant;
 use margay_log::id::{ClusterId, GroupId};
 
 use super::endpoints::NO_HELLO;
-use super::net::{open_one, reason};
+use super::net::{open_one, reason, secured};
 use crate::machine::Code;
+use crate::tls::Tls;
 use crate::wire::client::Request;
 use crate::wire::{self, HELLO_BYTES, Hello};
 
@@ -23,13 +24,14 @@ pub(super) struct Answer {
 /// Why there is no answer, in words.
 pub(super) fn ask(
     address: &str,
+    tls: Option<&Tls>,
     group: GroupId,
     request: &Request<'_>,
     end: Instant,
 ) -> Result<Answer, String> {
     let mut question = Vec::new();
     request.encode(&mut question);
-    exchange(address, group, &question, end)
+    exchange(address, tls, group, &question, end)
 }
 
 /// The same for a frame that is not a client's alone.
@@ -38,16 +40,18 @@ pub(super) fn ask(
 /// Why there is no answer, in words.
 pub(super) fn exchange(
     address: &str,
+    tls: Option<&Tls>,
     group: GroupId,
     question: &[u8],
     end: Instant,
 ) -> Result<Answer, String> {
     let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
     let left = || left().ok_or_else(|| "timed out".to_owned());
-    let mut stream = open_one(address, left()?).map_err(|error| reason(&error))?;
+    let socket = open_one(address, left()?).map_err(|error| reason(&error))?;
+    let mut stream = secured(socket, tls, end).map_err(|error| reason(&error))?;
     let mut out = Hello::client(ClusterId(0), group).encode().to_vec();
     out.extend_from_slice(question);
-    stream.set_write_timeout(Some(left()?)).map_err(|error| reason(&error))?;
+    stream.socket().set_write_timeout(Some(left()?)).map_err(|error| reason(&error))?;
     stream.write_all(&out).map_err(|error| reason(&error))?;
 
     let (mut bytes, mut hello) = (Vec::new(), None);
@@ -65,7 +69,7 @@ pub(super) fn exchange(
             _ => {}
         }
         let mut chunk = [0; 4096];
-        stream.set_read_timeout(Some(left()?)).map_err(|error| reason(&error))?;
+        stream.socket().set_read_timeout(Some(left()?)).map_err(|error| reason(&error))?;
         match stream.read(&mut chunk).map_err(|error| reason(&error))? {
             0 if hello.is_none() => return Err(NO_HELLO.to_owned()),
             0 => return Err("disconnected".to_owned()),

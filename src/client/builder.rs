@@ -13,11 +13,13 @@ use margay_log::id::ClusterId;
 use super::driver::{Driver, Late, ORDERS_MAX, Order, Settings};
 use super::{Client, Error, Recovery, Shared, net};
 use crate::resource::{Failure, Reply};
+use crate::tls::Tls;
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoints: Vec<String>,
+    tls: Option<Tls>,
     cluster: ClusterId,
     timeout: Duration,
     session_timeout: Duration,
@@ -102,6 +104,20 @@ impl Builder {
         self
     }
 
+    /// Who this client is and whom it trusts: its connections are encrypted then. The files are
+    /// read again for each connection, so that they may be replaced.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Builder {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// As whoever runs the cluster in this process.
+    #[cfg(feature = "server")]
+    pub(crate) fn tls_if(self, tls: Option<Tls>) -> Builder {
+        Builder { tls, ..self }
+    }
+
     /// Refuses to talk to any other cluster than this one.
     #[must_use]
     pub fn cluster(mut self, cluster: ClusterId) -> Builder {
@@ -138,6 +154,7 @@ impl Builder {
         };
         let settings = Settings {
             endpoints: endpoints.clone(),
+            tls: self.tls.clone(),
             connect_timeout: self.connect_timeout,
             silence: self.silence,
             backoff: self.backoff,
@@ -152,7 +169,7 @@ impl Builder {
         let late = Late::default();
         let driver = Driver::new(settings, inbox, Late::clone(&late), orders.clone());
         thread::Builder::new().name("margay-client".to_owned()).spawn(move || driver.run())?;
-        let shared = Shared { orders, late, endpoints, unique: AtomicU64::new(0) };
+        let shared = Shared { orders, late, endpoints, tls: self.tls, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
         shared.leave(Order::Meet { deadline: net::from_now(self.timeout), completer });
@@ -173,6 +190,7 @@ impl Client {
     pub fn builder() -> Builder {
         Builder {
             endpoints: Vec::new(),
+            tls: None,
             cluster: ClusterId(0),
             timeout: Duration::from_secs(5),
             session_timeout: Duration::from_secs(10),

@@ -21,6 +21,7 @@ use super::session::{Call, NEVER, Recovery, SessionConfig, SessionState};
 use super::states::{StateChange, StateFeed};
 use crate::machine::{Code, NoticeState, Outcome, ResourceId};
 use crate::resource::{Answer, Completer, Failure, Feed};
+use crate::tls::Tls;
 
 /// Orders that wait for the thread, at most. An application that is further ahead is refused.
 pub(super) const ORDERS_MAX: usize = 8_192;
@@ -70,6 +71,7 @@ pub(super) fn take_late(late: &Late) -> Vec<Order> {
 /// What the thread starts with.
 pub(super) struct Settings {
     pub(super) endpoints: Vec<String>,
+    pub(super) tls: Option<Tls>,
     pub(super) cluster: ClusterId,
     pub(super) session_timeout: Duration,
     pub(super) connect_timeout: Duration,
@@ -220,7 +222,7 @@ impl Driver {
             config.backoff_min = micros(settings.backoff.0);
             config.backoff_max = micros(settings.backoff.1);
             (config.recovery, config.shuffle) = (settings.recovery, !settings.in_order);
-            let mut exchange = Exchange::new(config, now, sender.clone());
+            let mut exchange = Exchange::new(config, settings.tls.clone(), now, sender.clone());
             if closing.is_some() {
                 exchange.close(now);
             }

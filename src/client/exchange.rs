@@ -11,6 +11,7 @@ use super::net::{self, ConnectionId, Heard, Writer, reason};
 use super::session::{Call, CallId, Output, Session, SessionConfig, SessionState};
 use crate::machine::{Code, Notice, NoticeState};
 use crate::resource::{Answer, Completer, Delivery, Failure, Feed};
+use crate::tls::Tls;
 
 /// A socket that took nothing is tried again after this.
 const WRITE_RETRY: Micros = Micros::from_millis(5);
@@ -28,6 +29,7 @@ type Waits = BTreeMap<driver::Waiter, Vec<(u64, Completer<NoticeState>)>>;
 pub(super) struct Exchange {
     session: Session,
     connect_timeout: Duration,
+    tls: Option<Tls>,
     connection: ConnectionId,
     /// Present while connected.
     writer: Option<Writer>,
@@ -46,8 +48,14 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(config: SessionConfig, now: Micros, orders: SyncSender<Order>) -> Exchange {
+    pub(super) fn new(
+        config: SessionConfig,
+        tls: Option<Tls>,
+        now: Micros,
+        orders: SyncSender<Order>,
+    ) -> Exchange {
         Exchange {
+            tls,
             connect_timeout: Duration::from_micros(config.connect_timeout.0),
             connection: ConnectionId { group: config.group, attempt: 0 },
             session: Session::new(config, now),
@@ -149,18 +157,18 @@ impl Exchange {
     pub(super) fn hear(&mut self, now: Micros, id: ConnectionId, heard: Heard) {
         if id != self.connection {
             // Dropping a connection that came too late closes it.
-            if let Heard::Connected(stream) = heard {
-                drop(Writer::new(stream));
-            }
             return;
         }
         match heard {
-            Heard::Connected(stream) => {
-                self.writer = Some(Writer::new(stream));
+            Heard::Connected(writer) => {
+                self.writer = Some(writer);
                 let address = self.session.address().to_owned();
                 self.session.on_connected(now, &address);
             }
-            Heard::Failed(reason) => self.session.on_failed(now, &reason),
+            Heard::Failed(reason) => {
+                self.disconnect();
+                self.session.on_failed(now, &reason);
+            }
             Heard::Bytes(bytes) => self.session.on_bytes(now, &bytes),
             Heard::Ended => self.lose(now),
         }
@@ -261,7 +269,8 @@ impl Exchange {
     fn connect(&mut self, now: Micros, address: String) {
         self.disconnect();
         let orders = self.orders.clone();
-        let started = net::connect(self.connection, address, self.connect_timeout, orders);
+        let started =
+            net::connect(self.connection, address, self.tls.clone(), self.connect_timeout, orders);
         if let Err(error) = started {
             self.session.on_failed(now, &reason(&error));
         }

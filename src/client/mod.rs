@@ -28,6 +28,7 @@ use margay_log::id::{ClusterId, GroupId};
 
 use crate::machine::{Code, Outcome};
 use crate::resource::{Completer, Failure, Reply};
+use crate::tls::Tls;
 use driver::{Late, ORDERS_MAX, Order, take_late};
 use session::SessionState;
 
@@ -82,6 +83,7 @@ struct Shared {
     orders: SyncSender<Order>,
     late: Late,
     endpoints: Vec<String>,
+    tls: Option<Tls>,
     unique: AtomicU64,
 }
 
@@ -125,7 +127,7 @@ impl Client {
     /// may take.
     #[must_use]
     pub fn status(&self) -> Vec<NodeStatus> {
-        status(&self.shared.endpoints, self.timeout)
+        status(&self.shared.endpoints, self.shared.tls.as_ref(), self.timeout)
     }
 
     /// What its sessions can rely on, from now on. A receiver that does not read misses states.
@@ -251,7 +253,7 @@ mod tests {
     fn shared() -> (Shared, Receiver<Order>, Late) {
         let (orders, inbox) = sync_channel(1);
         let (late, endpoints, unique) = (Late::default(), Vec::new(), AtomicU64::new(0));
-        (Shared { orders, late: Late::clone(&late), endpoints, unique }, inbox, late)
+        (Shared { orders, late: Late::clone(&late), endpoints, tls: None, unique }, inbox, late)
     }
 
     /// The last client may be dropped on an executor's thread.
@@ -285,6 +287,7 @@ mod tests {
     fn driver(inbox: Receiver<Order>, late: Late, orders: SyncSender<Order>) -> Driver {
         let second = Duration::from_secs(1);
         let settings = Settings {
+            tls: None,
             endpoints: vec!["127.0.0.1:1".to_owned()],
             cluster: ClusterId(0),
             session_timeout: second,

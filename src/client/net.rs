@@ -8,12 +8,14 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use margay_log::id::GroupId;
 
 use super::driver::Order;
+use crate::tls::{Secure, Stream, Tls};
 
 /// The port of addresses that name none.
 pub(super) const PORT: u16 = 5150;
@@ -42,7 +44,8 @@ pub(super) struct ConnectionId {
 
 /// What becomes of a connection, in order.
 pub(super) enum Heard {
-    Connected(TcpStream),
+    Connected(Writer),
+    /// There is no connection, or there was one that is no good, and why.
     Failed(String),
     Bytes(Vec<u8>),
     Ended,
@@ -53,15 +56,16 @@ pub(super) enum Heard {
 pub(super) fn connect(
     id: ConnectionId,
     address: String,
+    tls: Option<Tls>,
     timeout: Duration,
     orders: SyncSender<Order>,
 ) -> io::Result<()> {
     let name = format!("margay-{}-{}", id.group, id.attempt);
     thread::Builder::new().name(name).spawn(move || {
         let say = |heard| orders.send(Order::Heard(id, heard)).is_ok();
-        match open(&address, timeout) {
-            Ok((stream, reader)) => {
-                if say(Heard::Connected(stream)) {
+        match open(&address, tls.as_ref(), timeout) {
+            Ok((writer, reader)) => {
+                if say(Heard::Connected(writer)) {
                     read(reader, say);
                 }
             }
@@ -73,27 +77,72 @@ pub(super) fn connect(
     Ok(())
 }
 
-fn read(mut stream: TcpStream, say: impl Fn(Heard) -> bool) {
+fn read(mut reader: Reader, say: impl Fn(Heard) -> bool) {
     let mut chunk = vec![0; CHUNK];
     loop {
-        let heard = match stream.read(&mut chunk) {
+        let heard = match reader.socket.read(&mut chunk) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => Heard::Ended,
-            Ok(length) => Heard::Bytes(chunk[..length].to_vec()),
+            Ok(length) => reader.take(&chunk[..length]),
         };
-        let ended = matches!(heard, Heard::Ended);
-        if !say(heard) || ended {
+        let is_last = matches!(heard, Heard::Ended | Heard::Failed(_));
+        if !say(heard) || is_last {
             return;
         }
     }
 }
 
-/// A connection for the writer and one for the reader.
-fn open(address: &str, timeout: Duration) -> io::Result<(TcpStream, TcpStream)> {
-    let stream = open_one(address, timeout)?;
-    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let reader = stream.try_clone()?;
-    Ok((stream, reader))
+/// What stands between a socket and what is said over it, for both threads.
+type Shared = Arc<Mutex<Box<Secure>>>;
+
+fn lock(secure: &Shared) -> MutexGuard<'_, Box<Secure>> {
+    // What panics with it in hands has lost the connection.
+    secure.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The reading side of a connection.
+struct Reader {
+    socket: TcpStream,
+    secure: Option<Shared>,
+}
+
+impl Reader {
+    /// What is said by these bytes. What has to be answered to the encryption itself goes with what
+    /// is written next.
+    fn take(&mut self, bytes: &[u8]) -> Heard {
+        let Some(secure) = &self.secure else { return Heard::Bytes(bytes.to_vec()) };
+        let mut plain = Vec::new();
+        match lock(secure).feed(bytes, &mut plain) {
+            Ok(()) => Heard::Bytes(plain),
+            Err(broken) => Heard::Failed(broken.to_string()),
+        }
+    }
+}
+
+/// Both sides of a connection.
+fn open(address: &str, tls: Option<&Tls>, timeout: Duration) -> io::Result<(Writer, Reader)> {
+    let end = from_now(timeout);
+    let socket = open_one(address, timeout)?;
+    if let Some(tls) = tls {
+        // What cannot be read now was read before.
+        let _ = tls.refresh();
+    }
+    let (socket, secure) = secured(socket, tls, end)?.into_parts();
+    socket.set_read_timeout(None)?;
+    socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let secure = secure.map(|secure| Arc::new(Mutex::new(secure)));
+    let reader = Reader { socket: socket.try_clone()?, secure: secure.clone() };
+    Ok((Writer { socket, secure, unsent: Vec::new(), written: 0 }, reader))
+}
+
+/// Shakes hands, if connections are encrypted, until `end`.
+pub(super) fn secured(socket: TcpStream, tls: Option<&Tls>, end: Instant) -> io::Result<Stream> {
+    if tls.is_some() {
+        let left = end.saturating_duration_since(Instant::now()).max(WRITE_TIMEOUT);
+        socket.set_read_timeout(Some(left))?;
+        socket.set_write_timeout(Some(left))?;
+    }
+    Stream::dial(socket, tls, end)
 }
 
 /// Tries what the address stands for, within `timeout`.
@@ -159,16 +208,13 @@ pub(super) fn reason(error: &io::Error) -> String {
 
 /// The writing side of a connection.
 pub(super) struct Writer {
-    stream: TcpStream,
+    socket: TcpStream,
+    secure: Option<Shared>,
     unsent: Vec<u8>,
     written: usize,
 }
 
 impl Writer {
-    pub(super) fn new(stream: TcpStream) -> Writer {
-        Writer { stream, unsent: Vec::new(), written: 0 }
-    }
-
     /// Sends what is left from before, then `bytes`, which is empty afterwards if all of that was
     /// taken. Returns whether something is left.
     pub(super) fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<bool> {
@@ -176,12 +222,12 @@ impl Writer {
             if self.written == self.unsent.len() {
                 self.unsent.clear();
                 self.written = 0;
-                if bytes.is_empty() {
+                self.load(bytes);
+                if self.unsent.is_empty() {
                     return Ok(false);
                 }
-                std::mem::swap(&mut self.unsent, bytes);
             }
-            match self.stream.write(&self.unsent[self.written..]) {
+            match self.socket.write(&self.unsent[self.written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(length) => self.written += length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -196,10 +242,21 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Makes what is to be said what is to be sent.
+    fn load(&mut self, bytes: &mut Vec<u8>) {
+        let Some(secure) = &self.secure else { return std::mem::swap(&mut self.unsent, bytes) };
+        let mut secure = lock(secure);
+        secure.put(bytes);
+        secure.drain(&mut self.unsent);
+        bytes.clear();
+    }
+}
+
 /// The reader ends too.
 impl Drop for Writer {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

@@ -10,6 +10,7 @@ use margay_log::id::GroupId;
 use super::ask::ask;
 use super::error::Error;
 use super::net::from_now;
+use crate::tls::Tls;
 use crate::wire::client::{Request, Response};
 use crate::wire::{self, GroupStatus};
 
@@ -24,11 +25,11 @@ pub struct NodeStatus {
 
 /// Asks all nodes at the same time how they are; waits for each no longer than `timeout`.
 #[must_use]
-pub fn status(endpoints: &[String], timeout: Duration) -> Vec<NodeStatus> {
+pub fn status(endpoints: &[String], tls: Option<&Tls>, timeout: Duration) -> Vec<NodeStatus> {
     let asked = endpoints.iter().map(|endpoint| {
-        let address = endpoint.clone();
+        let (address, tls) = (endpoint.clone(), tls.cloned());
         let thread = thread::Builder::new().name("margay-status".to_owned());
-        thread.spawn(move || ask_all(&address, timeout))
+        thread.spawn(move || ask_all(&address, tls.as_ref(), timeout))
     });
     let asked: Vec<_> = asked.collect();
     let answers = asked.into_iter().map(|thread| match thread.map(thread::JoinHandle::join) {
@@ -48,9 +49,14 @@ pub fn status(endpoints: &[String], timeout: Duration) -> Vec<NodeStatus> {
 /// them, those too. Waits for none longer than `timeout`, nor longer than `behind` after the first
 /// has answered. Those of `endpoints` come first, in their order.
 #[must_use]
-pub fn status_of_all(endpoints: &[String], timeout: Duration, behind: Duration) -> Vec<NodeStatus> {
+pub fn status_of_all(
+    endpoints: &[String],
+    tls: Option<&Tls>,
+    timeout: Duration,
+    behind: Duration,
+) -> Vec<NodeStatus> {
     let (answers, answered) = channel();
-    let mut survey = Survey { timeout, answers, asked: Vec::new() };
+    let mut survey = Survey { tls: tls.cloned(), timeout, answers, asked: Vec::new() };
     endpoints.iter().for_each(|endpoint| survey.ask(endpoint, None));
     let mut end = from_now(timeout);
     while survey.waits() {
@@ -68,6 +74,7 @@ pub fn status_of_all(endpoints: &[String], timeout: Duration, behind: Duration) 
 
 /// Who is asked, and what they have said.
 struct Survey {
+    tls: Option<Tls>,
     timeout: Duration,
     answers: Sender<(usize, Result<Vec<GroupStatus>, String>)>,
     asked: Vec<Asked>,
@@ -98,9 +105,11 @@ impl Survey {
         }
         let (at, timeout) = (self.asked.len(), self.timeout);
         let (address, answers) = (endpoint.to_owned(), self.answers.clone());
+        let tls = self.tls.clone();
         let thread = thread::Builder::new().name("margay-status".to_owned());
         // Nobody listens any more where the survey is over.
-        let thread = thread.spawn(move || drop(answers.send((at, ask_all(&address, timeout)))));
+        let ask = move || ask_all(&address, tls.as_ref(), timeout);
+        let thread = thread.spawn(move || drop(answers.send((at, ask()))));
         let answer = thread.err().map(|error| Err(error.to_string()));
         let (endpoint, name) = (endpoint.to_owned(), name.cloned());
         self.asked.push(Asked { endpoint, name, answer });
@@ -131,12 +140,16 @@ impl Survey {
 
 /// Asks a node about all groups. The one that answers first may know only those of its own core:
 /// the others are asked for in turn.
-fn ask_all(address: &str, timeout: Duration) -> Result<Vec<GroupStatus>, String> {
+fn ask_all(
+    address: &str,
+    tls: Option<&Tls>,
+    timeout: Duration,
+) -> Result<Vec<GroupStatus>, String> {
     let end = from_now(timeout);
     let (mut found, mut group, mut groups) = (Vec::<GroupStatus>::new(), 0, 1);
     while group < groups {
         if !found.iter().any(|status| status.group.0 == group) {
-            let (count, mut more) = ask_group(address, GroupId(group), end)?;
+            let (count, mut more) = ask_group(address, tls, GroupId(group), end)?;
             groups = count;
             more.retain(|status| !found.iter().any(|known| known.group == status.group));
             found.append(&mut more);
@@ -149,10 +162,11 @@ fn ask_all(address: &str, timeout: Duration) -> Result<Vec<GroupStatus>, String>
 
 fn ask_group(
     address: &str,
+    tls: Option<&Tls>,
     group: GroupId,
     end: Instant,
 ) -> Result<(u32, Vec<GroupStatus>), String> {
-    let answer = ask(address, group, &Request::Status { id: 1 }, end)?;
+    let answer = ask(address, tls, group, &Request::Status { id: 1 }, end)?;
     Ok((answer.hello.groups, read(&answer.frame)?))
 }
 

@@ -11,6 +11,7 @@ use margay_log::id::{BatchEnd, GroupId, Index};
 use super::ask::exchange;
 use super::error::Error;
 use super::net::from_now;
+use crate::tls::Tls;
 use crate::wire::repair::{ChainQuery, ChainReply};
 use crate::wire::{self, Kind};
 
@@ -35,6 +36,7 @@ pub struct Comparison {
 /// It does not answer, or something else.
 pub fn chain(
     endpoint: &str,
+    tls: Option<&Tls>,
     group: GroupId,
     index: Index,
     timeout: Duration,
@@ -42,7 +44,7 @@ pub fn chain(
     let failed = |reason| Error::Node { endpoint: endpoint.to_owned(), reason };
     let mut question = Vec::new();
     ChainQuery { id: 1, index }.encode(&mut question);
-    let answer = exchange(endpoint, group, &question, from_now(timeout)).map_err(failed)?;
+    let answer = exchange(endpoint, tls, group, &question, from_now(timeout)).map_err(failed)?;
     let frame = wire::decode(&answer.frame).map_err(|error| failed(error.to_string()))?;
     if frame.kind != Kind::ChainReply {
         return Err(failed("something else was answered".to_owned()));

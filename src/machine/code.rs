@@ -189,6 +189,11 @@ codes! {
     /// More subscriptions than a session may have.
     TOO_MANY_SUBSCRIPTIONS = 504, NotApplied, "too many subscriptions; end some";
 
+    /// Connections to this node are encrypted.
+    TLS_REQUIRED = 601, NotApplied, "this node takes encrypted connections only; use --tls";
+    /// The certificate does not give the right to do this.
+    DENIED = 602, NotApplied, "the certificate shown does not allow this";
+
     /// Another cluster, or another group.
     CLUSTER_MISMATCH = 701, NotApplied, "this node belongs to another cluster";
     /// A node of this name is known with another disk.

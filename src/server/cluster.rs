@@ -69,7 +69,7 @@ fn founded(
     };
     let plain = TcpListener::from(listener.try_clone().map_err(error)?);
     plain.set_nonblocking(true).map_err(error)?;
-    let record = founding::found(forming, &plain, stop)?;
+    let record = founding::found(forming, &plain, config.tls.as_ref(), stop)?;
     directory.set_founding(&record)?;
     Ok(record)
 }

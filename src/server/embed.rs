@@ -93,7 +93,8 @@ impl Node {
     /// The same, with options to set.
     #[must_use]
     pub fn client_builder(&self) -> client::Builder {
-        client::Client::builder().endpoints([self.address().to_string()])
+        let builder = client::Client::builder().endpoints([self.address().to_string()]);
+        builder.tls_if(self.start.config.tls.clone())
     }
 
     /// Stops in order: no more connections, everything under way cancelled and reaped, then

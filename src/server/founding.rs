@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::forming::{Ask, Forming, FoundingRecord, Input, Offer, Output, Peer};
 use crate::machine::Code;
 use crate::shard::sys;
+use crate::tls::{Role, Secure, Stream, Tls};
 use crate::wire::{self, HEADER, HELLO_BYTES, Hello, HelloKind, forming::Forming as Message};
 
 /// Strangers that are listened to at the same time.
@@ -28,12 +29,14 @@ const PROGRESS: Duration = Duration::from_secs(5);
 pub(super) fn found(
     mut forming: Forming,
     listener: &TcpListener,
+    tls: Option<&Tls>,
     stop: &AtomicBool,
 ) -> Result<FoundingRecord, Error> {
     let own = Arc::new(forming.offer().clone());
     let (inputs, heard) = channel();
     let guests = Arc::new(AtomicUsize::new(0));
-    let mut table = Table { own, inputs, guests, asking: Vec::new(), said: None };
+    let tls = tls.cloned();
+    let mut table = Table { own, tls, inputs, guests, asking: Vec::new(), said: None };
     let begun = Instant::now();
     loop {
         if stop.load(Ordering::SeqCst) {
@@ -70,6 +73,7 @@ fn next_inputs(heard: &Receiver<Input>) -> Vec<Input> {
 /// The exchanges under way.
 struct Table {
     own: Arc<Offer>,
+    tls: Option<Tls>,
     inputs: Sender<Input>,
     guests: Arc<AtomicUsize>,
     /// Whom a thread is asking at the moment.
@@ -86,9 +90,9 @@ impl Table {
         }
         let done = Arc::new(AtomicBool::new(false));
         self.asking.push((peer.name.clone(), Arc::clone(&done)));
-        let (own, inputs) = (Arc::clone(&self.own), self.inputs.clone());
+        let (own, tls, inputs) = (Arc::clone(&self.own), self.tls.clone(), self.inputs.clone());
         std::thread::spawn(move || {
-            match ask(&own, &peer.address) {
+            match ask(&own, &peer.address, tls.as_ref()) {
                 Ok(input) => drop(inputs.send(input)),
                 Err(e) => tracing::debug!(peer = peer.name, "no answer from founder: {e}"),
             }
@@ -103,10 +107,10 @@ impl Table {
                 return;
             }
             self.guests.fetch_add(1, Ordering::SeqCst);
-            let (own, inputs) = (Arc::clone(&self.own), self.inputs.clone());
+            let (own, tls, inputs) = (Arc::clone(&self.own), self.tls.clone(), self.inputs.clone());
             let guests = Arc::clone(&self.guests);
             std::thread::spawn(move || {
-                match answer(&own, stream) {
+                match answer(&own, stream, tls.as_ref()) {
                     Ok(input) => drop(inputs.send(input)),
                     Err(e) => tracing::debug!("not a founder: {e}"),
                 }
@@ -133,14 +137,15 @@ impl Table {
 }
 
 /// Connects to a founder: offers are exchanged, or it answers with its record.
-fn ask(own: &Offer, address: &str) -> io::Result<Input> {
+fn ask(own: &Offer, address: &str, tls: Option<&Tls>) -> io::Result<Input> {
     let limit = Duration::from_micros(config::FORMING_TIME.0);
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, limit / 4) {
-            Ok(mut stream) => {
-                set_limits(&stream)?;
+            Ok(socket) => {
+                set_limits(&socket)?;
                 let until = Instant::now() + limit;
+                let mut stream = Stream::dial(socket, tls, until)?;
                 stream.write_all(&speech(own))?;
                 return listen(&mut stream, until);
             }
@@ -155,19 +160,27 @@ pub(super) fn record_of(
     name: &str,
     incarnation: Incarnation,
     address: &str,
+    tls: Option<&Tls>,
 ) -> io::Result<FoundingRecord> {
     let (name, peers, ask_for) = (name.to_owned(), String::new(), Ask { shards: 0, groups: 0 });
-    match ask(&Offer { name, incarnation, peers, ask: ask_for }, address)? {
+    match ask(&Offer { name, incarnation, peers, ask: ask_for }, address, tls)? {
         Input::Record(record) => Ok(record),
         _ => Err(invalid("it has not founded a cluster yet")),
     }
 }
 
 /// Somebody has connected: hears him out first, then answers.
-fn answer(own: &Offer, mut stream: TcpStream) -> io::Result<Input> {
-    set_limits(&stream)?;
+fn answer(own: &Offer, socket: TcpStream, tls: Option<&Tls>) -> io::Result<Input> {
+    set_limits(&socket)?;
     let until = Instant::now() + Duration::from_micros(config::FORMING_TIME.0);
+    let mut stream = Stream::accept(socket, tls, until)?;
     let hello = read_hello(&mut stream, until)?;
+    let role = stream.secure().map(Secure::role);
+    if tls.is_some() && role != Some(Some(Role::Node)) {
+        let code = if role.is_none() { Code::TLS_REQUIRED } else { Code::DENIED };
+        stream.write_all(&Hello { code, ..own_hello(own, hello.kind) }.encode())?;
+        return Err(invalid(code));
+    }
     if hello.kind != HelloKind::Forming {
         // Clients and nodes of a founded cluster: not yet.
         let code = Code::NO_LEADER;
@@ -214,7 +227,7 @@ fn speech(own: &Offer) -> Vec<u8> {
     out
 }
 
-fn listen(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
+fn listen(stream: &mut Stream, until: Instant) -> io::Result<Input> {
     let hello = read_hello(stream, until)?;
     if hello.kind != HelloKind::Forming || !hello.code.is_ok() {
         return Err(invalid(hello.code));
@@ -222,7 +235,7 @@ fn listen(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
     read_message(stream, until)
 }
 
-fn read_hello(stream: &mut TcpStream, until: Instant) -> io::Result<Hello> {
+fn read_hello(stream: &mut Stream, until: Instant) -> io::Result<Hello> {
     let mut bytes = [0; HELLO_BYTES];
     let mut have = 0;
     while Hello::peek(&bytes[..have]).map_err(|e| refuse(stream, e))?.is_none() {
@@ -232,7 +245,7 @@ fn read_hello(stream: &mut TcpStream, until: Instant) -> io::Result<Hello> {
 }
 
 /// Tells a stranger in his own words where he is.
-fn refuse(stream: &mut TcpStream, error: wire::Error) -> io::Error {
+fn refuse(stream: &mut Stream, error: wire::Error) -> io::Error {
     if let wire::Error::Foreign(foreign) = error {
         // He may be gone already.
         let _ = stream.write_all(foreign.answer());
@@ -240,7 +253,7 @@ fn refuse(stream: &mut TcpStream, error: wire::Error) -> io::Error {
     invalid(error)
 }
 
-fn read_message(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
+fn read_message(stream: &mut Stream, until: Instant) -> io::Result<Input> {
     let mut header = [0; HEADER];
     read_all(stream, &mut header, until)?;
     let length = wire::peek(&header).map_err(invalid)?.unwrap_or(0);
@@ -264,7 +277,7 @@ fn read_message(stream: &mut TcpStream, until: Instant) -> io::Result<Input> {
     }
 }
 
-fn read_all(stream: &mut TcpStream, mut room: &mut [u8], until: Instant) -> io::Result<()> {
+fn read_all(stream: &mut Stream, mut room: &mut [u8], until: Instant) -> io::Result<()> {
     while !room.is_empty() {
         let got = read_some(stream, room, until)?;
         room = &mut room[got..];
@@ -272,7 +285,7 @@ fn read_all(stream: &mut TcpStream, mut room: &mut [u8], until: Instant) -> io::
     Ok(())
 }
 
-fn read_some(stream: &mut TcpStream, room: &mut [u8], until: Instant) -> io::Result<usize> {
+fn read_some(stream: &mut Stream, room: &mut [u8], until: Instant) -> io::Result<usize> {
     if Instant::now() >= until {
         return Err(io::ErrorKind::TimedOut.into());
     }
@@ -306,7 +319,7 @@ mod tests {
         let mut said = own_hello(&own, HelloKind::Forming).encode().to_vec();
         Message::Founded { record: &record }.encode(&mut said);
         guest.write_all(&said).expect("heard");
-        let error = answer(&own, stream).expect_err("it is not believed");
+        let error = answer(&own, stream, None).expect_err("it is not believed");
         assert_eq!(error.to_string(), "a record that nobody asked for");
     }
 }

@@ -60,7 +60,12 @@ fn record_of(
     let mut said = String::new();
     loop {
         for endpoint in &config.join {
-            match founding::record_of(&config.name, directory.incarnation, endpoint) {
+            match founding::record_of(
+                &config.name,
+                directory.incarnation,
+                endpoint,
+                config.tls.as_ref(),
+            ) {
                 Ok(record) => return Ok(record),
                 Err(error) => complain(&mut said, format!("{endpoint}: {error}")),
             }
@@ -78,7 +83,7 @@ fn add(
 ) -> Result<Done, Error> {
     let mut said = String::new();
     loop {
-        match admin(&config.join, group, ask, Instant::now() + ATTEMPT) {
+        match admin(&config.join, config.tls.as_ref(), group, ask, Instant::now() + ATTEMPT) {
             Ok(done) => return Ok(done),
             Err(error @ AdminError::Refused { .. }) if !may_pass(&error) => {
                 return Err(Error::Forming(error.to_string()));

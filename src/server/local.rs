@@ -16,6 +16,7 @@ use crate::client;
 use crate::config::FOUNDERS_MAX;
 use crate::error::Error;
 use crate::forming::Peer;
+use crate::tls::Tls;
 
 /// How long a node is waited for when it is asked how it is.
 const STATUS_TIME: Duration = Duration::from_secs(1);
@@ -182,7 +183,11 @@ impl LocalCluster {
     /// The same, with options to set.
     #[must_use]
     pub fn client_builder(&self) -> client::Builder {
-        client::Client::builder().endpoints(self.endpoints())
+        client::Client::builder().endpoints(self.endpoints()).tls_if(self.tls().cloned())
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.nodes.first()?.start.config.tls.as_ref()
     }
 
     /// A node, while it runs.
@@ -194,7 +199,7 @@ impl LocalCluster {
     /// The node that leads a group, if one says so now.
     #[must_use]
     pub fn leader(&self, group: GroupId) -> Option<usize> {
-        let all = client::status(&self.endpoints(), STATUS_TIME);
+        let all = client::status(&self.endpoints(), self.tls(), STATUS_TIME);
         all.iter().position(|node| {
             let groups = node.groups.as_ref().map_or(&[][..], Vec::as_slice);
             let status = groups.iter().find(|status| status.group == group);

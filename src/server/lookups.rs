@@ -1,6 +1,6 @@
-//! Where the peers are by now: names are looked up again from time to time, on a thread of its own.
-//! A resolver that does not answer takes ten seconds a name, and a node that is told to stop must
-//! not wait for it.
+//! What may have changed outside: names of peers are looked up again from time to time, and the
+//! files of the node's certificate are read again, on a thread of its own. A resolver that does not
+//! answer takes ten seconds a name, and a node that is told to stop must not wait for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ impl Lookups {
         let run = move || {
             while end.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
                 let Some(node) = node.upgrade() else { return };
+                node.refresh_tls();
                 node.refresh_addresses();
             }
         };

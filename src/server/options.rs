@@ -7,13 +7,23 @@ use crate::config;
 use crate::error::Error;
 use crate::forming::{self, Peer};
 use crate::shard::sys;
+use crate::tls::Role;
 
 /// Shards, and the CPUs they are pinned to (none: they are not). Refuses what cannot be.
 pub(super) fn check(config: &ServerConfig) -> Result<(usize, Vec<usize>), Error> {
     forming::check_name(&config.name)
         .map_err(|why| Error::Config(format!("--name {}: {why}", config.name)))?;
-    if !config.listen.ip().is_loopback() && !config.unsafe_no_auth {
-        return Err(Error::PublicBind(config.listen));
+    match &config.tls {
+        Some(tls) if tls.role() != Role::Node => {
+            let name = Role::Node.name();
+            return Err(Error::Config(format!(
+                "--tls: the certificate is no node's; one for {name} is needed"
+            )));
+        }
+        None if !config.listen.ip().is_loopback() && !config.unsafe_no_auth => {
+            return Err(Error::PublicBind(config.listen));
+        }
+        _ => {}
     }
     check_peers(config)?;
     check_reach(config)?;

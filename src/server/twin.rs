@@ -14,6 +14,7 @@ use margay_log::id::{ClusterId, GroupId, Incarnation};
 use crate::client::admin::identity;
 use crate::error::Error;
 use crate::shard::sys;
+use crate::tls::Tls;
 use crate::wire::{HELLO_BYTES, Hello};
 
 /// Whoever serves answers sooner.
@@ -30,6 +31,7 @@ pub(super) fn refuse(
     known: &str,
     listen: SocketAddr,
     listeners: &[&OwnedFd],
+    tls: Option<&Tls>,
 ) -> Result<(), Error> {
     if is_own(known, listen) {
         return Ok(());
@@ -39,7 +41,7 @@ pub(super) fn refuse(
             if leads_here(stream, listeners) {
                 return Ok(());
             }
-            identity(known, Instant::now() + ANSWER).ok()
+            identity(known, tls, Instant::now() + ANSWER).ok()
         }
         None => None,
     };

@@ -21,6 +21,7 @@ use super::ring::Sending;
 use super::sys;
 use crate::config;
 use crate::replica::ConnId;
+use crate::tls::{Role, Secure};
 use crate::wire::HELLO_BYTES;
 
 /// "No deadline".
@@ -59,11 +60,13 @@ pub(crate) struct Greeting {
 }
 
 impl Greeting {
-    /// Adds what has arrived; there is never more than [`Greeting::missing`].
-    pub(crate) fn extend(&mut self, piece: &[u8]) {
-        let end = self.have + piece.len();
-        self.bytes.as_flattened_mut()[self.have..end].copy_from_slice(piece);
+    /// Adds what has arrived, up to its own end; returns the rest.
+    pub(crate) fn extend<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let (ours, rest) = piece.split_at(piece.len().min(self.missing() as usize));
+        let end = self.have + ours.len();
+        self.bytes.as_flattened_mut()[self.have..end].copy_from_slice(ours);
         self.have = end;
+        rest
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -81,6 +84,10 @@ pub(crate) struct Conn {
     pub(crate) state: State,
     pub(crate) id: ConnId,
     pub(crate) permit: Option<Permit>,
+    /// What stands between the socket and what is said, if it is encrypted.
+    pub(crate) secure: Option<Box<Secure>>,
+    /// What was said behind the hello, before anybody could listen.
+    pub(crate) early: Vec<u8>,
     pub(crate) reader: Reader,
     pub(crate) intake: Option<Intake>,
     /// Being filled; sent at the end of the turn if nothing is under way.
@@ -121,6 +128,8 @@ impl Conn {
             state,
             id,
             permit: None,
+            secure: None,
+            early: Vec::new(),
             reader: Reader::default(),
             intake: None,
             out: Outbox::default(),
@@ -152,9 +161,19 @@ impl Conn {
         matches!(self.state, State::Dead)
     }
 
+    /// There is something to send.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.out.is_empty() || self.secure.as_ref().is_some_and(|secure| secure.has_output())
+    }
+
     /// Everything it is owed has left.
     pub(crate) fn is_drained(&self) -> bool {
-        self.out.is_empty() && !self.sending
+        !self.has_output() && !self.sending
+    }
+
+    /// What the other side may do; `None` if nobody asks.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.secure.as_ref()?.role()
     }
 
     /// Bytes that wait to leave.

@@ -11,6 +11,7 @@ use margay_log::id::{GroupId, Micros};
 
 use super::Shard;
 use super::conn::{Greeting, NEVER, State};
+use super::inbound::Arrived;
 use super::limits::Refusal;
 use super::mesh::Handover;
 use super::net::ACCEPT;
@@ -108,7 +109,8 @@ impl Shard {
         if self.net.hush.may_speak(self.net.now) {
             tracing::warn!(%from, "connection refused: {refusal}");
         }
-        if self.net.refused >= REFUSED_MAX {
+        // Without a handshake there are no words to somebody who expects one.
+        if self.net.refused >= REFUSED_MAX || self.node.tls.is_some() {
             return;
         }
         self.net.refused += 1;
@@ -128,7 +130,9 @@ impl Shard {
         }
         self.node.counters(self.index).refused.add(1);
         self.door.reserve = None;
-        if let Some(Ok(fd)) = self.door.listener.as_ref().map(sys::accept_now) {
+        if let Some(Ok(fd)) = self.door.listener.as_ref().map(sys::accept_now)
+            && self.node.tls.is_none()
+        {
             let text = "this node has no descriptor left for your connection";
             sys::send_now(&fd, &self.last_words(Code::TOO_MANY_CONNECTIONS, text));
         }
@@ -147,6 +151,11 @@ impl Shard {
     pub(super) fn on_hello(&mut self, index: u32, hello: Hello) {
         if let Some(permit) = self.net.get(index).and_then(|conn| conn.permit.as_mut()) {
             permit.said_hello();
+        }
+        let Some(conn) = self.net.get(index) else { return };
+        let (is_secure, role) = (conn.secure.is_some(), conn.role());
+        if let Some(code) = self.node.bars(is_secure, role, hello.kind) {
+            return self.bar(index, &hello, code);
         }
         if hello.kind == HelloKind::Forming {
             return self.on_late_founder(index);
@@ -167,26 +176,44 @@ impl Shard {
         let shard = hello.group.0 as usize % self.node.shards;
         let Some(conn) = self.net.take_out(index) else { return };
         let Some(permit) = conn.permit else { return };
-        let handover = Handover { fd: conn.fd, hello, permit };
+        let handover =
+            Handover { fd: conn.fd, hello, permit, secure: conn.secure, early: conn.early };
         if shard == self.index {
             self.adopt(handover);
-        } else if let Err(Handover { fd, .. }) = self.node.inboxes[shard].push(handover) {
-            sys::send_now(&fd, &self.last_words(Code::OVERLOADED, "too many new connections"));
+        } else if let Err(Handover { fd, mut secure, .. }) = self.node.inboxes[shard].push(handover)
+        {
+            let mut words = self.last_words(Code::OVERLOADED, "too many new connections");
+            if let Some(secure) = &mut secure {
+                secure.put(&words);
+                words.clear();
+                secure.drain(&mut words);
+            }
+            sys::send_now(&fd, &words);
         }
     }
 
+    /// A node or client is not heard for what it has not shown.
+    fn bar(&mut self, index: u32, hello: &Hello, code: Code) {
+        self.node.counters(self.index).refused.add(1);
+        if self.net.hush.may_speak(self.net.now) {
+            let from = self.net.get(index).map(|conn| conn.from()).unwrap_or_default();
+            tracing::warn!(%from, node = %hello.node, "hello refused: {code}");
+        }
+        self.dismiss(index, hello.kind, code, code.text());
+    }
+
     /// Takes over a connection of one of this shard's groups.
-    pub(super) fn adopt(&mut self, handover: Handover) {
-        let Handover { fd, hello, permit } = handover;
+    pub(super) fn adopt(&mut self, mut handover: Handover) {
+        let hello = handover.hello;
         let slot = hello.group.0 / self.node.shards as u32;
         let (state, patience) = match hello.kind {
             HelloKind::Client => (State::Client { slot }, config::IDLE_TIME),
             HelloKind::Peer => {
                 let replica = &self.groups[slot as usize].replica;
                 if let Some(code) = replica.refuses(hello.node, hello.incarnation) {
-                    return self.turn_down(Handover { fd, hello, permit }, code);
+                    return self.turn_down(handover, code);
                 }
-                if let Ok(address) = sys::peer_address(&fd) {
+                if let Ok(address) = sys::peer_address(&handover.fd) {
                     self.net.introduce(&self.node, slot, &hello, address.ip());
                 }
                 (State::PeerIn { slot, from: hello.node }, NEVER)
@@ -196,26 +223,38 @@ impl Shard {
         if let State::PeerIn { from, .. } = state {
             self.replace_peer(slot, from);
         }
-        let index = self.net.insert(fd, state, patience);
+        let early = std::mem::take(&mut handover.early);
+        let index = self.settle(handover, state, patience);
         let answer = self.node.hello(hello.kind, hello.group, Code::OK).encode();
         if let Some(conn) = self.net.get(index) {
-            conn.permit = Some(permit);
             conn.out.push(&answer, None);
         }
         self.net.mark(index);
         self.net.thirst(index);
+        if !early.is_empty() {
+            self.on_bytes(index, Arrived::Piece(&early));
+        }
+    }
+
+    /// A place for a connection that was handed over.
+    fn settle(&mut self, handover: Handover, state: State, patience: Micros) -> u32 {
+        let index = self.net.insert(handover.fd, state, patience);
+        if let Some(conn) = self.net.get(index) {
+            conn.permit = Some(handover.permit);
+            conn.secure = handover.secure;
+        }
+        index
     }
 
     /// The group takes nothing from this node.
-    fn turn_down(&mut self, Handover { fd, hello, permit }: Handover, code: Code) {
+    fn turn_down(&mut self, handover: Handover, code: Code) {
+        let hello = handover.hello;
         if self.net.hush.may_speak(self.net.now) {
             let (node, group) = (hello.node, hello.group);
             tracing::warn!(%node, %group, "hello refused: {code}");
         }
-        let index = self.net.insert(fd, State::Hello(Greeting::default()), config::HELLO_TIME);
-        if let Some(conn) = self.net.get(index) {
-            conn.permit = Some(permit);
-        }
+        let state = State::Hello(Greeting::default());
+        let index = self.settle(handover, state, config::HELLO_TIME);
         self.dismiss(index, hello.kind, code, code.text());
     }
 

@@ -1,6 +1,7 @@
 //! What arrives on connections: pieces to frames, frames to replicas, and whatever is wrong with
 //! them.
 
+use margay_log::buffer::Buffer;
 use margay_log::id::{Micros, NodeId};
 
 use super::conn::State;
@@ -11,7 +12,9 @@ use super::{Shard, Slot, View};
 use crate::config;
 use crate::machine::Code;
 use crate::replica::{ConnId, Fault};
-use crate::wire::client::{RefusedOf, Response};
+use crate::tls::stream::HANDSHAKE;
+use crate::tls::{self, Broken};
+use crate::wire::client::{RefusedOf, Request, Response};
 use crate::wire::peer::PeerMessage;
 use crate::wire::repair::RepairReply;
 use crate::wire::{self, FRAME_MAX, Hello, HelloKind, Kind};
@@ -23,6 +26,13 @@ const _: () = assert!(config::OUT_BYTES_MAX >= 2 * FRAME_MAX, "a frame while ano
 enum Role {
     Client { slot: u32, id: ConnId },
     Peer { slot: u32, from: NodeId },
+}
+
+/// What has come over a connection.
+pub(super) enum Arrived<'a> {
+    Piece(&'a [u8]),
+    /// The memory into which a batch was received, and how many bytes came.
+    Intake(Buffer, usize),
 }
 
 /// Why no more is taken from a connection.
@@ -50,7 +60,7 @@ impl Shard {
         // The operation is counted off last: a slot must not be used again before that.
         if !conn.is_dead() {
             match result {
-                1.. => self.on_bytes(index, result as usize, memory),
+                1.. => self.on_arrival(index, result as usize, memory),
                 0 => self.net.kill(&mut self.ring, index),
                 _ if -result == libc::ENOBUFS || -result == libc::EINTR => {}
                 _ => self.net.kill(&mut self.ring, index),
@@ -62,23 +72,57 @@ impl Shard {
         }
     }
 
-    fn on_bytes(&mut self, index: u32, bytes: usize, memory: Memory) {
+    /// A piece, as it came from the socket.
+    fn on_arrival(&mut self, index: u32, bytes: usize, memory: Memory) {
+        let Memory::Pooled(piece) = memory else {
+            if let Memory::Buffer(buffer) = memory {
+                self.on_bytes(index, Arrived::Intake(buffer, bytes));
+            }
+            return;
+        };
         let Some(conn) = self.net.get(index) else { return };
-        match &mut conn.state {
-            State::Hello(greeting) => {
-                if let Memory::Pooled(piece) = memory {
-                    greeting.extend(&piece);
-                }
+        if let (State::Hello(greeting), Some(tls)) = (&conn.state, &self.node.tls)
+            && conn.secure.is_none()
+            && greeting.bytes().is_empty()
+            && piece.first() == Some(&HANDSHAKE)
+        {
+            conn.secure = Some(Box::new(tls.accept()));
+        }
+        let Some(secure) = &mut conn.secure else {
+            return self.on_bytes(index, Arrived::Piece(&piece));
+        };
+        let mut plain = std::mem::take(&mut self.plain);
+        let fed = secure.feed(&piece, &mut plain);
+        if secure.has_output() {
+            self.net.mark(index);
+        }
+        if !plain.is_empty() {
+            self.on_bytes(index, Arrived::Piece(&plain));
+        }
+        plain.clear();
+        self.plain = plain;
+        if let Err(broken) = fed {
+            self.on_broken(index, &broken);
+        }
+    }
+
+    /// What was said on a connection.
+    pub(super) fn on_bytes(&mut self, index: u32, arrived: Arrived<'_>) {
+        let Some(conn) = self.net.get(index) else { return };
+        match (&mut conn.state, arrived) {
+            (State::Hello(greeting), Arrived::Piece(piece)) => {
+                let rest = greeting.extend(piece);
+                conn.early.extend_from_slice(rest);
                 match Hello::peek(greeting.bytes()) {
                     Ok(None) => {}
+                    // Of its bytes behind the hello some may have come before.
+                    Ok(Some(_)) if self.greeted.contains(&index) => {}
                     Ok(Some(_)) => self.greeted.push(index),
                     Err(error) => self.on_bad_hello(index, error),
                 }
             }
-            State::Greeting { greeting, .. } => {
-                if let Memory::Pooled(piece) = memory {
-                    greeting.extend(&piece);
-                }
+            (State::Greeting { greeting, .. }, Arrived::Piece(piece)) => {
+                greeting.extend(piece);
                 match Hello::peek(greeting.bytes()) {
                     Ok(None) => {}
                     Ok(Some(_)) => match Hello::decode(greeting.bytes()) {
@@ -90,18 +134,39 @@ impl Shard {
                     Err(_) => self.net.kill(&mut self.ring, index),
                 }
             }
-            State::Client { slot } => {
+            (State::Client { slot }, arrived) => {
                 let role = Role::Client { slot: *slot, id: conn.id };
-                self.on_piece(index, role, memory, bytes);
+                self.on_piece(index, role, arrived);
             }
-            State::PeerIn { slot, from } => {
+            (State::PeerIn { slot, from }, arrived) => {
                 let role = Role::Peer { slot: *slot, from: *from };
-                self.on_piece(index, role, memory, bytes);
+                self.on_piece(index, role, arrived);
             }
             // Nobody answers on these connections; what a closing one still says is not heard.
-            State::PeerOut { .. } | State::Closing { .. } | State::Dialing { .. } | State::Dead => {
+            _ => {}
+        }
+    }
+
+    /// What has arrived is not what the other side has encrypted, or it has shown no certificate
+    /// that counts here. It is told so in its own protocol, if it can be.
+    fn on_broken(&mut self, index: u32, broken: &Broken) {
+        let Some(conn) = self.net.get(index) else { return };
+        let from = conn.from();
+        match conn.state {
+            State::Greeting { link, .. } | State::PeerOut { link } => {
+                self.net.links[link as usize].complain(broken.to_string());
+            }
+            State::Closing { .. } | State::Dialing { .. } | State::Dead => {
+                return self.net.kill(&mut self.ring, index);
+            }
+            State::Hello(_) | State::Client { .. } | State::PeerIn { .. } => {
+                self.node.counters(self.index).refused.add(1);
+                if self.net.hush.may_speak(self.net.now) {
+                    tracing::warn!(%from, "connection refused: {broken}");
+                }
             }
         }
+        self.net.close(index);
     }
 
     /// Hellos that are complete. Deferred until their receives are counted off: they may change
@@ -110,6 +175,15 @@ impl Shard {
         for index in std::mem::take(&mut self.greeted) {
             let Some(conn) = self.net.get(index) else { continue };
             let State::Hello(greeting) = &conn.state else { continue };
+            if greeting.missing() > 0 {
+                // Somebody else by now.
+                continue;
+            }
+            if conn.operations > 0 {
+                // The last piece of a handshake, or its completion, is on its way.
+                self.greeted.push(index);
+                continue;
+            }
             match Hello::decode(greeting.bytes()) {
                 Ok(hello) => self.on_hello(index, hello),
                 Err(error) => self.on_bad_hello(index, error),
@@ -117,21 +191,20 @@ impl Shard {
         }
     }
 
-    fn on_piece(&mut self, index: u32, role: Role, memory: Memory, bytes: usize) {
+    fn on_piece(&mut self, index: u32, role: Role, arrived: Arrived<'_>) {
         let Some(conn) = self.net.get(index) else { return };
         let mut reader = std::mem::take(&mut conn.reader);
         let mut intake = conn.intake.take();
         let held = reader.held();
-        let result = match memory {
-            Memory::Pooled(piece) => self.take_piece(index, role, &mut reader, &mut intake, &piece),
-            Memory::Buffer(buffer) => match &mut intake {
+        let result = match arrived {
+            Arrived::Piece(piece) => self.take_piece(index, role, &mut reader, &mut intake, piece),
+            Arrived::Intake(buffer, bytes) => match &mut intake {
                 Some(arriving) => {
                     arriving.received(buffer, bytes);
                     self.take_piece(index, role, &mut reader, &mut intake, &[])
                 }
                 None => Ok(()),
             },
-            _ => Ok(()),
         };
         let now = self.net.now;
         let Some(conn) = self.net.get(index).filter(|conn| conn.is_serving()) else {
@@ -202,6 +275,9 @@ impl Shard {
     ) -> Result<(), Stop> {
         match role {
             Role::Client { slot, id } => {
+                if frame.kind == Kind::Admin && !self.may_operate(id) {
+                    return self.refuse_operator(id, frame);
+                }
                 let (replica, mut view) = self.group(slot);
                 let now = view.net.now;
                 let result = replica.on_client(now, id, frame, &mut view);
@@ -225,6 +301,26 @@ impl Shard {
                 result.map_err(Stop::Fault)
             }
         }
+    }
+
+    /// Whether a client may change who belongs to the cluster, and who leads.
+    fn may_operate(&mut self, id: ConnId) -> bool {
+        let role = self.net.find(id).and_then(|(_, conn)| conn.role());
+        self.node.tls.is_none() || role >= Some(tls::Role::Operator)
+    }
+
+    /// A client asks for what only an operator may do: it is told, and the connection goes on.
+    fn refuse_operator(&mut self, id: ConnId, frame: &wire::Frame<'_>) -> Result<(), Stop> {
+        let request = Request::decode(frame).map_err(Stop::from)?;
+        let Request::Admin { id: asked, .. } = request else { return Ok(()) };
+        if let Some((index, conn)) = self.net.find(id) {
+            let (of, code) = (RefusedOf::Admin(asked), Code::DENIED);
+            let text = "it takes an operator's certificate; this one is a client's";
+            let refused = Response::Refused { of, code, retry: Micros(0), leader: "", text };
+            refused.encode(conn.out.bytes_mut());
+            self.net.mark(index);
+        }
+        Ok(())
     }
 
     /// A message of a later version: said, and the connection goes on.
@@ -283,6 +379,9 @@ impl Shard {
         }
         match &conn.state {
             State::Hello(greeting) if greeting.bytes().is_empty() => {
+                self.net.kill(&mut self.ring, index);
+            }
+            State::Hello(_) if conn.secure.as_ref().is_some_and(|s| s.is_handshaking()) => {
                 self.net.kill(&mut self.ring, index);
             }
             State::Hello(_) => {

@@ -81,7 +81,7 @@ impl Link {
 
     /// Says why there is no connection, unless that was the last thing said. One group of a shard
     /// speaks for all of them: they fail together.
-    fn complain(&mut self, reason: String) {
+    pub(crate) fn complain(&mut self, reason: String) {
         if self.said == reason {
             return;
         }
@@ -177,6 +177,7 @@ impl Net {
         let link = &self.links[link as usize];
         let hello = node.hello(HelloKind::Peer, link.group, Code::OK).encode();
         if let Some(conn) = self.get(index) {
+            conn.secure = node.tls.as_ref().map(|tls| Box::new(tls.dial()));
             conn.out.push(&hello, None);
         }
         self.mark(index);

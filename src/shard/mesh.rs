@@ -12,13 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::limits::Permit;
 use super::sys;
 use crate::config::HANDOVERS_MAX;
+use crate::tls::Secure;
 use crate::wire::Hello;
 
-/// A connection whose hello has been read, and nothing else.
+/// A connection whose hello has been read.
 pub(crate) struct Handover {
     pub(crate) fd: OwnedFd,
     pub(crate) hello: Hello,
     pub(crate) permit: Permit,
+    pub(crate) secure: Option<Box<Secure>>,
+    /// What was said behind the hello.
+    pub(crate) early: Vec<u8>,
 }
 
 /// What reaches a shard from other threads.
@@ -97,7 +101,13 @@ mod tests {
         let handover = |n: u64| {
             let permit = limits.admit("127.0.0.1".parse().expect("an address")).expect("taken");
             let hello = Hello::client(ClusterId(n), GroupId(0));
-            Handover { fd: sys::eventfd().expect("a descriptor"), hello, permit }
+            Handover {
+                fd: sys::eventfd().expect("a descriptor"),
+                hello,
+                permit,
+                secure: None,
+                early: Vec::new(),
+            }
         };
         for n in 0..HANDOVERS_MAX as u64 {
             assert!(inbox.push(handover(n)).is_ok(), "{n}");

@@ -152,6 +152,8 @@ pub(crate) struct Shard {
     closed_door: Option<OwnedFd>,
     /// Connections whose hello is complete.
     greeted: Vec<u32>,
+    /// What was decrypted last; kept for its memory.
+    plain: Vec<u8>,
     /// Groups to flush this turn.
     touched: Vec<u32>,
     completions: Vec<Completion>,

@@ -283,6 +283,13 @@ impl Net {
         }
         let token = RECEIVE | u64::from(index);
         match &mut conn.state {
+            // Nothing of it may be in the ring when it goes to another shard.
+            State::Hello(greeting) if greeting.missing() == 0 => return,
+            State::Hello(_) | State::Greeting { .. } | State::PeerIn { .. }
+                if conn.secure.is_some() =>
+            {
+                ring.receive_once(&conn.fd, config::POOL_BUFFER_BYTES, token);
+            }
             State::Hello(greeting) | State::Greeting { greeting, .. } => {
                 ring.receive_once(&conn.fd, greeting.missing(), token);
             }
@@ -315,12 +322,24 @@ impl Net {
         if conn.sending || conn.is_dead() || matches!(conn.state, State::Dialing { .. }) {
             return;
         }
-        if conn.out.is_empty() {
+        if !conn.has_output() {
             self.say_last(index);
             return;
         }
         let mut sending = conn.spare.take().unwrap_or_default();
-        std::mem::swap(&mut sending.outbox, &mut conn.out);
+        match &mut conn.secure {
+            Some(secure) => {
+                conn.out.pieces(0).for_each(|piece| secure.put(piece));
+                conn.out.clear();
+                secure.drain(sending.outbox.bytes_mut());
+                if sending.outbox.is_empty() {
+                    // Said when the handshake is over.
+                    conn.spare = Some(sending);
+                    return;
+                }
+            }
+            None => std::mem::swap(&mut sending.outbox, &mut conn.out),
+        }
         conn.sending_bytes = sending.outbox.len();
         self.start_send(ring, index, sending, now);
     }
@@ -353,7 +372,7 @@ impl Net {
             sending.clear();
             conn.spare = Some(sending);
             conn.sending_bytes = 0;
-            let more = !conn.out.is_empty() || matches!(conn.state, State::Closing { .. });
+            let more = conn.has_output() || matches!(conn.state, State::Closing { .. });
             if more {
                 self.mark(index);
             }

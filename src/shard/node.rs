@@ -15,6 +15,7 @@ use super::waste::Waste;
 use crate::error::Error;
 use crate::forming::Founder;
 use crate::machine::Code;
+use crate::tls::{Role, Tls};
 use crate::wire::{Hello, HelloKind};
 
 /// Where a node is.
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) incarnation: Incarnation,
     /// Where it listens.
     pub(crate) port: u16,
+    /// Its certificate, if its connections are encrypted.
+    pub(crate) tls: Option<Tls>,
     pub(crate) groups: u32,
     pub(crate) shards: usize,
     /// The founding record, for founders that missed it.
@@ -63,6 +66,7 @@ impl Node {
         port: u16,
         shards: usize,
         connections: usize,
+        tls: Option<Tls>,
     ) -> std::io::Result<Node> {
         let mut inboxes = Vec::new();
         for _ in 0..shards {
@@ -73,6 +77,7 @@ impl Node {
             cluster: founding.cluster(),
             incarnation,
             port,
+            tls,
             groups: founding.groups(),
             shards,
             record: founding.encode(),
@@ -124,6 +129,22 @@ impl Node {
         }
     }
 
+    /// Why who greets so is not heard, for what is known of him: whether the connection is
+    /// encrypted, and what his certificate allows.
+    pub(crate) fn bars(
+        &self,
+        is_secure: bool,
+        role: Option<Role>,
+        kind: HelloKind,
+    ) -> Option<Code> {
+        self.tls.as_ref()?;
+        match (role, kind) {
+            _ if !is_secure => Some(Code::TLS_REQUIRED),
+            (Some(Role::Node), _) | (Some(_), HelloKind::Client) => None,
+            _ => Some(Code::DENIED),
+        }
+    }
+
     /// Where a node is, if that is known.
     pub(crate) fn address(&self, id: NodeId) -> Option<SocketAddr> {
         self.places().get(&id)?.address
@@ -167,6 +188,16 @@ impl Node {
         named.retain(|(_, text)| is_name(text));
         for (id, text) in named {
             self.resolve(id, &text);
+        }
+    }
+
+    /// Takes up a certificate that has been replaced. Blocks.
+    pub(crate) fn refresh_tls(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.refresh() {
+            Ok(true) => tracing::info!("the certificate and whom it trusts were read again"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("what was read before stays in use: {error}"),
         }
     }
 
@@ -309,7 +340,7 @@ mod tests {
             incarnation: Incarnation(n),
         };
         let record = FoundingRecord::new(1, vec![founder(1), founder(2)]).expect("a right record");
-        let node = Node::new(&record, (NodeId(1), Incarnation(1)), 1, 1, 1);
+        let node = Node::new(&record, (NodeId(1), Incarnation(1)), 1, 1, 1, None);
         let node = Arc::new(node.expect("descriptors"));
         let port = || node.address(NodeId(2)).map(|address| address.port());
         // What the operator has said at the start counts more than the founding.

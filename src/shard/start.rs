@@ -124,6 +124,7 @@ impl Shard {
             door: Door::new(plan.listener),
             closed_door: None,
             greeted: Vec::new(),
+            plain: Vec::new(),
             touched,
             completions: Vec::new(),
             frames: 0,

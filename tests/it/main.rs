@@ -22,6 +22,8 @@ mod sessions;
 mod shard;
 #[cfg(feature = "sim")]
 mod sim;
+#[cfg(feature = "server")]
+mod tls;
 #[cfg(all(feature = "server", feature = "serde"))]
 mod typed;
 mod wire;

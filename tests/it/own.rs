@@ -129,7 +129,7 @@ fn an_own_type_is_a_resource_like_any_other() {
 fn expect_halted(cluster: &LocalCluster, expected: &BTreeMap<u32, bool>) -> Vec<Index> {
     let begun = Instant::now();
     loop {
-        let nodes = margay::client::status(&cluster.endpoints(), Duration::from_secs(2));
+        let nodes = margay::client::status(&cluster.endpoints(), None, Duration::from_secs(2));
         let groups: Vec<_> =
             nodes.iter().flat_map(|node| node.groups.as_ref().map_or(&[][..], |g| g)).collect();
         let as_expected = groups.iter().all(|g| expected[&g.group.0] == g.halted);

@@ -113,7 +113,7 @@ fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
         wait_until_ready(&args.connect.endpoints, wait)?;
     }
     let timeout = args.connect.timeout;
-    let nodes = status_of_all(&args.connect.endpoints, timeout, timeout);
+    let nodes = status_of_all(&args.connect.endpoints, None, timeout, timeout);
     let groups = merge(&nodes);
     if groups.is_empty() {
         return Err(nobody(&nodes));

@@ -101,7 +101,7 @@ impl Verb {
 
 pub(crate) fn add(connect: &Connect, args: &Place) -> Result<(), Exit> {
     let (name, address) = &args.node;
-    let known = identity(address, Instant::now() + connect.timeout).map_err(|error| {
+    let known = identity(address, None, Instant::now() + connect.timeout).map_err(|error| {
         Exit::new(UNREACHABLE, format!("{name} does not answer at {address}: {error}"))
             .hint("start it there with --join; that adds it, too")
     })?;
@@ -146,7 +146,7 @@ fn everywhere(
     for (&group, before) in groups.iter().zip(&known) {
         // Also late in the list there is time for an answer.
         let end = end.max(Instant::now() + connect.timeout.min(*wait));
-        match admin(&endpoints, group, verb.ask(name, node), end) {
+        match admin(&endpoints, None, group, verb.ask(name, node), end) {
             Ok(mut answer) => {
                 node = answer.node;
                 // Whoever answers leads already, and cannot tell since when.
@@ -188,7 +188,7 @@ fn groups(
     connect: &Connect,
     only: Option<GroupId>,
 ) -> Result<(Vec<GroupStatus>, Vec<String>), Exit> {
-    let mut nodes = status_of_all(&connect.endpoints, connect.timeout, BEHIND);
+    let mut nodes = status_of_all(&connect.endpoints, None, connect.timeout, BEHIND);
     nodes.sort_by_key(|node| node.groups.is_err());
     let mut known = merge(&nodes);
     if known.is_empty() {

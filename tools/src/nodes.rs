@@ -160,7 +160,7 @@ impl Nodes {
 
     /// What each node says.
     pub(crate) fn status(&self) -> Vec<NodeStatus> {
-        status(&self.addresses, ANSWER)
+        status(&self.addresses, None, ANSWER)
     }
 
     /// The node that leads `group`, by its own word in the highest term any node knows.
@@ -271,7 +271,7 @@ impl Nodes {
 
     fn wait_for_answer(&mut self, node: usize, end: Instant) -> io::Result<()> {
         let address = vec![self.addresses[node].clone()];
-        while status(&address, ANSWER)[0].groups.is_err() {
+        while status(&address, None, ANSWER)[0].groups.is_err() {
             self.check(node)?;
             if Instant::now() > end {
                 let text = format!("{} does not answer: {}", name(node), self.log(node));

@@ -71,7 +71,7 @@ impl Verified {
 }
 
 pub(crate) fn run(connect: &Connect) -> Result<(), Exit> {
-    let nodes = status_of_all(&connect.endpoints, connect.timeout, connect.timeout);
+    let nodes = status_of_all(&connect.endpoints, None, connect.timeout, connect.timeout);
     let mut silent = Vec::new();
     for node in &nodes {
         if let Err(error) = &node.groups {
@@ -122,7 +122,7 @@ fn verify(
     group: GroupId,
     replicas: &[(String, String)],
 ) -> Result<Verified, Exit> {
-    let ask = |at: usize, index| chain(&replicas[at].1, group, index, connect.timeout);
+    let ask = |at: usize, index| chain(&replicas[at].1, None, group, index, connect.timeout);
     let not_compared = |why: &dyn Display| {
         Err(Exit::new(UNREACHABLE, format!("group {}: nothing is compared: {why}", group.0)))
     };

@@ -19,11 +19,14 @@ impl Session {
         self.link = Link::Greeting { give_up: self.now.after(self.config.connect_timeout) };
     }
 
-    /// The connection asked for with [`Output::Connect`] cannot be had, and why.
+    /// The connection asked for with [`Output::Connect`] cannot be had, or is no good, and why.
     pub fn on_failed(&mut self, now: Micros, reason: &str) {
         self.see(now);
-        if matches!(self.link, Link::Connecting { .. }) {
-            self.lose(Attempt::Failed(reason.to_owned()));
+        match self.link {
+            Link::Connecting { .. } | Link::Greeting { .. } => {
+                self.lose(Attempt::Failed(reason.to_owned()));
+            }
+            _ => self.on_disconnected(now),
         }
     }
 

@@ -233,7 +233,7 @@ impl Watch {
 
 fn look(endpoints: &[String]) -> Vec<Seen> {
     let at = Instant::now();
-    let nodes = margay::client::status(endpoints, PATIENCE);
+    let nodes = margay::client::status(endpoints, None, PATIENCE);
     let answered = Instant::now();
     let all = nodes.iter().enumerate().flat_map(|(node, said)| {
         let groups = said.groups.iter().flatten();

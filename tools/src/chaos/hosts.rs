@@ -311,7 +311,7 @@ impl Hosts {
 
     /// What each node says.
     pub(crate) fn status(&self) -> Vec<NodeStatus> {
-        status(&self.endpoints(), ANSWER)
+        status(&self.endpoints(), None, ANSWER)
     }
 
     /// Whether a node has come up.

@@ -166,7 +166,7 @@ impl Worker {
     fn transfer(&self, name: &str) {
         for group in (0..GROUPS).map(GroupId) {
             let transfer = Admin::Transfer { name };
-            if admin(&self.endpoints, group, transfer, Instant::now() + ATTEMPT).is_ok() {
+            if admin(&self.endpoints, None, group, transfer, Instant::now() + ATTEMPT).is_ok() {
                 self.count("leadership moved");
             }
         }
@@ -192,7 +192,9 @@ impl Worker {
 
     fn until_done(&self, what: &'static str, name: &str, ask: Admin<'_>) {
         for group in (0..GROUPS).map(GroupId) {
-            while let Err(error) = admin(&self.endpoints, group, ask, Instant::now() + ATTEMPT) {
+            while let Err(error) =
+                admin(&self.endpoints, None, group, ask, Instant::now() + ATTEMPT)
+            {
                 let text = format!("{name} {what} in group {group}: {error}");
                 let mut trying = self.shared.trying.lock().unwrap_or_else(PoisonError::into_inner);
                 if *trying != text {

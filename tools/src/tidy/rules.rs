@@ -12,17 +12,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("error", &["config", "forming"]),
     ("raft", &[]),
+    ("tls", &[]),
     ("machine", &["config"]),
     ("wire", &["raft", "machine", "config"]),
     ("resource", &["machine", "config"]),
     ("forming", &["wire", "config"]),
     ("replica", &["raft", "machine", "wire", "config", "error"]),
-    ("client", &["wire", "machine", "resource", "config", "error"]),
+    ("client", &["wire", "machine", "resource", "tls", "config", "error"]),
     (
         "sim",
         &["raft", "wire", "machine", "resource", "replica", "client", "forming", "config", "error"],
     ),
-    ("shard", &["raft", "wire", "machine", "resource", "replica", "forming", "config", "error"]),
+    (
+        "shard",
+        &["raft", "wire", "machine", "resource", "replica", "forming", "tls", "config", "error"],
+    ),
 ];
 
 /// Crate → paths that may name it.
@@ -42,6 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("core_affinity", &["src/shard/", "src/server.rs", "src/server/"]),
     ("polling", &["src/client/"]),
+    ("rustls", &["src/tls/", "tests/it/tls.rs"]),
     ("clap", &["tools/"]),
     ("tracing_subscriber", &["tools/"]),
 ];

@@ -1,0 +1,68 @@
+//! What stands for TLS in a build without it: types of which there is no value.
+
+use std::path::Path;
+
+use super::{Broken, Role, TlsError};
+
+/// Who somebody is and whom he trusts. This build is without the feature `tls`: there is none.
+#[derive(Clone, Debug)]
+pub enum Tls {}
+
+impl Tls {
+    /// Reads a folder.
+    ///
+    /// # Errors
+    /// Always: this build has no TLS.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Tls, TlsError> {
+        let path = folder.as_ref().to_owned();
+        Err(TlsError::Unusable { path, why: "this build is without the feature tls".to_owned() })
+    }
+
+    /// The role that the certificate gives.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match *self {}
+    }
+
+    pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
+        match *self {}
+    }
+
+    pub(crate) fn dial(&self) -> Secure {
+        match *self {}
+    }
+
+    pub(crate) fn accept(&self) -> Secure {
+        match *self {}
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) enum Secure {}
+
+impl Secure {
+    pub(crate) fn feed(&mut self, _: &[u8], _: &mut Vec<u8>) -> Result<(), Broken> {
+        match *self {}
+    }
+
+    pub(crate) fn put(&mut self, _: &[u8]) {
+        match *self {}
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn drain(&mut self, _: &mut Vec<u8>) {
+        match *self {}
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn role(&self) -> Option<Role> {
+        match *self {}
+    }
+}
