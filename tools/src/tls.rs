@@ -15,6 +15,8 @@ mod show;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use margay::tls;
+
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::units;
@@ -128,11 +130,12 @@ impl Role {
 
     /// The name that its certificates are for.
     fn name(self) -> &'static str {
-        match self {
-            Role::Node => "node.margay.internal",
-            Role::Operator => "operator.margay.internal",
-            Role::Client => "client.margay.internal",
-        }
+        let role = match self {
+            Role::Node => tls::Role::Node,
+            Role::Operator => tls::Role::Operator,
+            Role::Client => tls::Role::Client,
+        };
+        role.name()
     }
 }
 

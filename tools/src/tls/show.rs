@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{KeyPair, PublicKeyData};
+use margay::tls::Tls;
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::time::ASN1Time;
 
 use super::authority::{CA_KEY, now, seconds};
-use super::{CA, CERTIFICATE, KEY, REVOKED, files, pem};
+use super::{CA, CERTIFICATE, REVOKED, files, pem};
 use crate::exit::{Exit, NEGATIVE};
 use crate::output::{self, Array, Format, Table};
 use crate::units;
@@ -89,35 +89,40 @@ fn look(path: &Path, rows: &mut Vec<Row>) -> Result<(), Exit> {
     if own.exists() || !is_authority {
         let first = rows.len();
         read(&own, &beside, rows)?;
-        if let Some(why) = check_key(path, &own)? {
-            rows[first].fault.get_or_insert(why);
-        }
         if !beside.is_known {
             return Err(Exit::usage(format!("there is no {}", path.join(CA).display())));
+        }
+        // Whoever uses the folder has the last word.
+        if let Err(error) = Tls::open(path) {
+            rows[first].fault.get_or_insert(error.to_string());
         }
     }
     read(&path.join(CA), &beside, rows)
 }
 
 fn read(path: &Path, beside: &Beside, rows: &mut Vec<Row>) -> Result<(), Exit> {
-    for der in pem::certificates(&files::read(path)?, path)? {
-        rows.push(row(path, &pem::certificate(&der, path)?, beside)?);
+    let all = pem::certificates(&files::read(path)?, path)?;
+    let trusted = trusted(path, &all, &beside.trusted)?;
+    for der in &all {
+        rows.push(row(path, &pem::certificate(der, path)?, &trusted, beside)?);
     }
     Ok(())
 }
 
-/// What is wrong with the key of a folder's certificate.
-fn check_key(folder: &Path, own: &Path) -> Result<Option<String>, Exit> {
-    let path = folder.join(KEY);
-    let Some(text) = files::find(&path)? else {
-        return Ok(Some(format!("there is no {}", path.display())));
-    };
-    let Ok(key) = KeyPair::from_pem(&text) else {
-        return Ok(Some(format!("{} is no key", path.display())));
-    };
-    let all = pem::certificates(&files::read(own)?, own)?;
-    let is_its = pem::certificate(&all[0], own)?.public_key().raw == key.subject_public_key_info();
-    Ok((!is_its).then(|| format!("{KEY} is not its key")))
+/// Authorities, and those in the same file that they have made authorities.
+fn trusted(path: &Path, all: &[Vec<u8>], from: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Exit> {
+    let mut trusted = from.to_vec();
+    // The one next to the authority comes last.
+    for der in all.iter().rev() {
+        let certificate = pem::certificate(der, path)?;
+        for issuer in trusted.clone() {
+            let is_made = pem::is_from(&certificate, &pem::certificate(&issuer, path)?);
+            if is_made && certificate.is_ca() && !trusted.contains(der) {
+                trusted.push(der.clone());
+            }
+        }
+    }
+    Ok(trusted)
 }
 
 impl Beside {
@@ -134,10 +139,15 @@ impl Beside {
     }
 }
 
-fn row(path: &Path, certificate: &X509Certificate<'_>, beside: &Beside) -> Result<Row, Exit> {
+fn row(
+    path: &Path,
+    certificate: &X509Certificate<'_>,
+    trusted: &[Vec<u8>],
+    beside: &Beside,
+) -> Result<Row, Exit> {
     let (from, until) = (&certificate.validity().not_before, &certificate.validity().not_after);
     let mut is_trusted = false;
-    for der in &beside.trusted {
+    for der in trusted {
         is_trusted |= pem::is_from(certificate, &pem::certificate(der, path)?);
     }
     let role = pem::role_of(certificate);

@@ -1,5 +1,7 @@
 //! `margay tls`: what its commands write, refuse and say.
 
+mod cluster;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -160,9 +162,9 @@ fn what_is_not_good_any_more_is_told_by_the_exit_code() {
 
     tls(dir, "issue n2 node --ca other").with(0);
     fs::copy(dir.join("n2/key.pem"), dir.join("n1/key.pem")).expect("ours");
-    fault("n1", "key.pem is not its key");
+    fault("n1", "key.pem: it is not the key of cert.pem");
     fs::remove_file(dir.join("n1/key.pem")).expect("ours");
-    fault("n1", "there is no n1/key.pem");
+    fault("n1", "n1/key.pem: No such file");
     fs::copy(dir.join("ca/ca.pem"), dir.join("n2/ca.pem")).expect("ours");
     fault("n2", "not from an authority in ca.pem");
     fs::remove_file(dir.join("n2/ca.pem")).expect("ours");
