@@ -100,7 +100,7 @@ impl Authority {
         trusted.swap(0, own);
         let certificate = pem::certificate(&trusted[0], &path)?;
         let until = certificate.validity().not_after.timestamp();
-        if until <= now() {
+        if until < now() {
             let exit = pem::wrong(&path, &format!("the authority expired at {}", instant(until)));
             return Err(exit.hint("make another with margay tls init"));
         }

@@ -167,7 +167,7 @@ fn row(
     };
     let is_revoked = is_revoked(path, certificate, beside)?;
     row.fault = match () {
-        () if row.until <= now() => Some("expired".to_owned()),
+        () if row.until < now() => Some("expired".to_owned()),
         () if row.from > now() => Some("not valid yet".to_owned()),
         () if is_revoked => Some("revoked".to_owned()),
         () if row.is_trusted == Some(false) => Some(format!("not from an authority in {CA}")),
@@ -225,10 +225,13 @@ impl Row {
     }
 }
 
-/// Whole days that are left, of which one is never more than there is: seconds have begun already.
+/// Whole days that are left. The second that has begun is not whole.
 fn days_until(seconds: i64) -> i64 {
     const DAY: i64 = 86_400;
-    (seconds - now() - 1).div_euclid(DAY)
+    match seconds - now() {
+        left @ 1.. => (left - 1) / DAY,
+        left => left.div_euclid(DAY),
+    }
 }
 
 /// A day, as `2027-11-29`.
