@@ -89,9 +89,11 @@ pub mod repair;
 pub mod rng;
 mod segment;
 pub mod snapshot;
+mod space;
 mod spare;
 pub mod sum;
 mod tail;
+mod truncate;
 mod walk;
 mod writer;
 

@@ -1,8 +1,9 @@
 //! The log: batches in order, from whoever leads. It does no I/O: it emits [`Op`]s and is told
 //! `Done`s.
 //!
-//! Here is what the owner says to the log. What the disk says is in `progress.rs`, reading
-//! back in `read.rs`, opening in [`crate::recover`].
+//! Here is what the owner says to the log, and how a batch enters it. Where it finds room is in
+//! `space.rs`, making the log shorter in `truncate.rs`, what the disk says in `progress.rs`,
+//! reading back in `read.rs`, opening in [`crate::recover`].
 //!
 //! Invariants: the log is a chain of whole batches; only a suffix of batches is ever dropped, or a
 //! prefix of segments; a frame's place is decided when its batch enters the log and is never used
@@ -15,31 +16,19 @@ use std::sync::Arc;
 use crate::batch::body_length;
 use crate::batch::{BODY_OFFSET, Batch, Open, Received, disk_length, entry_length};
 use crate::clean::Rewriting;
-use crate::disk::{DiskError, Op, SnapshotStep};
+use crate::disk::{Op, SnapshotStep};
 use crate::error::{Error, Full, Refused};
-use crate::format::{BLOCK, BatchHeader, EntryHeader, FRAME, Frame, LENGTH_MAX, in_blocks};
+use crate::format::{BatchHeader, EntryHeader, FRAME, Frame, in_blocks};
 use crate::hard_state::{META_MAX, Updates};
-use crate::id::{
-    BatchEnd, Chain, EntryId, Incarnation, Index, Position, SegmentNumber, Term, Ticket,
-};
+use crate::id::{BatchEnd, Chain, EntryId, Incarnation, Index, Position, Term, Ticket};
 pub use crate::options::Options;
 use crate::progress::{Idle, Preparing, Retiring};
 use crate::read::Reads;
-use crate::segment::{BatchRef, Segment, Segments};
+use crate::segment::{BatchRef, Segments};
+pub use crate::space::Space;
 use crate::spare::Spares;
 use crate::tail::Tail;
 use crate::writer::{Write, Writer};
-
-/// Whether a new batch could be written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Space {
-    /// At once.
-    Ready,
-    /// Soon: space is being prepared, sealed batches wait in memory.
-    Preparing,
-    /// Preparing space failed and is tried again from time to time: propose nothing meanwhile.
-    Full(DiskError),
-}
 
 /// A commit log without I/O. Made by [`crate::recover::open`].
 #[derive(Debug)]
@@ -329,80 +318,6 @@ impl Log {
         Ok(batch)
     }
 
-    /// Drops all entries behind `after`. On disk they remain until the next batch supersedes them
-    /// or the next hard state is durable: a crash before that brings them back.
-    ///
-    /// # Errors
-    /// [`Error::NotABatchEnd`] or [`Error::Poisoned`].
-    ///
-    /// # Panics
-    /// If a batch is open.
-    pub fn truncate_suffix(&mut self, after: Index) -> Result<(), Error> {
-        assert!(self.open_entries() == 0, "an open batch exists only in a leader");
-        self.check_poison()?;
-        let Some(end) = self.segments.end_at(after) else {
-            let (start, last) = (self.segments.start().id.index, self.segments.last().id.index);
-            return Err(Error::NotABatchEnd { index: after, start, last });
-        };
-        self.drop_behind(end);
-        Ok(())
-    }
-
-    /// Lets go of the segments that hold nothing behind `through`; [`Log::first`] says what that
-    /// came to. Nothing that is not durable is dropped.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`].
-    pub fn truncate_prefix(&mut self, through: Index) -> Result<(), Error> {
-        self.check_poison()?;
-        let dropped = self.segments.truncate_prefix(through.min(self.durable()));
-        if dropped.is_empty() {
-            return Ok(());
-        }
-        let start = self.segments.start().id.index;
-        self.tail.truncate_prefix(start);
-        self.reads.truncate_prefix(start);
-        let begin = Position { segment: self.segments.oldest(), offset: BLOCK as u64 };
-        self.from = self.from.max(begin);
-        let ticket = self.next_ticket();
-        self.retire(dropped, ticket);
-        self.updates.want(ticket);
-        self.pump();
-        Ok(())
-    }
-
-    /// Replaces the whole log by an empty one that begins behind `start`, as when a snapshot takes
-    /// its place. [`Log::durable`] is zero until that is durable, then at least `start`.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`].
-    ///
-    /// # Panics
-    /// If a batch is open.
-    pub fn reset(&mut self, start: BatchEnd) -> Result<(), Error> {
-        assert!(self.open_entries() == 0, "an open batch exists only in a leader");
-        self.check_poison()?;
-        let dropped = self.segments.reset(start);
-        self.tail.truncate_suffix(Index::ZERO);
-        self.reads.truncate_suffix(Index::ZERO);
-        self.from = self.segments.cursor();
-        let ticket = self.next_ticket();
-        self.writer.reset(start, ticket);
-        self.replacing = Index::ZERO;
-        self.cut_at = None;
-        self.forget_places();
-        self.retire(dropped, ticket);
-        self.updates.want(ticket);
-        self.pump();
-        Ok(())
-    }
-
-    /// Lets go of segments once the hard state of `needed` is durable.
-    fn retire(&mut self, dropped: Vec<(SegmentNumber, u64)>, needed: Ticket) {
-        let retiring = |(segment, size)| Retiring { segment, size, needed };
-        self.retiring.extend(dropped.into_iter().map(retiring));
-    }
-
     /// The owner's bytes in the hard state, as last set.
     #[must_use]
     pub fn meta(&self) -> &[u8] {
@@ -440,51 +355,12 @@ impl Log {
         self.segments.log_time()
     }
 
-    /// Whether [`Log::accept`] would find room for a batch now.
-    #[must_use]
-    pub fn has_room_for(&self, header: &BatchHeader) -> bool {
-        self.has_room(disk_length(header))
-    }
-
-    /// Whether the queue to the disk takes another batch, whatever its size.
-    #[cfg(feature = "direct")]
-    pub(crate) fn has_queue_room(&self) -> bool {
-        self.has_room(in_blocks(FRAME as u64 + u64::from(LENGTH_MAX)))
-    }
-
-    /// Whether [`Log::seal`] would find room for the open batch now.
-    #[must_use]
-    pub fn has_room_for_open(&self) -> bool {
-        self.has_room(in_blocks(FRAME as u64 + self.open_bytes()))
-    }
-
-    /// Whether a batch of `bytes` on disk could be queued.
-    fn has_room(&self, bytes: u64) -> bool {
-        let waiting = self.writer.waiting();
-        waiting == 0 || waiting.saturating_add(bytes) <= self.options.queue_bytes
-    }
-
     /// Whether the log holds this very batch.
     fn holds(&self, header: &BatchHeader) -> bool {
         self.segments.find(header.first).is_some_and(|(segment, at)| {
             let offset = segment.batches()[at].offset;
             segment.batches()[at] == BatchRef::new(header, offset)
         })
-    }
-
-    /// Drops what lies behind `end`, a batch end of the log.
-    fn drop_behind(&mut self, end: BatchEnd) {
-        self.segments.truncate_suffix(end);
-        self.tail.truncate_suffix(end.id.index);
-        self.reads.truncate_suffix(end.id.index);
-        self.writer.truncate_suffix(end);
-        // What was left of a batch goes as well: nothing is to be waited for.
-        self.replacing = self.replacing.min(end.id.index);
-        self.forget_places();
-        let durable = self.durable();
-        assert!(durable <= self.last().index);
-        // See `cut`: others do not rely on it.
-        self.cut_at = None;
     }
 
     /// Gives the batch its place, frames it and queues its write. It follows the log's last.
@@ -511,66 +387,6 @@ impl Log {
         self.writer.push(Write { ticket, position, end, claims, data });
         self.tail.push(&batch, self.durable());
         batch
-    }
-
-    /// Sets aside `bytes` in the active segment or the next one that has room, and sees to it that
-    /// the one after is asked for in time.
-    fn place(&mut self, bytes: u64) -> Position {
-        while self.segments.active().room() < bytes {
-            if self.segments.spares().next().is_none() {
-                self.add_segment(bytes);
-            }
-            self.segments.advance();
-        }
-        let position = self.segments.reserve(bytes);
-        let active = self.segments.active();
-        if active.cursor >= active.size / 2 && self.segments.spares().next().is_none() {
-            self.add_segment(0);
-        }
-        position
-    }
-
-    /// Has as much space prepared ahead as the options say.
-    pub fn prepare_ahead(&mut self) {
-        let wanted = self.options.prepared_bytes;
-        let spares: u64 = self.segments.spares().map(|segment| segment.size).sum();
-        let mut ahead = self.segments.active().room() + spares;
-        while ahead < wanted {
-            ahead += self.add_segment(0);
-        }
-        self.pump();
-    }
-
-    /// From now on files of segments that are no longer needed are kept for later ones up to
-    /// `bytes`, or [`Options::spare_bytes`], if that is more. What is kept beyond that goes as it
-    /// is used.
-    pub fn keep_spares(&mut self, bytes: u64) {
-        self.spares.bytes_max = bytes.max(self.options.spare_bytes);
-    }
-
-    /// Asks for another segment, in which `bytes` fit. Returns its size.
-    pub(crate) fn add_segment(&mut self, bytes: u64) -> u64 {
-        let newest = self.segments.newest().expect("a log has at least one segment");
-        let doubled = newest.size.saturating_mul(2).min(self.options.segment_max);
-        let size = doubled.max(BLOCK as u64 + in_blocks(bytes));
-        let number = SegmentNumber(newest.number.0 + 1);
-        self.segments.add(Segment::new(number, size, false));
-        size
-    }
-
-    /// Bytes of disk between the ends of the batches that end at `after` and at `through`: also
-    /// what rounding to blocks and segments that were given up half-way take. Counts only what the
-    /// log still has.
-    #[must_use]
-    pub fn disk_bytes(&self, after: Index, through: Index) -> u64 {
-        self.segments.disk_bytes(after, through)
-    }
-
-    /// Space that must be left in the active segment for it to count as ready: the largest batch,
-    /// or a quarter of a small segment.
-    pub(crate) fn reserve(&self) -> u64 {
-        let largest = in_blocks(FRAME as u64 + u64::from(LENGTH_MAX));
-        largest.min(self.options.segment_first / 4)
     }
 
     pub(crate) fn next_ticket(&mut self) -> Ticket {

@@ -14,7 +14,7 @@ use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::{HardState, PAIR_BYTES};
 use crate::id::{BatchEnd, Index, Micros, Position, SegmentNumber, Ticket};
-use crate::log::{Log, Space};
+use crate::log::Log;
 
 /// First pause after a failed `Prepare`; it doubles with every further one.
 const RETRY_MIN: Micros = Micros::from_millis(100);
@@ -75,21 +75,6 @@ pub(crate) struct Idle {
 }
 
 impl Log {
-    /// Whether a new batch could be written.
-    #[must_use]
-    pub fn space(&self) -> Space {
-        let active = self.segments.active();
-        let spare = self.segments.spares().next();
-        let queued = self.writer.waiting() > self.options.queue_bytes / 2;
-        let has_room = active.ready && active.room() >= self.reserve();
-        let ready = (has_room || spare.is_some_and(|spare| spare.ready)) && !queued;
-        match self.preparing.failed {
-            _ if ready => Space::Ready,
-            Some(error) => Space::Full(error),
-            None => Space::Preparing,
-        }
-    }
-
     /// Takes out what the disk is to do, in order.
     pub fn ops(&mut self) -> impl Iterator<Item = Op> + '_ {
         self.ops.drain(..)

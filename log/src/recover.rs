@@ -1,13 +1,17 @@
 //! Opening a log: what is on disk becomes a [`Log`] and a [`Report`], or an error that says why
 //! not.
 //!
-//! Straight-line and blocking, over a [`Storage`]. What the frames mean is `walk.rs`'s; here
-//! are the files: whose they are, whether one is missing, where to go on.
+//! Straight-line and blocking, over a [`Storage`]. What the frames mean is `walk.rs`'s, what is
+//! lacking is found in `recover/found.rs`; here are the files: whose they are, whether one is
+//! missing, where to go on.
 //!
 //! Invariants: nothing on disk is changed but leftovers below the log's beginning, the hard state,
 //! and a fresh segment; no block that may have been written is written again; a log that lacks what
 //! it once knew to be durable is never opened without saying so, now and after every later restart,
 //! until it is repaired.
+
+mod found;
+mod storage;
 
 use std::collections::VecDeque;
 
@@ -17,7 +21,7 @@ use crate::disk::DiskError;
 use crate::error::{Error, FormatError, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::{HardState, Newest, Updates};
-use crate::id::{BatchEnd, EntryId, Incarnation, Index, Position, SegmentNumber, Ticket};
+use crate::id::{Incarnation, Index, Position, SegmentNumber, Ticket};
 use crate::log::Log;
 use crate::options::Options;
 use crate::progress::{Idle, Preparing};
@@ -28,105 +32,9 @@ use crate::spare::Spares;
 use crate::tail::Tail;
 use crate::walk::Walk;
 use crate::writer::Writer;
-
-/// The files of one log, while it is being opened. Everything blocks and is durable on return.
-/// Offsets and lengths are multiples of [`BLOCK`]. Whoever makes one holds the locks.
-pub trait Storage {
-    /// The segments that are there with their sizes in bytes, rising. Leftovers of a crash are not.
-    ///
-    /// # Errors
-    /// The system's.
-    fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError>;
-
-    /// Fills `bytes` from a segment.
-    ///
-    /// # Errors
-    /// The system's.
-    fn read(
-        &mut self,
-        segment: SegmentNumber,
-        offset: u64,
-        bytes: &mut [u8],
-    ) -> Result<(), DiskError>;
-
-    /// Fills the front of `buffer` with `length` bytes from a segment. Called piece by piece, one
-    /// behind the other: whoever can reads the next one ahead, into a buffer that it exchanges.
-    ///
-    /// # Errors
-    /// The system's.
-    fn fill(
-        &mut self,
-        segment: SegmentNumber,
-        offset: u64,
-        length: usize,
-        buffer: &mut Buffer,
-    ) -> Result<(), DiskError> {
-        self.read(segment, offset, &mut buffer[..length])
-    }
-
-    /// Nothing more is filled.
-    fn filled(&mut self) {}
-
-    /// All bytes of the hard-state file, if it is there.
-    ///
-    /// # Errors
-    /// The system's.
-    fn hard_state(&mut self) -> Result<Option<Vec<u8>>, DiskError>;
-
-    /// Makes the hard-state file: all of it or, after a crash, nothing.
-    ///
-    /// # Errors
-    /// The system's.
-    fn create_hard_state(&mut self, file: &Buffer) -> Result<(), DiskError>;
-
-    /// Writes a pair of slots.
-    ///
-    /// # Errors
-    /// The system's.
-    fn write_hard_state(&mut self, pair: u8, slots: &Buffer) -> Result<(), DiskError>;
-
-    /// As [`crate::disk::Op::Prepare`].
-    ///
-    /// # Errors
-    /// The system's.
-    fn prepare(
-        &mut self,
-        segment: SegmentNumber,
-        size: u64,
-        header: &Buffer,
-    ) -> Result<(), DiskError>;
-
-    /// Deletes a segment.
-    ///
-    /// # Errors
-    /// The system's.
-    fn remove(&mut self, segment: SegmentNumber) -> Result<(), DiskError>;
-
-    /// The finished snapshots that are there with their sizes in bytes, rising by index. None,
-    /// where nobody makes any.
-    ///
-    /// # Errors
-    /// The system's.
-    fn snapshots(&mut self) -> Result<Vec<(Index, u64)>, DiskError> {
-        Ok(Vec::new())
-    }
-
-    /// Fills `bytes` from a finished snapshot.
-    ///
-    /// # Errors
-    /// The system's.
-    fn read_snapshot(
-        &mut self,
-        _snapshot: Index,
-        _offset: u64,
-        _bytes: &mut [u8],
-    ) -> Result<(), DiskError> {
-        Err(DiskError { errno: 2 })
-    }
-
-    /// A number that nobody can guess, for a new log.
-    fn entropy(&mut self) -> u64;
-}
+pub use found::{Cause, Damage, Found, Report, Rotten, Torn};
+use found::{find_damage, find_rotten, first_damage};
+pub use storage::Storage;
 
 /// A log that has been opened.
 #[derive(Debug)]
@@ -142,107 +50,6 @@ pub struct Opened {
     pub marked: Vec<(Index, Vec<u8>)>,
     /// What was found.
     pub report: Report,
-}
-
-/// What was found on opening.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Report {
-    /// The log is new.
-    pub created: bool,
-    /// The last entry.
-    pub last: EntryId,
-    /// The durable index; that of `last`.
-    pub durable: Index,
-    /// Segment files walked over.
-    pub segments: u64,
-    /// Batches in the log.
-    pub batches: u64,
-    /// Places that are neither zero nor a whole frame: writes that were cut off, or rot.
-    pub torn: Vec<Torn>,
-    /// Whole batches that are not part of the log: superseded, or behind a write that was cut off.
-    pub superseded: u64,
-    /// Segments whose header block is unreadable; what is in them was read nevertheless.
-    pub headers: Vec<SegmentNumber>,
-    /// What the log once knew to be durable and now lacks.
-    pub damage: Option<Damage>,
-    /// Batches within the log that cannot be read, rising.
-    pub rotten: Vec<Rotten>,
-    /// Snapshots that are not of this group, or whose header is damaged or of another version.
-    pub snapshots_unreadable: Vec<Index>,
-}
-
-/// A batch of the log that was durable and cannot be read any more. Its length and its chain are
-/// known, so anybody who has it can give it back: see [`Log::mend`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rotten {
-    /// The segment.
-    pub segment: SegmentNumber,
-    /// Where its frame is.
-    pub offset: u64,
-    /// The first index.
-    pub first: Index,
-    /// Its end, and the chain there.
-    pub end: BatchEnd,
-}
-
-/// A place that holds neither zeros nor a whole frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Torn {
-    /// The segment.
-    pub segment: SegmentNumber,
-    /// Where it begins.
-    pub offset: u64,
-    /// Bytes; more may belong to it.
-    pub length: u64,
-}
-
-/// A log that is shorter than it was, or different.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Damage {
-    /// Where the first thing that is lacking may have been.
-    pub segment: SegmentNumber,
-    /// Byte offset there.
-    pub offset: u64,
-    /// The first index that is lacking. The log has been cut to end before it.
-    pub index: Index,
-    /// The log was durable up to here.
-    pub until: Index,
-    /// What seems to have happened.
-    pub cause: Cause,
-}
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Cause::Unreadable => "unreadable",
-            Cause::Missing => "missing",
-            Cause::Unrepaired => "still missing since an earlier start",
-        })
-    }
-}
-
-/// What seems to have happened to a damaged log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// There is something unreadable at the place: rot.
-    Unreadable,
-    /// There is nothing at the place: a write was lost, or a file.
-    Missing,
-    /// It was found at an earlier opening and has not been repaired since.
-    Unrepaired,
-}
-
-/// What there is of a damaged log, before anything of it is changed.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
-    /// What the log lacks at its end. The entries behind that are not known.
-    pub damage: Option<Damage>,
-    /// Batches within the log that cannot be read.
-    pub rotten: &'a [Rotten],
-    /// See [`Opened::marked`].
-    pub marked: &'a [(Index, Vec<u8>)],
-    /// Snapshots whose header can be read, oldest first.
-    pub snapshots: &'a [SnapshotHeader],
 }
 
 /// Opens the log in `storage`; makes one if there is none.
@@ -352,15 +159,6 @@ fn refuse_if(refuse: impl FnOnce(&Found<'_>) -> bool, found: Found<'_>) -> Resul
         Some(error) if refuse(&found) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// The first damage there is, as an error.
-fn first_damage(found: &Found<'_>) -> Option<Error> {
-    if let Some(Damage { segment, offset, index, cause, .. }) = found.damage {
-        return Some(Error::Damaged { segment, offset, index, cause });
-    }
-    let &Rotten { segment, offset, first, .. } = found.rotten.first()?;
-    Some(Error::Damaged { segment, offset, index: first, cause: Cause::Unreadable })
 }
 
 /// The newest hard state, and whether the log is new.
@@ -484,44 +282,6 @@ fn check_segment(
         return Err(Error::SegmentSize { segment, expected: header.size, found: size });
     }
     Ok(Ok(header))
-}
-
-/// Compares what was kept with what is claimed. A log that lacks something is cut to end before it,
-/// so that it can only grow there again from somebody who has it.
-fn find_damage(walk: &mut Walk<'_>, hard: &HardState) -> Option<Damage> {
-    let place = |walk: &Walk<'_>| {
-        let at = |torn: &&Torn| {
-            Position { segment: torn.segment, offset: torn.offset } >= walk.linked_to
-        };
-        walk.torn.iter().find(at).map(|torn| (torn.segment, torn.offset))
-    };
-    let (until, cause) = match walk.lacking() {
-        Some(until) => {
-            let found = place(walk).is_some() || walk.is_used_there();
-            let cause = if found { Cause::Unreadable } else { Cause::Missing };
-            (until.max(hard.repair), cause)
-        }
-        None if hard.repair > walk.segments.last().id.index => (hard.repair, Cause::Unrepaired),
-        None => return None,
-    };
-    if let Some(lacking) = walk.lacking() {
-        let end = walk.segments.end_up_to(lacking.prev());
-        walk.truncate(end);
-    }
-    let (segment, offset) = place(walk).unwrap_or((walk.linked_to.segment, walk.linked_to.offset));
-    let index = walk.segments.last().id.index.next();
-    Some(Damage { segment, offset, index, until, cause })
-}
-
-/// The batches that are part of the log and cannot be read.
-fn find_rotten(walk: &Walk<'_>) -> Vec<Rotten> {
-    let found = walk.broken.iter().filter_map(|&first| {
-        let (segment, at) = walk.segments.find(first)?;
-        let batch = segment.batches()[at];
-        let (segment, offset, end) = (segment.number, batch.offset, batch.end());
-        Some(Rotten { segment, offset, first, end })
-    });
-    found.collect()
 }
 
 /// The snapshots that may be restored, by their headers, and those that may not.

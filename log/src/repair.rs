@@ -12,93 +12,31 @@
 //! before what it lacks. A group's snapshots go along, and where one leads further than what is
 //! left, the log begins behind it. What a newer version has written is no damage: it is left alone.
 
+mod hard_state;
+mod step;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk::direct::Direct;
-use crate::disk::snapshots;
-use crate::disk::sys::{disk_error, exchange};
+use crate::disk::directory;
+use crate::disk::sys::{exchange, failed};
 use crate::disk::view::View;
 use crate::disk::{Disk, Done};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
-use crate::format::{BATCH_HEADER, BLOCK, BatchHeader, FRAME, Frame, SegmentHeader};
-use crate::hard_state::{HARD_STATE_BYTES, HardState};
-use crate::id::{BatchEnd, Chain, ClusterId, EntryId, Index, Position, SegmentNumber, Term};
+use crate::format::{BLOCK, SegmentHeader};
+use crate::hard_state::HARD_STATE_BYTES;
+use crate::id::{ClusterId, Index, SegmentNumber};
 use crate::options::Options;
-use crate::pack::PackFrame;
 use crate::recover::Opened;
 use crate::snapshot::{SnapshotHeader, SnapshotReader, snapshot_file};
+use hard_state::hard_state_of;
+pub use step::Step;
 
-/// One thing that is done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// A segment file had another segment's name.
-    Rename {
-        /// The name it had.
-        from: SegmentNumber,
-        /// The one it gets.
-        to: SegmentNumber,
-    },
-    /// The hard state is made anew. The owner's bytes are lost: for a group its term and vote.
-    NewHardState,
-    /// A segment gets the size again that it was made with.
-    Resize {
-        /// The segment.
-        segment: SegmentNumber,
-        /// Bytes that there are.
-        found: u64,
-        /// Bytes that it gets: zeros behind those, or without those that are too many.
-        made: u64,
-    },
-    /// A segment is left out, with all that it holds.
-    LeaveOut {
-        /// The segment.
-        segment: SegmentNumber,
-    },
-    /// The log is emptied and begins behind a snapshot, which holds the state of all up to there.
-    BeginBehind {
-        /// The last entry whose effect it holds.
-        snapshot: Index,
-    },
-    /// Entries that were durable are lost.
-    Lose {
-        /// The first of them.
-        first: Index,
-        /// The last that is known of.
-        until: Index,
-    },
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Step::Rename { from, to } => {
-                write!(f, "give {} its own name, {}", segment_file(*from), segment_file(*to))
-            }
-            Step::NewHardState => f.write_str(
-                "make hard-state anew from the segments; the owner's bytes in it are lost",
-            ),
-            Step::Resize { segment, found, made } => {
-                let file = segment_file(*segment);
-                write!(
-                    f,
-                    "give {file} the {made} bytes again that it was made with; it has {found}"
-                )
-            }
-            Step::LeaveOut { segment } => {
-                write!(f, "leave out {} and what it holds", segment_file(*segment))
-            }
-            Step::BeginBehind { snapshot } => {
-                write!(f, "begin behind {}, which leads further", snapshot_file(*snapshot))
-            }
-            Step::Lose { first, until } => {
-                write!(f, "lose entries {first} to {until}, which were durable")
-            }
-        }
-    }
-}
+/// A segment's file: its number, its size in bytes, and its header where that is readable.
+type Listed = (SegmentNumber, u64, Option<SegmentHeader>);
 
 /// A repair that is ready and not done.
 ///
@@ -225,7 +163,7 @@ impl Repair {
                 }
             }
         }
-        let snapshots = snapshots::listed(&self.path);
+        let snapshots = directory::snapshots(&self.path);
         for (index, _) in snapshots.map_err(|error| failed("list", &self.path, &error))? {
             let name = snapshot_file(index);
             copy(&self.path.join(&name), &self.scratch.join(&name))?;
@@ -413,36 +351,10 @@ impl Repair {
     /// Makes a hard state from what segments and frames say.
     fn new_hard_state(&mut self) -> Result<(), Error> {
         let files = self.files(&self.scratch)?;
-        let Some((number, header)) =
-            files.iter().find_map(|(number, _, header)| header.map(|header| (*number, header)))
-        else {
-            return Err(Error::Unsupported {
-                action: "repair the log",
-                reason: "neither its hard state nor the header of any segment is readable",
-            });
-        };
-        if files.first().is_some_and(|&(first, _, _)| first != number) {
-            return Err(Error::Unsupported {
-                action: "repair the log",
-                reason: "its hard state and the header of its first segment are both unreadable",
-            });
-        }
-        let (start, update) = self.beginning(&files, &header)?;
-        let from = Position { segment: number, offset: BLOCK as u64 };
-        let hard = HardState {
-            incarnation: header.incarnation,
-            cluster: header.cluster,
-            group: header.group,
-            salt: header.salt,
-            update: update + 1,
-            durable: start,
-            position: from,
-            end: start.id.index,
-            start,
-            from,
-            repair: Index::ZERO,
-            meta: Vec::new(),
-        };
+        let hard = hard_state_of(&files, |segment| {
+            let path = self.file(&self.scratch, segment);
+            fs::read(&path).map_err(|error| failed("read", &path, &error))
+        })?;
         let file = hard.encode_file();
         assert!(file.len() == HARD_STATE_BYTES);
         let path = self.scratch.join(HARD_STATE_FILE);
@@ -451,56 +363,7 @@ impl Repair {
         Ok(())
     }
 
-    /// What the log begins behind, and the newest hard state that any frame knows of.
-    fn beginning(
-        &self,
-        files: &[(SegmentNumber, u64, Option<SegmentHeader>)],
-        header: &SegmentHeader,
-    ) -> Result<(BatchEnd, u64), Error> {
-        let (mut update, mut first, mut claims) = (0, None, Vec::new());
-        for &(number, size, _) in files {
-            let path = self.file(&self.scratch, number);
-            let bytes = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
-            for offset in (BLOCK..size as usize).step_by(BLOCK) {
-                let Some(block) = bytes.get(offset..offset + BLOCK) else { break };
-                let frame = Frame::decode(block, header.salt);
-                let pack = || PackFrame::decode(block, header.salt).map(|pack| pack.frame);
-                let position = Position { segment: number, offset: offset as u64 };
-                // Of a file that is used again much is another segment's.
-                let frame = frame.or_else(|_| pack()).ok();
-                let Some(frame) = frame.filter(|frame| frame.position == position) else {
-                    continue;
-                };
-                update = update.max(frame.hard_state);
-                let Ok(batch) = BatchHeader::decode(&block[FRAME..FRAME + BATCH_HEADER]) else {
-                    continue;
-                };
-                first = first.or(Some(batch));
-                claims.push((frame.durable, frame.durable_chain));
-            }
-        }
-        let Some(first) = first else { return Ok((BatchEnd::ZERO, update)) };
-        if first.first == Index(1) {
-            return Ok((BatchEnd::ZERO, update));
-        }
-        let before = first.prev();
-        let chain = claims.iter().find(|(index, _)| *index == before).map(|&(_, chain)| chain);
-        match chain.filter(|&chain: &Chain| first.follows(chain)) {
-            Some(chain) => {
-                let id = EntryId::new(Term::ZERO, before);
-                Ok((BatchEnd { id, chain }, update))
-            }
-            None => Err(Error::Unsupported {
-                action: "repair the log",
-                reason: "without its hard state nothing says where it begins",
-            }),
-        }
-    }
-
-    fn files(
-        &self,
-        path: &Path,
-    ) -> Result<Vec<(SegmentNumber, u64, Option<SegmentHeader>)>, Error> {
+    fn files(&self, path: &Path) -> Result<Vec<Listed>, Error> {
         let files = View::open(path)?.files();
         files.map_err(|cause| Error::Path {
             action: "list",
@@ -529,7 +392,7 @@ fn segment_of(error: &Error) -> Option<SegmentNumber> {
         | Error::SegmentSwapped { segment, .. } => Some(*segment),
         Error::Foreign { file }
         | Error::OtherIncarnation { file, .. }
-        | Error::OtherGroup { file, .. } => crate::disk::direct::segment_number(file.as_bytes()),
+        | Error::OtherGroup { file, .. } => directory::segment_number(file.as_bytes()),
         _ => None,
     }
 }
@@ -550,8 +413,4 @@ fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn failed(action: &'static str, path: &Path, error: &io::Error) -> Error {
-    Error::Path { action, path: path.display().to_string(), cause: disk_error(error) }
 }

@@ -14,6 +14,7 @@
 //! | conversation | file | source |
 //! |---|---|---|
 //! | terms: which message counts at all | here | paper §5.1, thesis §3.3 |
+//! | term and vote: what waits until they are durable | `persist.rs` | paper fig. 2, thesis §3.8 |
 //! | time-outs, (pre-)vote, check-quorum | `election.rs` | paper §5.2; thesis §9.6, §6.2, §4.2.3 |
 //! | append, acknowledge, refuse, commit | `replication.rs` | paper §5.3, §5.4.2; thesis §10.2 |
 //! | linearizable reads | `read.rs` | thesis §6.4 |
@@ -64,6 +65,7 @@ mod invariants;
 mod lease;
 mod membership;
 pub mod message;
+mod persist;
 mod progress;
 pub mod quorum;
 mod read;
@@ -494,51 +496,5 @@ impl Raft {
             self.announced = (role, term, leader);
             out.push(Output::RoleChanged { role, term, leader });
         }
-    }
-
-    /// Says something in the current term, as soon as that is durable.
-    fn send(&mut self, to: NodeId, body: Body, out: &mut Vec<Output>) {
-        self.send_in(self.term, to, body, out);
-    }
-
-    fn send_in(&mut self, term: Term, to: NodeId, body: Body, out: &mut Vec<Output>) {
-        let message = Message { term, body };
-        if self.is_persisted() {
-            out.push(Output::Send { to, message });
-            return;
-        }
-        let kind = mem::discriminant(&message.body);
-        let same =
-            |held: &&mut (NodeId, Message)| held.0 == to && mem::discriminant(&held.1.body) == kind;
-        match self.held.iter_mut().find(same) {
-            Some(older) => older.1 = message,
-            None => self.held.push((to, message)),
-        }
-    }
-
-    /// Whether term and vote are durable.
-    fn is_persisted(&self) -> bool {
-        !self.persist_owed && self.persist_durable == self.persist_issued
-    }
-
-    /// At most one `Persist` per step.
-    fn persist(&mut self, out: &mut Vec<Output>) {
-        if mem::take(&mut self.persist_owed) {
-            self.persist_issued = Ticket(self.persist_issued.0 + 1);
-            let (ticket, term, vote) = (self.persist_issued, self.term, self.vote);
-            out.push(Output::Persist { ticket, term, vote });
-        }
-    }
-
-    fn on_persisted(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
-        assert!(ticket <= self.persist_issued, "{ticket} is durable and was never asked for");
-        self.persist_durable = self.persist_durable.max(ticket);
-        if !self.is_persisted() {
-            return;
-        }
-        for (to, message) in self.held.drain(..) {
-            out.push(Output::Send { to, message });
-        }
-        self.on_own_vote_durable(out);
     }
 }

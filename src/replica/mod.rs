@@ -16,7 +16,10 @@
 
 mod apply;
 mod change;
+mod config;
+mod error;
 mod front;
+mod host;
 pub mod leadership;
 pub mod membership;
 pub mod memberships;
@@ -26,29 +29,30 @@ mod pending;
 mod repair;
 mod requests;
 mod snapshot;
+mod status;
+mod subscriptions;
 mod watchers;
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use margay_log::batch::{Batch, Received};
-use margay_log::disk::{Done, Op};
+use margay_log::disk::Done;
 use margay_log::format::BATCH_MAX;
-use margay_log::id::{ClusterId, GroupId, Index, Micros, NodeId, Term, Ticket};
+use margay_log::id::{Index, Micros, NodeId, Ticket};
 use margay_log::{Log, Opened};
 
-use crate::config::{SCRUB_PAUSE, SNAPSHOT_AFTER};
 use crate::machine::session::SESSIONS_MAX;
 use crate::machine::{Halted, LogTime, Machine, StateMachine, kind};
 use crate::raft::Raft;
-use crate::raft::message::{Config, Input, Output, Restored};
-use crate::wire;
-use crate::wire::GroupStatus;
+use crate::raft::message::{Input, Output, Restored};
 use change::{Changes, restore_members};
+pub use config::ReplicaConfig;
+pub use error::{Fatal, Fault};
 use front::Front;
+pub use host::{ConnId, Host, LongestTurn};
 use leadership::Leadership;
-use membership::{BadMembership, Member, Membership};
+use membership::Membership;
 use memberships::Memberships;
 use pending::Pending;
 use repair::Repairs;
@@ -58,181 +62,6 @@ use snapshot::Snapshots;
 
 /// How long a client refused for load should wait before it tries again.
 const RETRY: Micros = Micros::from_millis(5);
-
-/// A client's connection, named by whoever owns the socket. Never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct ConnId(pub u64);
-
-/// Where a replica's outputs go.
-pub trait Host {
-    /// The out-buffer of a connection; `None` where it is gone or its buffer is over its bound.
-    fn client(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
-    /// Close a connection once its out-buffer has been sent.
-    fn close(&mut self, conn: ConnId);
-    /// Send a frame, and behind it the bytes of a batch, to another node's replica of this group.
-    fn peer(&mut self, to: NodeId, frame: &[u8], batch: Option<&Arc<Batch>>);
-    /// Start a disk operation on this group's directory.
-    fn disk(&mut self, op: Op);
-    /// Drop what is left of a large state, without holding up the turn where that can be done.
-    fn dispose(&mut self, remains: Box<dyn Any + Send>) {
-        drop(remains);
-    }
-    /// The turn has become long: what can wait is left to the next one.
-    fn is_turn_long(&mut self) -> bool {
-        false
-    }
-    /// The longest turn of the shard in the last five to ten seconds, for reports.
-    fn longest_turn(&self) -> LongestTurn {
-        LongestTurn::default()
-    }
-    /// Who may be sent something from now on. A host that reaches every node by its number has
-    /// nothing to do.
-    fn members(&mut self, members: &Memberships) {
-        let _ = members;
-    }
-}
-
-/// The longest of some turns of a shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LongestTurn {
-    /// From its begin to its end.
-    pub took: Micros,
-    /// Since its end.
-    pub ago: Micros,
-    /// What a turn itself ran, at most: not necessarily the same one.
-    pub ran: Micros,
-}
-
-/// Who this replica is, and its bounds.
-#[derive(Clone, Debug)]
-pub struct ReplicaConfig {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The group.
-    pub group: GroupId,
-    /// The voters the group was founded with. This node need not be one.
-    pub founders: Vec<Member>,
-    /// Timing of the core, and this node's number.
-    pub raft: Config,
-    /// Batches sealed and not yet committed, at most.
-    pub batches_in_flight: usize,
-    /// Bytes sealed and not yet committed, at most.
-    pub bytes_in_flight: u64,
-    /// With a batch uncommitted, the next one is sealed early from this size on, in bytes.
-    pub seal_early: u64,
-    /// Commands proposed and not yet applied, per session.
-    pub session_in_flight: u64,
-    /// Commands proposed and not yet applied, in the whole group.
-    pub group_in_flight: u64,
-    /// Sessions of the group, at most.
-    pub sessions_max: usize,
-    /// Entry bytes applied in one flush, about; the rest waits for the next turn. While a snapshot
-    /// is written out each write copies a piece of the state: 1 MiB of them has taken 9 ms.
-    pub apply_bytes: u64,
-    /// Entries applied between two looks at whether the turn has become long, fewer where much is
-    /// told of them; at least 1.
-    pub apply_part: usize,
-    /// How long a voter must have been well before this node hands leadership over to it because it
-    /// should lead; see [`leadership`].
-    pub settled: Micros,
-    /// A snapshot is taken when what was applied since the last one takes this many bytes of disk,
-    /// or as many as that one has, whichever is more; some voters wait for up to half as many more,
-    /// so that not all of them are at it at once.
-    pub snapshot_after: u64,
-    /// A snapshot is written out in chunks of about this many bytes, one per turn. Equal on all
-    /// nodes, so that they write equal files.
-    pub snapshot_chunk: usize,
-    /// Pause between two pieces of about 256 KiB that are looked through for rot; 0 for never.
-    pub scrub_pause: Micros,
-}
-
-impl ReplicaConfig {
-    /// The defaults of `config.rs` for a member of a group.
-    #[must_use]
-    pub fn new(cluster: ClusterId, group: GroupId, founders: Vec<Member>, raft: Config) -> Self {
-        Self {
-            cluster,
-            group,
-            founders,
-            raft,
-            batches_in_flight: 4,
-            bytes_in_flight: 8 << 20,
-            seal_early: 16 << 10,
-            session_in_flight: 1_024,
-            group_in_flight: 8_192,
-            sessions_max: SESSIONS_MAX,
-            apply_bytes: 256 << 10,
-            apply_part: 16,
-            settled: Micros::from_millis(5_000),
-            snapshot_after: SNAPSHOT_AFTER,
-            snapshot_chunk: 64 << 10,
-            scrub_pause: SCRUB_PAUSE,
-        }
-    }
-}
-
-/// Something a peer or a client did that costs it its connection. The replica is unharmed.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// Bytes that do not decode.
-    #[error(transparent)]
-    Wire(#[from] wire::Error),
-    /// A batch that does not check.
-    #[error("batch refused: {0}")]
-    Batch(#[from] margay_log::FormatError),
-    /// An append that contradicts itself.
-    #[error("{0}")]
-    Append(&'static str),
-    /// A message from a node that is no member any more.
-    #[error("node {0} was removed from this group")]
-    Stranger(NodeId),
-    /// A configuration entry that does not decode.
-    #[error(transparent)]
-    Membership(#[from] BadMembership),
-}
-
-/// Something after which this replica must not go on. The process says so and stops.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// The log is poisoned.
-    #[error(transparent)]
-    Log(#[from] margay_log::Error),
-    /// A batch that Raft accepts but that is not sealed on what this log holds: the logs differ at
-    /// a position both call committed, or memory is broken.
-    #[error("group {group}: this log differs from the leader's behind index {behind}: {why}")]
-    Diverged {
-        /// The group.
-        group: GroupId,
-        /// The last index both agree on, as far as is known.
-        behind: Index,
-        /// What the log said.
-        why: String,
-    },
-    /// The log's meta block is not one of ours.
-    #[error("group {group}: the hard state holds no term and vote this version can read")]
-    Meta {
-        /// The group.
-        group: GroupId,
-    },
-    /// A configuration entry of the log is not one of ours.
-    #[error("group {group}: the configuration at index {index} cannot be read: {why}")]
-    Membership {
-        /// The group.
-        group: GroupId,
-        /// Where it is.
-        index: Index,
-        /// What is wrong with it.
-        why: BadMembership,
-    },
-    /// A committed batch cannot be read back.
-    #[error("group {group}: the log is damaged behind index {behind}")]
-    Damaged {
-        /// The group.
-        group: GroupId,
-        /// The last index that could be read.
-        behind: Index,
-    },
-}
 
 /// One group on one node. See the module's text.
 pub struct Replica<S: StateMachine> {
@@ -560,38 +389,6 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// What `cluster status` shows of this replica; its host adds how long turns took.
-    #[must_use]
-    pub fn status(&self) -> GroupStatus {
-        let name = |id: NodeId| self.members.member(id).map(|member| member.name.clone());
-        let named = |ids: &[NodeId]| ids.iter().filter_map(|id| name(*id)).collect();
-        let members = self.raft.configuration();
-        let places = self.members.current().members();
-        let places = places.map(|(member, _)| (member.name.clone(), member.address.clone()));
-        GroupStatus {
-            group: self.config.group,
-            node: name(self.config.raft.id).unwrap_or_default(),
-            leader: self.raft.leader().and_then(name),
-            halted: self.halted.is_some(),
-            snapshotting: self.snapshots.is_making(),
-            longest_turn_us: 0,
-            longest_turn_ago_us: 0,
-            busiest_turn_us: 0,
-            term: self.raft.term(),
-            first: self.log.first(),
-            last: self.log.last(),
-            chain: self.log.chain_at(self.log.last().index).unwrap_or_default(),
-            durable: self.log.durable(),
-            commit: self.commit,
-            applied: self.machine.applied(),
-            sessions: self.machine.sessions().len() as u32,
-            voters: named(members.voters()),
-            outgoing: named(members.outgoing()),
-            learners: named(members.learners()),
-            members: places.collect(),
-        }
-    }
-
     /// Before the node stops: from now on nothing is sealed, and every flush has the log write down
     /// how far it is durable, until [`Replica::is_settled`].
     pub fn rest(&mut self) {
@@ -602,47 +399,5 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.log.is_marked()
-    }
-
-    /// What has happened about snapshots.
-    #[must_use]
-    pub fn snapshot_counts(&self) -> SnapshotCounts {
-        self.snapshots.counts
-    }
-
-    /// Who belongs to the group.
-    #[must_use]
-    pub fn members(&self) -> &Memberships {
-        &self.members
-    }
-
-    /// The core, for checkers and reports.
-    #[must_use]
-    pub fn raft(&self) -> &Raft {
-        &self.raft
-    }
-
-    /// The log, for checkers and reports.
-    #[must_use]
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    /// The machine, for checkers and reports.
-    #[must_use]
-    pub fn machine(&self) -> &Machine<S> {
-        &self.machine
-    }
-
-    /// The commit index as this replica knows it.
-    #[must_use]
-    pub fn commit(&self) -> Index {
-        self.commit
-    }
-
-    /// The current term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.raft.term()
     }
 }

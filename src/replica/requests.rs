@@ -1,4 +1,5 @@
-//! What clients ask: one function per request, admission first.
+//! What clients ask: one function per request, admission first. Events are asked for in
+//! `subscriptions.rs`.
 //!
 //! A command that is refused for what it says is logged as refused under its own sequence, so that
 //! the sequence has no gap; one that is refused for load is not admitted, nor is what was pipelined
@@ -9,21 +10,15 @@ use margay_log::breaks;
 use margay_log::format::{EntryHeader, PAYLOAD_MAX};
 use margay_log::id::{Index, Micros};
 
-use super::front::{FAN_OUT_MAX, refuse, send_event};
+use super::front::refuse;
 use super::pending::{Waiting, Want};
 use super::{ConnId, Fault, Host, RETRY, Replica};
 use crate::machine::{
-    Admit, Code, Events, Filter, Halted, Level, ResourceId, Sequence, SessionId, StateMachine,
-    kind, session,
+    Admit, Code, Level, ResourceId, Sequence, SessionId, StateMachine, kind, session,
 };
 use crate::wire::client::{RefusedOf, Request, Response};
 use crate::wire::repair::ChainQuery;
 use crate::wire::{Frame, GroupStatus, Kind};
-
-/// Subscriptions of one connection, at most.
-const SUBSCRIPTIONS_MAX: usize = 4_096;
-/// What looking through the kept events of a resource counts for, in bytes that are sent.
-const LOOKED_THROUGH: usize = 16 << 10;
 
 /// A command as it arrived.
 struct Arrived<'a> {
@@ -117,7 +112,14 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    fn refuse(&self, host: &mut dyn Host, conn: ConnId, of: RefusedOf, code: Code, retry: Micros) {
+    pub(super) fn refuse(
+        &self,
+        host: &mut dyn Host,
+        conn: ConnId,
+        of: RefusedOf,
+        code: Code,
+        retry: Micros,
+    ) {
         if code == Code::NOT_LEADER {
             refuse(host, conn, of, code, retry, &self.leader_address());
         } else {
@@ -425,88 +427,5 @@ impl<S: StateMachine> Replica<S> {
 
     fn not_bound(&self, conn: ConnId, session: SessionId) -> Option<(Code, Micros)> {
         (self.front.session_of(conn) != Some(session)).then_some((Code::NO_SESSION, Micros(0)))
-    }
-
-    fn on_subscribe(
-        &mut self,
-        conn: ConnId,
-        id: u64,
-        resource: ResourceId,
-        after: Option<(Index, u32)>,
-        filter: &[u8],
-        host: &mut dyn Host,
-    ) {
-        if self.front.subscriptions(conn) >= SUBSCRIPTIONS_MAX {
-            let (of, code) = (RefusedOf::Subscription(id), Code::TOO_MANY_SUBSCRIPTIONS);
-            return self.refuse(host, conn, of, code, Micros(0));
-        }
-        if let Err(code) = Filter::decode(filter) {
-            return self.refuse(host, conn, RefusedOf::Subscription(id), code, Micros(0));
-        }
-        let Some(out) = host.client(conn) else { return };
-        let index = self.machine.applied();
-        Response::Subscribed { id, index }.encode(out);
-        let after = after.filter(|_| !breaks::EVENT_LOST.on()).unwrap_or((index, u32::MAX));
-        match self.send_missed(out, id, resource, after, filter) {
-            Ok(true) => self.front.subscribe(conn, id, resource, filter),
-            Ok(false) => self.front.unsubscribe(conn, id),
-            Err(halted) => self.halt(halted, host),
-        }
-    }
-
-    /// The state has leapt ahead of `before`: sends every subscription what is kept of the events
-    /// in between, or that it lags, where there are many of them.
-    pub(super) fn send_missed_to_all(&mut self, before: Index, host: &mut dyn Host) {
-        let mut left = FAN_OUT_MAX;
-        for (conn, id, resource, filter) in self.front.all_subscriptions() {
-            let Some(out) = host.client(conn) else { continue };
-            let mut after = (before, u32::MAX);
-            if left == 0 {
-                after.0 = self.machine.applied();
-                Response::Lagged { subscription: id, oldest: after.0.next() }.encode(out);
-            }
-            let length = out.len();
-            let sent = self.send_missed(out, id, resource, after, &filter);
-            left = left.saturating_sub(LOOKED_THROUGH + out.len() - length);
-            match sent {
-                Ok(true) => {}
-                Ok(false) => self.front.unsubscribe(conn, id),
-                Err(halted) => return self.halt(halted, host),
-            }
-        }
-    }
-
-    /// Sends the kept events after a position; says so first where some are not kept any more.
-    /// Returns whether more can come: of a deleted resource nothing is kept, not even that.
-    fn send_missed(
-        &self,
-        out: &mut Vec<u8>,
-        id: u64,
-        resource: ResourceId,
-        after: (Index, u32),
-        filter: &[u8],
-    ) -> Result<bool, Halted> {
-        let mut kept = self.machine.events_or_halt(resource, after, filter)?;
-        if let Events::Lagged { oldest } = kept {
-            Response::Lagged { subscription: id, oldest }.encode(out);
-            let after = (oldest.prev(), u32::MAX);
-            kept = self.machine.events_or_halt(resource, after, filter)?;
-        }
-        match kept {
-            Events::Some(missed) => {
-                for (index, event) in missed {
-                    send_event(out, id, index, &event, &event.payload());
-                }
-            }
-            // Where its creation is not applied here yet, all of it is to come.
-            Events::Gone if resource.0 <= self.machine.applied().0 => {
-                let (of, code) = (RefusedOf::Subscription(id), Code::NO_SUCH_RESOURCE);
-                let (retry, leader, text) = (Micros(0), "", code.text());
-                Response::Refused { of, code, retry, leader, text }.encode(out);
-                return Ok(false);
-            }
-            Events::Gone | Events::Lagged { .. } => {}
-        }
-        Ok(true)
     }
 }

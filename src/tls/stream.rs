@@ -54,7 +54,8 @@ impl Stream {
                 return Err(ErrorKind::TimedOut.into());
             }
             if stream.receive()? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
+                let text = "disconnected before the TLS handshake was over";
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
             }
         }
         Ok(stream)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::commit_log::manage::{Stats, Verified, verify};
 use crate::commit_log::reader::Reader;
 use crate::commit_log::shared::{Shared, State};
-use crate::disk::direct::listed;
+use crate::disk::directory;
 use crate::disk::view::View;
 use crate::error::{Error, segment_file};
 use crate::id::{BatchEnd, Index, SegmentNumber};
@@ -175,7 +175,7 @@ impl Sight {
 
     /// What cannot be seen is another file later.
     fn of(path: &Path) -> Sight {
-        let segments = listed(path).unwrap_or_default().into_iter();
+        let segments = directory::segments(path).unwrap_or_default().into_iter();
         let stamp = |(segment, _)| Some((segment, Stamp::of(path, segment)?));
         Sight(Mutex::new(segments.filter_map(stamp).collect()))
     }

@@ -1,7 +1,8 @@
 //! Operations on a log's directory as entries of an io_uring, and completions as results. The ring
 //! is whoever's: a log's own (`uring.rs`), or a shard's.
 //!
-//! How a segment is prepared is in `prepare.rs`.
+//! What each of them takes is in files of its own: reading and writing in `transfer.rs`, preparing
+//! a segment in `prepare.rs`, naming and removing a snapshot in `publish.rs`.
 //!
 //! Invariants: buffers, paths and descriptors that an entry points to belong to its slot until the
 //! completion, whoever drops what; a slot has one entry under way; a result is told once.
@@ -9,22 +10,20 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Buffer;
-use crate::disk::direct::{Direct, TEMPORARY, ZEROS};
-use crate::disk::maker::spare_file;
+use crate::disk::direct::Direct;
+use crate::disk::maker::{ZEROS, spare_file};
 use crate::disk::prepare::Prepare;
-use crate::disk::snapshots::SPARE_FILE;
-use crate::disk::sys::disk_error;
+use crate::disk::publish::{Aim, Publish, over};
+use crate::disk::transfer::{Data, Transfer};
 use crate::disk::{DiskError, Done, Op, SnapshotStep};
 use crate::error::segment_file;
 use crate::hard_state::PAIR_BYTES;
 use crate::id::{Index, SegmentNumber, Ticket};
-use crate::snapshot::snapshot_file;
 
 /// Bits of `user_data` that a driver uses; the rest is the caller's.
 const OWN_BITS: u32 = 48;
@@ -70,73 +69,6 @@ enum Work {
     Snapshot(Box<Publish>),
     /// Ended, or could not even begin.
     Over(Done),
-}
-
-/// A snapshot's file on its way to its name, or out of the way.
-#[derive(Debug)]
-struct Publish {
-    ticket: Ticket,
-    file: Option<Arc<File>>,
-    directory: Arc<File>,
-    from: CString,
-    to: CString,
-    step: PublishStep,
-    /// It is no new snapshot that gets another name, but one that is removed.
-    sets_aside: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum PublishStep {
-    Sync,
-    Rename,
-    SyncDirectory,
-    /// Delete `from`: that is all.
-    Delete,
-}
-
-/// A read or a write, possibly in several pieces.
-#[derive(Debug)]
-struct Transfer {
-    ticket: Ticket,
-    file: Arc<File>,
-    offset: u64,
-    data: Data,
-    transferred: usize,
-}
-
-#[derive(Debug)]
-enum Data {
-    Write(Arc<Buffer>),
-    Mend(Arc<Buffer>),
-    HardState(Arc<Buffer>),
-    Snapshot(Arc<Buffer>),
-    Read(Buffer),
-    ReadSnapshot(Buffer),
-}
-
-impl Data {
-    fn len(&self) -> usize {
-        match self {
-            Data::Write(buffer)
-            | Data::Mend(buffer)
-            | Data::HardState(buffer)
-            | Data::Snapshot(buffer) => buffer.len(),
-            Data::Read(buffer) | Data::ReadSnapshot(buffer) => buffer.len(),
-        }
-    }
-
-    /// Nobody gives its memory back.
-    fn leak(&mut self) {
-        match self {
-            Data::Write(buffer)
-            | Data::Mend(buffer)
-            | Data::HardState(buffer)
-            | Data::Snapshot(buffer) => std::mem::forget(Arc::clone(buffer)),
-            Data::Read(buffer) | Data::ReadSnapshot(buffer) => {
-                std::mem::forget(std::mem::replace(buffer, Buffer::empty()));
-            }
-        }
-    }
 }
 
 impl Driver {
@@ -223,11 +155,10 @@ impl Driver {
         let at = (entry.get_user_data() & ((1 << SLOT_BITS) - 1)) as usize;
         let slot = self.slots.get_mut(at)?;
         let Some(Work::Transfer(transfer)) = &slot.work else { return None };
-        let (Data::Write(data) | Data::HardState(data)) = &transfer.data else { return None };
-        let result = transfer.file.write_all_at(data, transfer.offset);
+        let result = transfer.write_now()?;
         let Some(Work::Transfer(transfer)) = slot.work.take() else { return None };
         self.free.push(at);
-        Some(transfer.finish(result.map_err(|error| disk_error(&error))))
+        Some(transfer.finish(result))
     }
 
     /// Nothing is under way in any ring: what had begun is given up.
@@ -311,7 +242,7 @@ impl Driver {
     ) -> Result<Work, DiskError> {
         let directory = Arc::clone(self.files.directory());
         let files = self.files.snapshots();
-        let step = match step {
+        let aim = match step {
             SnapshotStep::Begin => {
                 files.begin(snapshot)?;
                 return Ok(Work::Over(over(ticket, Ok(()))));
@@ -326,27 +257,11 @@ impl Driver {
                 let file = files.finished(snapshot)?;
                 return Ok(transfer(ticket, file, offset, Data::ReadSnapshot(buffer)));
             }
-            SnapshotStep::Publish | SnapshotStep::Discard | SnapshotStep::Remove => step,
+            SnapshotStep::Publish => Aim::Publish,
+            SnapshotStep::Discard => Aim::Discard,
+            SnapshotStep::Remove => Aim::Remove,
         };
-        let name = snapshot_file(snapshot);
-        let temporary = format!("{name}{TEMPORARY}");
-        let removes = matches!(step, SnapshotStep::Remove);
-        let sets_aside = removes && files.sets_aside(snapshot);
-        let (from, to, file, first) = match step {
-            SnapshotStep::Publish => {
-                (temporary, name, Some(files.written(snapshot)?), PublishStep::Sync)
-            }
-            SnapshotStep::Discard => (temporary, name, None, PublishStep::Delete),
-            _ if sets_aside => (name, SPARE_FILE.to_owned(), None, PublishStep::Rename),
-            _ => (name.clone(), name, None, PublishStep::Delete),
-        };
-        if removes {
-            files.close(snapshot);
-        } else {
-            files.made(snapshot);
-        }
-        let (from, to) = (c_string(from), c_string(to));
-        let publish = Publish { ticket, file, directory, from, to, step: first, sets_aside };
+        let publish = Publish::new(files, directory, ticket, snapshot, aim)?;
         Ok(Work::Snapshot(Box::new(publish)))
     }
 
@@ -372,8 +287,7 @@ impl Driver {
                 Err(Done::Retired { segment, result: checked(result).map(|_| ()) })
             }
             Work::Snapshot(publish) => {
-                let ends = publish.sets_aside && (result < 0 || publish.is_last());
-                if ends {
+                if publish.ends_setting_aside(result) {
                     self.files.snapshots().on_set_aside(result >= 0);
                 }
                 publish.advance(result).map(Work::Snapshot)
@@ -424,10 +338,7 @@ impl Work {
     fn fail(self, error: DiskError) -> Done {
         let result = Err(error);
         match self {
-            Work::Transfer(mut transfer) => {
-                transfer.data.leak();
-                transfer.finish(result)
-            }
+            Work::Transfer(transfer) => transfer.fail(error),
             Work::Prepare(prepare) => {
                 let segment = prepare.segment();
                 std::mem::forget(prepare);
@@ -438,7 +349,7 @@ impl Work {
                 Done::Retired { segment, result }
             }
             Work::Snapshot(publish) => {
-                let ticket = publish.ticket;
+                let ticket = publish.ticket();
                 std::mem::forget(publish);
                 over(ticket, result)
             }
@@ -448,104 +359,7 @@ impl Work {
 }
 
 fn transfer(ticket: Ticket, file: Arc<File>, offset: u64, data: Data) -> Work {
-    Work::Transfer(Transfer { ticket, file, offset, data, transferred: 0 })
-}
-
-impl Transfer {
-    fn entry(&mut self) -> squeue::Entry {
-        let file = types::Fd(self.file.as_raw_fd());
-        let (from, left) = (self.transferred, self.data.len() - self.transferred);
-        let offset = self.offset + from as u64;
-        assert!(left > 0);
-        match &mut self.data {
-            Data::Write(data) | Data::Mend(data) | Data::HardState(data) | Data::Snapshot(data) => {
-                opcode::Write::new(file, data[from..].as_ptr(), left as u32).offset(offset).build()
-            }
-            Data::Read(buffer) | Data::ReadSnapshot(buffer) => {
-                let bytes = &mut buffer[from..];
-                opcode::Read::new(file, bytes.as_mut_ptr(), left as u32).offset(offset).build()
-            }
-        }
-    }
-
-    /// Goes on after a short transfer, ends after the last piece.
-    fn advance(mut self, result: i32) -> Result<Transfer, Done> {
-        match checked(result) {
-            Err(error) => Err(self.finish(Err(error))),
-            // The file ends, or takes nothing.
-            Ok(0) => Err(self.finish(Err(EIO))),
-            Ok(bytes) => {
-                let end = self.transferred + bytes as usize;
-                if end >= self.data.len() {
-                    return Err(self.finish(Ok(())));
-                }
-                // A piece is continued at a block, as O_DIRECT demands; a part of one is done
-                // again. No block at all is progress too small to be believed.
-                let blocks = end - end % crate::format::BLOCK;
-                if blocks == self.transferred {
-                    return Err(self.finish(Err(EIO)));
-                }
-                self.transferred = blocks;
-                Ok(self)
-            }
-        }
-    }
-
-    fn finish(self, result: Result<(), DiskError>) -> Done {
-        let ticket = self.ticket;
-        match self.data {
-            Data::Write(_) => Done::Write { ticket, result },
-            Data::Mend(_) => Done::Mend { ticket, result },
-            Data::HardState(_) => Done::HardState { ticket, result },
-            Data::Read(buffer) => Done::Read { ticket, result: result.map(|()| buffer) },
-            Data::Snapshot(_) => Done::Snapshot { ticket, result: result.map(|()| None) },
-            Data::ReadSnapshot(buffer) => {
-                Done::Snapshot { ticket, result: result.map(|()| Some(buffer)) }
-            }
-        }
-    }
-}
-
-impl Publish {
-    fn entry(&self) -> squeue::Entry {
-        let directory = types::Fd(self.directory.as_raw_fd());
-        let file = types::Fd(self.file.as_ref().map_or(-1, |file| file.as_raw_fd()));
-        match self.step {
-            PublishStep::Sync => opcode::Fsync::new(file).build(),
-            PublishStep::Rename => {
-                opcode::RenameAt::new(directory, self.from.as_ptr(), directory, self.to.as_ptr())
-                    .build()
-            }
-            PublishStep::SyncDirectory => opcode::Fsync::new(directory).build(),
-            PublishStep::Delete => opcode::UnlinkAt::new(directory, self.from.as_ptr()).build(),
-        }
-    }
-
-    fn is_last(&self) -> bool {
-        matches!(self.step, PublishStep::SyncDirectory | PublishStep::Delete)
-    }
-
-    fn advance(mut self: Box<Self>, result: i32) -> Result<Box<Publish>, Done> {
-        if let Err(error) = checked(result) {
-            // What is not there need not be removed.
-            let removes = self.sets_aside || self.step == PublishStep::Delete;
-            let is_gone = removes && error.errno == libc::ENOENT;
-            return Err(over(self.ticket, if is_gone { Ok(()) } else { Err(error) }));
-        }
-        self.step = match self.step {
-            PublishStep::Sync => PublishStep::Rename,
-            PublishStep::Rename => PublishStep::SyncDirectory,
-            PublishStep::SyncDirectory | PublishStep::Delete => {
-                return Err(over(self.ticket, Ok(())));
-            }
-        };
-        Ok(self)
-    }
-}
-
-/// The end of a step on a snapshot that brings no bytes.
-fn over(ticket: Ticket, result: Result<(), DiskError>) -> Done {
-    Done::Snapshot { ticket, result: result.map(|()| None) }
+    Work::Transfer(Transfer::new(ticket, file, offset, data))
 }
 
 /// The file of a descriptor that an `OpenAt` has just given us.

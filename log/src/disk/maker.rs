@@ -11,10 +11,13 @@ use crate::buffer::Buffer;
 use crate::disk::DiskError;
 #[cfg(doc)]
 use crate::disk::Op;
-use crate::disk::direct::{TEMPORARY, ZEROS};
+use crate::disk::directory::TEMPORARY;
 use crate::disk::sys::{allocate, disk_error, rename_new};
 use crate::error::segment_file;
 use crate::id::SegmentNumber;
+
+/// Zeros are written this many bytes at a time.
+pub(crate) const ZEROS: usize = 256 << 10;
 
 /// Makes and removes whole files. Whoever writes to them opens them.
 #[derive(Debug)]

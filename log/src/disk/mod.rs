@@ -16,6 +16,8 @@ use crate::id::{Index, SegmentNumber, Ticket};
 mod ahead;
 #[cfg(feature = "direct")]
 pub mod direct;
+#[cfg(feature = "direct")]
+pub(crate) mod directory;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod driver;
@@ -23,13 +25,19 @@ pub mod driver;
 pub(crate) mod maker;
 #[cfg(feature = "uring")]
 mod prepare;
+#[cfg(feature = "uring")]
+mod publish;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "direct")]
+mod slots;
 #[cfg(feature = "direct")]
 pub(crate) mod snapshots;
 #[cfg(feature = "direct")]
 #[allow(unsafe_code)]
 pub(crate) mod sys;
+#[cfg(feature = "uring")]
+mod transfer;
 #[cfg(feature = "uring")]
 #[allow(unsafe_code)]
 pub mod uring;

@@ -22,7 +22,8 @@ use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::{Direct, TEMPORARY};
+use crate::disk::direct::Direct;
+use crate::disk::directory::TEMPORARY;
 use crate::disk::driver::{EIO, c_string, checked};
 use crate::disk::maker::spare_file;
 use crate::disk::sys::{disk_error, try_lock};

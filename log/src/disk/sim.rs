@@ -1,13 +1,15 @@
 //! A simulated disk: what is stored, what is under way, and what a power cut leaves of it.
 //!
 //! Nothing happens by itself. The simulation decides which operation completes next, which write
-//! fails, and when the power goes; [`SimDisk::power_cut`] then drops, completes or tears each
-//! operation under way, sector by sector, by a seeded source. Afterwards the same disk is opened
-//! again as [`Storage`].
+//! fails (`sim/harm.rs`), and when the power goes; [`SimDisk::power_cut`] then drops, completes or
+//! tears each operation under way, sector by sector, by a seeded source (`sim/crash.rs`).
+//! Afterwards the same disk is opened again as [`Storage`].
 //!
 //! Invariant: what was reported done is stored and only [`SimDisk::flip`] changes it.
 
+mod crash;
 mod file;
+mod harm;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,14 +29,6 @@ pub const EIO: DiskError = DiskError { errno: 5 };
 pub const ENOSPC: DiskError = DiskError { errno: 28 };
 /// `ENOENT`.
 pub const ENOENT: DiskError = DiskError { errno: 2 };
-
-/// What an operation under way comes to when the power goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
-    Dropped,
-    Whole,
-    Torn,
-}
 
 /// A disk that exists in memory.
 #[derive(Clone, Debug)]
@@ -167,105 +161,6 @@ impl SimDisk {
         self.finished.push_back(finished);
     }
 
-    /// The power goes: each operation under way is dropped, whole, or any subset of its sectors.
-    /// What was done stays; what waits to be polled is forgotten. Faults are switched off.
-    pub fn power_cut(&mut self, rng: &mut Rng) {
-        for op in std::mem::take(&mut self.in_flight) {
-            let fate = [Fate::Dropped, Fate::Whole, Fate::Torn][rng.below(3) as usize];
-            self.resolve(op, fate, rng);
-        }
-        for (segment, file) in self.removed.iter_mut().flat_map(std::mem::take) {
-            if !self.segments.contains_key(&segment) && rng.chance(1, 2) {
-                self.segments.insert(segment, file);
-                self.back += 1;
-            }
-        }
-        self.restart();
-    }
-
-    /// From now on a power cut may bring back the file of a segment that was removed or set aside,
-    /// until a directory that has changed otherwise is synced: nobody waits for a name to be gone.
-    pub fn bring_back_removed(&mut self) {
-        self.removed.get_or_insert_default();
-    }
-
-    /// How many segments came back.
-    #[must_use]
-    pub fn back(&self) -> u64 {
-        self.back
-    }
-
-    fn sync_directory_if(&mut self, is_synced: bool) {
-        if is_synced {
-            self.removed.iter_mut().for_each(BTreeMap::clear);
-        }
-    }
-
-    fn note_removed(&mut self, segment: SegmentNumber, file: &File) {
-        if let Some(removed) = &mut self.removed {
-            removed.insert(segment, file.clone());
-        }
-    }
-
-    /// The process is killed, the machine goes on: each operation under way is dropped or whole.
-    pub fn kill(&mut self, rng: &mut Rng) {
-        for op in std::mem::take(&mut self.in_flight) {
-            let fate = if rng.chance(1, 2) { Fate::Whole } else { Fate::Dropped };
-            self.resolve(op, fate, rng);
-        }
-        self.restart();
-    }
-
-    /// Forgets what is under way, and returns it: it may still [`SimDisk::land`].
-    pub fn abandon(&mut self) -> Vec<Op> {
-        self.in_flight.drain(..).collect()
-    }
-
-    /// An operation that was abandoned reaches the disk after all.
-    pub fn land(&mut self, op: Op, rng: &mut Rng) {
-        self.resolve(op, Fate::Whole, rng);
-    }
-
-    /// The next log or hard-state write that completes fails with `error`, leaving a torn write
-    /// behind.
-    pub fn fail_next_write(&mut self, error: DiskError) {
-        self.fail_write = Some(error);
-    }
-
-    /// From now on preparing a segment fails with `error`; `None` ends that.
-    pub fn fail_prepares(&mut self, error: Option<DiskError>) {
-        self.fail_prepare = error;
-    }
-
-    /// Flips a bit of a stored segment. False if the segment is not there or shorter.
-    pub fn flip(&mut self, segment: SegmentNumber, offset: u64, bit: u8) -> bool {
-        let Some(file) = self.segments.get_mut(&segment) else { return false };
-        if offset >= file.size {
-            return false;
-        }
-        file.flip(offset, bit);
-        true
-    }
-
-    /// Flips a bit of the hard-state file. False if it is not there.
-    pub fn flip_hard_state(&mut self, offset: u64, bit: u8) -> bool {
-        let Some(file) = &mut self.hard_state else { return false };
-        file.flip(offset % HARD_STATE_BYTES as u64, bit);
-        true
-    }
-
-    /// Overwrites whole blocks of a stored segment, as a misdirected write would. False if the
-    /// segment is not there or ends before.
-    pub fn overwrite(&mut self, segment: SegmentNumber, offset: u64, bytes: &[u8]) -> bool {
-        let Some(file) = self.segments.get_mut(&segment) else { return false };
-        let whole = offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK);
-        if !whole || offset.saturating_add(bytes.len() as u64) > file.size {
-            return false;
-        }
-        file.write(offset, bytes, || true);
-        true
-    }
-
     /// How many segments were made from the files of others.
     #[must_use]
     pub fn reused(&self) -> u64 {
@@ -279,45 +174,6 @@ impl SimDisk {
         self.overwrites
     }
 
-    /// Makes the block at `offset` unreadable: reads of it fail with `EIO` until it is written.
-    pub fn fail_reads_of(&mut self, segment: SegmentNumber, offset: u64) {
-        self.unreadable.insert((segment, offset / BLOCK as u64));
-    }
-
-    /// Lets `calls` more writing calls of [`Storage`] through; the one after is torn and fails, and
-    /// so do all later ones until the power is cut.
-    pub fn crash_after(&mut self, calls: u32) {
-        self.fuse = Some(calls);
-    }
-
-    /// Removes a file, as an operator might.
-    pub fn lose_segment(&mut self, segment: SegmentNumber) -> bool {
-        self.segments.remove(&segment).is_some()
-    }
-
-    /// Removes the hard-state file.
-    pub fn lose_hard_state(&mut self) -> bool {
-        self.hard_state.take().is_some()
-    }
-
-    /// Exchanges the contents of two segment files.
-    pub fn swap_segments(&mut self, one: SegmentNumber, other: SegmentNumber) -> bool {
-        let Some(first) = self.segments.remove(&one) else { return false };
-        let second = self.segments.insert(other, first);
-        if let Some(second) = second {
-            self.segments.insert(one, second);
-        }
-        true
-    }
-
-    /// Cuts a segment file to `size` bytes.
-    pub fn shorten_segment(&mut self, segment: SegmentNumber, size: u64) -> bool {
-        let Some(file) = self.segments.get_mut(&segment) else { return false };
-        file.size = size;
-        file.blocks.retain(|&block, _| block < size / BLOCK as u64);
-        true
-    }
-
     /// Bytes of a stored segment that are not zero, as (offset, length) of blocks written.
     pub fn written_blocks(&self, segment: SegmentNumber) -> impl Iterator<Item = u64> + '_ {
         let file = self.segments.get(&segment);
@@ -327,26 +183,6 @@ impl SimDisk {
     /// Numbers of the stored segments.
     pub fn segment_numbers(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
         self.segments.keys().copied()
-    }
-
-    /// From now on every step of making a snapshot fails with `error`; `None` ends that.
-    pub fn fail_snapshots(&mut self, error: Option<DiskError>) {
-        self.fail_snapshots = error;
-    }
-
-    /// Flips a bit of a finished snapshot. False if it is not there or shorter.
-    pub fn flip_snapshot(&mut self, snapshot: Index, offset: u64, bit: u8) -> bool {
-        let Some(file) = self.snapshots.get_mut(&snapshot) else { return false };
-        if offset >= file.size {
-            return false;
-        }
-        file.flip(offset, bit);
-        true
-    }
-
-    /// Removes a finished snapshot, as an operator might.
-    pub fn lose_snapshot(&mut self, snapshot: Index) -> bool {
-        self.snapshots.remove(&snapshot).is_some()
     }
 
     /// The finished snapshots, with their sizes in bytes.
@@ -394,75 +230,6 @@ impl SimDisk {
             }
         }
         Ok(None)
-    }
-
-    fn restart(&mut self) {
-        self.finished.clear();
-        self.spares.clear();
-        self.making = None;
-        self.fail_snapshots = None;
-        self.fail_write = None;
-        self.fail_prepare = None;
-        self.fuse = None;
-    }
-
-    /// What is left of an operation that did not complete.
-    fn resolve(&mut self, op: Op, fate: Fate, rng: &mut Rng) {
-        if fate == Fate::Dropped {
-            return;
-        }
-        let mut lands = || fate == Fate::Whole || rng.chance(1, 2);
-        match op {
-            Op::Write { segment, offset, data, .. } | Op::Mend { segment, offset, data, .. } => {
-                if let Some(file) = self.segments.get_mut(&segment) {
-                    file.write(offset, &data, lands);
-                }
-            }
-            Op::HardState { pair, data, .. } => {
-                if let Some(file) = &mut self.hard_state {
-                    file.write(u64::from(pair) * PAIR_BYTES as u64, &data, lands);
-                }
-            }
-            // A segment has its name only when all of it is durable; deletion happens or does not.
-            Op::Prepare { segment, size, header, spare: None } => {
-                let is_new = !self.segments.contains_key(&segment);
-                if lands() && is_new && self.fail_prepare.is_none() {
-                    let _ = self.make(segment, size, &header);
-                }
-            }
-            // Neither of a spare's two renamings need be durable: it may be what it was, but for
-            // its header.
-            Op::Prepare { segment, size, header, spare: Some(spare) } => {
-                let Some(mut file) = self.spares.remove(&spare) else { return };
-                let is_new = !self.segments.contains_key(&segment);
-                if lands() && is_new && self.fail_prepare.is_none() {
-                    let _ = self.reuse(file, segment, size, &header);
-                    self.removed.iter_mut().for_each(|removed| _ = removed.remove(&spare));
-                } else if fate == Fate::Torn && !self.segments.contains_key(&spare) {
-                    file.write(0, &header, || true);
-                    self.segments.insert(spare, file);
-                }
-            }
-            Op::Retire { segment, keep } => {
-                if lands() {
-                    self.retire(segment, keep);
-                }
-            }
-            // A rename replaces a file or does not.
-            Op::Rewrite { segment, data } => {
-                if lands() && self.fail_prepare.is_none() {
-                    let _ = self.replace(segment, &data);
-                }
-            }
-            // Until it is published a snapshot is a temporary file, which opening removes.
-            Op::Snapshot { snapshot, step, .. } => {
-                let lasting = matches!(step, SnapshotStep::Publish | SnapshotStep::Remove);
-                if lasting && lands() {
-                    let _ = self.snapshot_step(snapshot, &step);
-                }
-            }
-            Op::Read { .. } => {}
-        }
     }
 
     fn replace(&mut self, segment: SegmentNumber, data: &Buffer) -> Result<(), DiskError> {

@@ -12,13 +12,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::disk::direct::TEMPORARY;
+use crate::disk::directory::{self, TEMPORARY};
 use crate::disk::sys::disk_error;
 use crate::disk::{DiskError, SnapshotStep};
 use crate::id::Index;
@@ -72,7 +71,7 @@ impl SnapshotFiles {
 
     /// Those that are there, with their sizes.
     pub(crate) fn list(&self) -> io::Result<Vec<(Index, u64)>> {
-        listed(&self.path)
+        directory::snapshots(&self.path)
     }
 
     /// Begins a file, in place of one that was begun.
@@ -248,27 +247,6 @@ fn unless_gone(removed: io::Result<()>) -> Result<(), DiskError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(&error)),
         _ => Ok(()),
     }
-}
-
-/// The snapshots in a directory, with their sizes.
-pub(crate) fn listed(path: &Path) -> io::Result<Vec<(Index, u64)>> {
-    let mut listed = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if let Some(index) = snapshot_index(entry.file_name().as_bytes()) {
-            listed.push((index, entry.metadata()?.len()));
-        }
-    }
-    listed.sort_unstable();
-    Ok(listed)
-}
-
-/// The index in the name of a snapshot's file, if it is exactly that.
-fn snapshot_index(name: &[u8]) -> Option<Index> {
-    let name = std::str::from_utf8(name).ok()?;
-    let digits = name.strip_prefix("snapshot-")?.strip_suffix(".mgs")?;
-    let index = Index(digits.parse().ok()?);
-    (snapshot_file(index) == name).then_some(index)
 }
 
 #[cfg(test)]

@@ -9,10 +9,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::disk::DiskError;
+use crate::error::Error;
 
 /// The system's error, by number.
 pub(crate) fn disk_error(error: &io::Error) -> DiskError {
     DiskError { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// What could not be done to which file, and why.
+pub(crate) fn failed(action: &'static str, path: &Path, error: &io::Error) -> Error {
+    Error::Path { action, path: path.display().to_string(), cause: disk_error(error) }
 }
 
 /// Whether a file could not be opened because the process, or the system, has too many open.

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::disk::DiskError;
-use crate::disk::direct::{listed, read_slots};
-use crate::disk::sys::disk_error;
+use crate::disk::directory;
+use crate::disk::slots::read_slots;
+use crate::disk::sys::{disk_error, failed};
 use crate::error::{Error, HARD_STATE_FILE, segment_file};
 use crate::format::{BLOCK, SegmentHeader};
 use crate::hard_state::HardState;
@@ -43,15 +44,10 @@ impl View {
     /// # Errors
     /// [`Error::Path`] if there is no log: neither a hard state nor a segment.
     pub fn open(path: &Path) -> Result<View, Error> {
-        let failed = |action, error: &io::Error| Error::Path {
-            action,
-            path: path.display().to_string(),
-            cause: disk_error(error),
-        };
-        let segments = listed(path).map_err(|error| failed("list", &error))?;
+        let segments = directory::segments(path).map_err(|error| failed("list", path, &error))?;
         if segments.is_empty() && !path.join(HARD_STATE_FILE).exists() {
             let missing = io::Error::from_raw_os_error(libc::ENOENT);
-            return Err(failed("find a log in", &missing));
+            return Err(failed("find a log in", path, &missing));
         }
         let total = segments.iter().map(|(_, size)| size).sum();
         Ok(View { path: path.to_owned(), file: None, read: 0, total, progress: None })
@@ -134,7 +130,7 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 
 impl Storage for View {
     fn segments(&mut self) -> Result<Vec<(SegmentNumber, u64)>, DiskError> {
-        listed(&self.path).map_err(|error| disk_error(&error))
+        directory::segments(&self.path).map_err(|error| disk_error(&error))
     }
 
     fn read(

@@ -66,9 +66,14 @@ impl File {
         Ok(())
     }
 
-    pub(super) fn flip(&mut self, offset: u64, bit: u8) {
+    /// Flips a bit. False if the file ends before it.
+    pub(super) fn flip(&mut self, offset: u64, bit: u8) -> bool {
+        if offset >= self.size {
+            return false;
+        }
         let block = self.blocks.entry(offset / BLOCK as u64).or_default();
         Arc::make_mut(&mut block.bytes)[(offset % BLOCK as u64) as usize] ^= 1 << (bit % 8);
+        true
     }
 }
 
