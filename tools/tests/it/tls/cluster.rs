@@ -1,5 +1,5 @@
-//! Clusters of real processes that take certificates alone: they are used as ever, and whoever comes
-//! with a wrong one, or with none, is told so.
+//! Clusters of real processes that take certificates alone: they are used as ever, and whoever
+//! comes with a wrong one, or with none, is told so.
 
 use std::fs::{self, File};
 use std::io::Write;
