@@ -214,7 +214,7 @@ fn measure(
             .hint("use a cluster without it; --tls and MARGAY_TLS must not be set"));
     }
     let endpoints = connect.endpoints.clone();
-    let load = Load { endpoints, workload, shape, keys: KEYS, time };
+    let load = Load { endpoints, tls: None, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
     let report = load::run(&load, &mut |pulse| progress.show(pulse));
     progress.clear();

@@ -310,7 +310,7 @@ fn speed(nodes: &Nodes, time: Duration) -> Result<(), Exit> {
     let mut topic = "speed";
     for workload in [Workload::MapPut, Workload::MapGet] {
         let (endpoints, shape, keys) = (nodes.endpoints(), SHAPE, KEYS);
-        let load = Load { endpoints, workload, shape, keys, time };
+        let load = Load { endpoints, tls: None, workload, shape, keys, time };
         let mut progress = Progress::new(time);
         let report = load::run(&load, &mut |pulse| progress.show(pulse));
         progress.clear();

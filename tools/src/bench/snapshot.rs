@@ -137,6 +137,7 @@ fn measure(connect: &Connect, args: &Args, dir: &std::path::Path) -> Result<(), 
     let keys = (args.state / (args.payload + 12)).clamp(1, u32::MAX as usize) as u32;
     let Args { connections, inflight, payload, .. } = *args;
     let load = Load {
+        tls: None,
         endpoints: nodes.endpoints(),
         workload: Workload::MapPut,
         shape: Shape { connections, inflight, payload },
