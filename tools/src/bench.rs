@@ -209,6 +209,10 @@ fn measure(
     time: Duration,
 ) -> Result<Report, Exit> {
     connect.check()?;
+    if connect.tls.is_some() {
+        return Err(Exit::usage("margay bench measures connections without TLS")
+            .hint("use a cluster without it; --tls and MARGAY_TLS must not be set"));
+    }
     let endpoints = connect.endpoints.clone();
     let load = Load { endpoints, tls: None, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
