@@ -209,12 +209,9 @@ fn measure(
     time: Duration,
 ) -> Result<Report, Exit> {
     connect.check()?;
-    if connect.tls.is_some() {
-        return Err(Exit::usage("margay bench measures connections without TLS")
-            .hint("use a cluster without it; --tls and MARGAY_TLS must not be set"));
-    }
     let endpoints = connect.endpoints.clone();
-    let load = Load { endpoints, tls: None, workload, shape, keys: KEYS, time };
+    let tls = connect.tls()?;
+    let load = Load { endpoints, tls, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
     let report = load::run(&load, &mut |pulse| progress.show(pulse));
     progress.clear();
