@@ -6,12 +6,14 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use margay::tls::Tls;
 
 use super::{shown, tls};
 use crate::harness::{
-    Ended, MARGAY, PATIENCE, Scratch, beside_others, for_cluster, plan, run, until, until_or,
+    Ended, MARGAY, PATIENCE, Scratch, beside_others, for_cluster, plan, run, run_within, until,
+    until_or,
 };
 use crate::nodes::{Identities, Nodes, name};
 use crate::sys;
@@ -167,6 +169,18 @@ fn a_cluster_is_used_with_certificates() {
     let promoted = world.margay("admin", None, "cluster promote n4 --timeout 60s --wait 60s");
     assert_eq!(promoted.with(0).out, "n4 votes in 2 of 2 groups\n");
     assert!(is_member("voters"));
+}
+
+#[test]
+fn every_verb_does_over_tls_what_it_should() {
+    let _beside = beside_others();
+    let world = World::start("tls-verbs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/verbs.sh");
+    let mut command = Command::new("bash");
+    command.arg(script).env("MARGAY", MARGAY).env("MARGAY_TLS", world.id("app"));
+    command.env("MARGAY_ENDPOINTS", world.nodes.endpoints().join(","));
+    let ended = run_within(Duration::from_secs(600), command).with(0);
+    assert!(ended.err.contains("tried: manage"), "{}", ended.err);
 }
 
 #[test]
