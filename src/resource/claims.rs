@@ -65,6 +65,34 @@ macro_rules! cancel_operation {
 }
 pub(super) use cancel_operation;
 
+/// What a resource that is granted in turn leaves to its claims: who has to do with it.
+macro_rules! delegate_to_claims {
+    ($claims:ident) => {
+        fn involves(&self, session: $crate::machine::SessionId) -> bool {
+            self.$claims.involves(session)
+        }
+
+        fn sessions(&self, limit: usize) -> Vec<$crate::machine::SessionId> {
+            self.$claims.sessions(limit)
+        }
+
+        fn holders(&self, now: $crate::machine::LogTime) -> $crate::resource::describe::Holders {
+            self.$claims.holders(now)
+        }
+
+        fn holdings(
+            &self,
+            resource: $crate::machine::ResourceId,
+            session: $crate::machine::SessionId,
+            now: $crate::machine::LogTime,
+            out: &mut Vec<$crate::machine::Notice>,
+        ) {
+            self.$claims.holdings(resource, session, now, out);
+        }
+    };
+}
+pub(super) use delegate_to_claims;
+
 /// Where and when something happens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {

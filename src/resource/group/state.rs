@@ -7,13 +7,10 @@ mod messages;
 use super::mail::Mail;
 use super::*;
 use crate::machine::clock::Due;
-use crate::machine::{
-    Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId, Shared,
-};
+use crate::machine::{Commit, Effects, LogTime, Pair, Query, SessionId, Shared};
 use crate::resource::Firing;
-use crate::resource::claims::Moment;
+use crate::resource::claims::{Moment, delegate_to_claims};
 use crate::resource::codec::{Operation, Scratch, access};
-use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::waste::Waste;
 use imbl::{OrdMap, OrdSet};
@@ -117,31 +114,11 @@ impl Resource for GroupState {
         }
     }
 
-    fn involves(&self, session: SessionId) -> bool {
-        self.claims.involves(session)
-    }
-
     fn size(&self, _now: LogTime) -> u64 {
         self.members.len() as u64
     }
 
-    fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        self.claims.sessions(limit)
-    }
-
-    fn holders(&self, now: LogTime) -> Holders {
-        self.claims.holders(now)
-    }
-
-    fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        self.claims.holdings(resource, session, now, out);
-    }
+    delegate_to_claims!(claims);
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
         self.freeze_behind(after, items)

@@ -5,10 +5,9 @@ use super::tasks::{Lease, Letters, Place, Task, Tasks};
 use super::*;
 use crate::machine::bytes;
 use crate::machine::clock::Due;
-use crate::machine::{Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId};
-use crate::resource::claims::{Ask, Moment};
+use crate::machine::{Commit, Effects, Pair, Query, SessionId};
+use crate::resource::claims::{Ask, Moment, delegate_to_claims};
 use crate::resource::codec::{Operation, Scratch, access, number_or};
-use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::waiters::Waiter;
 use crate::resource::waste::Waste;
@@ -107,27 +106,7 @@ impl Resource for QueueState {
         }
     }
 
-    fn involves(&self, session: SessionId) -> bool {
-        self.claims.involves(session)
-    }
-
-    fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        self.claims.sessions(limit)
-    }
-
-    fn holders(&self, now: LogTime) -> Holders {
-        self.claims.holders(now)
-    }
-
-    fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        self.claims.holdings(resource, session, now, out);
-    }
+    delegate_to_claims!(claims);
 
     fn take_waste(&mut self) -> Option<Box<dyn Waste>> {
         Some(Box::new(self.cleared.pop()?))
