@@ -15,7 +15,7 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 FAMILIES=(value counter map multimap set tree lock rwlock semaphore barrier latch election queue group
     topic journal txn manage)
 # Commands that are about no resource, or try themselves elsewhere.
-OTHERS=(serve demo cluster log shell bench sim completions man help)
+OTHERS=(serve demo cluster log tls shell bench sim completions man help)
 . "$(dirname -- "$0")/verbs/coordination.sh"
 
 for family in "$@"; do

@@ -111,6 +111,8 @@ pub const HANDOVERS_MAX: usize = 4_096;
 /// more 8.4 ms.
 pub const SHARD_SLICE: Micros = Micros(300);
 
+/// Pieces of TLS handshakes that are looked at in a turn, each some 0.1 ms.
+pub const SHAKES_PER_TURN: u32 = 4;
 /// A turn that has taken this long applies no more: what is committed waits for the next one.
 pub const TURN_LONG: Micros = Micros::from_millis(2);
 /// Turns longer than this are counted, and said at log level debug.

@@ -16,8 +16,8 @@ pub enum Error {
 
     /// A public address, and nothing that authenticates anybody.
     #[error(
-        "{0} can be reached from other machines and nothing authenticates who connects; listen on \
-         127.0.0.1, or say --unsafe-no-auth if the network is trusted"
+        "{0} can be reached from other machines and nothing authenticates who connects; say --tls, \
+         listen on 127.0.0.1, or say --unsafe-no-auth if the network is trusted"
     )]
     PublicBind(SocketAddr),
 

@@ -123,10 +123,6 @@ impl Reader {
 fn open(address: &str, tls: Option<&Tls>, timeout: Duration) -> io::Result<(Writer, Reader)> {
     let end = from_now(timeout);
     let socket = open_one(address, timeout)?;
-    if let Some(tls) = tls {
-        // What cannot be read now was read before.
-        let _ = tls.refresh();
-    }
     let (socket, secure) = secured(socket, tls, end)?.into_parts();
     socket.set_read_timeout(None)?;
     socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
@@ -137,7 +133,9 @@ fn open(address: &str, tls: Option<&Tls>, timeout: Duration) -> io::Result<(Writ
 
 /// Shakes hands, if connections are encrypted, until `end`.
 pub(super) fn secured(socket: TcpStream, tls: Option<&Tls>, end: Instant) -> io::Result<Stream> {
-    if tls.is_some() {
+    if let Some(tls) = tls {
+        // What cannot be read now was read before.
+        let _ = tls.refresh();
         let left = end.saturating_duration_since(Instant::now()).max(WRITE_TIMEOUT);
         socket.set_read_timeout(Some(left))?;
         socket.set_write_timeout(Some(left))?;

@@ -16,8 +16,8 @@ use crate::config;
 use crate::error::Error;
 use crate::forming::{Ask, Forming, FoundingRecord, Input, Offer, Output, Peer};
 use crate::machine::Code;
-use crate::shard::sys;
-use crate::tls::{Role, Secure, Stream, Tls};
+use crate::shard::{bar, sys};
+use crate::tls::{Secure, Stream, Tls};
 use crate::wire::{self, HEADER, HELLO_BYTES, Hello, HelloKind, forming::Forming as Message};
 
 /// Strangers that are listened to at the same time.
@@ -175,9 +175,10 @@ fn answer(own: &Offer, socket: TcpStream, tls: Option<&Tls>) -> io::Result<Input
     let until = Instant::now() + Duration::from_micros(config::FORMING_TIME.0);
     let mut stream = Stream::accept(socket, tls, until)?;
     let hello = read_hello(&mut stream, until)?;
-    let role = stream.secure().map(Secure::role);
-    if tls.is_some() && role != Some(Some(Role::Node)) {
-        let code = if role.is_none() { Code::TLS_REQUIRED } else { Code::DENIED };
+    let shown = stream.secure().map(Secure::role);
+    if tls.is_some()
+        && let Some(code) = bar(shown, hello.kind)
+    {
         stream.write_all(&Hello { code, ..own_hello(own, hello.kind) }.encode())?;
         return Err(invalid(code));
     }

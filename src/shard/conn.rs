@@ -86,6 +86,8 @@ pub(crate) struct Conn {
     pub(crate) permit: Option<Permit>,
     /// What stands between the socket and what is said, if it is encrypted.
     pub(crate) secure: Option<Box<Secure>>,
+    /// A piece of its handshake waits to be looked at.
+    pub(crate) shakes: bool,
     /// What was said behind the hello, before anybody could listen.
     pub(crate) early: Vec<u8>,
     pub(crate) reader: Reader,
@@ -129,6 +131,7 @@ impl Conn {
             id,
             permit: None,
             secure: None,
+            shakes: false,
             early: Vec::new(),
             reader: Reader::default(),
             intake: None,

@@ -15,6 +15,7 @@ use super::inbound::Arrived;
 use super::limits::Refusal;
 use super::mesh::Handover;
 use super::net::ACCEPT;
+use super::secure::bar;
 use super::sys;
 use crate::config;
 use crate::machine::Code;
@@ -153,9 +154,11 @@ impl Shard {
             permit.said_hello();
         }
         let Some(conn) = self.net.get(index) else { return };
-        let (is_secure, role) = (conn.secure.is_some(), conn.role());
-        if let Some(code) = self.node.bars(is_secure, role, hello.kind) {
-            return self.bar(index, &hello, code);
+        let shown = conn.secure.as_ref().map(|secure| secure.role());
+        if self.node.tls.is_some()
+            && let Some(code) = bar(shown, hello.kind)
+        {
+            return self.turn_back(index, &hello, code);
         }
         if hello.kind == HelloKind::Forming {
             return self.on_late_founder(index);
@@ -193,7 +196,7 @@ impl Shard {
     }
 
     /// A node or client is not heard for what it has not shown.
-    fn bar(&mut self, index: u32, hello: &Hello, code: Code) {
+    fn turn_back(&mut self, index: u32, hello: &Hello, code: Code) {
         self.node.counters(self.index).refused.add(1);
         if self.net.hush.may_speak(self.net.now) {
             let from = self.net.get(index).map(|conn| conn.from()).unwrap_or_default();

@@ -7,14 +7,12 @@ use margay_log::id::{Micros, NodeId};
 use super::conn::State;
 use super::greet::refusal;
 use super::reader::{Intake, Reader};
-use super::ring::{Completion, Memory};
+use super::ring::Completion;
 use super::{Shard, Slot, View};
 use crate::config;
 use crate::machine::Code;
 use crate::replica::{ConnId, Fault};
-use crate::tls::stream::HANDSHAKE;
-use crate::tls::{self, Broken};
-use crate::wire::client::{RefusedOf, Request, Response};
+use crate::wire::client::{RefusedOf, Response};
 use crate::wire::peer::PeerMessage;
 use crate::wire::repair::RepairReply;
 use crate::wire::{self, FRAME_MAX, Hello, HelloKind, Kind};
@@ -36,7 +34,7 @@ pub(super) enum Arrived<'a> {
 }
 
 /// Why no more is taken from a connection.
-enum Stop {
+pub(super) enum Stop {
     /// A replica has closed it.
     Closed,
     /// What arrived cannot be read or must not be said.
@@ -69,40 +67,6 @@ impl Shard {
         if !more {
             self.net.operation_ended(index);
             self.net.thirst(index);
-        }
-    }
-
-    /// A piece, as it came from the socket.
-    fn on_arrival(&mut self, index: u32, bytes: usize, memory: Memory) {
-        let Memory::Pooled(piece) = memory else {
-            if let Memory::Buffer(buffer) = memory {
-                self.on_bytes(index, Arrived::Intake(buffer, bytes));
-            }
-            return;
-        };
-        let Some(conn) = self.net.get(index) else { return };
-        if let (State::Hello(greeting), Some(tls)) = (&conn.state, &self.node.tls)
-            && conn.secure.is_none()
-            && greeting.bytes().is_empty()
-            && piece.first() == Some(&HANDSHAKE)
-        {
-            conn.secure = Some(Box::new(tls.accept()));
-        }
-        let Some(secure) = &mut conn.secure else {
-            return self.on_bytes(index, Arrived::Piece(&piece));
-        };
-        let mut plain = std::mem::take(&mut self.plain);
-        let fed = secure.feed(&piece, &mut plain);
-        if secure.has_output() {
-            self.net.mark(index);
-        }
-        if !plain.is_empty() {
-            self.on_bytes(index, Arrived::Piece(&plain));
-        }
-        plain.clear();
-        self.plain = plain;
-        if let Err(broken) = fed {
-            self.on_broken(index, &broken);
         }
     }
 
@@ -145,28 +109,6 @@ impl Shard {
             // Nobody answers on these connections; what a closing one still says is not heard.
             _ => {}
         }
-    }
-
-    /// What has arrived is not what the other side has encrypted, or it has shown no certificate
-    /// that counts here. It is told so in its own protocol, if it can be.
-    fn on_broken(&mut self, index: u32, broken: &Broken) {
-        let Some(conn) = self.net.get(index) else { return };
-        let from = conn.from();
-        match conn.state {
-            State::Greeting { link, .. } | State::PeerOut { link } => {
-                self.net.links[link as usize].complain(broken.to_string());
-            }
-            State::Closing { .. } | State::Dialing { .. } | State::Dead => {
-                return self.net.kill(&mut self.ring, index);
-            }
-            State::Hello(_) | State::Client { .. } | State::PeerIn { .. } => {
-                self.node.counters(self.index).refused.add(1);
-                if self.net.hush.may_speak(self.net.now) {
-                    tracing::warn!(%from, "connection refused: {broken}");
-                }
-            }
-        }
-        self.net.close(index);
     }
 
     /// Hellos that are complete. Deferred until their receives are counted off: they may change
@@ -301,26 +243,6 @@ impl Shard {
                 result.map_err(Stop::Fault)
             }
         }
-    }
-
-    /// Whether a client may change who belongs to the cluster, and who leads.
-    fn may_operate(&mut self, id: ConnId) -> bool {
-        let role = self.net.find(id).and_then(|(_, conn)| conn.role());
-        self.node.tls.is_none() || role >= Some(tls::Role::Operator)
-    }
-
-    /// A client asks for what only an operator may do: it is told, and the connection goes on.
-    fn refuse_operator(&mut self, id: ConnId, frame: &wire::Frame<'_>) -> Result<(), Stop> {
-        let request = Request::decode(frame).map_err(Stop::from)?;
-        let Request::Admin { id: asked, .. } = request else { return Ok(()) };
-        if let Some((index, conn)) = self.net.find(id) {
-            let (of, code) = (RefusedOf::Admin(asked), Code::DENIED);
-            let text = "it takes an operator's certificate; this one is a client's";
-            let refused = Response::Refused { of, code, retry: Micros(0), leader: "", text };
-            refused.encode(conn.out.bytes_mut());
-            self.net.mark(index);
-        }
-        Ok(())
     }
 
     /// A message of a later version: said, and the connection goes on.

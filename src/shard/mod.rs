@@ -28,6 +28,7 @@ mod pace;
 pub mod preflight;
 mod reader;
 mod ring;
+mod secure;
 mod start;
 mod stop;
 pub(crate) mod sys;
@@ -35,6 +36,7 @@ mod turn;
 mod waste;
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -53,6 +55,7 @@ use net::Net;
 pub(crate) use node::{Counters, Node};
 use pace::Pace;
 use ring::{Completion, Ring};
+pub(crate) use secure::bar;
 pub(crate) use start::{Plan, Running, driver_tag, join, start};
 use waste::Waste;
 
@@ -152,6 +155,8 @@ pub(crate) struct Shard {
     closed_door: Option<OwnedFd>,
     /// Connections whose hello is complete.
     greeted: Vec<u32>,
+    /// Pieces of handshakes that wait, and whose they are.
+    shaking: VecDeque<(ConnId, Vec<u8>)>,
     /// What was decrypted last; kept for its memory.
     plain: Vec<u8>,
     /// Groups to flush this turn.

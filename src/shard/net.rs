@@ -278,7 +278,7 @@ impl Net {
     fn receive(&mut self, ring: &mut Ring, index: u32) {
         let Some(conn) = self.get(index) else { return };
         conn.listed = false;
-        if conn.receiving || conn.is_dead() {
+        if conn.receiving || conn.shakes || conn.is_dead() {
             return;
         }
         let token = RECEIVE | u64::from(index);

@@ -15,7 +15,7 @@ use super::waste::Waste;
 use crate::error::Error;
 use crate::forming::Founder;
 use crate::machine::Code;
-use crate::tls::{Role, Tls};
+use crate::tls::Tls;
 use crate::wire::{Hello, HelloKind};
 
 /// Where a node is.
@@ -126,22 +126,6 @@ impl Node {
             HelloKind::Peer if hello.node == NodeId(0) => Some(Code::CLUSTER_MISMATCH),
             _ if hello.group.0 >= self.groups => Some(Code::NO_SUCH_GROUP),
             _ => None,
-        }
-    }
-
-    /// Why who greets so is not heard, for what is known of him: whether the connection is
-    /// encrypted, and what his certificate allows.
-    pub(crate) fn bars(
-        &self,
-        is_secure: bool,
-        role: Option<Role>,
-        kind: HelloKind,
-    ) -> Option<Code> {
-        self.tls.as_ref()?;
-        match (role, kind) {
-            _ if !is_secure => Some(Code::TLS_REQUIRED),
-            (Some(Role::Node), _) | (Some(_), HelloKind::Client) => None,
-            _ => Some(Code::DENIED),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Starting the executors of a node, each with its ring, and waiting until all of them are ready.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -124,6 +125,7 @@ impl Shard {
             door: Door::new(plan.listener),
             closed_door: None,
             greeted: Vec::new(),
+            shaking: VecDeque::new(),
             plain: Vec::new(),
             touched,
             completions: Vec::new(),

@@ -61,6 +61,7 @@ impl Shard {
         }
         self.completions = completions;
         self.pace.lap();
+        self.shake_hands();
         self.on_greeted();
         if self.node.inboxes[self.index].called() {
             for handover in self.node.inboxes[self.index].take() {
@@ -83,6 +84,7 @@ impl Shard {
         let now = sys::now();
         let deadline = self.deadline().unwrap_or(now.after(config::SLEEP_MAX));
         let restless = self.net.is_restless() || !self.touched.is_empty();
+        let restless = restless || !self.shaking.is_empty();
         if deadline <= now || restless || self.node.inboxes[self.index].is_called() || self.spins()
         {
             return None;

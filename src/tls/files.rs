@@ -77,7 +77,7 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Tls::open`]; what was read before stays in use.
-    pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
+    pub fn refresh(&self) -> Result<bool, TlsError> {
         let text = Text::read(&self.folder)?;
         if self.with(|current| current.text == text) {
             return Ok(false);
@@ -88,12 +88,12 @@ impl Tls {
     }
 
     /// This side of a connection to a node.
-    pub(crate) fn dial(&self) -> Secure {
+    pub fn dial(&self) -> Secure {
         Secure::dial(self.with(|current| Arc::clone(&current.dials)))
     }
 
     /// This side of a connection that somebody has made.
-    pub(crate) fn accept(&self) -> Secure {
+    pub fn accept(&self) -> Secure {
         Secure::accept(self.with(|current| Arc::clone(&current.accepts)))
     }
 

@@ -1,14 +1,13 @@
 //! Encrypted connections, and certificates that say who is at both ends: TLS 1.3 with rustls.
 //!
-//! Both sides show a certificate of the one authority they trust. What its holder may do stands in
-//! it as a name ([`Role`]), not where it is: nodes move, and a node is known by its authority, not
-//! by its address. Nothing here does I/O but reading the [files](Tls); whoever has the socket
-//! carries the bytes ([`Secure`]).
+//! Both sides show a certificate of an authority that the other one trusts. What its holder may do
+//! stands in it as a name ([`Role`]), not where it is: nodes move, and a node is known by its
+//! authority, not by its address. [`Tls`] reads the files; [`Secure`] is one end of a connection
+//! without its socket, [`Stream`] one with it, for blocking calls.
 //!
-//! Without the feature `tls` there is no way to make a [`Tls`], and so no [`Secure`] either: what is
-//! done with them cannot be reached then. A client alone accepts nobody.
+//! Without the feature `tls` there is no way to make a [`Tls`], and so no [`Secure`] either: what
+//! is done with them cannot be reached then.
 #![cfg_attr(not(feature = "tls"), allow(unreachable_code))]
-#![cfg_attr(not(feature = "server"), allow(dead_code))]
 
 #[cfg(feature = "tls")]
 mod files;
@@ -25,12 +24,12 @@ use std::path::PathBuf;
 #[cfg(feature = "tls")]
 pub use files::Tls;
 #[cfg(not(feature = "tls"))]
-pub(crate) use none::Secure;
+pub use none::Secure;
 #[cfg(not(feature = "tls"))]
 pub use none::Tls;
 #[cfg(feature = "tls")]
-pub(crate) use secure::Secure;
-pub(crate) use stream::Stream;
+pub use secure::Secure;
+pub use stream::Stream;
 
 /// What the holder of a certificate may do. Certificates are for one of these names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -84,4 +83,4 @@ pub enum TlsError {
 /// Why a connection is given up, in words for whoever is at this end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("TLS: {0}")]
-pub(crate) struct Broken(pub(crate) String);
+pub struct Broken(String);

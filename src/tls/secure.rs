@@ -13,9 +13,10 @@ use webpki::EndEntityCert;
 
 use super::{Broken, Role};
 
-/// See the module.
+/// One end of an encrypted connection, without its socket: what arrives there is
+/// [fed](Secure::feed) to it, and what it has to say is [drained](Secure::drain) and sent.
 #[derive(Debug)]
-pub(crate) struct Secure {
+pub struct Secure {
     connection: Connection,
     role: Option<Role>,
 }
@@ -42,7 +43,7 @@ impl Secure {
     ///
     /// # Errors
     /// The connection is no good any more.
-    pub(crate) fn feed(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>) -> Result<(), Broken> {
+    pub fn feed(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>) -> Result<(), Broken> {
         while !cipher.is_empty() {
             // A piece at a time, each of which leaves the buffers as empty as it found them.
             let taken = self.connection.read_tls(&mut cipher).map_err(|e| Broken(e.to_string()))?;
@@ -64,30 +65,31 @@ impl Secure {
     }
 
     /// Says something; until the handshake is over, it waits here.
-    pub(crate) fn put(&mut self, plain: &[u8]) {
+    pub fn put(&mut self, plain: &[u8]) {
         // Without a limit everything is taken.
         let _ = self.connection.writer().write_all(plain);
     }
 
     /// Whether there is something to send.
-    pub(crate) fn has_output(&self) -> bool {
+    pub fn has_output(&self) -> bool {
         self.connection.wants_write()
     }
 
     /// Appends what is to be sent.
-    pub(crate) fn drain(&mut self, cipher: &mut Vec<u8>) {
+    pub fn drain(&mut self, cipher: &mut Vec<u8>) {
         while self.connection.wants_write() {
             // A vector takes everything.
             let _ = self.connection.write_tls(cipher);
         }
     }
 
-    pub(crate) fn is_handshaking(&self) -> bool {
+    /// Whether the handshake is not over yet.
+    pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
     /// What the other side may do, once that is known.
-    pub(crate) fn role(&self) -> Option<Role> {
+    pub fn role(&self) -> Option<Role> {
         self.role
     }
 }

@@ -12,10 +12,10 @@ const CHUNK: usize = 16 << 10;
 /// The first byte of every TLS connection, and of no other that is answered.
 pub(crate) const HANDSHAKE: u8 = 0x16;
 
-/// See the module. Until the handshake is over, each call takes as long as the socket's own limits
-/// allow, and all of it ends with its deadline.
+/// A connection that is used with blocking calls, encrypted or not. Its calls take as long as the
+/// socket's own limits of time allow.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     socket: TcpStream,
     secure: Option<Box<Secure>>,
     /// What was said and not yet read.
@@ -23,19 +23,22 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// This side of a connection to a node, encrypted if `tls` is given.
-    pub(crate) fn dial(socket: TcpStream, tls: Option<&Tls>, until: Instant) -> io::Result<Stream> {
+    /// This side of a connection to a node, encrypted if `tls` is given. Shakes hands; no step of
+    /// that begins after `until`.
+    ///
+    /// # Errors
+    /// The socket's; or why the other side is not a node that can be trusted.
+    pub fn dial(socket: TcpStream, tls: Option<&Tls>, until: Instant) -> io::Result<Stream> {
         let secure = tls.map(|tls| Box::new(tls.dial()));
         Stream::begin(socket, secure, until)
     }
 
     /// This side of a connection that somebody has made. It is not encrypted if he does not begin
     /// so, even if `tls` is given.
-    pub(crate) fn accept(
-        socket: TcpStream,
-        tls: Option<&Tls>,
-        until: Instant,
-    ) -> io::Result<Stream> {
+    ///
+    /// # Errors
+    /// The socket's; or why he is not to be trusted.
+    pub fn accept(socket: TcpStream, tls: Option<&Tls>, until: Instant) -> io::Result<Stream> {
         let mut first = [0];
         let secure = match tls {
             Some(tls) if socket.peek(&mut first)? == 1 && first == [HANDSHAKE] => {
@@ -54,23 +57,25 @@ impl Stream {
                 return Err(ErrorKind::TimedOut.into());
             }
             if stream.receive()? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
+                let text = "disconnected before the TLS handshake was over";
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
             }
         }
         Ok(stream)
     }
 
     /// What is known about who is at the other end; nothing without TLS.
-    pub(crate) fn secure(&self) -> Option<&Secure> {
+    pub fn secure(&self) -> Option<&Secure> {
         self.secure.as_deref()
     }
 
-    pub(crate) fn socket(&self) -> &TcpStream {
+    /// For its limits of time.
+    pub fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
     /// The socket, and what stands between it and what is said.
-    pub(crate) fn into_parts(self) -> (TcpStream, Option<Box<Secure>>) {
+    pub fn into_parts(self) -> (TcpStream, Option<Box<Secure>>) {
         debug_assert!(self.plain.is_empty(), "a node speaks second");
         (self.socket, self.secure)
     }

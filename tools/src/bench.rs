@@ -210,7 +210,8 @@ fn measure(
 ) -> Result<Report, Exit> {
     connect.check()?;
     let endpoints = connect.endpoints.clone();
-    let load = Load { endpoints, workload, shape, keys: KEYS, time };
+    let tls = connect.tls()?;
+    let load = Load { endpoints, tls, workload, shape, keys: KEYS, time };
     let mut progress = Progress::new(time);
     let report = load::run(&load, &mut |pulse| progress.show(pulse));
     progress.clear();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use margay::client::{Client, NodeStatus, status_of_all};
 use margay::resource::Directory;
+use margay::tls::Tls;
 use margay::wire::GroupStatus;
 use margay_log::id::GroupId;
 use serde_json::json;
@@ -109,11 +110,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Exit> {
 
 fn show(args: &Args, wait: Option<Duration>) -> Result<(), Exit> {
     args.connect.check()?;
+    let tls = args.connect.tls()?;
     if let Some(wait) = wait {
-        wait_until_ready(&args.connect.endpoints, wait)?;
+        wait_until_ready(&args.connect.endpoints, tls.as_ref(), wait)?;
     }
     let timeout = args.connect.timeout;
-    let nodes = status_of_all(&args.connect.endpoints, None, timeout, timeout);
+    let nodes = status_of_all(&args.connect.endpoints, tls.as_ref(), timeout, timeout);
     let groups = merge(&nodes);
     if groups.is_empty() {
         return Err(nobody(&nodes));
@@ -194,12 +196,16 @@ pub(crate) fn merge(nodes: &[NodeStatus]) -> Vec<GroupStatus> {
 }
 
 /// Returns once every group answers a linearizable read.
-pub(crate) fn wait_until_ready(endpoints: &[String], limit: Duration) -> Result<(), Exit> {
+pub(crate) fn wait_until_ready(
+    endpoints: &[String],
+    tls: Option<&Tls>,
+    limit: Duration,
+) -> Result<(), Exit> {
     let end = Instant::now() + limit;
     let mut last;
     loop {
         let left = end.saturating_duration_since(Instant::now()).max(LOOK);
-        match is_ready(endpoints, left) {
+        match is_ready(endpoints, tls, left) {
             Ok(()) => return Ok(()),
             Err(exit) => last = exit,
         }
@@ -210,8 +216,12 @@ pub(crate) fn wait_until_ready(endpoints: &[String], limit: Duration) -> Result<
     }
 }
 
-fn is_ready(endpoints: &[String], limit: Duration) -> Result<(), Exit> {
+fn is_ready(endpoints: &[String], tls: Option<&Tls>, limit: Duration) -> Result<(), Exit> {
     let builder = Client::builder().endpoints(endpoints.to_vec()).timeout(limit);
+    let builder = match tls {
+        Some(tls) => builder.tls(tls.clone()),
+        None => builder,
+    };
     let client = builder.connect()?;
     let asked: Vec<_> = (0..client.groups())
         .map(|group| Directory::new(client.group(GroupId(group))).find("margay", 0))

@@ -1,10 +1,12 @@
 //! What the client commands share: where the cluster is, and getting to it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use margay::client::{Client, Error, Group};
 use margay::machine::{Level, ResourceId};
 use margay::resource::{Directory, Failure};
+use margay::tls::{Tls, TlsError};
 use serde_json::Value;
 
 use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
@@ -28,6 +30,11 @@ pub(crate) struct Connect {
         help_heading = HEADING
     )]
     pub(crate) endpoints: Vec<String>,
+
+    /// Folder with ca.pem, cert.pem and key.pem: connections are encrypted, and both ends show who
+    /// they are
+    #[arg(long, env = "MARGAY_TLS", value_name = "DIR", global = true, help_heading = HEADING)]
+    pub(crate) tls: Option<PathBuf>,
 
     /// How long an operation may take
     #[arg(
@@ -55,7 +62,17 @@ impl Connect {
     pub(crate) fn client_with(&self, session_timeout: Duration) -> Result<Client, Exit> {
         self.check()?;
         let builder = Client::builder().endpoints(self.endpoints.clone()).timeout(self.timeout);
-        Ok(builder.session_timeout(session_timeout).connect()?)
+        let builder = builder.session_timeout(session_timeout);
+        let builder = match self.tls()? {
+            Some(tls) => builder.tls(tls),
+            None => builder,
+        };
+        Ok(builder.connect()?)
+    }
+
+    /// As whom the cluster is used, where that matters.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Exit> {
+        Ok(self.tls.as_ref().map(Tls::open).transpose()?)
     }
 
     /// To be called before anything is asked or printed. Refuses addresses that cannot be any.
@@ -147,6 +164,13 @@ impl From<Error> for Exit {
             }
             _ => Exit::from(Failure::new(error.code(), error.to_string())),
         }
+    }
+}
+
+impl From<TlsError> for Exit {
+    fn from(error: TlsError) -> Exit {
+        Exit::usage(format!("--tls: {error}"))
+            .hint("margay tls show DIR tells what is there; margay tls issue makes it")
     }
 }
 

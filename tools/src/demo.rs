@@ -152,6 +152,7 @@ fn tell(args: &Args, place: &Place, live: Live) -> Result<(), Exit> {
         dir: place.dir.clone(),
         groups: GROUPS,
         shards: 1,
+        tls: None,
         more: Vec::new(),
         live,
     };
@@ -159,7 +160,7 @@ fn tell(args: &Args, place: &Place, live: Live) -> Result<(), Exit> {
     output::line(&format!("margay {version} · Linux {kernel} · {cpus} CPUs"))?;
     let begin = Instant::now();
     let mut nodes = Nodes::start(&plan, PATIENCE)?;
-    crate::cluster::wait_until_ready(&nodes.endpoints(), PATIENCE)?;
+    crate::cluster::wait_until_ready(&nodes.endpoints(), None, PATIENCE)?;
     let ready = begin.elapsed().as_secs_f64();
     say(
         "cluster",
@@ -223,7 +224,7 @@ fn resources(nodes: &Nodes) -> Result<(), Exit> {
 fn lock(nodes: &Nodes, plan: &Plan) -> Result<(), Exit> {
     let mut holder = Command::new(&plan.executable);
     holder.args(["lock", "run", "nightly", "--session-timeout", "1s"]);
-    holder.args(["--endpoints", &nodes.endpoints().join(",")]);
+    holder.args(["--endpoints", &nodes.endpoints().join(",")]).env_remove("MARGAY_TLS");
     holder.args(["--", "sh", "-c", "echo $MARGAY_FENCE_TOKEN; exec sleep 600"]);
     holder.stdin(Stdio::null()).stdout(Stdio::piped());
     sys::die_with_parent(&mut holder, libc::SIGKILL);
@@ -309,7 +310,7 @@ fn speed(nodes: &Nodes, time: Duration) -> Result<(), Exit> {
     let mut topic = "speed";
     for workload in [Workload::MapPut, Workload::MapGet] {
         let (endpoints, shape, keys) = (nodes.endpoints(), SHAPE, KEYS);
-        let load = Load { endpoints, workload, shape, keys, time };
+        let load = Load { endpoints, tls: None, workload, shape, keys, time };
         let mut progress = Progress::new(time);
         let report = load::run(&load, &mut |pulse| progress.show(pulse));
         progress.clear();

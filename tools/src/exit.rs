@@ -166,6 +166,7 @@ fn code_of(failure: &Failure) -> u8 {
         (_, Code::OVERFLOW) => NEGATIVE,
         (_, Code(100..=299) | Code::BAD_TIMEOUT) => USAGE,
         (_, Code::CLUSTER_MISMATCH | Code::NO_SUCH_GROUP) => USAGE,
+        (_, Code::TLS_REQUIRED | Code::DENIED) => USAGE,
         (_, Code(300..=399)) => NEGATIVE,
         _ => UNREACHABLE,
     }
@@ -203,6 +204,7 @@ mod tests {
         assert_eq!(code(Code::TIMEOUT, Outcome::Unknown), UNKNOWN);
         assert_eq!(code(Code::REPLY_GONE, Outcome::Applied), ANSWER_LOST);
         assert_eq!(code(Code::DISK_FULL, Outcome::NotApplied), UNREACHABLE);
+        assert_eq!(code(Code::DENIED, Outcome::NotApplied), USAGE);
     }
 
     #[test]

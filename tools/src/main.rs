@@ -35,6 +35,7 @@ mod set;
 mod shell;
 mod sim;
 mod sys;
+mod tls;
 mod topic;
 mod tree;
 mod txn;
@@ -102,6 +103,7 @@ enum Command {
     Delete(manage::Delete),
     Watch(manage::Watch),
     Txn(txn::Args),
+    Tls(tls::Args),
     Shell(shell::Args),
     Bench(bench::Args),
     Sim(sim::Args),
@@ -155,6 +157,7 @@ fn dispatch(command: Command) -> Result<(), Exit> {
         Command::Delete(args) => manage::delete(&args),
         Command::Watch(args) => manage::watch(&args),
         Command::Txn(args) => txn::run(&args),
+        Command::Tls(args) => tls::run(&args),
         Command::Shell(args) => shell::run(&args, definitions()),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::run(&args),

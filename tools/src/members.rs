@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use margay::client::admin::{Admin, AdminError, Done, admin, identity};
 use margay::client::status_of_all;
+use margay::machine::Code;
+use margay::tls::Tls;
 use margay::wire::GroupStatus;
 use margay_log::id::{GroupId, Incarnation, NodeId};
 use serde_json::json;
 
 use crate::cluster::{merge, nobody};
 use crate::connect::Connect;
-use crate::exit::{Exit, NEGATIVE, UNREACHABLE};
+use crate::exit::{Exit, NEGATIVE, UNREACHABLE, USAGE};
 use crate::output;
 use crate::units;
 
@@ -101,10 +103,11 @@ impl Verb {
 
 pub(crate) fn add(connect: &Connect, args: &Place) -> Result<(), Exit> {
     let (name, address) = &args.node;
-    let known = identity(address, None, Instant::now() + connect.timeout).map_err(|error| {
-        Exit::new(UNREACHABLE, format!("{name} does not answer at {address}: {error}"))
-            .hint("start it there with --join; that adds it, too")
-    })?;
+    let known = identity(address, connect.tls()?.as_ref(), Instant::now() + connect.timeout)
+        .map_err(|error| {
+            Exit::new(UNREACHABLE, format!("{name} does not answer at {address}: {error}"))
+                .hint("start it there with --join; that adds it, too")
+        })?;
     if known.name.as_ref().is_some_and(|other| other != name) {
         let other = known.name.unwrap_or_default();
         return Err(Exit::usage(format!("the node at {address} is called {other}, not {name}")));
@@ -137,7 +140,8 @@ fn everywhere(
     only: Option<GroupId>,
 ) -> Result<(), Exit> {
     connect.check()?;
-    let (known, endpoints) = groups(connect, only)?;
+    let tls = connect.tls()?;
+    let (known, endpoints) = groups(connect, tls.as_ref(), only)?;
     let groups: Vec<GroupId> = known.iter().map(|status| status.group).collect();
     let end = Instant::now() + *wait;
     let mut node = NodeId(0);
@@ -146,7 +150,7 @@ fn everywhere(
     for (&group, before) in groups.iter().zip(&known) {
         // Also late in the list there is time for an answer.
         let end = end.max(Instant::now() + connect.timeout.min(*wait));
-        match admin(&endpoints, None, group, verb.ask(name, node), end) {
+        match admin(&endpoints, tls.as_ref(), group, verb.ask(name, node), end) {
             Ok(mut answer) => {
                 node = answer.node;
                 // Whoever answers leads already, and cannot tell since when.
@@ -186,9 +190,10 @@ fn unknown(name: &str, known: &[GroupStatus]) -> Exit {
 /// The groups that a command is for, as they are before it, and whom to ask: first who answers.
 fn groups(
     connect: &Connect,
+    tls: Option<&Tls>,
     only: Option<GroupId>,
 ) -> Result<(Vec<GroupStatus>, Vec<String>), Exit> {
-    let mut nodes = status_of_all(&connect.endpoints, None, connect.timeout, BEHIND);
+    let mut nodes = status_of_all(&connect.endpoints, tls, connect.timeout, BEHIND);
     nodes.sort_by_key(|node| node.groups.is_err());
     let mut known = merge(&nodes);
     if known.is_empty() {
@@ -232,11 +237,18 @@ fn report(
     }
     let Some((group, error)) = failed.first() else { return Ok(()) };
     let code = match error {
+        AdminError::Refused { code: Code::DENIED, .. } => USAGE,
         AdminError::Refused { .. } => NEGATIVE,
         AdminError::Unreachable { .. } => UNREACHABLE,
     };
     let exit = Exit::new(code, format!("group {}: {error}", group.0));
-    Err(if done.is_empty() { exit } else { exit.hint("say it again to complete it") })
+    Err(match error {
+        AdminError::Refused { code: Code::DENIED, .. } => {
+            exit.hint("--tls of an operator is needed: margay tls issue DIR operator --ca …")
+        }
+        _ if done.is_empty() => exit,
+        _ => exit.hint("say it again to complete it"),
+    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use margay::client::{NodeStatus, status};
+use margay::tls::Tls;
 use margay::wire::GroupStatus;
 
 use crate::sys;
@@ -37,10 +38,21 @@ pub(crate) struct Plan {
     pub(crate) groups: u32,
     /// Executors per node.
     pub(crate) shards: u32,
+    /// Who the nodes are, if their connections are encrypted.
+    pub(crate) tls: Option<Identities>,
     /// More options of `serve`.
     pub(crate) more: Vec<String>,
     /// The processes there are, for whoever must end them without asking.
     pub(crate) live: Live,
+}
+
+/// Folders for `--tls`.
+#[derive(Clone, Debug)]
+pub(crate) struct Identities {
+    /// Where each node's is, under its name.
+    pub(crate) dir: PathBuf,
+    /// Of whoever asks the nodes how they are.
+    pub(crate) own: Tls,
 }
 
 /// Numbers of processes that have not been waited for.
@@ -160,7 +172,7 @@ impl Nodes {
 
     /// What each node says.
     pub(crate) fn status(&self) -> Vec<NodeStatus> {
-        status(&self.addresses, None, ANSWER)
+        status(&self.addresses, self.tls(), ANSWER)
     }
 
     /// The node that leads `group`, by its own word in the highest term any node knows.
@@ -205,6 +217,10 @@ impl Nodes {
         warned.filter(|text| text.contains(&dir)).map(str::to_string).collect()
     }
 
+    fn tls(&self) -> Option<&Tls> {
+        self.plan.tls.as_ref().map(|identities| &identities.own)
+    }
+
     fn spawn(&mut self, node: usize) -> io::Result<()> {
         let peer = |(n, address): (usize, &String)| format!("{}={address}", name(n));
         let peers: Vec<String> = self.addresses.iter().enumerate().map(peer).collect();
@@ -219,6 +235,9 @@ impl Nodes {
             .arg(self.plan.dir.join(name(node)));
         command.args(["--groups", &self.plan.groups.to_string()]);
         command.args(["--shards", &self.plan.shards.to_string()]);
+        if let Some(identities) = &self.plan.tls {
+            command.arg("--tls").arg(identities.dir.join(name(node)));
+        }
         command.args(&self.plan.more);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C is for whoever started the cluster, who then stops it in order.
@@ -271,7 +290,7 @@ impl Nodes {
 
     fn wait_for_answer(&mut self, node: usize, end: Instant) -> io::Result<()> {
         let address = vec![self.addresses[node].clone()];
-        while status(&address, None, ANSWER)[0].groups.is_err() {
+        while status(&address, self.tls(), ANSWER)[0].groups.is_err() {
             self.check(node)?;
             if Instant::now() > end {
                 let text = format!("{} does not answer: {}", name(node), self.log(node));

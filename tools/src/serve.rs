@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use margay::error::Error;
 use margay::forming::Peer;
 use margay::server::{Server, ServerConfig, run as run_server};
+use margay::tls::Tls;
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, NEGATIVE};
@@ -25,18 +26,20 @@ const DATA: &str = "margay-data";
 #[command(after_help = "\
 Examples:
   margay serve                                # a cluster of one on this machine
-  margay serve --name n1 --data /var/lib/margay --listen 10.0.0.1:5150 --unsafe-no-auth \\
+  margay serve --name n1 --data /var/lib/margay --listen 10.0.0.1:5150 --tls /etc/margay/tls \\
       --peers n1=10.0.0.1:5150,n2=10.0.0.2:5150,n3=10.0.0.3:5150
 
-  margay serve --name n4 --data /var/lib/margay --listen 10.0.0.4:5150 --unsafe-no-auth \\
+  margay serve --name n4 --data /var/lib/margay --listen 10.0.0.4:5150 --tls /etc/margay/tls \\
       --join 10.0.0.1:5150,10.0.0.2:5150      # then: margay cluster promote n4
 
   margay serve --config margay.toml           # keys are named like the flags; a flag wins:
                                               #   name = \"n1\"
                                               #   data = \"/var/lib/margay\"
+                                              #   tls = \"/etc/margay/tls\"
                                               #   peers = { n1 = \"10.0.0.1:5150\", n2 = \"…\" }
 
-The same line on every founder but for --name and --listen; their order does not matter.
+The same line on every founder but for --name and --listen; their order does not matter. What --tls
+names is made with 'margay tls'; it is read again while the node runs, so that it may be renewed.
 Exit codes: 0 stopped in order · 1 cannot start, or had to stop · 2 usage or configuration
             6 the storage is not to be trusted: damaged, or a write has failed
 MARGAY_LOG sets what is logged, as in MARGAY_LOG=debug or MARGAY_LOG=warn,margay::shard=trace.")]
@@ -79,7 +82,12 @@ pub(crate) struct Args {
     /// Take a round for reads at level lease, too: where clocks stop with the machine
     #[arg(long)]
     no_lease: bool,
-    /// Listen on an address that other machines reach, although nobody is authenticated
+    /// Folder with ca.pem, cert.pem and key.pem: all connections are encrypted, and both ends show
+    /// who they are
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
+    /// Listen on an address that other machines reach, although without --tls nobody is
+    /// authenticated
     #[arg(long)]
     unsafe_no_auth: bool,
 }
@@ -145,6 +153,7 @@ fn configure(args: &Args, file: File) -> Result<ServerConfig, Exit> {
     config.groups = args.groups.or(file.groups);
     config.shards = args.shards.or(file.shards).map(usize::from);
     config.cpus = args.cpus.clone().or(file.cpus);
+    config.tls = args.tls.as_ref().or(file.tls.as_ref()).map(Tls::open).transpose()?;
     config.unsafe_no_auth = args.unsafe_no_auth || file.unsafe_no_auth.unwrap_or(false);
     let after = file.snapshot_after.as_deref().map(units::size).transpose();
     let after = args.snapshot_after.or(after.map_err(wrong("snapshot-after"))?);

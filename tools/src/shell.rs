@@ -50,6 +50,9 @@ pub(crate) fn run(args: &Args, command: Command) -> Result<(), Exit> {
 fn options(connect: &Connect) -> Vec<(&'static str, String)> {
     let timeout = format!("{}us", connect.timeout.as_micros());
     let mut options = vec![("endpoints", connect.endpoints.join(",")), ("timeout", timeout)];
+    if let Some(tls) = &connect.tls {
+        options.push(("tls", tls.display().to_string()));
+    }
     match connect.output {
         Format::Table => {}
         Format::Json => options.push(("output", "json".to_owned())),
@@ -294,21 +297,22 @@ mod tests {
     #[test]
     fn each_line_is_told_where_the_cluster_is_if_it_wants_to_know() {
         use clap::Parser;
-        let pairs = [("endpoints", "n1,n2"), ("timeout", "7us"), ("output", "json")];
+        let pairs = [("endpoints", "n1,n2"), ("timeout", "7us"), ("tls", "id"), ("output", "json")];
         let options = pairs.map(|(name, value)| (name, value.to_owned())).to_vec();
         let shell = Shell { options, command: crate::definitions(), is_prompt: false };
-        let all = ["--endpoints=n1,n2", "--timeout=7us", "--output=json"];
+        let all = ["--endpoints=n1,n2", "--timeout=7us", "--tls=id", "--output=json"];
         for (verb, rest, told) in [
             ("ls", "", &all[..]),
             ("map put", "users ada admin", &all),
-            ("map get", "users ada -o table", &all[..2]),
-            ("map get", "users ada --timeout 1s -ojsonl", &all[..1]),
-            ("map get", "users ada --timeout=1s --endpoints n3 --output=table", &[]),
+            ("map get", "users ada -o table", &all[..3]),
+            ("map get", "users ada --timeout 1s --tls x -ojsonl", &all[..1]),
+            ("map get", "users ada --timeout=1s --endpoints n3 --tls=x --output=table", &[]),
             ("lock run", "nightly -- curl --timeout 5 -o x", &all),
             ("bench", "--workload map-get", &all),
             ("bench floor", "--dir x", &all),
-            ("log inspect", "dir", &all[2..]),
-            ("sim", "--seeds 1", &all[2..]),
+            ("log inspect", "dir", &all[3..]),
+            ("tls show", "dir", &all[3..]),
+            ("sim", "--seeds 1", &all[3..]),
             ("man", "", &[]),
         ] {
             let words = shell.with_options(&split(&format!("{verb} {rest}")).expect("words"));

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use margay::client::{NodeStatus, chain, compare, status_of_all};
+use margay::tls::Tls;
 use margay_log::id::{GroupId, Index};
 use serde_json::json;
 
@@ -71,7 +72,8 @@ impl Verified {
 }
 
 pub(crate) fn run(connect: &Connect) -> Result<(), Exit> {
-    let nodes = status_of_all(&connect.endpoints, None, connect.timeout, connect.timeout);
+    let tls = connect.tls()?;
+    let nodes = status_of_all(&connect.endpoints, tls.as_ref(), connect.timeout, connect.timeout);
     let mut silent = Vec::new();
     for node in &nodes {
         if let Err(error) = &node.groups {
@@ -81,7 +83,7 @@ pub(crate) fn run(connect: &Connect) -> Result<(), Exit> {
     }
     let mut verified = Vec::new();
     for (group, replicas) in replicas(&nodes) {
-        verified.push(verify(connect, group, &replicas)?);
+        verified.push(verify(connect, tls.as_ref(), group, &replicas)?);
     }
     if connect.is_json() {
         let mut array = output::Array::begin(connect.output);
@@ -119,10 +121,11 @@ fn replicas(nodes: &[NodeStatus]) -> BTreeMap<GroupId, Vec<(String, String)>> {
 
 fn verify(
     connect: &Connect,
+    tls: Option<&Tls>,
     group: GroupId,
     replicas: &[(String, String)],
 ) -> Result<Verified, Exit> {
-    let ask = |at: usize, index| chain(&replicas[at].1, None, group, index, connect.timeout);
+    let ask = |at: usize, index| chain(&replicas[at].1, tls, group, index, connect.timeout);
     let not_compared = |why: &dyn Display| {
         Err(Exit::new(UNREACHABLE, format!("group {}: nothing is compared: {why}", group.0)))
     };

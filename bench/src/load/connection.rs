@@ -1,9 +1,10 @@
 //! One session and its socket: what the sans-IO client asks for is done on the ring.
 
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay::client::session::{Output, Session};
+use margay::tls::{Secure, Stream, Tls};
 use margay_log::id::Micros;
 
 use crate::line::{self, Line};
@@ -11,6 +12,8 @@ use crate::ring::{Completion, Ring};
 
 /// Connecting is the one thing done outside the ring, so it must not take long.
 const CONNECT: Duration = Duration::from_millis(300);
+/// And shaking hands.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Bytes received at once.
 const RECEIVE: usize = 64 << 10;
 /// Tags carry the number of the connection below this bit, and above it how often it was connected:
@@ -22,6 +25,11 @@ pub(super) struct Connection {
     number: u64,
     epoch: u64,
     line: Option<Line>,
+    tls: Option<Tls>,
+    /// What stands between the line and the session, if that is encrypted.
+    secure: Option<Box<Secure>>,
+    /// What was decrypted last; kept for its memory.
+    plain: Vec<u8>,
 }
 
 /// The connection a completion belongs to.
@@ -30,8 +38,9 @@ pub(super) fn number_of(completion: &Completion) -> usize {
 }
 
 impl Connection {
-    pub(super) fn new(session: Session, number: usize) -> Connection {
-        Connection { session, number: number as u64, epoch: 0, line: None }
+    pub(super) fn new(session: Session, number: usize, tls: Option<Tls>) -> Connection {
+        let (number, secure, plain) = (number as u64, None, Vec::new());
+        Connection { session, number, epoch: 0, line: None, tls, secure, plain }
     }
 
     /// What the session wants of its socket is done here; returns the next output for others.
@@ -49,10 +58,12 @@ impl Connection {
         self.disconnect(ring);
         self.epoch += 1;
         let owner = self.epoch << EPOCH | self.number;
-        let opened = open(address).and_then(|stream| Line::open(ring, stream, owner, RECEIVE));
+        let opened = open(address, self.tls.as_ref()).and_then(|(stream, secure)| {
+            Line::open(ring, stream, owner, RECEIVE).map(|line| (line, secure))
+        });
         match opened {
-            Ok(line) => {
-                self.line = Some(line);
+            Ok((line, secure)) => {
+                (self.line, self.secure) = (Some(line), secure);
                 self.session.on_connected(now, address);
             }
             Err(error) => self.session.on_failed(now, &error.to_string()),
@@ -76,10 +87,16 @@ impl Connection {
                 return;
             }
         } else if line.on_received(completion) {
-            self.session.on_bytes(now, line.bytes());
             let length = line.bytes().len();
-            line.consume(ring, length);
-            return;
+            let Some(secure) = &mut self.secure else {
+                self.session.on_bytes(now, line.bytes());
+                return line.consume(ring, length);
+            };
+            if secure.feed(line.bytes(), &mut self.plain).is_ok() {
+                self.session.on_bytes(now, &self.plain);
+                self.plain.clear();
+                return line.consume(ring, length);
+            }
         }
         self.disconnect(ring);
         self.session.on_disconnected(now);
@@ -94,17 +111,32 @@ impl Connection {
     /// Hands what the session has to say to the ring.
     pub(super) fn flush(&mut self, ring: &mut Ring) {
         if let Some(line) = self.line.as_mut().filter(|line| !line.is_sending()) {
-            std::mem::swap(&mut line.out, self.session.outgoing());
+            let outgoing = self.session.outgoing();
+            match &mut self.secure {
+                Some(secure) => {
+                    secure.put(outgoing);
+                    outgoing.clear();
+                    secure.drain(&mut line.out);
+                }
+                None => std::mem::swap(&mut line.out, outgoing),
+            }
             line.flush(ring);
         }
     }
 }
 
-fn open(address: &str) -> std::io::Result<TcpStream> {
+/// A connection, after its handshake if it is encrypted.
+fn open(address: &str, tls: Option<&Tls>) -> std::io::Result<(TcpStream, Option<Box<Secure>>)> {
     let mut last = std::io::Error::other("the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                let limit = tls.is_some().then_some(HANDSHAKE);
+                stream.set_read_timeout(limit)?;
+                stream.set_write_timeout(limit)?;
+                let secured = Stream::dial(stream, tls, Instant::now() + HANDSHAKE)?;
+                return Ok(secured.into_parts());
+            }
             Err(error) => last = error,
         }
     }

@@ -16,6 +16,7 @@ use margay::machine::ResourceId;
 use margay::resource::codec::{Encode, Operation};
 use margay::resource::registry::OpenV1;
 use margay::resource::{Answer, Failure};
+use margay::tls::Tls;
 use margay_log::id::{GroupId, Micros};
 
 use crate::report::{Recorder, Report, Shape};
@@ -41,6 +42,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Load {
     /// Addresses of nodes.
     pub endpoints: Vec<String>,
+    /// Whose connections these are, if they are encrypted.
+    pub tls: Option<Tls>,
     /// What to do.
     pub workload: Workload,
     /// How much of it at once.
@@ -162,7 +165,7 @@ impl World {
         let config = SessionConfig::new(GroupId(group), load.endpoints.clone(), *key, seed);
         let session = Session::new(config, self.micros());
         self.clients.push(Client {
-            connection: Connection::new(session, self.clients.len()),
+            connection: Connection::new(session, self.clients.len(), load.tls.clone()),
             group,
             resource: ResourceId::REGISTRY,
             sent: Vec::new(),

@@ -128,14 +128,16 @@ fn measure(connect: &Connect, args: &Args, dir: &std::path::Path) -> Result<(), 
         dir: dir.to_owned(),
         groups: 1,
         shards: 1,
+        tls: None,
         more: Vec::new(),
         live: Live::default(),
     };
     let nodes = Nodes::start(&plan, PATIENCE)?;
-    crate::cluster::wait_until_ready(&nodes.endpoints(), PATIENCE)?;
+    crate::cluster::wait_until_ready(&nodes.endpoints(), None, PATIENCE)?;
     let keys = (args.state / (args.payload + 12)).clamp(1, u32::MAX as usize) as u32;
     let Args { connections, inflight, payload, .. } = *args;
     let load = Load {
+        tls: None,
         endpoints: nodes.endpoints(),
         workload: Workload::MapPut,
         shape: Shape { connections, inflight, payload },

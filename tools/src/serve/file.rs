@@ -26,6 +26,7 @@ pub(super) struct File {
     pub(super) cpus: Option<Vec<usize>>,
     pub(super) snapshot_after: Option<String>,
     pub(super) no_lease: Option<bool>,
+    pub(super) tls: Option<PathBuf>,
     pub(super) unsafe_no_auth: Option<bool>,
 }
 
@@ -96,11 +97,11 @@ mod tests {
     #[test]
     fn every_flag_has_its_key() {
         let text = "name = 'n1'\ndata = '/d'\nlisten = '127.0.0.1:1'\ngroups = 4\nshards = 2\n\
-                    cpus = [0, 1]\nsnapshot-after = '1MiB'\nunsafe-no-auth = true\n\
+                    cpus = [0, 1]\nsnapshot-after = '1MiB'\nunsafe-no-auth = true\ntls = '/t'\n\
                     [peers]\nn1 = 'a:1'\nn2 = 'b:2'\n";
         let file = read("all", text).expect("a right file");
         assert_eq!((file.groups, file.shards, file.cpus), (Some(4), Some(2), Some(vec![0, 1])));
-        assert_eq!(file.peers.len(), 2);
+        assert_eq!((file.peers.len(), file.tls), (2, Some("/t".into())));
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn remove_left_overs(base: &Path) {
 /// A plan for nodes with their data in `dir`.
 pub(crate) fn plan(dir: &Path, groups: u32) -> Plan {
     let (executable, dir) = (PathBuf::from(MARGAY), dir.to_path_buf());
-    Plan { executable, dir, groups, shards: 1, more: Vec::new(), live: Live::default() }
+    Plan { executable, dir, groups, shards: 1, tls: None, more: Vec::new(), live: Live::default() }
 }
 
 /// The endpoints of a cluster of two groups that all tests share. Nobody may kill its nodes.

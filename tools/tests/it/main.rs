@@ -15,6 +15,7 @@ mod shell;
 mod signals;
 mod sim;
 mod snapshots;
+mod tls;
 mod txn;
 mod verbs;
 

@@ -42,7 +42,7 @@ fn options_that_cannot_be_are_refused_with_the_remedy() {
     };
     let public = with(&serve(&[], &data, &[]), "127.0.0.1:0", "0.0.0.0:0");
     let ended = ends(public, scratch.path());
-    ended.because(2, &["0.0.0.0:0", "127.0.0.1", "--unsafe-no-auth"]);
+    ended.because(2, &["0.0.0.0:0", "--tls", "127.0.0.1", "--unsafe-no-auth"]);
     refused(&["--shards", "1000"], &["--shards 1000", "between 1 and 128"]);
     refused(&["--snapshot-after", "4KiB"], &["--snapshot-after 4096", "at least 65536 bytes"]);
     refused(&["--cpus", "4096"], &["cpu 4096"]);
