@@ -13,8 +13,8 @@ const CHUNK: usize = 16 << 10;
 pub(crate) const HANDSHAKE: u8 = 0x16;
 
 /// A connection that is used with blocking calls, encrypted or not. A step of a call takes as long
-/// as the socket's own limits of time allow; where the connection is encrypted, no step begins after
-/// the end that was given for the whole: a call may take several.
+/// as the socket's own limits of time allow. Where the connection is encrypted, a call may take
+/// several, and none begins after the end that was given for the whole.
 #[derive(Debug)]
 pub struct Stream {
     socket: TcpStream,
