@@ -10,12 +10,11 @@
 //!   of exclusive grants rise strictly. Grants of one entry share theirs: they hold together.
 //! - Each change is a notice; all that is held or waited for is listed at attach.
 
-use super::describe::{HOLDERS_MAX, Holders};
 use super::waiters::{Waiter, Waiters};
-use super::{ENDED_AT_ONCE, Firing, HOLDINGS_MAX};
+use super::{Firing, HOLDINGS_MAX};
 use crate::machine::bytes;
 use crate::machine::clock::Due;
-use crate::machine::{Code, Commit, Effects, LogTime, Notice, NoticeState, ResourceId, SessionId};
+use crate::machine::{Code, Commit, Effects, LogTime, NoticeState, ResourceId, SessionId};
 use imbl::OrdMap;
 use margay_log::id::{Index, Micros};
 use rkyv::option::ArchivedOption;
@@ -23,9 +22,11 @@ use rkyv::primitive::ArchivedU64;
 
 mod frozen;
 pub(super) mod handle;
+mod involved;
 mod turns;
 
 use frozen::ITEM_OWN;
+pub(super) use involved::delegate_to_claims;
 pub(super) use turns::{Rules, Turns};
 
 /// Holds of one resource, at most.
@@ -373,14 +374,6 @@ impl Claims {
         self.requests.get(&of).copied().or_else(|| self.waiters.find(of.0, of.1))
     }
 
-    /// The next few waits and holds of a session. The waits come first, so that none of them is
-    /// granted while the session ends.
-    pub(super) fn some_of(&self, session: SessionId) -> Vec<Index> {
-        let waits = self.waiters.of_session(session).map(|(index, _)| index);
-        let holds = self.held_by(session).map(|hold| hold.waiter);
-        waits.chain(holds).take(ENDED_AT_ONCE).collect()
-    }
-
     /// A session is ending: some of its waits and holds are gone, and nobody is told.
     pub(super) fn end(&mut self, names: &[Index]) {
         for name in names {
@@ -388,12 +381,6 @@ impl Claims {
                 self.remove(*name);
             }
         }
-    }
-
-    fn held_by(&self, session: SessionId) -> impl Iterator<Item = &Hold> {
-        self.requests
-            .range((session, 0)..=(session, u64::MAX))
-            .map(|(_, waiter)| &self.holds[waiter])
     }
 
     /// Up to `limit` lose what they hold or wait for. Returns whether there are more.
@@ -427,47 +414,8 @@ impl Claims {
         self.waiters.next_timer()
     }
 
-    pub(super) fn involves(&self, session: SessionId) -> bool {
-        self.held_by(session).next().is_some() || self.waiters.of_session(session).next().is_some()
-    }
-
-    pub(super) fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        let holding = self.holds.values().map(|hold| hold.session);
-        let waiting = self.waiters.iter().map(|(_, waiter)| waiter.session);
-        let mut sessions: Vec<SessionId> = holding.chain(waiting).take(limit).collect();
-        sessions.sort_unstable();
-        sessions.dedup();
-        sessions
-    }
-
-    pub(super) fn holders(&self, now: LogTime) -> Holders {
-        let holds = self.requests.values().map(|waiter| &self.holds[waiter]);
-        Holders {
-            held: u32::try_from(self.holds.len()).expect("at most HOLDS_MAX"),
-            waiting: self.waiting(now),
-            first: holds.take(HOLDERS_MAX).map(|hold| (hold.session, hold.token)).collect(),
-        }
-    }
-
     /// How many wait whose time-out has not passed.
     pub(super) fn waiting(&self, now: LogTime) -> u32 {
         u32::try_from(self.waiters.len_at(now)).expect("at most WAITERS_MAX")
-    }
-
-    pub(super) fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        for hold in self.held_by(session) {
-            let state = NoticeState::Granted { token: hold.token };
-            out.push(Notice { session, resource, waiter: hold.waiter, state });
-        }
-        let waits = self.waiters.of_session(session);
-        for (waiter, _) in waits.filter(|(_, waiter)| waiter.due.is_none_or(|due| due > now)) {
-            out.push(Notice { session, resource, waiter, state: NoticeState::Waiting });
-        }
     }
 }

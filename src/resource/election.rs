@@ -5,18 +5,14 @@
 //! fencing token of whatever the leader does. A candidate is named by the index of the command with
 //! which it entered, and brings bytes of its own choice, such as its address.
 
-use super::claims::{Ask, Claims, Moment, cancel_operation};
+use super::claims::{Ask, Claims, Moment, cancel_operation, delegate_to_claims};
 use super::codec::{Operation, Scratch, access, check_by_schema, limits, operation, page_limit};
-use super::describe::Holders;
 use super::handle::thaw_version;
 use super::snapshot::Items;
 use super::{Firing, Resource};
 use crate::machine::bytes::{self, Reader};
 use crate::machine::clock::Due;
-use crate::machine::{
-    Code, Commit, Effects, LogTime, Notice, NoticeState, Pair, Query, ResourceId, SessionId,
-    Shared, kind,
-};
+use crate::machine::{Code, Commit, Effects, NoticeState, Pair, Query, SessionId, Shared, kind};
 use imbl::OrdMap;
 use margay_log::id::Index;
 
@@ -171,27 +167,7 @@ impl Resource for ElectionState {
         self.claims.next_timer_of(1)
     }
 
-    fn involves(&self, session: SessionId) -> bool {
-        self.claims.involves(session)
-    }
-
-    fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        self.claims.sessions(limit)
-    }
-
-    fn holders(&self, now: LogTime) -> Holders {
-        self.claims.holders(now)
-    }
-
-    fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        self.claims.holdings(resource, session, now, out);
-    }
+    delegate_to_claims!(claims);
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
         let first = match after {

@@ -222,3 +222,10 @@ pub(super) fn read_bool(answer: Answer) -> Result<bool, Failure> {
 pub(super) fn read_count(answer: Answer) -> Result<u64, Failure> {
     Ok(Reader::new(&answer.payload).u64()?)
 }
+
+/// Whether a part of what is searched has it; if not, where the next part begins, if there is one.
+pub(super) fn read_found(answer: Answer) -> Result<(bool, Option<Vec<u8>>), Failure> {
+    let mut reader = Reader::new(&answer.payload);
+    let found = reader.optional()?.is_some();
+    Ok((found, reader.optional()?.map(<[u8]>::to_vec)))
+}

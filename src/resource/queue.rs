@@ -16,6 +16,7 @@ use crate::machine::{Code, kind};
 
 mod frozen;
 mod handle;
+mod page;
 mod state;
 mod tasks;
 

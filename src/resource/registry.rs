@@ -4,7 +4,7 @@
 //! A name has one type for as long as it exists. A resource's id is the index of the entry that
 //! created it, so a deleted one is never mistaken for its successor.
 
-use super::codec::{Limits, Operation, Scratch, access, check, limits, operation, page_limit};
+use super::codec::{Operation, Scratch, access, check, page_limit};
 use super::describe::{self, DescribeV1};
 use super::ring::Ring;
 use super::snapshot::{FrozenRegistry, RestoringRegistry};
@@ -13,7 +13,7 @@ use super::waste::Heap;
 use super::{Firing, own, type_of};
 use crate::machine::bytes;
 use crate::machine::{
-    Code, Commit, Effects, Events, LogTime, NAME_MAX, Notice, Query, ResourceId, SessionId, Shared,
+    Code, Commit, Effects, Events, LogTime, Notice, Query, ResourceId, SessionId, Shared,
     StateMachine, halt, kind,
 };
 use imbl::OrdMap;
@@ -22,15 +22,15 @@ use std::any::Any;
 use std::ops::Bound;
 
 mod involved;
+mod operations;
 mod slot;
 
+pub use operations::*;
 pub(super) use slot::Slot;
 use slot::{Links, own_copy};
 
 /// Resources of one group, at most.
 pub const RESOURCES_MAX: usize = 1_000_000;
-/// Options of a resource, in bytes, at most.
-pub const OPTIONS_MAX: usize = 4 << 10;
 /// Resources on one page of a list, at most.
 pub const PAGE_MAX: u32 = 1_000;
 /// Names looked at for one page of a list, at most: a page may be short, or empty, and not the
@@ -41,95 +41,6 @@ pub const SCAN_MAX: usize = 10_000;
 const LOST_PER_ENTRY: usize = 256;
 /// The last event of a resource: it was deleted. Not kept: nothing is left to keep it.
 pub const DELETED: u16 = u16::MAX;
-
-// ---- operations -----------------------------------------------------------------------------
-
-/// Opens a resource; creates it where the name is free. Answers its id, and 1 where it was created.
-/// Where it exists, `options` are ignored: who created it chose.
-#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
-pub struct OpenV1 {
-    /// 1 to 256 bytes of UTF-8 without control characters.
-    pub name: Vec<u8>,
-    /// Its type.
-    pub kind: u8,
-    /// Belong to the type; fixed at creation.
-    pub options: Vec<u8>,
-}
-
-/// Deletes a resource with all it holds.
-#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
-pub struct DeleteV1 {
-    /// Its id.
-    pub resource: u64,
-}
-
-/// Query: the resource of a name. Answers id and kind.
-#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
-pub struct FindV1 {
-    /// Its name.
-    pub name: Vec<u8>,
-    /// The type it must have; 0 for any.
-    pub kind: u8,
-}
-
-/// Query: resources in order of their names. Answers the name to go on after, or none at the end;
-/// a count; then id, kind, name of each.
-#[derive(rkyv::Archive, rkyv::Serialize, Debug)]
-pub struct ListV1 {
-    /// What the names begin with.
-    pub prefix: Vec<u8>,
-    /// Their type; 0 for any.
-    pub kind: u8,
-    /// The page begins after this name; empty for the first page.
-    pub after: Vec<u8>,
-    /// At most so many; 0 and anything over [`PAGE_MAX`] stand for [`PAGE_MAX`].
-    pub limit: u32,
-}
-
-operation!(OpenV1, kind::REGISTRY, 0x0101, "open");
-operation!(DeleteV1, kind::REGISTRY, 0x0201, "delete");
-operation!(FindV1, kind::REGISTRY, 0x0301, "find");
-operation!(ListV1, kind::REGISTRY, 0x0401, "list");
-
-impl Limits for ArchivedOpenV1 {
-    fn limits(&self) -> Result<(), Code> {
-        check_name(&self.name)?;
-        // One that is in the log was admitted, so it is not left out for being unknown here.
-        if type_of(self.kind).is_none() && !own::is_own(self.kind) {
-            return Err(Code::BAD_KIND);
-        }
-        if self.options.len() > OPTIONS_MAX {
-            return Err(Code::OPTIONS_TOO_LARGE);
-        }
-        Ok(())
-    }
-}
-
-limits! {
-    ArchivedDeleteV1:;
-    ArchivedFindV1: name(name);
-}
-
-impl Limits for ArchivedListV1 {
-    fn limits(&self) -> Result<(), Code> {
-        let long = self.prefix.len().max(self.after.len()) > NAME_MAX;
-        if long { Err(Code::BAD_NAME) } else { Ok(()) }
-    }
-}
-
-/// Whether a resource may have this name.
-///
-/// # Errors
-/// [`Code::BAD_NAME`].
-pub fn check_name(name: &[u8]) -> Result<(), Code> {
-    if name.is_empty() || name.len() > NAME_MAX {
-        return Err(Code::BAD_NAME);
-    }
-    let text = std::str::from_utf8(name).map_err(|_| Code::BAD_NAME)?;
-    if text.chars().any(char::is_control) { Err(Code::BAD_NAME) } else { Ok(()) }
-}
-
-// ---- state ----------------------------------------------------------------------------------
 
 /// The resources of a group: the state of its machine.
 #[derive(Clone, Debug, Default)]

@@ -108,7 +108,7 @@ fn start(config: &ServerConfig) -> Server {
     Server::start(config, echo(), &AtomicBool::new(false)).expect("the node starts")
 }
 
-fn dial(address: SocketAddr) -> TcpStream {
+pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the node listens");
     stream.set_nodelay(true).expect("a socket option");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
@@ -123,13 +123,13 @@ fn connect(address: SocketAddr, group: u32) -> TcpStream {
     stream
 }
 
-fn read_hello(stream: &mut TcpStream) -> Hello {
+pub(crate) fn read_hello(stream: &mut impl Read) -> Hello {
     let mut bytes = [0; HELLO_BYTES];
     stream.read_exact(&mut bytes).expect("a hello comes back");
     Hello::decode(&bytes).expect("a right hello")
 }
 
-fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_frame(stream: &mut impl Read) -> Vec<u8> {
     let mut bytes = vec![0; wire::HEADER];
     stream.read_exact(&mut bytes).expect("a header");
     let length = wire::peek(&bytes).expect("a right header").expect("a whole header");
@@ -139,7 +139,7 @@ fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Everything until the other side closes, kindly or not.
-fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     match stream.read_to_end(&mut all) {
         Ok(_) => {}

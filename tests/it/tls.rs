@@ -3,7 +3,7 @@
 
 mod authority;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use margay::machine::Code;
 use margay::server::{LocalCluster, Node};
 use margay::tls::{Role, Tls};
 use margay::wire::client::{Request, Response};
-use margay::wire::{self, HELLO_BYTES, Hello, HelloKind};
+use margay::wire::{self, Hello, HelloKind};
 use margay_log::id::{ClusterId, GroupId, NodeId};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::PATIENCE;
+use crate::shard::{self, read_all, read_frame, read_hello};
 use authority::Authority;
 
 fn open(authority: &Authority, role: Role) -> Tls {
@@ -55,39 +56,7 @@ fn dial(address: SocketAddr, folder: &Path) -> Line {
         .expect("they fit");
     let name = ServerName::try_from(Role::Node.name()).expect("a name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a right name");
-    StreamOwned::new(connection, plain(address))
-}
-
-fn plain(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the node listens");
-    stream.set_nodelay(true).expect("a socket option");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
-    stream
-}
-
-fn read_hello(line: &mut impl Read) -> Hello {
-    let mut bytes = [0; HELLO_BYTES];
-    line.read_exact(&mut bytes).expect("a hello comes back");
-    Hello::decode(&bytes).expect("a right hello")
-}
-
-fn read_frame(line: &mut impl Read) -> Vec<u8> {
-    let mut bytes = vec![0; wire::HEADER];
-    line.read_exact(&mut bytes).expect("a header");
-    let length = wire::peek(&bytes).expect("a right header").expect("a whole header");
-    bytes.resize(length, 0);
-    line.read_exact(&mut bytes[wire::HEADER..]).expect("a body");
-    bytes
-}
-
-fn read_all(stream: &mut TcpStream) -> Vec<u8> {
-    let mut all = Vec::new();
-    match stream.read_to_end(&mut all) {
-        Ok(_) => {}
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
-        Err(e) => panic!("not closed: {e}"),
-    }
-    all
+    StreamOwned::new(connection, shard::dial(address))
 }
 
 /// Entries that are small and large, from leader to followers, to and from clients; a leader that
@@ -250,7 +219,7 @@ fn a_client_or_nobody_does_not_pose_as_a_node() {
         let mut line = dial(node.address(), &folders[1]);
         line.write_all(&hello.encode()).expect("sent");
         assert_eq!(read_hello(&mut line).code, Code::OK, "{kind:?}");
-        let mut line = plain(node.address());
+        let mut line = shard::dial(node.address());
         line.write_all(&hello.encode()).expect("sent");
         assert_eq!(read_hello(&mut line).code, Code::TLS_REQUIRED, "{kind:?}");
     }
@@ -271,13 +240,13 @@ fn strangers_at_an_encrypted_port_are_told_so_and_left() {
         (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", b"\x15\x03"),
         (b"\x16\x03\x03\xff\xffnonsense", b"\x15\x03"),
     ] {
-        let mut line = plain(node.address());
+        let mut line = shard::dial(node.address());
         line.write_all(said).expect("sent");
         let heard = read_all(&mut line);
         assert!(heard.starts_with(answer), "{said:?}: {heard:?}");
     }
     // The rest of this one never comes; the others are served meanwhile.
-    let mut slow = plain(node.address());
+    let mut slow = shard::dial(node.address());
     slow.write_all(b"\x16\x03\x01\x02\x00\x01").expect("sent");
     let tls = open(&authority, Role::Client);
     let client = Client::builder().endpoints([node.address().to_string()]).tls(tls);

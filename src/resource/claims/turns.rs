@@ -1,11 +1,10 @@
 //! Types whose state is claims and little else: lock, read-write lock, semaphore, barrier, latch.
 //! They differ in what can be asked of them and in when a turn has come; all the rest is here.
 
-use super::{Claims, Moment};
+use super::{Claims, Moment, delegate_to_claims};
 use crate::machine::bytes::Reader;
 use crate::machine::clock::Due;
-use crate::machine::{Code, Commit, Effects, LogTime, Notice, Query, ResourceId, SessionId};
-use crate::resource::describe::Holders;
+use crate::machine::{Code, Commit, Effects, Query, SessionId};
 use crate::resource::snapshot::Items;
 use crate::resource::{Firing, Resource};
 use margay_log::id::Index;
@@ -104,27 +103,7 @@ impl<R: Rules> Resource for Turns<R> {
         self.claims.fire(self.rules.permits(), firing.into(), effects);
     }
 
-    fn involves(&self, session: SessionId) -> bool {
-        self.claims.involves(session)
-    }
-
-    fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        self.claims.sessions(limit)
-    }
-
-    fn holders(&self, now: LogTime) -> Holders {
-        self.claims.holders(now)
-    }
-
-    fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        self.claims.holdings(resource, session, now, out);
-    }
+    delegate_to_claims!(claims);
 
     fn freeze(&self, _after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
         self.rules.freeze(items);

@@ -2,7 +2,7 @@
 //!
 //! A message is in the inboxes of those who have yet to answer it; one for any member of whom there
 //! is none, or none with room, is *homeless*. Who gets what, and who is told, is decided in
-//! `state.rs`.
+//! `state/messages.rs`.
 
 use super::loads::Loads;
 use super::{BYTES_MAX, DELIVERIES_MAX};

@@ -1,23 +1,21 @@
-//! What a group does: seats members, brings messages to inboxes, and tells askers the outcome.
+//! What a group is, and which command does what to it. Who is in it is decided in
+//! `state/members.rs`, who gets which message in `state/messages.rs`.
 
-use super::mail::{Mail, Message, Outcome};
+mod members;
+mod messages;
+
+use super::mail::Mail;
 use super::*;
-use crate::machine::bytes;
 use crate::machine::clock::Due;
-use crate::machine::{
-    Commit, Effects, LogTime, Notice, Pair, Query, ResourceId, SessionId, Shared,
-};
+use crate::machine::{Commit, Effects, LogTime, Pair, Query, SessionId, Shared};
 use crate::resource::Firing;
-use crate::resource::claims::{Ask, Moment};
+use crate::resource::claims::{Moment, delegate_to_claims};
 use crate::resource::codec::{Operation, Scratch, access};
-use crate::resource::describe::Holders;
 use crate::resource::snapshot::Items;
 use crate::resource::waste::Waste;
 use imbl::{OrdMap, OrdSet};
-use margay_log::id::{Index, Micros};
-
-/// Joins that are due that one command looks after, at most; timers do the rest.
-const DUE_PER_COMMAND: usize = 256;
+use margay_log::id::Index;
+pub(super) use members::drawn;
 
 /// See the module above. A membership and a question that is answered are holds; a join that waits
 /// for its id and a question that is not answered are waits.
@@ -116,31 +114,11 @@ impl Resource for GroupState {
         }
     }
 
-    fn involves(&self, session: SessionId) -> bool {
-        self.claims.involves(session)
-    }
-
     fn size(&self, _now: LogTime) -> u64 {
         self.members.len() as u64
     }
 
-    fn sessions(&self, limit: usize) -> Vec<SessionId> {
-        self.claims.sessions(limit)
-    }
-
-    fn holders(&self, now: LogTime) -> Holders {
-        self.claims.holders(now)
-    }
-
-    fn holdings(
-        &self,
-        resource: ResourceId,
-        session: SessionId,
-        now: LogTime,
-        out: &mut Vec<Notice>,
-    ) {
-        self.claims.holdings(resource, session, now, out);
-    }
+    delegate_to_claims!(claims);
 
     fn freeze(&self, after: Option<&[u8]>, items: &mut Items<'_>) -> Option<Vec<u8>> {
         self.freeze_behind(after, items)
@@ -154,8 +132,6 @@ impl Resource for GroupState {
         Box::new(self.clone())
     }
 }
-
-// ---- members --------------------------------------------------------------------------------
 
 impl GroupState {
     fn try_apply(&mut self, commit: &Commit<'_>, effects: &mut Effects) -> Result<(), Code> {
@@ -196,316 +172,5 @@ impl GroupState {
             _ => return Err(Code::BAD_KIND),
         }
         Ok(())
-    }
-
-    fn join(
-        &mut self,
-        join: &ArchivedJoinV1,
-        commit: &Commit<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let (name, session, at) = (commit.index, commit.session, Moment::from(commit));
-        let request = join.request.to_native();
-        let id: Shared<[u8]> = match join.id[..] {
-            [] => drawn(name).as_bytes().into(),
-            ref id => id.into(),
-        };
-        let there = self.ids.get(&id).copied();
-        if let Some(member) = there
-            && let Some(hold) = self.claims.hold(member).filter(|hold| hold.session == session)
-        {
-            let token = hold.token;
-            if self.claims.name_of((session, request)).is_some() {
-                return Err(Code::ALREADY_HELD);
-            }
-            self.claims.pass(member, request);
-            self.set_data(member, &join.data, at, effects);
-            effects.reply.push(GRANTED);
-            bytes::put_u64(&mut effects.reply, token);
-            bytes::put_u64(&mut effects.reply, member.0);
-            return Ok(());
-        }
-        let free = there.is_none();
-        if free && self.members.len() >= MEMBERS_MAX {
-            return Err(Code::TOO_MANY_MEMBERS);
-        }
-        let pair = Pair::new(&id, &join.data);
-        let ask = Ask::new(session, join.request, 1, &join.wait_ms);
-        match self.ask(ask, free, at, effects)? {
-            GRANTED => self.seat(name, pair, at, effects),
-            WAITING => self.wait_for_id(name, pair),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Somebody whose hold is granted is a member.
-    fn seat(&mut self, name: Index, pair: Pair, at: Moment, effects: &mut Effects) {
-        self.ids.insert(pair.key().into(), name);
-        self.members.insert(name, pair.clone());
-        self.mail.seat(name);
-        effects.event(at.resource, JOINED, Some(pair), None);
-        self.house(at, effects);
-    }
-
-    pub(super) fn wait_for_id(&mut self, name: Index, pair: Pair) {
-        self.wanted.insert((pair.key().into(), name));
-        self.joining.insert(name, pair);
-    }
-
-    /// A join that waited is over.
-    fn stop_waiting(&mut self, name: Index) -> Option<Pair> {
-        let pair = self.joining.remove(&name)?;
-        self.wanted.remove(&(pair.key().into(), name));
-        Some(pair)
-    }
-
-    fn set_data(&mut self, member: Index, data: &[u8], at: Moment, effects: &mut Effects) {
-        let Some(pair) = self.members.get_mut(&member) else { return };
-        if pair.value() == data {
-            return;
-        }
-        let new = Pair::new(pair.key(), data);
-        let old = std::mem::replace(pair, new.clone());
-        effects.event(at.resource, UPDATED, Some(new), Some(old));
-    }
-
-    /// The membership, where it is the session's.
-    fn own_member(&self, member: u64, commit: &Commit<'_>) -> Result<Index, Code> {
-        let name = Index(member);
-        let held = self.claims.hold(name).is_some_and(|hold| hold.session == commit.session);
-        let ours = held && self.members.contains_key(&name);
-        if ours { Ok(name) } else { Err(Code::NO_SUCH_MEMBER) }
-    }
-
-    /// Joins that are due are over, whether or not their timers have fired.
-    fn drop_due(&mut self, at: Moment, effects: &mut Effects) {
-        for _ in 0..DUE_PER_COMMAND {
-            if !self.drop_one_due(at, effects) {
-                return;
-            }
-        }
-    }
-
-    fn drop_one_due(&mut self, at: Moment, effects: &mut Effects) -> bool {
-        let told = effects.notices.len();
-        let dropped = self.claims.drop_one_due(at, effects);
-        self.forget_over(told, effects);
-        dropped
-    }
-
-    /// See [`Claims::ask`]. A join of the same request may have been over.
-    fn ask(&mut self, ask: Ask, free: bool, at: Moment, effects: &mut Effects) -> Result<u8, Code> {
-        let told = effects.notices.len();
-        let asked = self.claims.ask(ask, free, at, effects);
-        self.forget_over(told, effects);
-        asked
-    }
-
-    /// Joins that were told that they are over have left nothing.
-    fn forget_over(&mut self, told: usize, effects: &Effects) {
-        for notice in effects.notices[told..].iter().filter(|notice| notice.state.is_final()) {
-            self.stop_waiting(notice.waiter);
-        }
-    }
-
-    /// These are neither held nor waited for any more: whatever they were, nothing of it is left.
-    fn let_go(&mut self, names: &[Index], why: u16, at: Moment, effects: &mut Effects) {
-        let mut left = Vec::new();
-        for name in names {
-            self.stop_waiting(*name);
-            self.mail.remove(*name);
-            self.mail.forget_outcomes(*name);
-            if let Some(pair) = self.members.remove(name) {
-                self.ids.remove(pair.key());
-                self.mail.unseat(*name);
-                effects.event(at.resource, why, None, Some(pair.clone()));
-                left.push((*name, pair));
-            }
-        }
-        for (name, pair) in &left {
-            self.empty_inbox(*name, pair.key(), at, effects);
-        }
-        for (_, pair) in left {
-            self.hand_over(pair.key(), at, effects);
-        }
-        self.house(at, effects);
-    }
-
-    /// A free id goes to the first who waits for it.
-    fn hand_over(&mut self, id: &[u8], at: Moment, effects: &mut Effects) {
-        let name = loop {
-            let next = self.wanted.range((id.into(), Index::ZERO)..).next();
-            let Some(&(_, name)) = next.filter(|(wanted, _)| &wanted[..] == id) else { return };
-            if !self.claims.drop_if_due(name, at, effects) {
-                break name;
-            }
-            self.stop_waiting(name);
-        };
-        let waiter = self.claims.waiters.remove(name);
-        if let (Some(waiter), Some(pair)) = (waiter, self.stop_waiting(name)) {
-            self.claims.grant(name, waiter, at, effects);
-            self.seat(name, pair, at, effects);
-        }
-    }
-}
-
-/// The id of a member that has none of its own.
-pub(super) fn drawn(name: Index) -> String {
-    format!("{}{}", char::from(DRAWN), name.0)
-}
-
-// ---- messages -------------------------------------------------------------------------------
-
-impl GroupState {
-    fn send(
-        &mut self,
-        send: &ArchivedSendV1,
-        commit: &Commit<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let (name, session, at) = (commit.index, commit.session, Moment::from(commit));
-        let recipients = self.recipients(send)?;
-        if !self.mail.fits(recipients.len(), send.value.len() as u64) {
-            return Err(Code::INBOX_FULL);
-        }
-        if send.ask {
-            if self.asked() >= ASKED_MAX {
-                return Err(Code::TOO_MANY_WAITERS);
-            }
-            let request = send.request.to_native();
-            // Its time limit is the message's.
-            self.ask(Ask { session, request, amount: 1, wait_ms: None }, false, at, effects)?;
-        }
-        let wait_ms = send.wait_ms.as_ref().map(|wait| wait.to_native());
-        let due = wait_ms.map(|wait| at.now.after(Micros::from_millis(wait)));
-        let (value, to, ask) = (send.value[..].into(), send.to, send.ask);
-        self.mail.insert(name, Message { from: session, to, ask, due, value });
-        if to == TO_ANY {
-            self.last = recipients[0];
-        }
-        for member in recipients {
-            self.mail.bring(name, member, name);
-            self.claims.touch(member, at, effects);
-        }
-        Ok(())
-    }
-
-    /// Whom a message goes to: at least one, and all of them have room.
-    fn recipients(&self, send: &ArchivedSendV1) -> Result<Vec<Index>, Code> {
-        if self.members.is_empty() {
-            return Err(Code::NO_SUCH_MEMBER);
-        }
-        let size = send.value.len() as u64;
-        let recipients = match send.to {
-            TO_ANY => self.next_member(size).into_iter().collect(),
-            TO_MEMBER => vec![*self.ids.get(&send.id[..]).ok_or(Code::NO_SUCH_MEMBER)?],
-            _ => self.members.keys().copied().collect::<Vec<Index>>(),
-        };
-        let fit = recipients.iter().all(|member| self.mail.has_room(*member, size));
-        if fit && !recipients.is_empty() { Ok(recipients) } else { Err(Code::INBOX_FULL) }
-    }
-
-    /// Questions that are not answered, or whose answers were not fetched.
-    fn asked(&self) -> usize {
-        let held = self.claims.holding().saturating_sub(self.members.len());
-        held + self.unanswered()
-    }
-
-    pub(super) fn unanswered(&self) -> usize {
-        self.claims.waiters.len().saturating_sub(self.joining.len())
-    }
-
-    /// Whose turn it is to get a message for any: the next after the last that has room.
-    fn next_member(&self, size: u64) -> Option<Index> {
-        self.mail.next_with_room(self.last, size)
-    }
-
-    /// Messages that nobody has are brought to whom they can be, in order.
-    fn house(&mut self, at: Moment, effects: &mut Effects) {
-        while let Some((name, message)) = self.mail.first_homeless() {
-            let Some(member) = self.next_member(message.size()) else { return };
-            self.last = member;
-            self.mail.bring(name, member, at.index);
-            self.claims.touch(member, at, effects);
-        }
-    }
-
-    /// A member has left: what it had is for the next one, or over.
-    fn empty_inbox(&mut self, member: Index, id: &[u8], at: Moment, effects: &mut Effects) {
-        let none = (Index::ZERO, Index::ZERO);
-        let all: Vec<(Index, u8, bool)> = self
-            .mail
-            .inbox(member, none)
-            .map(|(_, name, message)| (name, message.to, message.ask))
-            .collect();
-        for (name, to, ask) in all {
-            self.mail.take_out(name, member);
-            if to == TO_ANY {
-                self.mail.make_homeless(name);
-                continue;
-            }
-            if ask {
-                self.note(name, member, GONE, id, &[]);
-            }
-            self.finish(name, at, effects);
-        }
-    }
-
-    fn answer(
-        &mut self,
-        answer: &ArchivedAnswerV1,
-        commit: &Commit<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Code> {
-        let at = Moment::from(commit);
-        let member = self.own_member(answer.member.to_native(), commit)?;
-        let name = Index(answer.message.to_native());
-        let message = self.mail.get(name).filter(|message| !message.is_due(at.now));
-        let Some(message) = message.filter(|_| self.mail.has(name, member)) else {
-            return Err(Code::NO_SUCH_MESSAGE);
-        };
-        if message.ask {
-            if !self.mail.fits_answer(answer.value.len() as u64) {
-                return Err(Code::INBOX_FULL);
-            }
-            let kind = if answer.failed { FAILED } else { ANSWERED };
-            let id = self.members.get(&member).map(Pair::key).unwrap_or_default().to_vec();
-            self.note(name, member, kind, &id, &answer.value);
-        }
-        self.mail.take_out(name, member);
-        self.finish(name, at, effects);
-        self.house(at, effects);
-        Ok(())
-    }
-
-    pub(super) fn note(&mut self, name: Index, member: Index, kind: u8, id: &[u8], value: &[u8]) {
-        self.mail.note(name, member, Outcome { kind, id: id.into(), value: value.into() });
-    }
-
-    /// Where nobody has a message any more, it is over.
-    fn finish(&mut self, name: Index, at: Moment, effects: &mut Effects) {
-        if self.mail.holders(name).next().is_none() {
-            self.mail.remove(name);
-            self.tell_asker(name, at, effects);
-        }
-    }
-
-    /// All that will come of a message has come. Where nobody asked, nobody is told.
-    fn tell_asker(&mut self, name: Index, at: Moment, effects: &mut Effects) {
-        if let Some(waiter) = self.claims.waiters.remove(name) {
-            self.claims.grant(name, waiter, at, effects);
-        }
-    }
-
-    /// The time of a message is over.
-    fn expire(&mut self, name: Index, at: Moment, effects: &mut Effects) {
-        let Some((message, holders)) = self.mail.remove(name) else { return };
-        for member in holders.into_iter().filter(|_| message.ask) {
-            let id = self.members.get(&member).map(Pair::key).unwrap_or_default().to_vec();
-            self.note(name, member, SILENT, &id, &[]);
-        }
-        self.tell_asker(name, at, effects);
-        self.house(at, effects);
     }
 }

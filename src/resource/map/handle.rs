@@ -9,7 +9,8 @@ use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
 use crate::resource::codec::limit::KEYS_MAX;
 use crate::resource::handle::{
-    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_count, read_swap, read_versioned,
+    Handle, Lifetime, Removal, Swap, Versioned, read_bool, read_count, read_found, read_swap,
+    read_versioned,
 };
 use crate::resource::registry::DELETED;
 use crate::resource::{Answer, Delivery, Failure, Reply, Submit, Watch, entries};
@@ -349,17 +350,10 @@ impl<S: Submit> Map<S> {
 
     fn find_value(self, value: Vec<u8>, after: Option<Vec<u8>>) -> Reply<bool> {
         let find = FindValueV1 { value, after };
-        self.handle.query(&find).then(move |answer| {
-            let read = answer.and_then(|answer| {
-                let mut reader = Reader::new(&answer.payload);
-                let found = reader.optional()?.is_some();
-                Ok((found, reader.optional()?.map(<[u8]>::to_vec)))
-            });
-            match read {
-                Ok((false, Some(next))) => self.find_value(find.value, Some(next)),
-                Ok((found, _)) => Reply::ready(Ok(found)),
-                Err(failure) => Reply::ready(Err(failure)),
-            }
+        self.handle.query(&find).then(move |answer| match answer.and_then(read_found) {
+            Ok((false, Some(next))) => self.find_value(find.value, Some(next)),
+            Ok((found, _)) => Reply::ready(Ok(found)),
+            Err(failure) => Reply::ready(Err(failure)),
         })
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::machine::bytes::Reader;
 use crate::machine::{Code, EventPayload, Filter, Level, ResourceId, kind};
-use crate::resource::handle::{Handle, Versioned, read_bool, read_count};
+use crate::resource::handle::{Handle, Versioned, read_bool, read_count, read_found};
 use crate::resource::registry::DELETED;
 use crate::resource::{Delivery, Failure, Reply, Submit, Watch, entries};
 use margay_log::id::Index;
@@ -220,17 +220,10 @@ impl<S: Submit> Multimap<S> {
 
     fn find_value(self, value: Vec<u8>, after: Option<Vec<u8>>) -> Reply<bool> {
         let find = FindValueV1 { value, after };
-        self.handle.query(&find).then(move |answer| {
-            let read = answer.and_then(|answer| {
-                let mut reader = Reader::new(&answer.payload);
-                let found = reader.optional()?.is_some();
-                Ok((found, reader.optional()?.map(<[u8]>::to_vec)))
-            });
-            match read {
-                Ok((false, Some(next))) => self.find_value(find.value, Some(next)),
-                Ok((found, _)) => Reply::ready(Ok(found)),
-                Err(failure) => Reply::ready(Err(failure)),
-            }
+        self.handle.query(&find).then(move |answer| match answer.and_then(read_found) {
+            Ok((false, Some(next))) => self.find_value(find.value, Some(next)),
+            Ok((found, _)) => Reply::ready(Ok(found)),
+            Err(failure) => Reply::ready(Err(failure)),
         })
     }
 
