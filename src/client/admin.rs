@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use margay_log::id::{GroupId, Incarnation, NodeId};
 
-use super::ask::ask;
+use super::ask::{ask, shown};
 use crate::machine::Code;
 use crate::tls::Tls;
 use crate::wire;
@@ -138,7 +138,7 @@ fn ask_one(
         Response::Admin { changed, node, .. } => Ok(Said::Done(Done { changed, node })),
         Response::Refused { code, leader, text, .. } => {
             let words = if text.is_empty() { code.text() } else { text };
-            let words = words.escape_debug().to_string();
+            let words = shown(words);
             Ok(match code {
                 Code::NOT_LEADER | Code::LEADER_CHANGED => Said::Elsewhere(leader.to_owned()),
                 Code::NOT_READY

@@ -82,3 +82,8 @@ fn check(bytes: &[u8]) -> Result<Hello, String> {
     let hello = Hello::decode(bytes).map_err(|error| error.to_string())?;
     if hello.code == Code::OK { Ok(hello) } else { Err(hello.code.to_string()) }
 }
+
+/// The words of others, which cannot drive a terminal.
+pub(super) fn shown(words: &str) -> String {
+    words.replace(char::is_control, "\u{fffd}")
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use margay_log::id::GroupId;
 
-use super::ask::ask;
+use super::ask::{ask, shown};
 use super::error::Error;
 use super::net::from_now;
 use crate::tls::Tls;
@@ -174,7 +174,7 @@ fn read(bytes: &[u8]) -> Result<Vec<GroupStatus>, String> {
     let frame = wire::decode(bytes).map_err(|error| error.to_string())?;
     match Response::decode(&frame).map_err(|error| error.to_string())? {
         Response::Status { groups, .. } => Ok(groups),
-        Response::Refused { code, text, .. } => Err(format!("{code}: {}", text.escape_debug())),
+        Response::Refused { code, text, .. } => Err(format!("{code}: {}", shown(text))),
         _ => Err("something else was answered".to_owned()),
     }
 }

@@ -12,6 +12,8 @@ use crate::shard::Node;
 
 /// Pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Rounds between two looks at how long the certificate is good: an hour.
+const LOOK: u32 = 360;
 
 /// Goes on until this is dropped, which does not wait for a lookup under way.
 pub(super) struct Lookups {
@@ -23,9 +25,14 @@ impl Lookups {
         let (ends, end) = channel();
         let node = Arc::downgrade(node);
         let run = move || {
+            let mut round = 0;
             while end.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
                 let Some(node) = node.upgrade() else { return };
                 node.refresh_tls();
+                if round == 0 {
+                    node.warn_of_expiry();
+                }
+                round = (round + 1) % LOOK;
                 node.refresh_addresses();
             }
         };

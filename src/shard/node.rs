@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use margay_log::id::{ClusterId, GroupId, Incarnation, Micros, NodeId};
 
@@ -182,6 +183,19 @@ impl Node {
             Ok(true) => tracing::info!("the certificate and whom it trusts were read again"),
             Ok(false) => {}
             Err(error) => tracing::warn!("what was read before stays in use: {error}"),
+        }
+    }
+
+    /// Warns of a certificate that is soon of no use: nothing else would say so before the others
+    /// refuse it.
+    pub(crate) fn warn_of_expiry(&self) {
+        const DAYS: u32 = 14;
+        const DAY: Duration = Duration::from_secs(86_400);
+        let Some(tls) = &self.tls else { return };
+        if !tls.is_good_in(Duration::ZERO) {
+            tracing::warn!("the own certificate has expired: there will be no new connections");
+        } else if !tls.is_good_in(DAYS * DAY) {
+            tracing::warn!("the own certificate expires within {DAYS} days");
         }
     }
 

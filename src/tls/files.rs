@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -36,6 +37,8 @@ pub struct Tls {
 struct Current {
     text: Text,
     role: Role,
+    chain: Vec<CertificateDer<'static>>,
+    guard: Arc<dyn ClientCertVerifier>,
     dials: Arc<ClientConfig>,
     accepts: Arc<ServerConfig>,
 }
@@ -85,6 +88,17 @@ impl Tls {
         let next = Current::new(&self.folder, text)?;
         self.with(|current| *current = next);
         Ok(true)
+    }
+
+    /// Whether others will take the own certificate after some time, as far as can be known.
+    #[must_use]
+    pub fn is_good_in(&self, time: Duration) -> bool {
+        let at = Duration::from_secs(UnixTime::now().as_secs()) + time;
+        let at = UnixTime::since_unix_epoch(at);
+        self.with(|current| {
+            let (own, between) = (&current.chain[0], &current.chain[1..]);
+            current.guard.verify_client_cert(own, between, at).is_ok()
+        })
     }
 
     /// This side of a connection to a node.
@@ -151,11 +165,12 @@ impl Current {
         let mut accepts = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(bad_key)?
-            .with_client_cert_verifier(guard)
-            .with_single_cert(chain, key)
+            .with_client_cert_verifier(Arc::clone(&guard))
+            .with_single_cert(chain.clone(), key)
             .map_err(bad_key)?;
         accepts.send_tls13_tickets = 0;
-        Ok(Current { text, role, dials: Arc::new(dials), accepts: Arc::new(accepts) })
+        let (dials, accepts) = (Arc::new(dials), Arc::new(accepts));
+        Ok(Current { text, role, chain, guard, dials, accepts })
     }
 }
 

@@ -30,6 +30,11 @@ impl Tls {
         match *self {}
     }
 
+    #[must_use]
+    pub fn is_good_in(&self, _: std::time::Duration) -> bool {
+        match *self {}
+    }
+
     pub fn dial(&self) -> Secure {
         match *self {}
     }

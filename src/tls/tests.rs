@@ -8,6 +8,8 @@ use rcgen::{
     RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
+use rustls::pki_types::UnixTime;
+
 use super::*;
 use authority::{Authority, write};
 
@@ -150,6 +152,22 @@ fn files_that_are_replaced_are_taken_up_if_they_are_right() {
     assert!(tls.refresh().expect("right again"));
     assert_eq!(tls.role(), Role::Node);
     assert!(!tls.refresh().expect("the same"));
+}
+
+#[test]
+fn a_certificate_that_will_expire_is_known() {
+    let authority = Authority::new("expires", "ca");
+    let day = Duration::from_secs(86_400);
+    let now = Duration::from_secs(UnixTime::now().as_secs());
+    let folder = authority.issue("node", Role::Node.name(), |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + now + day;
+    });
+    let tls = Tls::open(&folder).expect("right, for a day");
+    assert!(tls.is_good_in(Duration::ZERO) && tls.is_good_in(day / 2));
+    assert!(!tls.is_good_in(day * 2));
+    authority.issue("node", Role::Node.name(), |_| ());
+    assert!(tls.refresh().expect("right"));
+    assert!(tls.is_good_in(day * 2));
 }
 
 #[test]

@@ -163,7 +163,7 @@ pub(crate) fn for_cluster(args: &[&str]) -> Command {
     if !args.contains(&"--timeout") {
         command.args(["--timeout", "60s"]);
     }
-    command.args(rest).env("MARGAY_ENDPOINTS", cluster());
+    command.args(rest).env("MARGAY_ENDPOINTS", cluster()).env_remove("MARGAY_TLS");
     command
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn margay(args: &[&str]) -> Ended {
 #[track_caller]
 pub(crate) fn margay_alone(args: &[&str]) -> Ended {
     let mut command = Command::new(MARGAY);
-    command.args(args).env_remove("MARGAY_ENDPOINTS");
+    command.args(args).env_remove("MARGAY_ENDPOINTS").env_remove("MARGAY_TLS");
     run(command)
 }
 

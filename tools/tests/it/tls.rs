@@ -2,11 +2,15 @@
 
 mod cluster;
 
+use std::convert::Infallible;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{TryRecvError, channel};
+use std::thread;
 
+use margay::tls::Tls;
 use serde_json::Value;
 
 use crate::harness::{Ended, MARGAY, Scratch, run, until};
@@ -141,6 +145,50 @@ fn a_renewed_certificate_keeps_its_key_and_its_name() {
     assert_ne!(both[0]["issuer"], after[0]["issuer"]);
     tls(dir, "issue n1 node --ca ca2 --renew").with(0);
     assert_eq!(shown(dir, "n1", 0).len(), 3);
+}
+
+/// Who reads it meanwhile finds what fits together, at any time.
+#[test]
+fn a_folder_is_right_while_it_is_renewed() {
+    let scratch = Scratch::new("tls-meanwhile");
+    let dir = scratch.path();
+    tls(dir, "init ca").with(0);
+    tls(dir, "init ca2").with(0);
+    tls(dir, "issue n1 node --ca ca").with(0);
+    let (ends, end) = channel::<Infallible>();
+    let folder = dir.join("n1");
+    let reader = thread::spawn(move || {
+        let mut count = 0;
+        while end.try_recv() == Err(TryRecvError::Empty) {
+            Tls::open(&folder).expect("it is right");
+            count += 1;
+        }
+        count
+    });
+    for by in ["ca2", "ca"].repeat(10) {
+        tls(dir, &format!("issue n1 node --ca {by} --renew")).with(0);
+    }
+    drop(ends);
+    assert!(reader.join().expect("it was always right") > 20);
+}
+
+/// Where root renews what a node's own user must read.
+#[test]
+fn files_belong_to_whom_their_folder_belongs() {
+    let scratch = Scratch::new("tls-owner");
+    let dir = scratch.path();
+    tls(dir, "init ca").with(0);
+    fs::create_dir(dir.join("n1")).expect("a folder");
+    let (user, group) = (12_345, 23_456);
+    if chown(dir.join("n1"), Some(user), Some(group)).is_err() {
+        println!("skipped: this takes root");
+        return;
+    }
+    tls(dir, "issue n1 node --ca ca").with(0);
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        let about = fs::metadata(dir.join("n1").join(name)).expect("it is there");
+        assert_eq!((about.uid(), about.gid()), (user, group), "{name}");
+    }
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn a_cluster_is_used_with_certificates() {
     tls(world.dir(), "issue id/n4 node --ca ca").with(0);
     let fourth = Process::join(&world, "n4", "n4");
     let is_member = |list: &str| {
-        let status = world.margay("app", None, "cluster status -o json").json();
+        let status = world.margay("app", None, "cluster status --timeout 60s -o json").json();
         let groups = status.as_array().expect("a list");
         groups.iter().all(|group| group[list].to_string().contains("\"n4\""))
     };
@@ -162,7 +162,8 @@ fn a_cluster_is_used_with_certificates() {
     // What an operator may do, a client may not.
     for verb in ["promote n4", "remove n2", "transfer-leader n3", "demote n1"] {
         let denied = world.margay("app", None, &format!("cluster {verb} --timeout 60s"));
-        assert!(denied.err.contains("operator") && denied.err.contains("--tls"), "{denied:?}");
+        let words = ["it takes an operator's certificate", "--tls"];
+        assert!(words.iter().all(|word| denied.err.contains(word)), "{denied:?}");
         denied.with(2);
     }
     assert!(is_member("learners"));
@@ -320,8 +321,10 @@ fn a_node_does_not_start_with_a_folder_that_is_not_right() {
     assert!(ended.err.contains("id/nobody/ca.pem"), "{ended:?}");
 
     // Who knows whom it talks to may listen where everybody reaches it.
-    tls(dir, "issue id/n5 node --ca ca").with(0);
+    tls(dir, "issue id/n5 node --ca ca --valid 3d").with(0);
     let public = serve(&["--listen", "0.0.0.0:0", "--tls", "id/n5"]);
     let public = Process::start(public, dir.join("log"));
     until_or("a public address", || public.said().contains("on 0.0.0.0:"), || public.said());
+    let warns = || public.said().contains("the own certificate expires within 14 days");
+    until_or("a warning in time", warns, || public.said());
 }
