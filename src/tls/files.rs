@@ -31,6 +31,9 @@ const REVOKED: &str = "crl.pem";
 pub struct Tls {
     folder: Arc<PathBuf>,
     current: Arc<Mutex<Current>>,
+    /// Held while the folder is read: who began earlier must not bring back what was there then.
+    /// Nobody who only uses what was read waits for a disk.
+    reading: Arc<Mutex<()>>,
 }
 
 /// What was read last.
@@ -67,7 +70,8 @@ impl Tls {
     pub fn open(folder: impl AsRef<Path>) -> Result<Tls, TlsError> {
         let folder = folder.as_ref();
         let current = Current::new(folder, Text::read(folder)?)?;
-        Ok(Tls { folder: Arc::new(folder.to_owned()), current: Arc::new(Mutex::new(current)) })
+        let (folder, current) = (Arc::new(folder.to_owned()), Arc::new(Mutex::new(current)));
+        Ok(Tls { folder, current, reading: Arc::default() })
     }
 
     /// The role that the certificate gives.
@@ -81,6 +85,7 @@ impl Tls {
     /// # Errors
     /// As [`Tls::open`]; what was read before stays in use.
     pub fn refresh(&self) -> Result<bool, TlsError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let text = Text::read(&self.folder)?;
         if self.with(|current| current.text == text) {
             return Ok(false);

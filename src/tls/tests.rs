@@ -170,6 +170,41 @@ fn a_certificate_that_will_expire_is_known() {
     assert!(tls.is_good_in(day * 2));
 }
 
+/// Clients read the files on many threads; who is slow does not bring back what was there before.
+#[test]
+fn what_was_read_last_counts() {
+    let authority = Authority::new("slow", "ca");
+    let folder = authority.issue("one", Role::Client.name(), |_| ());
+    let tls = Tls::open(&folder).expect("right");
+    authority.issue("one", Role::Operator.name(), |_| ());
+    let key = folder.join("key.pem");
+    let operators = std::fs::read(&key).expect("a file");
+    std::fs::remove_file(&key).expect("it is ours");
+    let made = std::process::Command::new("mkfifo").arg(&key).status().expect("it runs");
+    assert!(made.success());
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| tls.refresh());
+        // Opens when the other side reads: the operator's certificate has been read by then.
+        let mut pipe = std::fs::File::options().write(true).open(&key).expect("a pipe");
+        std::fs::remove_file(&key).expect("it is ours");
+        authority.issue("one", Role::Node.name(), |_| ());
+        let (done, end) = std::sync::mpsc::channel::<()>();
+        let tls = &tls;
+        let quick = scope.spawn(move || {
+            let refreshed = tls.refresh();
+            drop(done);
+            refreshed
+        });
+        // Either it does not wait for the slow one, or it does.
+        let _ = end.recv_timeout(Duration::from_millis(500));
+        pipe.write_all(&operators).expect("read");
+        drop(pipe);
+        assert!(slow.join().expect("no panic").is_ok());
+        assert!(quick.join().expect("no panic").is_ok());
+    });
+    assert_eq!(tls.role(), Role::Node);
+}
+
 #[test]
 fn a_certificate_that_was_taken_back_does_not_count() {
     let authority = Authority::new("revoked", "ca");
