@@ -218,7 +218,7 @@ impl Shard {
         match role {
             Role::Client { slot, id } => {
                 if frame.kind == Kind::Admin && !self.may_operate(id) {
-                    return self.refuse_operator(id, frame);
+                    return self.refuse_operator(slot, id, frame);
                 }
                 let (replica, mut view) = self.group(slot);
                 let now = view.net.now;

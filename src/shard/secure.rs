@@ -12,7 +12,7 @@ use super::inbound::{Arrived, Stop};
 use super::ring::Memory;
 use crate::config;
 use crate::machine::Code;
-use crate::replica::ConnId;
+use crate::replica::{ConnId, Host};
 use crate::tls::stream::HANDSHAKE;
 use crate::tls::{Broken, Role};
 use crate::wire::client::{RefusedOf, Request, Response};
@@ -41,6 +41,10 @@ impl Shard {
 
     fn on_cipher(&mut self, index: u32, piece: &[u8]) {
         let Some(conn) = self.net.get(index) else { return };
+        if matches!(conn.state, State::Closing { .. }) {
+            // After an alert all that comes is another fault; the alert has yet to be read.
+            return;
+        }
         if let (State::Hello(greeting), Some(tls)) = (&conn.state, &self.node.tls)
             && conn.secure.is_none()
             && greeting.bytes().is_empty()
@@ -121,17 +125,18 @@ impl Shard {
     /// A client asks for what only an operator may do: it is told, and the connection goes on.
     pub(super) fn refuse_operator(
         &mut self,
+        slot: u32,
         id: ConnId,
         frame: &wire::Frame<'_>,
     ) -> Result<(), Stop> {
         let request = Request::decode(frame).map_err(Stop::from)?;
         let Request::Admin { id: asked, .. } = request else { return Ok(()) };
-        if let Some((index, conn)) = self.net.find(id) {
+        let (_, mut view) = self.group(slot);
+        if let Some(out) = view.client(id) {
             let (of, code) = (RefusedOf::Admin(asked), Code::DENIED);
             let text = "it takes an operator's certificate; this one is a client's";
             let refused = Response::Refused { of, code, retry: Micros(0), leader: "", text };
-            refused.encode(conn.out.bytes_mut());
-            self.net.mark(index);
+            refused.encode(out);
         }
         Ok(())
     }

@@ -12,19 +12,21 @@ const CHUNK: usize = 16 << 10;
 /// The first byte of every TLS connection, and of no other that is answered.
 pub(crate) const HANDSHAKE: u8 = 0x16;
 
-/// A connection that is used with blocking calls, encrypted or not. Its calls take as long as the
-/// socket's own limits of time allow.
+/// A connection that is used with blocking calls, encrypted or not. A step of a call takes as long
+/// as the socket's own limits of time allow. Where the connection is encrypted, a call may take
+/// several, and none begins after the end that was given for the whole.
 #[derive(Debug)]
 pub struct Stream {
     socket: TcpStream,
     secure: Option<Box<Secure>>,
+    /// No step of receiving begins after this.
+    until: Instant,
     /// What was said and not yet read.
     plain: Vec<u8>,
 }
 
 impl Stream {
-    /// This side of a connection to a node, encrypted if `tls` is given. Shakes hands; no step of
-    /// that begins after `until`.
+    /// This side of a connection to a node, encrypted if `tls` is given. Shakes hands.
     ///
     /// # Errors
     /// The socket's; or why the other side is not a node that can be trusted.
@@ -50,12 +52,9 @@ impl Stream {
     }
 
     fn begin(socket: TcpStream, secure: Option<Box<Secure>>, until: Instant) -> io::Result<Stream> {
-        let mut stream = Stream { socket, secure, plain: Vec::new() };
+        let mut stream = Stream { socket, secure, until, plain: Vec::new() };
         stream.flush()?;
         while stream.secure.as_ref().is_some_and(|secure| secure.is_handshaking()) {
-            if Instant::now() >= until {
-                return Err(ErrorKind::TimedOut.into());
-            }
             if stream.receive()? == 0 {
                 let text = "disconnected before the TLS handshake was over";
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
@@ -84,6 +83,9 @@ impl Stream {
     /// 0 at the end.
     fn receive(&mut self) -> io::Result<usize> {
         let Some(secure) = &mut self.secure else { return Ok(0) };
+        if Instant::now() >= self.until {
+            return Err(ErrorKind::TimedOut.into());
+        }
         let mut chunk = [0; CHUNK];
         let got = self.socket.read(&mut chunk)?;
         let fed = secure.feed(&chunk[..got], &mut self.plain);

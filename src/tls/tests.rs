@@ -1,5 +1,7 @@
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{
     CertificateRevocationListParams, ExtendedKeyUsagePurpose, KeyIdMethod, KeyPair,
@@ -205,6 +207,39 @@ fn a_certificate_that_was_taken_back_does_not_count() {
     let (mut client, mut server) = (authority.open("client", Role::Client).dial(), node.accept());
     client.put(b"hello");
     assert_eq!(carry((&mut client, &mut server), usize::MAX).1, Ok(b"hello".to_vec()));
+}
+
+/// A record that comes a byte at a time is awaited as long as all else, however long it is.
+#[test]
+fn reading_ends_in_time_whatever_trickles_in() {
+    let authority = Authority::new("trickle", "ca");
+    let (node, client) = (authority.open("node", Role::Node), authority.open("c", Role::Client));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("heard");
+    let (guest, _) = listener.accept().expect("connected");
+    let begun = Instant::now();
+    let slow = std::thread::spawn(move || {
+        let until = begun + Duration::from_secs(60);
+        let (mut socket, secure) =
+            Stream::dial(socket, Some(&client), until).expect("trusted").into_parts();
+        let (mut secure, mut cipher) = (secure.expect("encrypted"), Vec::new());
+        secure.put(&[7; 16 << 10]);
+        secure.drain(&mut cipher);
+        // At least 16 s for all of it.
+        let pause = Duration::from_millis(1);
+        for byte in cipher {
+            if socket.write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(pause);
+        }
+    });
+    let mut stream =
+        Stream::accept(guest, Some(&node), begun + Duration::from_secs(2)).expect("trusted");
+    let read = stream.read(&mut [0; 100]);
+    assert_eq!(read.expect_err("in time").kind(), ErrorKind::TimedOut);
+    drop(stream);
+    slow.join().expect("it is left");
 }
 
 /// Nothing that arrives makes an end panic or remember without bounds.

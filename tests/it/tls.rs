@@ -207,6 +207,40 @@ fn only_operators_change_who_leads_and_who_belongs() {
     node.stop().expect("an orderly end");
 }
 
+/// Refusals are answers like others: what waits to be read has a bound.
+#[test]
+fn a_client_that_reads_no_refusals_is_left() {
+    let authority = Authority::new("deaf", "ca");
+    let node = node(&authority);
+    let folder = authority.issue("client", Role::Client.name(), |_| ());
+    let mut line = dial(node.address(), &folder);
+    line.write_all(&Hello::client(ClusterId(0), GroupId(0)).encode()).expect("sent");
+    let mut flood = Vec::new();
+    while flood.len() < 1 << 20 {
+        Request::Admin { id: 1, admin: Admin::Promote { name: "n1" } }.encode(&mut flood);
+    }
+    // Kernels hold some, too.
+    let left = (0..40).find(|_| line.write_all(&flood).is_err());
+    assert!(left.is_some(), "who reads nothing is not answered for ever");
+    node.stop().expect("an orderly end");
+}
+
+/// Who is told that he is refused may have more to say; he is not reset before he has read it.
+#[test]
+fn what_a_refused_stranger_still_says_is_thrown_away() {
+    let authority = Authority::new("further", "ca");
+    let node = node(&authority);
+    let mut line = shard::dial(node.address());
+    line.write_all(b"\x16\x03\x03\xff\xffnonsense").expect("sent");
+    let alert = read_all(&mut line);
+    assert!(alert.starts_with(b"\x15\x03"), "{alert:?}");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(200) {
+        line.write_all(b"more").expect("nothing is reset");
+    }
+    node.stop().expect("an orderly end");
+}
+
 #[test]
 fn a_client_or_nobody_does_not_pose_as_a_node() {
     let authority = Authority::new("posing", "ca");

@@ -92,9 +92,10 @@ impl Connection {
                 self.session.on_bytes(now, line.bytes());
                 return line.consume(ring, length);
             };
+            // An earlier connection may have ended within it.
+            self.plain.clear();
             if secure.feed(line.bytes(), &mut self.plain).is_ok() {
                 self.session.on_bytes(now, &self.plain);
-                self.plain.clear();
                 return line.consume(ring, length);
             }
         }
