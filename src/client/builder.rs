@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay_log::id::ClusterId;
 
@@ -140,7 +140,8 @@ impl Builder {
     /// futures use [`Builder::connecting`].
     ///
     /// # Errors
-    /// When there is no endpoint, none answers within the time-out, or no thread can be had.
+    /// When there is no endpoint, none answers within the time-out, all say that they take
+    /// encrypted connections only or belong to another cluster, or no thread can be had.
     pub fn connect(self) -> Result<Client, Error> {
         if self.endpoints.is_empty() {
             return Err(Error::NoEndpoints);
@@ -172,14 +173,17 @@ impl Builder {
         let shared = Shared { orders, late, endpoints, tls: self.tls, unique: AtomicU64::new(0) };
 
         let (completer, met) = Reply::channel();
+        let begun = Instant::now();
         shared.leave(Order::Meet { deadline: net::from_now(self.timeout), completer });
-        let after = self.timeout;
         match met.wait() {
             Ok((cluster, groups)) => {
                 let (shared, timeout) = (Arc::new(shared), self.timeout);
                 Ok(Client { shared, cluster, groups, timeout })
             }
-            Err(failure) => Err(Error::Unreachable { after, tried: failure.text }),
+            Err(failure) => {
+                let after = self.timeout.min(begun.elapsed());
+                Err(Error::Unreachable { after, tried: failure.text })
+            }
         }
     }
 }

@@ -266,7 +266,9 @@ impl Driver {
             self.meeting.drain(..).for_each(|(_, completer)| completer.complete(Ok(cluster)));
         } else {
             let tried = first.map(Exchange::tried).unwrap_or_default();
-            for (_, completer) in self.meeting.extract_if(.., |(deadline, _)| *deadline <= now) {
+            let is_over = first.is_some_and(Exchange::is_shut_out);
+            let ends = |(deadline, _): &mut (Instant, _)| is_over || *deadline <= now;
+            for (_, completer) in self.meeting.extract_if(.., ends) {
                 let failure =
                     Failure::with_outcome(Code::NO_LEADER, Outcome::NotApplied, tried.clone());
                 completer.complete(Err(failure));

@@ -121,6 +121,16 @@ impl Endpoints {
         }
     }
 
+    /// Whether all addresses say that this client must come in another way: encrypted, or to
+    /// another cluster. Trying again does not help.
+    pub(super) fn are_closed(&self) -> bool {
+        let is_closed = |attempt: &Attempt| {
+            matches!(attempt, Attempt::Refused(Code::TLS_REQUIRED | Code::CLUSTER_MISMATCH, _))
+        };
+        let tried = |address: &String| self.attempts.iter().find(|(tried, _)| tried == address);
+        self.list.iter().all(|address| tried(address).is_some_and(|(_, said)| is_closed(said)))
+    }
+
     /// The next attempt goes to the current address.
     pub(super) fn again(&mut self) {
         self.hint = Some(self.current.clone());
@@ -201,6 +211,21 @@ mod tests {
         );
         endpoints.succeeded();
         assert_eq!(endpoints.to_string(), "");
+    }
+
+    #[test]
+    fn it_is_hopeless_when_the_last_address_has_said_so_too() {
+        let (mut endpoints, mut random) = endpoints();
+        let closed = || Attempt::Refused(Code::TLS_REQUIRED, String::new());
+        for attempt in [closed(), Attempt::TimedOut, closed(), closed(), closed()] {
+            assert!(!endpoints.are_closed());
+            endpoints.next();
+            endpoints.failed(attempt, &mut random);
+        }
+        assert!(endpoints.are_closed(), "{endpoints}");
+        endpoints.next();
+        endpoints.failed(Attempt::NoHello, &mut random);
+        assert!(!endpoints.are_closed());
     }
 
     #[test]

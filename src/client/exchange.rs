@@ -140,6 +140,10 @@ impl Exchange {
         self.session.tried()
     }
 
+    pub(super) fn is_shut_out(&self) -> bool {
+        self.session.is_shut_out()
+    }
+
     pub(super) fn has_feeds(&self) -> bool {
         !self.feeds.is_empty()
     }

@@ -411,6 +411,12 @@ impl Session {
         self.endpoints.to_string()
     }
 
+    /// Whether every address says that this client must come in another way.
+    #[must_use]
+    pub fn is_shut_out(&self) -> bool {
+        self.endpoints.are_closed()
+    }
+
     /// An empty buffer, with space in it if one is at hand: payloads of commands come back here.
     #[must_use]
     pub fn buffer(&mut self) -> Vec<u8> {
