@@ -123,7 +123,7 @@ impl Reader {
 fn open(address: &str, tls: Option<&Tls>, timeout: Duration) -> io::Result<(Writer, Reader)> {
     let end = from_now(timeout);
     let socket = open_one(address, timeout)?;
-    let (socket, secure) = secured(socket, tls, end)?.into_parts();
+    let (socket, secure) = secured(socket, tls, end)?.into_parts()?;
     socket.set_read_timeout(None)?;
     socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let secure = secure.map(|secure| Arc::new(Mutex::new(secure)));

@@ -56,7 +56,14 @@ impl Shard {
             None => self.on_bytes(index, Arrived::Piece(piece)),
             Some(secure) if secure.is_handshaking() => {
                 conn.shakes = true;
-                self.shaking.push_back((conn.id, piece.to_vec()));
+                // What goes to a peer does not wait behind all the clients.
+                let is_peer = matches!(conn.state, State::Greeting { .. });
+                let waiting = (conn.id, piece.to_vec());
+                if is_peer {
+                    self.shaking.push_front(waiting);
+                } else {
+                    self.shaking.push_back(waiting);
+                }
             }
             Some(_) => self.decrypt(index, piece),
         }

@@ -73,10 +73,16 @@ impl Stream {
         &self.socket
     }
 
-    /// The socket, and what stands between it and what is said.
-    pub fn into_parts(self) -> (TcpStream, Option<Box<Secure>>) {
-        debug_assert!(self.plain.is_empty(), "a node speaks second");
-        (self.socket, self.secure)
+    /// The socket, and what stands between it and what is said. For whoever has heard nothing yet.
+    ///
+    /// # Errors
+    /// The other side has spoken already, which a node does not.
+    pub fn into_parts(self) -> io::Result<(TcpStream, Option<Box<Secure>>)> {
+        if !self.plain.is_empty() {
+            let text = "it speaks first: is it a margay node?";
+            return Err(io::Error::new(ErrorKind::InvalidData, text));
+        }
+        Ok((self.socket, self.secure))
     }
 
     /// Receives something and sends what has to be said because of it. Returns how many bytes came;

@@ -136,7 +136,7 @@ fn open(address: &str, tls: Option<&Tls>) -> std::io::Result<(TcpStream, Option<
                 stream.set_read_timeout(limit)?;
                 stream.set_write_timeout(limit)?;
                 let secured = Stream::dial(stream, tls, Instant::now() + HANDSHAKE)?;
-                return Ok(secured.into_parts());
+                return secured.into_parts();
             }
             Err(error) => last = error,
         }
