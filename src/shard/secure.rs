@@ -1,8 +1,8 @@
 //! Encryption on a shard's connections: what arrives is decrypted, handshakes take turns, and who
 //! is at the other end may do what his certificate says.
 //!
-//! A handshake costs as much as a hundred commands. After a fail-over all clients come at once, and
-//! a shard that were busy with them would be silent for so long that another leader is elected. So
+//! A handshake costs as much as tens of commands. After a fail-over all clients come at once, and a
+//! shard that were busy with them would be silent for so long that another leader is elected. So
 //! only a few pieces of handshakes are taken in a turn; a connection is not received from while one
 //! of its own waits.
 
