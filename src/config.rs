@@ -113,6 +113,9 @@ pub const SHARD_SLICE: Micros = Micros(300);
 
 /// Pieces of TLS handshakes that are looked at in a turn, each some 0.1 ms.
 pub const SHAKES_PER_TURN: u32 = 4;
+/// Bytes of such a piece, at most. One of each connection may wait for its turn; a hello or a
+/// certificate and its proof are 2 KiB.
+pub const SHAKE_BYTES: u32 = 4 << 10;
 /// A turn that has taken this long applies no more: what is committed waits for the next one.
 pub const TURN_LONG: Micros = Micros::from_millis(2);
 /// Turns longer than this are counted, and said at log level debug.

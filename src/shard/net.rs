@@ -285,9 +285,10 @@ impl Net {
         match &mut conn.state {
             // Nothing of it may be in the ring when it goes to another shard.
             State::Hello(greeting) if greeting.missing() == 0 => return,
-            State::Hello(_) | State::Greeting { .. } | State::PeerIn { .. }
-                if conn.secure.is_some() =>
-            {
+            State::Hello(_) | State::Greeting { .. } if conn.secure.is_some() => {
+                ring.receive_once(&conn.fd, config::SHAKE_BYTES, token);
+            }
+            State::PeerIn { .. } if conn.secure.is_some() => {
                 ring.receive_once(&conn.fd, config::POOL_BUFFER_BYTES, token);
             }
             State::Hello(greeting) | State::Greeting { greeting, .. } => {
